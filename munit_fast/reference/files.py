@@ -1,0 +1,72 @@
+"""The published checkpoint files: which they are, how to read and write them."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import tempfile
+from collections import OrderedDict
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+_STATISTICS = (".running_mean", ".running_var", ".num_batches_tracked")
+
+
+def upgrade_state_dict(state_dict: Mapping[str, Tensor], module: nn.Module) -> OrderedDict[str, Tensor]:
+    """`state_dict` as today's `module` names it: files of PyTorch 0.3 have other buffers.
+
+    They carry running statistics on instance norms (dropped: nothing reads them) and lack the constant buffers of
+    the AdaIN layers (taken from the module). Other differences are left for load_state_dict to report.
+    """
+    own = module.state_dict()
+    upgraded = OrderedDict((k, v) for k, v in state_dict.items() if k in own or not k.endswith(_STATISTICS))
+    for key, value in own.items():
+        if key not in upgraded and key.endswith(_STATISTICS) and ".norm." in key:
+            upgraded[key] = value
+    return upgraded
+
+
+def checkpoint_name(kind: str, iterations: int) -> str:
+    """"gen_00000010.pt" for kind "gen" and 10 completed iterations."""
+    return f"{kind}_{iterations:08d}.pt"
+
+
+def newest_checkpoint(folder: str | Path, kind: str) -> tuple[Path, int]:
+    """The file of `kind` ("gen" or "dis") with the most iterations in `folder`, and that number.
+
+    Raises FileNotFoundError when there is none.
+    """
+    found = {}
+    for path in Path(folder).glob(f"{kind}_*.pt"):
+        match = re.fullmatch(rf"{kind}_(\d+)\.pt", path.name)
+        if match:
+            found[int(match[1])] = path
+    if not found:
+        raise FileNotFoundError(f"no {kind}_########.pt in {folder}")
+    iterations = max(found)
+    return found[iterations], iterations
+
+
+def save_atomically(obj: Any, path: str | Path) -> None:
+    """torch.save that leaves either the whole file or nothing under `path`.
+
+    The temporary file has the final file's name, in a temporary folder beside it: torch writes a file's own name
+    into it, and the bytes are to be those of a plain torch.save.
+    """
+    path = Path(path)
+    folder = tempfile.mkdtemp(prefix=".saving-", dir=path.parent)
+    try:
+        temporary = Path(folder, path.name)
+        with open(temporary, "wb"):
+            pass  # a clear OSError from the file system itself, rather than torch's RuntimeError
+        torch.save(obj, temporary)
+        with open(temporary, "rb") as file:
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)

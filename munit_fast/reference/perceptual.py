@@ -1,0 +1,61 @@
+"""The domain-invariant perceptual loss (section 5.1 of the MUNIT paper): VGG16 features, instance-normed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+_STAGES = ((3, 64, 64), (64, 128, 128), (128, 256, 256, 256), (256, 512, 512, 512), (512, 512, 512, 512))
+_CAFFE_MEAN_BGR = (103.939, 116.779, 123.680)
+
+
+class Vgg16(nn.Module):
+    """VGG16's convolutions up to relu5_3, with the layer names conv1_1 … conv5_3.
+
+    Shape: [N, 3, H, W], BGR in [0, 255] with the Caffe means removed -> [N, 512, H/16, W/16].
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        for i, channels in enumerate(_STAGES, start=1):
+            for j, (c_in, c_out) in enumerate(zip(channels, channels[1:]), start=1):
+                self.add_module(f"conv{i}_{j}", nn.Conv2d(c_in, c_out, 3, 1, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        for i, channels in enumerate(_STAGES, start=1):
+            if i > 1:
+                x = F.max_pool2d(x, 2, 2)
+            for j in range(1, len(channels)):
+                x = F.relu(self.get_submodule(f"conv{i}_{j}")(x))
+        return x
+
+    @classmethod
+    def from_file(cls, path: str | Path) -> Vgg16:
+        """A frozen Vgg16 with the Caffe weights of `path`, a state_dict with keys conv1_1.weight … conv5_3.bias.
+
+        Raises FileNotFoundError with what to do when there is no such file; nothing is downloaded.
+        """
+        path = Path(path)
+        if not path.is_file():
+            raise FileNotFoundError(
+                f"vgg_w > 0 needs the VGG16 weights of the published implementation at {path} "
+                "(a state_dict with keys conv1_1.weight … conv5_3.bias): put the file there, or set vgg_w: 0"
+            )
+        net = cls()
+        net.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
+        return net.eval().requires_grad_(False)
+
+
+def _vgg_preprocess(x: Tensor) -> Tensor:
+    """RGB in [-1, 1] -> BGR in [0, 255] minus the Caffe means; one channel is repeated."""
+    bgr = x.expand(-1, 3, -1, -1).flip(1) if x.shape[1] == 1 else x.flip(1)
+    return (bgr + 1) * 127.5 - bgr.new_tensor(_CAFFE_MEAN_BGR).view(1, 3, 1, 1)
+
+
+def perceptual_loss(vgg: nn.Module, image: Tensor, target: Tensor) -> Tensor:
+    """mean((IN(vgg(image)) - IN(vgg(target)))²) for [N, C, H, W] images in [-1, 1]; a scalar."""
+    features, wanted = vgg(_vgg_preprocess(image)), vgg(_vgg_preprocess(target))
+    return torch.mean((F.instance_norm(features) - F.instance_norm(wanted)) ** 2)

@@ -1,0 +1,366 @@
+"""The published training algorithms: one discriminator update, then one generator update, on the same batch.
+
+`hyperparameters` is a mapping with the published configuration keys. Random tensors are drawn with the CPU generator,
+whatever the device, in the published order; `noise=` replays recorded ones in that order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .files import checkpoint_name, newest_checkpoint, save_atomically, upgrade_state_dict
+from .networks import AdaINGen, MsImageDis, VAEGen
+from .perceptual import Vgg16, perceptual_loss
+from .weights_init import weights_init
+
+Hyperparameters = Mapping[str, Any]
+Noise = Sequence[Tensor] | None
+
+
+def l1(a: Tensor, b: Tensor) -> Tensor:
+    """mean(|a - b|), with gradient to both sides."""
+    return torch.mean(torch.abs(a - b))
+
+
+def kl(mu: Tensor) -> Tensor:
+    """mean(mu²): the KL divergence of N(mu, 1) from N(0, 1), up to its factor, as UNIT is published."""
+    return torch.mean(mu**2)
+
+
+def learning_rate(hyperparameters: Hyperparameters, initial: float, iteration: int) -> float:
+    """The learning rate of iteration number `iteration` (the first is 1).
+
+    The schedule advances before the update, so iteration number step_size is the first with a decayed rate.
+    """
+    policy = hyperparameters.get("lr_policy", "constant")
+    if policy == "constant":
+        return initial
+    if policy == "step":
+        return initial * hyperparameters["gamma"] ** (iteration // hyperparameters["step_size"])
+    raise ValueError(f"lr_policy must be one of constant, step; got {policy!r}")
+
+
+class _Trainer(nn.Module):
+    """What MUNIT_Trainer and UNIT_Trainer share: optimizers, schedule, perceptual loss, files."""
+
+    gen_a: nn.Module
+    gen_b: nn.Module
+    dis_a: MsImageDis
+    dis_b: MsImageDis
+
+    def _finish_construction(self, hyperparameters: Hyperparameters) -> None:
+        self.hyperparameters = hyperparameters
+        self.iterations = 0
+        self.gen_opt = self._adam([self.gen_a, self.gen_b])
+        self.dis_opt = self._adam([self.dis_a, self.dis_b])
+        self.apply(weights_init(hyperparameters["init"]))
+        self.dis_a.apply(weights_init("gaussian"))
+        self.dis_b.apply(weights_init("gaussian"))
+        self.vgg: Vgg16 | None = None
+        if hyperparameters.get("vgg_w", 0) > 0:
+            folder = Path(hyperparameters.get("vgg_model_path", "."), "models")
+            self.vgg = Vgg16.from_file(folder / "vgg16.weight")
+
+    def _adam(self, modules: Iterable[nn.Module]) -> torch.optim.Adam:
+        hp = self.hyperparameters
+        optimizer = torch.optim.Adam(
+            [p for module in modules for p in module.parameters() if p.requires_grad],
+            lr=float(hp["lr"]),
+            betas=(hp["beta1"], hp["beta2"]),
+            weight_decay=float(hp["weight_decay"]),
+        )
+        for group in optimizer.param_groups:
+            group["initial_lr"] = group["lr"]
+        return optimizer
+
+    def update_learning_rate(self) -> None:
+        """Enter the next iteration: call it before the two updates, as the published training script does."""
+        self.iterations += 1
+        for optimizer in (self.dis_opt, self.gen_opt):
+            for group in optimizer.param_groups:
+                group["lr"] = learning_rate(self.hyperparameters, group["initial_lr"], self.iterations)
+
+    def compute_vgg_loss(self, vgg: nn.Module, img: Tensor, target: Tensor) -> Tensor:
+        """The perceptual distance between `img` and `target`, [N, C, H, W] in [-1, 1]; a scalar."""
+        return perceptual_loss(vgg, img, target)
+
+    def _perceptual_losses(self, x_a: Tensor, x_b: Tensor, x_ab: Tensor, x_ba: Tensor) -> None:
+        # A translation is compared with its *source*: what must survive is the content.
+        self.loss_gen_vgg_a = 0.0 if self.vgg is None else self.compute_vgg_loss(self.vgg, x_ba, x_b)
+        self.loss_gen_vgg_b = 0.0 if self.vgg is None else self.compute_vgg_loss(self.vgg, x_ab, x_a)
+
+    def _dis_step(self, x_a: Tensor, x_b: Tensor, x_ab: Tensor, x_ba: Tensor, hp: Hyperparameters) -> None:
+        self.loss_dis_a = self.dis_a.calc_dis_loss(x_ba.detach(), x_a)
+        self.loss_dis_b = self.dis_b.calc_dis_loss(x_ab.detach(), x_b)
+        self.loss_dis_total = hp["gan_w"] * self.loss_dis_a + hp["gan_w"] * self.loss_dis_b
+        self.loss_dis_total.backward()
+        self.dis_opt.step()
+
+    def resume(self, checkpoint_dir: str | Path, hyperparameters: Hyperparameters) -> int:
+        """Load the newest gen_*.pt, dis_*.pt and optimizer.pt of a folder; returns the completed iterations.
+
+        Raises FileNotFoundError when a file is missing, RuntimeError (from load_state_dict) when shapes differ.
+        """
+        gen_path, iterations = newest_checkpoint(checkpoint_dir, "gen")
+        dis_path, _ = newest_checkpoint(checkpoint_dir, "dis")
+        for path, nets in ((gen_path, (self.gen_a, self.gen_b)), (dis_path, (self.dis_a, self.dis_b))):
+            states = torch.load(path, map_location="cpu", weights_only=True)
+            for key, net in zip("ab", nets):
+                net.load_state_dict(upgrade_state_dict(states[key], net))
+        states = torch.load(Path(checkpoint_dir, "optimizer.pt"), map_location="cpu", weights_only=True)
+        self.dis_opt.load_state_dict(states["dis"])
+        self.gen_opt.load_state_dict(states["gen"])
+        self.hyperparameters = hyperparameters
+        self.iterations = iterations
+        return iterations
+
+    def save(self, snapshot_dir: str | Path, iterations: int) -> None:
+        """Write gen_########.pt, dis_########.pt (named iterations + 1) and optimizer.pt, each whole or not at all."""
+        folder = Path(snapshot_dir)
+        generators = {"a": self.gen_a.state_dict(), "b": self.gen_b.state_dict()}
+        discriminators = {"a": self.dis_a.state_dict(), "b": self.dis_b.state_dict()}
+        save_atomically(generators, folder / checkpoint_name("gen", iterations + 1))
+        save_atomically(discriminators, folder / checkpoint_name("dis", iterations + 1))
+        save_atomically(
+            {"gen": self.gen_opt.state_dict(), "dis": self.dis_opt.state_dict()}, folder / "optimizer.pt"
+        )
+
+
+class MUNIT_Trainer(_Trainer):
+    """MUNIT's training algorithm (section 4, eqs. 2–6 of the paper)."""
+
+    def __init__(self, hyperparameters: Hyperparameters) -> None:
+        super().__init__()
+        hp = hyperparameters
+        self.gen_a = AdaINGen(hp["input_dim_a"], hp["gen"])
+        self.gen_b = AdaINGen(hp["input_dim_b"], hp["gen"])
+        self.dis_a = MsImageDis(hp["input_dim_a"], hp["dis"])
+        self.dis_b = MsImageDis(hp["input_dim_b"], hp["dis"])
+        self.style_dim: int = hp["gen"]["style_dim"]
+        # The styles that `forward` and `sample` show, drawn once so that pictures of a run can be compared.
+        display_size = int(hp["display_size"])
+        self.s_a = torch.randn(display_size, self.style_dim, 1, 1)
+        self.s_b = torch.randn(display_size, self.style_dim, 1, 1)
+        self._finish_construction(hp)
+
+    def _styles(self, x_a: Tensor, x_b: Tensor, noise: Noise) -> tuple[Tensor, Tensor]:
+        if noise is None:
+            noise = [torch.randn(x.shape[0], self.style_dim, 1, 1) for x in (x_a, x_b)]
+        s_a, s_b = noise
+        return s_a.to(x_a), s_b.to(x_b)
+
+    def dis_update(
+        self, x_a: Tensor, x_b: Tensor, hyperparameters: Hyperparameters, noise: Noise = None
+    ) -> None:
+        """One discriminator step on images [N, C, H, W] in [-1, 1]. noise: [s_a, s_b], each [N, style_dim, 1, 1]."""
+        self.dis_opt.zero_grad()
+        s_a, s_b = self._styles(x_a, x_b, noise)
+        with torch.no_grad():
+            c_a, _ = self.gen_a.encode(x_a)
+            c_b, _ = self.gen_b.encode(x_b)
+            x_ba = self.gen_a.decode(c_b, s_a)
+            x_ab = self.gen_b.decode(c_a, s_b)
+        self._dis_step(x_a, x_b, x_ab, x_ba, hyperparameters)
+
+    def gen_update(
+        self, x_a: Tensor, x_b: Tensor, hyperparameters: Hyperparameters, noise: Noise = None
+    ) -> None:
+        """One generator step on images [N, C, H, W] in [-1, 1]. noise: [s_a, s_b], each [N, style_dim, 1, 1]."""
+        hp = hyperparameters
+        self.gen_opt.zero_grad()
+        s_a, s_b = self._styles(x_a, x_b, noise)
+        c_a, s_a_prime = self.gen_a.encode(x_a)
+        c_b, s_b_prime = self.gen_b.encode(x_b)
+        x_a_recon = self.gen_a.decode(c_a, s_a_prime)
+        x_b_recon = self.gen_b.decode(c_b, s_b_prime)
+        x_ba = self.gen_a.decode(c_b, s_a)
+        x_ab = self.gen_b.decode(c_a, s_b)
+        c_b_recon, s_a_recon = self.gen_a.encode(x_ba)
+        c_a_recon, s_b_recon = self.gen_b.encode(x_ab)
+
+        self.loss_gen_recon_x_a = l1(x_a_recon, x_a)
+        self.loss_gen_recon_x_b = l1(x_b_recon, x_b)
+        self.loss_gen_recon_s_a = l1(s_a_recon, s_a)
+        self.loss_gen_recon_s_b = l1(s_b_recon, s_b)
+        self.loss_gen_recon_c_a = l1(c_a_recon, c_a)
+        self.loss_gen_recon_c_b = l1(c_b_recon, c_b)
+        self.loss_gen_cycrecon_x_a: Tensor | float = 0.0
+        self.loss_gen_cycrecon_x_b: Tensor | float = 0.0
+        if hp["recon_x_cyc_w"] > 0:
+            self.loss_gen_cycrecon_x_a = l1(self.gen_a.decode(c_a_recon, s_a_prime), x_a)
+            self.loss_gen_cycrecon_x_b = l1(self.gen_b.decode(c_b_recon, s_b_prime), x_b)
+        self.loss_gen_adv_a = self.dis_a.calc_gen_loss(x_ba)
+        self.loss_gen_adv_b = self.dis_b.calc_gen_loss(x_ab)
+        self._perceptual_losses(x_a, x_b, x_ab, x_ba)
+        self.loss_gen_total = (
+            hp["gan_w"] * self.loss_gen_adv_a
+            + hp["gan_w"] * self.loss_gen_adv_b
+            + hp["recon_x_w"] * self.loss_gen_recon_x_a
+            + hp["recon_s_w"] * self.loss_gen_recon_s_a
+            + hp["recon_c_w"] * self.loss_gen_recon_c_a
+            + hp["recon_x_w"] * self.loss_gen_recon_x_b
+            + hp["recon_s_w"] * self.loss_gen_recon_s_b
+            + hp["recon_c_w"] * self.loss_gen_recon_c_b
+            + hp["recon_x_cyc_w"] * self.loss_gen_cycrecon_x_a
+            + hp["recon_x_cyc_w"] * self.loss_gen_cycrecon_x_b
+            + hp["vgg_w"] * self.loss_gen_vgg_a
+            + hp["vgg_w"] * self.loss_gen_vgg_b
+        )
+        self.loss_gen_total.backward()
+        self.gen_opt.step()
+
+    @torch.no_grad()
+    def forward(self, x_a: Tensor, x_b: Tensor) -> tuple[Tensor, Tensor]:
+        """(x_ab, x_ba) with the display styles; the batch must be display_size."""
+        with _evaluating(self):
+            c_a, _ = self.gen_a.encode(x_a)
+            c_b, _ = self.gen_b.encode(x_b)
+            return self.gen_b.decode(c_a, self.s_b.to(x_a)), self.gen_a.decode(c_b, self.s_a.to(x_b))
+
+    @torch.no_grad()
+    def sample(self, x_a: Tensor, x_b: Tensor, noise: Noise = None) -> tuple[Tensor, ...]:
+        """(x_a, recon, ab with the display styles, ab with new styles, x_b, recon, ba display, ba new), each [N, …].
+
+        noise: [s_a2, s_b2], each [N, style_dim, 1, 1]: the new styles. N must not exceed display_size.
+        """
+        s_a2, s_b2 = self._styles(x_a, x_b, noise)
+        with _evaluating(self):
+            columns = [
+                self._sample_one(x_a[i : i + 1], x_b[i : i + 1], i, s_a2[i : i + 1], s_b2[i : i + 1])
+                for i in range(min(x_a.shape[0], x_b.shape[0]))
+            ]
+        recon_a, ab1, ab2, recon_b, ba1, ba2 = (torch.cat(column) for column in zip(*columns))
+        return x_a, recon_a, ab1, ab2, x_b, recon_b, ba1, ba2
+
+    def _sample_one(self, x_a: Tensor, x_b: Tensor, i: int, s_a2: Tensor, s_b2: Tensor) -> tuple[Tensor, ...]:
+        c_a, s_a_prime = self.gen_a.encode(x_a)
+        c_b, s_b_prime = self.gen_b.encode(x_b)
+        s_a1, s_b1 = self.s_a[i : i + 1].to(x_a), self.s_b[i : i + 1].to(x_b)
+        return (
+            self.gen_a.decode(c_a, s_a_prime),
+            self.gen_b.decode(c_a, s_b1),
+            self.gen_b.decode(c_a, s_b2),
+            self.gen_b.decode(c_b, s_b_prime),
+            self.gen_a.decode(c_b, s_a1),
+            self.gen_a.decode(c_b, s_a2),
+        )
+
+
+class UNIT_Trainer(_Trainer):
+    """UNIT's training algorithm as the MUNIT code base publishes it: two independent generators, no shared weights."""
+
+    def __init__(self, hyperparameters: Hyperparameters) -> None:
+        super().__init__()
+        hp = hyperparameters
+        self.gen_a = VAEGen(hp["input_dim_a"], hp["gen"])
+        self.gen_b = VAEGen(hp["input_dim_b"], hp["gen"])
+        self.dis_a = MsImageDis(hp["input_dim_a"], hp["dis"])
+        self.dis_b = MsImageDis(hp["input_dim_b"], hp["dis"])
+        self._finish_construction(hp)
+
+    def dis_update(
+        self, x_a: Tensor, x_b: Tensor, hyperparameters: Hyperparameters, noise: Noise = None
+    ) -> None:
+        """One discriminator step on images [N, C, H, W] in [-1, 1]. noise: [n_a, n_b], each of the code's shape."""
+        self.dis_opt.zero_grad()
+        draws = _replay(noise, 2)
+        with torch.no_grad():
+            h_a, n_a = self.gen_a.encode(x_a, next(draws))
+            h_b, n_b = self.gen_b.encode(x_b, next(draws))
+            x_ba = self.gen_a.decode(h_b + n_b)
+            x_ab = self.gen_b.decode(h_a + n_a)
+        self._dis_step(x_a, x_b, x_ab, x_ba, hyperparameters)
+
+    def gen_update(
+        self, x_a: Tensor, x_b: Tensor, hyperparameters: Hyperparameters, noise: Noise = None
+    ) -> None:
+        """One generator step. noise: [n_a, n_b, n_b_recon, n_a_recon], each of the code's shape."""
+        hp = hyperparameters
+        self.gen_opt.zero_grad()
+        draws = _replay(noise, 4)
+        h_a, n_a = self.gen_a.encode(x_a, next(draws))
+        h_b, n_b = self.gen_b.encode(x_b, next(draws))
+        x_a_recon = self.gen_a.decode(h_a + n_a)
+        x_b_recon = self.gen_b.decode(h_b + n_b)
+        x_ba = self.gen_a.decode(h_b + n_b)
+        x_ab = self.gen_b.decode(h_a + n_a)
+        h_b_recon, n_b_recon = self.gen_a.encode(x_ba, next(draws))
+        h_a_recon, n_a_recon = self.gen_b.encode(x_ab, next(draws))
+
+        self.loss_gen_recon_x_a = l1(x_a_recon, x_a)
+        self.loss_gen_recon_x_b = l1(x_b_recon, x_b)
+        self.loss_gen_recon_kl_a = kl(h_a)
+        self.loss_gen_recon_kl_b = kl(h_b)
+        self.loss_gen_cyc_x_a: Tensor | float = 0.0
+        self.loss_gen_cyc_x_b: Tensor | float = 0.0
+        if hp["recon_x_cyc_w"] > 0:
+            self.loss_gen_cyc_x_a = l1(self.gen_a.decode(h_a_recon + n_a_recon), x_a)
+            self.loss_gen_cyc_x_b = l1(self.gen_b.decode(h_b_recon + n_b_recon), x_b)
+        self.loss_gen_recon_kl_cyc_aba = kl(h_a_recon)
+        self.loss_gen_recon_kl_cyc_bab = kl(h_b_recon)
+        self.loss_gen_adv_a = self.dis_a.calc_gen_loss(x_ba)
+        self.loss_gen_adv_b = self.dis_b.calc_gen_loss(x_ab)
+        self._perceptual_losses(x_a, x_b, x_ab, x_ba)
+        self.loss_gen_total = (
+            hp["gan_w"] * self.loss_gen_adv_a
+            + hp["gan_w"] * self.loss_gen_adv_b
+            + hp["recon_x_w"] * self.loss_gen_recon_x_a
+            + hp["recon_kl_w"] * self.loss_gen_recon_kl_a
+            + hp["recon_x_w"] * self.loss_gen_recon_x_b
+            + hp["recon_kl_w"] * self.loss_gen_recon_kl_b
+            + hp["recon_x_cyc_w"] * self.loss_gen_cyc_x_a
+            + hp["recon_kl_cyc_w"] * self.loss_gen_recon_kl_cyc_aba
+            + hp["recon_x_cyc_w"] * self.loss_gen_cyc_x_b
+            + hp["recon_kl_cyc_w"] * self.loss_gen_recon_kl_cyc_bab
+            + hp["vgg_w"] * self.loss_gen_vgg_a
+            + hp["vgg_w"] * self.loss_gen_vgg_b
+        )
+        self.loss_gen_total.backward()
+        self.gen_opt.step()
+
+    @torch.no_grad()
+    def forward(self, x_a: Tensor, x_b: Tensor) -> tuple[Tensor, Tensor]:
+        """(x_ab, x_ba), from the means of the codes."""
+        with _evaluating(self):
+            h_a, h_b = self.gen_a.enc(x_a), self.gen_b.enc(x_b)
+            return self.gen_b.decode(h_a), self.gen_a.decode(h_b)
+
+    @torch.no_grad()
+    def sample(self, x_a: Tensor, x_b: Tensor) -> tuple[Tensor, ...]:
+        """(x_a, recon, ab, x_b, recon, ba), each [N, C, H, W], from the means of the codes."""
+        with _evaluating(self):
+            columns = [
+                self._sample_one(x_a[i : i + 1], x_b[i : i + 1]) for i in range(min(x_a.shape[0], x_b.shape[0]))
+            ]
+        recon_a, ab, recon_b, ba = (torch.cat(column) for column in zip(*columns))
+        return x_a, recon_a, ab, x_b, recon_b, ba
+
+    def _sample_one(self, x_a: Tensor, x_b: Tensor) -> tuple[Tensor, ...]:
+        h_a, h_b = self.gen_a.enc(x_a), self.gen_b.enc(x_b)
+        return self.gen_a.decode(h_a), self.gen_b.decode(h_a), self.gen_b.decode(h_b), self.gen_a.decode(h_b)
+
+
+def _replay(noise: Noise, count: int) -> Iterator[Tensor | None]:
+    if noise is None:
+        return iter([None] * count)
+    if len(noise) != count:
+        raise ValueError(f"noise must hold {count} tensors in the published order; got {len(noise)}")
+    return iter(noise)
+
+
+class _evaluating:
+    """Evaluation mode inside the block, the previous mode after it."""
+
+    def __init__(self, module: nn.Module) -> None:
+        self.module, self.was_training = module, module.training
+
+    def __enter__(self) -> None:
+        self.module.eval()
+
+    def __exit__(self, *exc: object) -> None:
+        self.module.train(self.was_training)
