@@ -1,0 +1,58 @@
+"""MUNIT (multimodal unsupervised image-to-image translation) on today's PyTorch.
+
+    import munit_fast as mf
+    model = mf.MUNIT(mf.load_config("config.yaml")).load("gen_00010000.pt")
+    y = model.translate(x, direction="a2b", num_styles=4)   # [N, C, H, W] -> [N, 4, C, H, W], all in [-1, 1]
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from munit_fast.version import __version__
+
+if TYPE_CHECKING:
+    from munit_fast.checkpoint import CheckpointError
+    from munit_fast.config import Config, ConfigError, load_config, make_config
+    from munit_fast.model import MUNIT, UNIT
+    from munit_fast.reference import MUNIT_Trainer, UNIT_Trainer
+
+# Names are imported when they are first used: the commands set up the environment of OpenMP before torch is
+# imported, and `munit-fast --help` answers at once.
+_HOMES = {
+    "CheckpointError": "checkpoint",
+    "Config": "config",
+    "ConfigError": "config",
+    "MUNIT": "model",
+    "MUNIT_Trainer": "reference",
+    "UNIT": "model",
+    "UNIT_Trainer": "reference",
+    "load_config": "config",
+    "make_config": "config",
+}
+
+__all__ = [
+    "MUNIT",
+    "UNIT",
+    "CheckpointError",
+    "Config",
+    "ConfigError",
+    "MUNIT_Trainer",
+    "UNIT_Trainer",
+    "__version__",
+    "load_config",
+    "make_config",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'munit_fast' has no attribute {name!r}")
+    value = getattr(import_module(f"munit_fast.{_HOMES[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_HOMES])

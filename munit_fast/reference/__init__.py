@@ -7,23 +7,24 @@ produces the parameters, the state_dict keys and the numbers of the published im
 it; it is never edited to match faster code.
 """
 
+from .files import upgrade_state_dict
 from .layers import AdaptiveInstanceNorm2d, Conv2dBlock, LayerNorm, LinearBlock, ResBlock, SpectralNorm
 from .networks import (
+    MLP,
     AdaINGen,
     ContentEncoder,
     Decoder,
-    MLP,
     MsImageDis,
     StyleEncoder,
     VAEGen,
     split_adain_params,
 )
-from .files import upgrade_state_dict
 from .perceptual import Vgg16, perceptual_loss
 from .trainers import MUNIT_Trainer, UNIT_Trainer
 from .weights_init import weights_init
 
 __all__ = [
+    "MLP",
     "AdaINGen",
     "AdaptiveInstanceNorm2d",
     "ContentEncoder",
@@ -31,7 +32,6 @@ __all__ = [
     "Decoder",
     "LayerNorm",
     "LinearBlock",
-    "MLP",
     "MUNIT_Trainer",
     "MsImageDis",
     "ResBlock",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import shutil
@@ -32,7 +33,7 @@ def upgrade_state_dict(state_dict: Mapping[str, Tensor], module: nn.Module) -> O
 
 
 def checkpoint_name(kind: str, iterations: int) -> str:
-    """"gen_00000010.pt" for kind "gen" and 10 completed iterations."""
+    """ "gen_00000010.pt" for kind "gen" and 10 completed iterations."""
     return f"{kind}_{iterations:08d}.pt"
 
 
@@ -64,7 +65,12 @@ def save_atomically(obj: Any, path: str | Path) -> None:
         temporary = Path(folder, path.name)
         with open(temporary, "wb"):
             pass  # a clear OSError from the file system itself, rather than torch's RuntimeError
-        torch.save(obj, temporary)
+        try:
+            torch.save(obj, temporary)
+        except RuntimeError as error:  # torch's writer reports a full disk this way
+            raise OSError(
+                errno.ENOSPC, f"could not be written whole ({str(error).splitlines()[0]})", str(path)
+            ) from None
         with open(temporary, "rb") as file:
             os.fsync(file.fileno())
         os.replace(temporary, path)

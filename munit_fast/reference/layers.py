@@ -116,7 +116,13 @@ class AdaptiveInstanceNorm2d(nn.Module):
                 raise ValueError(f"{name} must have shape [{n}, {c}] for x {list(x.shape)}; got {list(value.shape)}")
         # A batch norm over one sample of N·C channels is an instance norm with one (weight, bias) per sample.
         y = F.batch_norm(
-            x.reshape(1, n * c, h, w), None, None, weight.reshape(-1), bias.reshape(-1), training=True, eps=self.eps
+            x.reshape(1, n * c, h, w),
+            None,
+            None,
+            weight.reshape(-1),
+            bias.reshape(-1),
+            training=True,
+            eps=self.eps,
         )
         return y.view(n, c, h, w)
 

@@ -108,7 +108,9 @@ class MLP(nn.Module):
     def __init__(self, input_dim: int, output_dim: int, dim: int, activ: str = "relu") -> None:
         super().__init__()
         self.model = nn.Sequential(
-            LinearBlock(input_dim, dim, activ), LinearBlock(dim, dim, activ), LinearBlock(dim, output_dim, "none")
+            LinearBlock(input_dim, dim, activ),
+            LinearBlock(dim, dim, activ),
+            LinearBlock(dim, output_dim, "none"),
         )
 
     def forward(self, x: Tensor) -> Tensor:

@@ -56,6 +56,7 @@ class _Trainer(nn.Module):
     def _finish_construction(self, hyperparameters: Hyperparameters) -> None:
         self.hyperparameters = hyperparameters
         self.iterations = 0
+        self.skipped_steps = 0
         self.gen_opt = self._adam([self.gen_a, self.gen_b])
         self.dis_opt = self._adam([self.dis_a, self.dis_b])
         self.apply(weights_init(hyperparameters["init"]))
@@ -85,6 +86,18 @@ class _Trainer(nn.Module):
             for group in optimizer.param_groups:
                 group["lr"] = learning_rate(self.hyperparameters, group["initial_lr"], self.iterations)
 
+    def _step(self, optimizer: torch.optim.Optimizer) -> None:
+        """optimizer.step(), unless the gradient's norm is not finite: then the step is skipped and counted.
+
+        A constant image does that: the instance norm of a zero-variance plane multiplies by 1/sqrt(eps) per layer.
+        """
+        gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+        # The 2-norm also catches gradients whose squares would overflow inside Adam and freeze their parameters.
+        if bool(torch.isfinite(torch.nn.utils.get_total_norm(gradients))):
+            optimizer.step()
+        else:
+            self.skipped_steps += 1
+
     def compute_vgg_loss(self, vgg: nn.Module, img: Tensor, target: Tensor) -> Tensor:
         """The perceptual distance between `img` and `target`, [N, C, H, W] in [-1, 1]; a scalar."""
         return perceptual_loss(vgg, img, target)
@@ -99,7 +112,7 @@ class _Trainer(nn.Module):
         self.loss_dis_b = self.dis_b.calc_dis_loss(x_ab.detach(), x_b)
         self.loss_dis_total = hp["gan_w"] * self.loss_dis_a + hp["gan_w"] * self.loss_dis_b
         self.loss_dis_total.backward()
-        self.dis_opt.step()
+        self._step(self.dis_opt)
 
     def resume(self, checkpoint_dir: str | Path, hyperparameters: Hyperparameters) -> int:
         """Load the newest gen_*.pt, dis_*.pt and optimizer.pt of a folder; returns the completed iterations.
@@ -126,13 +139,14 @@ class _Trainer(nn.Module):
         discriminators = {"a": self.dis_a.state_dict(), "b": self.dis_b.state_dict()}
         save_atomically(generators, folder / checkpoint_name("gen", iterations + 1))
         save_atomically(discriminators, folder / checkpoint_name("dis", iterations + 1))
-        save_atomically(
-            {"gen": self.gen_opt.state_dict(), "dis": self.dis_opt.state_dict()}, folder / "optimizer.pt"
-        )
+        save_atomically({"gen": self.gen_opt.state_dict(), "dis": self.dis_opt.state_dict()}, folder / "optimizer.pt")
 
 
 class MUNIT_Trainer(_Trainer):
     """MUNIT's training algorithm (section 4, eqs. 2–6 of the paper)."""
+
+    gen_a: AdaINGen
+    gen_b: AdaINGen
 
     def __init__(self, hyperparameters: Hyperparameters) -> None:
         super().__init__()
@@ -154,9 +168,7 @@ class MUNIT_Trainer(_Trainer):
         s_a, s_b = noise
         return s_a.to(x_a), s_b.to(x_b)
 
-    def dis_update(
-        self, x_a: Tensor, x_b: Tensor, hyperparameters: Hyperparameters, noise: Noise = None
-    ) -> None:
+    def dis_update(self, x_a: Tensor, x_b: Tensor, hyperparameters: Hyperparameters, noise: Noise = None) -> None:
         """One discriminator step on images [N, C, H, W] in [-1, 1]. noise: [s_a, s_b], each [N, style_dim, 1, 1]."""
         self.dis_opt.zero_grad()
         s_a, s_b = self._styles(x_a, x_b, noise)
@@ -167,9 +179,7 @@ class MUNIT_Trainer(_Trainer):
             x_ab = self.gen_b.decode(c_a, s_b)
         self._dis_step(x_a, x_b, x_ab, x_ba, hyperparameters)
 
-    def gen_update(
-        self, x_a: Tensor, x_b: Tensor, hyperparameters: Hyperparameters, noise: Noise = None
-    ) -> None:
+    def gen_update(self, x_a: Tensor, x_b: Tensor, hyperparameters: Hyperparameters, noise: Noise = None) -> None:
         """One generator step on images [N, C, H, W] in [-1, 1]. noise: [s_a, s_b], each [N, style_dim, 1, 1]."""
         hp = hyperparameters
         self.gen_opt.zero_grad()
@@ -212,7 +222,7 @@ class MUNIT_Trainer(_Trainer):
             + hp["vgg_w"] * self.loss_gen_vgg_b
         )
         self.loss_gen_total.backward()
-        self.gen_opt.step()
+        self._step(self.gen_opt)
 
     @torch.no_grad()
     def forward(self, x_a: Tensor, x_b: Tensor) -> tuple[Tensor, Tensor]:
@@ -254,6 +264,9 @@ class MUNIT_Trainer(_Trainer):
 class UNIT_Trainer(_Trainer):
     """UNIT's training algorithm as the MUNIT code base publishes it: two independent generators, no shared weights."""
 
+    gen_a: VAEGen
+    gen_b: VAEGen
+
     def __init__(self, hyperparameters: Hyperparameters) -> None:
         super().__init__()
         hp = hyperparameters
@@ -263,9 +276,7 @@ class UNIT_Trainer(_Trainer):
         self.dis_b = MsImageDis(hp["input_dim_b"], hp["dis"])
         self._finish_construction(hp)
 
-    def dis_update(
-        self, x_a: Tensor, x_b: Tensor, hyperparameters: Hyperparameters, noise: Noise = None
-    ) -> None:
+    def dis_update(self, x_a: Tensor, x_b: Tensor, hyperparameters: Hyperparameters, noise: Noise = None) -> None:
         """One discriminator step on images [N, C, H, W] in [-1, 1]. noise: [n_a, n_b], each of the code's shape."""
         self.dis_opt.zero_grad()
         draws = _replay(noise, 2)
@@ -276,9 +287,7 @@ class UNIT_Trainer(_Trainer):
             x_ab = self.gen_b.decode(h_a + n_a)
         self._dis_step(x_a, x_b, x_ab, x_ba, hyperparameters)
 
-    def gen_update(
-        self, x_a: Tensor, x_b: Tensor, hyperparameters: Hyperparameters, noise: Noise = None
-    ) -> None:
+    def gen_update(self, x_a: Tensor, x_b: Tensor, hyperparameters: Hyperparameters, noise: Noise = None) -> None:
         """One generator step. noise: [n_a, n_b, n_b_recon, n_a_recon], each of the code's shape."""
         hp = hyperparameters
         self.gen_opt.zero_grad()
@@ -321,7 +330,7 @@ class UNIT_Trainer(_Trainer):
             + hp["vgg_w"] * self.loss_gen_vgg_b
         )
         self.loss_gen_total.backward()
-        self.gen_opt.step()
+        self._step(self.gen_opt)
 
     @torch.no_grad()
     def forward(self, x_a: Tensor, x_b: Tensor) -> tuple[Tensor, Tensor]:
@@ -334,9 +343,7 @@ class UNIT_Trainer(_Trainer):
     def sample(self, x_a: Tensor, x_b: Tensor) -> tuple[Tensor, ...]:
         """(x_a, recon, ab, x_b, recon, ba), each [N, C, H, W], from the means of the codes."""
         with _evaluating(self):
-            columns = [
-                self._sample_one(x_a[i : i + 1], x_b[i : i + 1]) for i in range(min(x_a.shape[0], x_b.shape[0]))
-            ]
+            columns = [self._sample_one(x_a[i : i + 1], x_b[i : i + 1]) for i in range(min(x_a.shape[0], x_b.shape[0]))]
         recon_a, ab, recon_b, ba = (torch.cat(column) for column in zip(*columns))
         return x_a, recon_a, ab, x_b, recon_b, ba
 

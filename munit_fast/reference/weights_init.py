@@ -23,7 +23,9 @@ def weights_init(init_type: str = "gaussian") -> Callable[[nn.Module], None]:
         name = type(module).__name__
         if not name.startswith(("Conv", "Linear")) or not hasattr(module, "weight"):
             return
-        weight = module.weight.data
+        weight = module.weight
+        assert isinstance(weight, nn.Parameter)
+        weight = weight.data
         if init_type == "gaussian":
             nn.init.normal_(weight, 0.0, 0.02)
         elif init_type == "xavier":
@@ -32,7 +34,8 @@ def weights_init(init_type: str = "gaussian") -> Callable[[nn.Module], None]:
             nn.init.kaiming_normal_(weight, a=0, mode="fan_in")
         elif init_type == "orthogonal":
             nn.init.orthogonal_(weight, gain=math.sqrt(2))
-        if getattr(module, "bias", None) is not None:
-            nn.init.zeros_(module.bias.data)
+        bias = getattr(module, "bias", None)
+        if bias is not None:
+            nn.init.zeros_(bias.data)
 
     return fill

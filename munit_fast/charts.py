@@ -1,0 +1,140 @@
+"""Loss curves as line charts in the coordinates of an SVG; `templates/charts.html.j2` draws them."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+Curve = Sequence[tuple[int, float]]  # (iteration, value) in the order of the iterations
+Points = NDArray[np.float64]  # [n, 2]
+
+WIDTH, HEIGHT = 440, 230
+LEFT, RIGHT, TOP, BOTTOM = 44, 428, 12, 200  # the plot's frame inside the viewBox
+# More points than this cannot be told apart on so small a chart, and a long training logs 100,000.
+MOST_POINTS = 400
+LINES_PER_CHART = 4
+
+# Title, logged names, and what a reader should know of them.
+GROUPS = (
+    ("Totals", r"loss_(gen|dis)_total", "What each optimizer minimises."),
+    ("Adversarial", r"loss_(gen_adv|dis)_[ab]", "Discriminators (dis) against generators (gen_adv)."),
+    (
+        "Images rebuilt",
+        r"loss_gen_(cyc)?recon_x_[ab]",
+        "Mean absolute error, directly or after a round trip (cycrecon).",
+    ),
+    ("Codes rebuilt", r"loss_gen_recon_[sc]_[ab]", "Style (s) and content (c) read back from translations."),
+    ("Other losses", r".*", ""),
+)
+
+
+@dataclass(frozen=True)
+class Line:
+    """One curve: its name, its last value in words, and the points of its two polylines."""
+
+    label: str
+    last: str
+    raw: str
+    smooth: str
+
+
+@dataclass(frozen=True)
+class Chart:
+    """Up to four curves with their axes; tick positions are viewBox coordinates."""
+
+    title: str
+    note: str
+    lines: tuple[Line, ...]
+    x_ticks: tuple[tuple[float, str], ...]
+    y_ticks: tuple[tuple[float, str], ...]
+
+
+def charts(losses: Mapping[str, Curve]) -> list[Chart]:
+    """Group the curves by what they measure, at most four a chart; all-zero curves are left out."""
+    rest = {name: curve for name, curve in losses.items() if any(value != 0 for _, value in curve)}
+    made = []
+    for title, pattern, note in GROUPS:
+        names = [name for name in rest if re.fullmatch(pattern, name)]
+        group = [(name, np.asarray(rest.pop(name), dtype=np.float64)) for name in names]
+        for start in range(0, len(group), LINES_PER_CHART):
+            made.append(_chart(title, note, group[start : start + LINES_PER_CHART]))
+    return made
+
+
+def _chart(title: str, note: str, curves: Sequence[tuple[str, Points]]) -> Chart:
+    finite = [points[np.isfinite(points[:, 1])] for _, points in curves]
+    smooth = [moving_average(points) for points in finite]
+    x_ticks, y_ticks, last = _axes(finite, smooth)
+    low, high = y_ticks[0], y_ticks[-1]
+
+    def across(x: float) -> float:
+        return LEFT + (RIGHT - LEFT) * x / last
+
+    def up(y: float) -> float:
+        # What leaves the frame is cut off by the template; the bound only keeps the numbers short.
+        return BOTTOM - (BOTTOM - TOP) * (min(y, 9 * high) - low) / (high - low)
+
+    def polyline(points: Points) -> str:
+        step = max(1, math.ceil(len(points) / MOST_POINTS))
+        # Counted from the end, so that the newest point is always among the kept ones.
+        return " ".join(f"{across(x):.1f},{up(y):.1f}" for x, y in points[::-1][::step][::-1])
+
+    lines = (
+        Line(name.removeprefix("loss_"), last_value(points), polyline(raw), polyline(averaged))
+        for (name, points), raw, averaged in zip(curves, finite, smooth, strict=True)
+    )
+    return Chart(
+        title,
+        note,
+        tuple(lines),
+        tuple((across(tick), short(tick)) for tick in x_ticks),
+        tuple((up(tick), short(tick)) for tick in y_ticks),
+    )
+
+
+def _axes(finite: Sequence[Points], smooth: Sequence[Points]) -> tuple[list[float], list[float], float]:
+    """Ticks of both axes and the iteration at the right end."""
+    points = np.concatenate([*finite, np.zeros((1, 2))])  # the axes begin at zero
+    last = max(float(points[:, 0].max()), 1.0)
+    # A spike of the first iterations would flatten all the rest, so the top follows the bulk of the points.
+    bulk = max(float(np.quantile(curve[:, 1], 0.98)) for curve in (*finite, points) if len(curve))
+    settled = max((float(curve[len(curve) // 10 :, 1].max()) for curve in smooth if len(curve)), default=0.0)
+    y_ticks = ticks(float(points[:, 1].min()), max(bulk, settled))
+    return [tick for tick in ticks(0.0, last) if tick <= last], y_ticks, last
+
+
+def last_value(points: Points) -> str:
+    """The newest value in words; a loss that is no number must not vanish from the page unnoticed."""
+    broken = points[~np.isfinite(points[:, 1]), 0]
+    return f"not finite since {int(broken[0]):,}" if len(broken) else f"{points[-1, 1]:.3g}"
+
+
+def moving_average(points: Points) -> Points:
+    """The values [n, 2] averaged over a centred window of about n / 20 points, cut off at both ends."""
+    n = len(points)
+    start, stop = np.maximum(np.arange(n) - n // 40, 0), np.minimum(np.arange(n) + n // 40 + 1, n)
+    sums = np.concatenate([[0.0], np.cumsum(points[:, 1])])
+    return np.stack([points[:, 0], (sums[stop] - sums[start]) / (stop - start)], axis=1)
+
+
+def ticks(low: float, high: float, most: int = 5) -> list[float]:
+    """Round numbers from at or below `low` to at or above `high`, in about `most` steps of 1, 2 or 5."""
+    high = high if high > low else low + 1
+    size = 10.0 ** math.floor(math.log10((high - low) / most))
+    step = next(size * factor for factor in (1, 2, 5, 10) if (high - low) / (size * factor) <= most)
+    # A hundred-millionth of a step is rounding, not a value beyond the tick.
+    first, final = math.floor(low / step + 1e-8), math.ceil(high / step - 1e-8)
+    return [round(index * step, 12) for index in range(first, final + 1)]
+
+
+def short(value: float) -> str:
+    """1500 → 1.5k, 0.25 → 0.25: a label that fits beside an axis."""
+    for size, letter in ((1e6, "M"), (1e3, "k")):
+        if abs(value) >= size:
+            return f"{value / size:g}{letter}"
+    return f"{value:g}"

@@ -1,0 +1,254 @@
+"""The commands of `munit-fast`. No logic lives here: options in, one call, one clear line when it fails."""
+
+from __future__ import annotations
+
+import os
+
+# OpenMP threads that spin while they wait starve each other on a busy machine: with a third process on two cores a
+# training ran at 0.1 iterations a second instead of 0.7. It must be set before torch is imported.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+
+import sys
+from enum import Enum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from munit_fast.version import __version__
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="MUNIT (multimodal unsupervised image-to-image translation) on today's PyTorch.",
+)
+prepare = typer.Typer(no_args_is_help=True, help="Make a training set in the trainA, trainB, testA, testB layout.")
+app.add_typer(prepare, name="prepare")
+
+
+class TrainerName(str, Enum):
+    """The two published algorithms."""
+
+    MUNIT = "MUNIT"
+    UNIT = "UNIT"
+
+
+DeviceOption = Annotated[str, typer.Option("--device", help="auto (a GPU if there is one), cpu, cuda or cuda:N.")]
+TrainerOption = Annotated[TrainerName, typer.Option("--trainer", help="The algorithm.", case_sensitive=False)]
+
+
+def _console() -> Console:
+    return Console(stderr=True)
+
+
+def _device(name: str):  # type: ignore[no-untyped-def]
+    import torch
+
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise ValueError(f"--device {name}: {str(error).splitlines()[0]}; use cpu, or auto") from None
+    return device
+
+
+def _version(show: bool) -> None:
+    if show:
+        typer.echo(f"munit-fast {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _main(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    pass
+
+
+@app.command()
+def demo(
+    folder: Annotated[Path, typer.Option("--output_path", help="Where data, run and page go.")] = Path("demo"),
+    minutes: Annotated[float, typer.Option(min=0.05, help="How long to train.")] = 10.0,
+    size: Annotated[int, typer.Option(min=32, max=256, help="Side of the pictures in pixels; a multiple of 4.")] = 64,
+    dim: Annotated[int, typer.Option(min=1, help="Channels of the first layer: capacity against speed.")] = 16,
+    device: DeviceOption = "auto",
+    seed: Annotated[int, typer.Option(min=0)] = 0,
+) -> None:
+    """Train a small MUNIT on drawings here and now, and show what it learned in one page."""
+    from munit_fast.demo import DemoOptions, run_demo
+
+    console = _console()
+    page = run_demo(DemoOptions(folder, minutes, size, dim, _device(device), seed), console)
+    console.print(f"\n[bold green]Open {page}[/] in a browser.")
+
+
+@app.command()
+def train(
+    config: Annotated[Path, typer.Option(help="A YAML file with the published keys.")],
+    output_path: Annotated[Path, typer.Option("--output_path", help="Where logs/ and outputs/ go.")] = Path("."),
+    resume: Annotated[bool, typer.Option("--resume", help="Continue from the newest checkpoint.")] = False,
+    trainer: TrainerOption = TrainerName.MUNIT,
+    device: DeviceOption = "auto",
+    seed: Annotated[int, typer.Option(min=0, help="Of weights, data order, crops and styles.")] = 0,
+) -> None:
+    """Train. Ctrl-C or SIGTERM saves and stops; --resume continues."""
+    from munit_fast.config import load_config
+    from munit_fast.training import TrainOptions
+    from munit_fast.training import train as run
+
+    console = _console()
+    cfg = load_config(config)
+    options = TrainOptions(config.stem, output_path, trainer.value, resume, _device(device), seed)
+    result = run(cfg, options, config_text=config.read_text(encoding="utf-8"), console=console)
+    how = "finished" if result.finished else "stopped"
+    console.print(f"{how} after iteration {result.iterations}; checkpoints in {result.folder.checkpoints}")
+    if result.skipped_steps:
+        console.print(f"{result.skipped_steps} steps were skipped because their gradient was not finite")
+
+
+@app.command()
+def translate(
+    config: Annotated[Path, typer.Option(help="The configuration of the run.")],
+    checkpoint: Annotated[Path, typer.Option(help="A gen_########.pt file.")],
+    input: Annotated[Path | None, typer.Option("--input", help="An image, or a folder of images.")] = None,
+    input_folder: Annotated[Path | None, typer.Option("--input_folder", help="The same as --input.")] = None,
+    output_folder: Annotated[Path, typer.Option("--output_folder", help="Where the translations go.")] = Path(
+        "translated"
+    ),
+    style: Annotated[
+        Path | None,
+        typer.Option(help="Take the style from this image, or from each image of this folder."),
+    ] = None,
+    a2b: Annotated[int, typer.Option("--a2b", min=0, max=1, help="1: domain A to B; 0: B to A.")] = 1,
+    seed: Annotated[int, typer.Option(min=0, help="Of the random styles.")] = 10,
+    num_style: Annotated[int, typer.Option("--num_style", min=1, help="Random styles per image.")] = 10,
+    synchronized: Annotated[
+        bool, typer.Option("--synchronized", help="The same random styles for every image.")
+    ] = False,
+    output_only: Annotated[
+        bool, typer.Option("--output_only", help="Do not write the inputs beside the outputs.")
+    ] = False,
+    native_size: Annotated[
+        bool,
+        typer.Option("--native_size", help="Keep each image's own size instead of the configuration's new_size."),
+    ] = False,
+    batch_size: Annotated[int, typer.Option("--batch_size", min=1)] = 8,
+    format: Annotated[str, typer.Option(help="png, jpg, bmp, tif or webp.")] = "png",
+    trainer: TrainerOption = TrainerName.MUNIT,
+    device: DeviceOption = "auto",
+) -> None:
+    """Translate an image or a folder of images with a trained model."""
+    from rich.progress import Progress
+
+    from munit_fast.config import load_config
+    from munit_fast.model import TRANSLATORS
+    from munit_fast.translate import TranslateOptions, translate_files
+
+    source = input or input_folder
+    if source is None or (input and input_folder):
+        raise ValueError("give one of --input and --input_folder")
+    console = _console()
+    model = TRANSLATORS[trainer.value](load_config(config)).load(checkpoint).to(_device(device)).eval()
+    options = TranslateOptions(
+        "a2b" if a2b else "b2a",
+        num_style,
+        style,
+        synchronized,
+        output_only,
+        native_size,
+        seed,
+        batch_size,
+        format,
+    )
+    with Progress(console=console, transient=True) as bar:
+        task = bar.add_task("translating")
+        result = translate_files(
+            model,
+            source,
+            output_folder,
+            options,
+            lambda done, total: bar.update(task, completed=done, total=total),
+        )
+    console.print(f"{len(result.written)} files in {output_folder}")
+    for failure in result.failures:
+        _complain(failure)
+    if result.failures:
+        raise typer.Exit(1)
+
+
+@prepare.command("openmoji")
+def prepare_openmoji(
+    out: Annotated[Path, typer.Argument(help="The folder to make.")],
+    size: Annotated[int, typer.Option(help="Side of the pictures in pixels.")] = 128,
+) -> None:
+    """OpenMoji emoji: line drawings (A) and their colourings (B)."""
+    from munit_fast.data import prepare_openmoji as run
+
+    _report_prepared(out, _with_bar(lambda progress: run(out, size=size, progress=progress)))
+
+
+@prepare.command("edges")
+def prepare_edges(
+    out: Annotated[Path, typer.Argument(help="The folder to make.")],
+    source: Annotated[Path, typer.Option(help="A folder of pictures.")],
+    size: Annotated[int, typer.Option(help="Length of the short side in pixels.")] = 256,
+    test_fraction: Annotated[float, typer.Option("--test_fraction", help="The part that becomes test pairs.")] = 0.1,
+    sigma: Annotated[float, typer.Option(help="Blur before the edges are found; larger keeps fewer.")] = 2.0,
+    seed: Annotated[int, typer.Option(min=0, help="Of the split.")] = 0,
+) -> None:
+    """Canny edges (A) and pictures (B) from any folder of pictures."""
+    from munit_fast.data import prepare_edges as run
+
+    _report_prepared(
+        out,
+        _with_bar(
+            lambda progress: run(
+                source, out, size=size, test_fraction=test_fraction, sigma=sigma, seed=seed, progress=progress
+            )
+        ),
+    )
+
+
+def _with_bar(work):  # type: ignore[no-untyped-def]
+    from rich.progress import Progress
+
+    with Progress(console=_console(), transient=True) as bar:
+        task = bar.add_task("preparing", total=None)
+        return work(lambda done, total: bar.update(task, completed=done, total=total))
+
+
+def _report_prepared(out: Path, manifest) -> None:  # type: ignore[no-untyped-def]
+    console = _console()
+    state = "was prepared already" if manifest.get("reused") else "is ready"
+    counts = ", ".join(f"{count} {split}" for split, count in manifest["counts"].items())
+    console.print(f"{out} {state}: {counts}")
+    skipped = {reason: count for reason, count in manifest["skipped"].items() if count}
+    if skipped:
+        console.print("left out: " + ", ".join(f"{count} {reason}" for reason, count in skipped.items()))
+
+
+def _complain(message: str) -> None:
+    for line in message.splitlines():
+        print(f"munit-fast: {line}", file=sys.stderr)
+
+
+def main() -> None:
+    """Run the command line: every foreseeable failure becomes one clear line and exit code 1."""
+    try:
+        app()
+    except KeyboardInterrupt:
+        _complain("interrupted")
+        sys.exit(130)
+    except BrokenPipeError:
+        sys.exit(1)
+    except (ValueError, OSError, RuntimeError, ImportError) as error:
+        if os.environ.get("MUNIT_FAST_TRACEBACK"):
+            raise
+        _complain(str(error) or type(error).__name__)
+        sys.exit(1)

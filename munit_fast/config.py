@@ -1,0 +1,238 @@
+"""Configuration files: the published YAML keys, checked before anything starts.
+
+`load_config` turns a file into a `Config`; whatever is wrong with it (a key that does not exist, a value of the wrong
+type, a size that the networks cannot take) becomes one `ConfigError` that lists every problem, one per line, each
+with the key and with what would work.
+"""
+
+from __future__ import annotations
+
+import difflib
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+Activation = Literal["relu", "lrelu", "prelu", "selu", "tanh", "none"]
+Padding = Literal["reflect", "replicate", "zero"]
+Count = Annotated[int, Field(ge=1)]
+Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+
+
+class ConfigError(ValueError):
+    """The configuration cannot be used; the message names the file, the keys and what would work."""
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", validate_assignment=True)
+
+
+class GeneratorConfig(_Section):
+    """`gen:`, the auto-encoder of each domain."""
+
+    dim: Count = 64
+    mlp_dim: Count = 256
+    style_dim: Count = 8
+    activ: Activation = "relu"
+    n_downsample: Annotated[int, Field(ge=0, le=8)] = 2
+    n_res: Annotated[int, Field(ge=0)] = 4
+    pad_type: Padding = "reflect"
+
+
+class DiscriminatorConfig(_Section):
+    """`dis:`, the multi-scale discriminator of each domain."""
+
+    dim: Count = 64
+    norm: Literal["none", "bn", "in", "ln", "sn"] = "none"
+    activ: Activation = "lrelu"
+    n_layer: Count = 4
+    gan_type: Literal["lsgan", "nsgan"] = "lsgan"
+    num_scales: Count = 3
+    pad_type: Padding = "reflect"
+
+
+class Config(_Section):
+    """A whole configuration: the published names, with the published edges2handbags values as defaults."""
+
+    # Logging and files, in iterations.
+    image_save_iter: Count = 10000
+    image_display_iter: Count = 500
+    display_size: Count = 16
+    snapshot_save_iter: Count = 10000
+    log_iter: Count = 10
+
+    # Optimisation.
+    max_iter: Count = 1_000_000
+    batch_size: Count = 1
+    weight_decay: Weight = 0.0001
+    beta1: Annotated[float, Field(ge=0, lt=1)] = 0.5
+    beta2: Annotated[float, Field(ge=0, lt=1)] = 0.999
+    init: Literal["gaussian", "kaiming", "xavier", "orthogonal", "default"] = "kaiming"
+    lr: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 0.0001
+    lr_policy: Literal["constant", "step"] = "step"
+    step_size: Count = 100000
+    gamma: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 0.5
+    gan_w: Weight = 1
+    recon_x_w: Weight = 10
+    recon_s_w: Weight = 1
+    recon_c_w: Weight = 1
+    recon_x_cyc_w: Weight = 0
+    recon_kl_w: Weight = 0
+    recon_kl_cyc_w: Weight = 0
+    recon_h_w: Weight = 0  # in published UNIT files; nothing reads it there either
+    vgg_w: Weight = 0
+
+    gen: GeneratorConfig = GeneratorConfig()
+    dis: DiscriminatorConfig = DiscriminatorConfig()
+
+    # Data.
+    input_dim_a: Literal[1, 3] = 3
+    input_dim_b: Literal[1, 3] = 3
+    num_workers: Annotated[int, Field(ge=0)] = 8
+    new_size: Count | None = None
+    new_size_a: Count | None = None
+    new_size_b: Count | None = None
+    crop_image_height: Count = 256
+    crop_image_width: Count = 256
+    data_root: str | None = None
+    data_folder_train_a: str | None = None
+    data_folder_train_b: str | None = None
+    data_folder_test_a: str | None = None
+    data_folder_test_b: str | None = None
+    data_list_train_a: str | None = None
+    data_list_train_b: str | None = None
+    data_list_test_a: str | None = None
+    data_list_test_b: str | None = None
+
+    @model_validator(mode="after")
+    def _sizes(self) -> Config:
+        problems = _size_problems(self)
+        if problems:
+            raise ValueError("; ".join(problems))
+        return self
+
+    def short_side(self, domain: str) -> int:
+        """What the short side of an image of `domain` ("a" or "b") is resized to: new_size, else new_size_a|b."""
+        size = self.new_size or (self.new_size_a if domain == "a" else self.new_size_b)
+        return size or max(self.crop_image_height, self.crop_image_width)
+
+    def hyperparameters(self) -> dict[str, Any]:
+        """The plain mapping with the published keys that the trainers and networks take."""
+        return self.model_dump()
+
+    @property
+    def size_multiple(self) -> int:
+        """Heights and widths must be multiples of this for the decoder to give back the encoder's size."""
+        return 2**self.gen.n_downsample
+
+
+def _size_problems(cfg: Config) -> list[str]:
+    problems = []
+    for key in ("crop_image_height", "crop_image_width"):
+        size, multiple = getattr(cfg, key), cfg.size_multiple
+        if size % multiple:
+            nearest = max(multiple, round(size / multiple) * multiple)
+            problems.append(
+                f"{key}: {size} is not a multiple of 2^gen.n_downsample = {multiple}, so reconstructions would come "
+                f"out smaller than the images; use {nearest}"
+            )
+        smallest = max(smallest_generator_size(cfg.gen), smallest_discriminator_size(cfg.dis))
+        if size < smallest:
+            problems.append(
+                f"{key}: {size} is too small for gen.n_downsample = {cfg.gen.n_downsample}, dis.n_layer = "
+                f"{cfg.dis.n_layer} and dis.num_scales = {cfg.dis.num_scales}; use at least {smallest}, or fewer "
+                "layers or scales"
+            )
+    for domain in ("a", "b"):
+        short = cfg.short_side(domain)
+        # The long side may still be short of the other crop size: only the images can tell.
+        if short < min(cfg.crop_image_height, cfg.crop_image_width):
+            problems.append(
+                f"new_size{'' if cfg.new_size else '_' + domain}: {short} is smaller than the crop "
+                f"{cfg.crop_image_height}×{cfg.crop_image_width} (crop_image_height × crop_image_width)"
+            )
+    return problems
+
+
+def smallest_generator_size(gen: GeneratorConfig) -> int:
+    """The smallest image side that the generator takes.
+
+    Reflection needs sides larger than the padding (3 pixels for the 7×7 convolutions, 1 for the style encoder's last
+    4×4 one, which sees 1/8 of the side), and norms need code planes larger than 1×1.
+    """
+    reflect = 16 if gen.pad_type == "reflect" else 8
+    code = 2 * 2**gen.n_downsample
+    return max(reflect, code)
+
+
+def smallest_discriminator_size(dis: DiscriminatorConfig) -> int:
+    """The smallest image side that every scale of the discriminator takes."""
+    side = 1
+    while not _discriminator_takes(side, dis):
+        side += 1
+    return side
+
+
+def _discriminator_takes(side: int, dis: DiscriminatorConfig) -> bool:
+    need = 2 if dis.pad_type == "reflect" else 1
+    for _ in range(dis.num_scales):
+        s = side
+        for layer in range(dis.n_layer):
+            if s < max(need, 2):
+                return False
+            s = s // 2
+            if layer > 0 and dis.norm == "in" and s < 2:
+                return False
+        side = (side + 1) // 2
+    return True
+
+
+def load_config(path: str | Path) -> Config:
+    """Read and check a YAML configuration file. Raises ConfigError."""
+    path = Path(path)
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise ConfigError(f"{path}: no such configuration file") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: cannot be read as a text file: {error}") from None
+    try:
+        values = yaml.safe_load(text)
+    except (yaml.YAMLError, RecursionError, ValueError) as error:
+        raise ConfigError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(values, dict):
+        raise ConfigError(f"{path}: a configuration is a list of `key: value` lines; found {type(values).__name__}")
+    return make_config(values, source=str(path))
+
+
+def make_config(values: dict[str, Any], source: str = "configuration") -> Config:
+    """Check a plain mapping of the published keys. Raises ConfigError, one line per problem, each naming its key."""
+    try:
+        return Config.model_validate(values)
+    except ValidationError as error:
+        lines = [f"{source}: {_explain(problem)}" for problem in error.errors()]
+        raise ConfigError("\n".join(lines)) from None
+
+
+def _explain(problem: Any) -> str:
+    location = [str(part) for part in problem["loc"]]
+    key = ".".join(location)
+    if problem["type"] == "extra_forbidden":
+        return f"{key}: unknown key{_nearest(location)}"
+    if problem["type"] == "value_error":  # from _sizes, which names the keys itself
+        return str(problem["ctx"]["error"])
+    message = problem["msg"][0].lower() + problem["msg"][1:]
+    return f"{key}: {message}; got {problem['input']!r}"
+
+
+def _nearest(location: list[str]) -> str:
+    sections: dict[str, type[BaseModel]] = {"gen": GeneratorConfig, "dis": DiscriminatorConfig}
+    names = list(sections[location[0]].model_fields if len(location) > 1 else Config.model_fields)
+    everywhere = {field: name for name, section in sections.items() for field in section.model_fields}
+    close = difflib.get_close_matches(location[-1], names, n=1, cutoff=0.5)
+    if close:
+        return f"; did you mean {'.'.join([*location[:-1], close[0]])}?"
+    if len(location) == 1 and location[0] in everywhere:
+        return f"; it belongs inside {everywhere[location[0]]}:"
+    return f"; known keys: {', '.join(names)}"

@@ -1,0 +1,42 @@
+"""Image files in, batches out.
+
+``images`` decodes, resizes and saves single images; ``listing`` finds them; ``datasets`` holds the images of
+a domain; ``batches`` draws endless unpaired training batches from two domains. ``openmoji`` and ``edges``
+prepare complete data sets in the folder layout trainA, trainB, testA, testB; ``writing`` sees to it that such
+a folder appears whole or not at all.
+"""
+
+from munit_fast.data.batches import UnpairedBatches
+from munit_fast.data.datasets import ImageSet, centre_crop, display_images
+from munit_fast.data.edges import prepare_edges
+from munit_fast.data.images import (
+    IMAGE_EXTENSIONS,
+    MAX_PIXELS,
+    ImageError,
+    decode_image,
+    resize_short_side,
+    save_image,
+    to_model_range,
+)
+from munit_fast.data.listing import list_images, read_list
+from munit_fast.data.openmoji import prepare_openmoji
+from munit_fast.data.writing import DatasetError
+
+__all__ = [
+    "IMAGE_EXTENSIONS",
+    "MAX_PIXELS",
+    "DatasetError",
+    "ImageError",
+    "ImageSet",
+    "UnpairedBatches",
+    "centre_crop",
+    "decode_image",
+    "display_images",
+    "list_images",
+    "prepare_edges",
+    "prepare_openmoji",
+    "read_list",
+    "resize_short_side",
+    "save_image",
+    "to_model_range",
+]

@@ -1,0 +1,193 @@
+"""Unpaired training batches: endless, the same for every number of workers, resumable at any iteration."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import count
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from munit_fast.data.datasets import ImageSet, check_crops, shuffled, train_crop
+from munit_fast.data.images import ImageError
+
+_SHUFFLE, _AUGMENT = 0, 1  # what a random stream is for: the first word of its key
+_A, _B = 0, 1
+
+Crop = tuple[int, int]
+
+
+class UnpairedBatches:
+    """Endless pairs of batches (x_a, x_b), each [batch_size, C, H, W] float32 in -1..1.
+
+    Every epoch shuffles each domain anew and runs until the shorter one is used up; what does not fill a
+    batch is left out. The order hangs on (seed, epoch, domain) and a sample's flip and crop on (seed, epoch,
+    domain, position in the epoch), by way of NumPy's ``SeedSequence``. So a run resumed at iteration k sees
+    bit for bit what the uninterrupted run saw there, whatever the number of workers. PyTorch's global random
+    generator is not touched.
+
+    With several ranks the global batch has ``batch_size * world_size`` images and each rank takes its slice.
+
+    Args:
+        set_a: domain A.
+        set_b: domain B.
+        crop_a: (height, width) of the training crops of A.
+        crop_b: the same for B.
+        batch_size: images of each domain per rank.
+        seed: any integer.
+        num_workers: worker processes that decode; where both sets are in memory, none are used.
+        start_iteration: the iteration that every new iterator begins with.
+        rank: of this process in data-parallel training.
+        world_size: number of such processes.
+
+    Attributes:
+        iterations_per_epoch: batches per epoch.
+
+    Raises:
+        ValueError: a set has fewer images than the global batch, or a number is out of its range.
+        ImageError: an image cannot be read or is smaller than the crop. For sets in memory this shows at
+            once, for others when the batch is due.
+    """
+
+    def __init__(
+        self,
+        set_a: ImageSet,
+        set_b: ImageSet,
+        crop_a: Crop,
+        crop_b: Crop,
+        batch_size: int,
+        seed: int = 0,
+        num_workers: int = 0,
+        start_iteration: int = 0,
+        rank: int = 0,
+        world_size: int = 1,
+    ) -> None:
+        if batch_size < 1 or num_workers < 0 or start_iteration < 0 or not 0 <= rank < world_size:
+            raise ValueError(
+                "batch_size must be at least 1, num_workers and start_iteration at least 0, rank in "
+                f"0..world_size-1; got {batch_size=}, {num_workers=}, {start_iteration=}, {rank=}, "
+                f"{world_size=}"
+            )
+        self._sets = (set_a, set_b)
+        for image_set, crop in zip(self._sets, (crop_a, crop_b), strict=True):
+            _check_set(image_set, crop, batch_size, world_size)
+        self._samples = _Samples(self._sets, (crop_a, crop_b), seed)
+        self._schedule = _Schedule((len(set_a), len(set_b)), batch_size, seed, rank, world_size)
+        self._num_workers = 0 if set_a.cached and set_b.cached else num_workers
+        self.start_iteration = start_iteration
+        self.iterations_per_epoch = self._schedule.iterations_per_epoch
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        # One endless epoch: the workers live as long as this iterator. With persistent_workers the loader would
+        # hold on to them after an error, for as long as its traceback is kept.
+        loader: DataLoader[_Sample] = DataLoader(
+            self._samples,
+            batch_sampler=self._schedule.batches(self.start_iteration),
+            num_workers=self._num_workers,
+            collate_fn=_collate,
+            pin_memory=torch.cuda.is_available(),
+            generator=torch.Generator(),  # without one, the loader takes a number from the global generator
+        )
+        for batch in loader:
+            if isinstance(batch, _Failure):
+                raise ImageError(batch.message)
+            yield batch
+
+    def paths(self, iteration: int) -> tuple[list[Path], list[Path]]:
+        """The files of this rank's batch at ``iteration``, in the batch's order: for error reports."""
+        keys = self._schedule.keys(iteration)
+        files_a, files_b = ([self._sets[d].path(key.number) for key in keys if key.domain == d] for d in (_A, _B))
+        return files_a, files_b
+
+
+class _Key(NamedTuple):
+    """What a training sample depends on, besides the set and the seed."""
+
+    domain: int
+    epoch: int
+    position: int  # in the shuffled epoch
+    number: int  # in the image set
+
+
+class _Failure(NamedTuple):
+    """An ImageError on its way out of a worker: raised there, it would arrive inside a traceback."""
+
+    message: str
+
+
+class _Sample(NamedTuple):
+    domain: int
+    content: Tensor | _Failure  # [C, H, W]
+
+
+class _Schedule:
+    """Which samples make up which iteration."""
+
+    def __init__(self, lengths: tuple[int, int], batch_size: int, seed: int, rank: int, world_size: int) -> None:
+        self._lengths, self._batch_size, self._seed, self._rank = lengths, batch_size, seed, rank
+        self._global_batch = batch_size * world_size
+        self._order: dict[int, tuple[int, np.ndarray]] = {}  # domain → (epoch, its order): one epoch is kept
+        self.iterations_per_epoch = min(lengths) // self._global_batch
+
+    def batches(self, start: int) -> Iterator[list[_Key]]:
+        """The keys of the iterations ``start``, ``start + 1``, ... without end."""
+        return map(self.keys, count(start))
+
+    def keys(self, iteration: int) -> list[_Key]:
+        """The keys of this rank's samples: batch_size of A, then batch_size of B."""
+        epoch, step = divmod(iteration, self.iterations_per_epoch)
+        first = step * self._global_batch + self._rank * self._batch_size
+        positions = range(first, first + self._batch_size)
+        return [_Key(d, epoch, p, int(self._epoch_order(d, epoch)[p])) for d in (_A, _B) for p in positions]
+
+    def _epoch_order(self, domain: int, epoch: int) -> np.ndarray:
+        kept = self._order.get(domain)
+        if kept is None or kept[0] != epoch:
+            order = shuffled(self._lengths[domain], _stream(self._seed, _SHUFFLE, epoch, domain))
+            kept = self._order[domain] = (epoch, order)
+        return kept[1]
+
+
+class _Samples(Dataset[_Sample]):
+    """Training samples by key; runs in the workers."""
+
+    def __init__(self, sets: tuple[ImageSet, ImageSet], crops: tuple[Crop, Crop], seed: int) -> None:
+        self._sets, self._crops, self._seed = sets, crops, seed
+
+    def __getitem__(self, key: _Key) -> _Sample:
+        stream = _stream(self._seed, _AUGMENT, key.epoch, key.domain, key.position)
+        try:
+            content = train_crop(self._sets[key.domain], key.number, self._crops[key.domain], stream)
+        except ImageError as error:
+            return _Sample(key.domain, _Failure(str(error)))
+        return _Sample(key.domain, content)
+
+
+def _collate(samples: list[_Sample]) -> tuple[Tensor, Tensor] | _Failure:
+    images: tuple[list[Tensor], list[Tensor]] = ([], [])
+    for sample in samples:
+        if isinstance(sample.content, _Failure):
+            return sample.content
+        images[sample.domain].append(sample.content)
+    return torch.stack(images[_A]), torch.stack(images[_B])
+
+
+def _stream(seed: int, *key: int) -> np.random.SeedSequence:
+    """The random stream of one purpose; ``spawn_key`` keeps streams with different keys apart."""
+    return np.random.SeedSequence(seed % 2**64, spawn_key=key)
+
+
+def _check_set(image_set: ImageSet, crop: Crop, batch_size: int, world_size: int) -> None:
+    needed = batch_size * world_size
+    if len(image_set) < needed:
+        ranks = "" if world_size == 1 else f" on each of {world_size} ranks"
+        raise ValueError(
+            f"{image_set.folder} has {len(image_set)} images, fewer than batch_size {batch_size}{ranks}; "
+            f"add images or lower batch_size"
+        )
+    if image_set.cached:
+        check_crops(image_set, crop)

@@ -1,0 +1,182 @@
+"""Sets of images, held in memory where they fit, and the crops that one takes from them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from munit_fast.data.images import Array, ImageError, decode_image, resize_short_side, to_model_range
+
+CACHE_LIMIT_BYTES = 2**31
+_PROBES = 8  # images decoded to estimate the size of a set
+
+
+class ImageSet:
+    """The images of one domain, decoded and resized once where they fit in memory.
+
+    Args:
+        paths: the image files.
+        channels: 1 (grey) or 3 (RGB).
+        short_side: every image's short side is resized to this; None keeps the sizes.
+        cache: True holds all images in memory, False reads each one when it is asked for, "auto" holds them
+            where they take at most ``cache_limit_bytes`` (estimated from a few of them before the rest is
+            read).
+        cache_limit_bytes: for "auto".
+
+    Raises:
+        ImageError: an image cannot be read; without a cache, :meth:`image` raises it.
+        ValueError: there are no paths.
+    """
+
+    def __init__(
+        self,
+        paths: Sequence[Path],
+        channels: int = 3,
+        short_side: int | None = None,
+        cache: bool | Literal["auto"] = "auto",
+        cache_limit_bytes: int = CACHE_LIMIT_BYTES,
+    ) -> None:
+        if not paths:
+            raise ValueError("an image set needs at least one path")
+        if short_side is not None and short_side < 1:
+            raise ValueError(f"short_side must be at least 1 pixel, not {short_side}")
+        self._paths = [Path(path) for path in paths]
+        self.channels = channels
+        self.short_side = short_side
+        self._images: list[Array] | None = None
+        if cache is True or (cache == "auto" and self._estimated_bytes() <= cache_limit_bytes):
+            self._images = _in_threads(self._read, len(self._paths))
+
+    def __len__(self) -> int:
+        return len(self._paths)
+
+    def __repr__(self) -> str:
+        held = "in memory" if self.cached else "read when needed"
+        return f"ImageSet({len(self)} images of {self.folder}, {self.channels} channels, {held})"
+
+    @property
+    def cached(self) -> bool:
+        """Whether all images are held in memory."""
+        return self._images is not None
+
+    @property
+    def folder(self) -> str:
+        """The folder that all images share, to name the set by."""
+        return os.path.commonpath([os.path.dirname(os.path.abspath(path)) for path in self._paths])
+
+    def path(self, i: int) -> Path:
+        """The file of image ``i``."""
+        return self._paths[i]
+
+    def image(self, i: int) -> Array:
+        """Image ``i``, resized: [H, W, C] uint8 | uint16 | float32. Not to be written to.
+
+        Raises:
+            ImageError: it cannot be read.
+        """
+        return self._read(i) if self._images is None else self._images[i]
+
+    def _read(self, i: int) -> Array:
+        array = decode_image(self._paths[i], self.channels)
+        if self.short_side is None:
+            return array
+        try:
+            return resize_short_side(array, self.short_side)
+        except ImageError as error:
+            raise ImageError(f"{self._paths[i]}: {error}") from error
+
+    def _estimated_bytes(self) -> int:
+        probes = range(0, len(self), max(1, len(self) // _PROBES))
+        sizes = [self._read(i).nbytes for i in islice(probes, _PROBES)]
+        return sum(sizes) * len(self) // len(sizes)
+
+
+def train_crop(image_set: ImageSet, i: int, crop: tuple[int, int], key: np.random.SeedSequence) -> Tensor:
+    """Image ``i`` for training: resized, flipped with probability ½, cropped at random, as ``key`` decides.
+
+    The specification flips before it resizes. Here the resized image comes first, because it can be kept in
+    memory: a bilinear resize weighs left and right alike, so the two orders agree (to one level of rounding).
+
+    Returns:
+        [C, crop height, crop width] float32 in -1..1.
+
+    Raises:
+        ImageError: the image cannot be read or is smaller than the crop.
+    """
+    array = image_set.image(i)
+    spare_y, spare_x = _spare(image_set, i, array, crop)
+    # Bare words of the seed sequence: unlike a Generator's methods, they are the same in every NumPy.
+    flip, top, left = (int(word) for word in key.generate_state(3, np.uint64))
+    if flip % 2:
+        array = array[:, ::-1]
+    return _cropped(array, top % (spare_y + 1), left % (spare_x + 1), crop)
+
+
+def centre_crop(image_set: ImageSet, i: int, crop: tuple[int, int]) -> Tensor:
+    """Image ``i`` for testing and display: resized, the middle cropped out.
+
+    Returns and raises as :func:`train_crop`.
+    """
+    array = image_set.image(i)
+    spare_y, spare_x = _spare(image_set, i, array, crop)
+    return _cropped(array, round(spare_y / 2), round(spare_x / 2), crop)
+
+
+def display_images(image_set: ImageSet, crop: tuple[int, int], count: int, seed: int | None = None) -> Tensor:
+    """The first ``min(count, len(image_set))`` images, centre-cropped; with a ``seed``, as many picked by it.
+
+    Returns:
+        [N, C, crop height, crop width] float32 in -1..1.
+
+    Raises:
+        ImageError: an image cannot be read or is smaller than the crop.
+        ValueError: ``count`` is below 1.
+    """
+    if count < 1:
+        raise ValueError(f"count of images to display must be at least 1, not {count}")
+    order = range(len(image_set)) if seed is None else shuffled(len(image_set), np.random.SeedSequence(seed))
+    return torch.stack([centre_crop(image_set, int(i), crop) for i in order[:count]])
+
+
+def shuffled(count: int, key: np.random.SeedSequence) -> np.ndarray:
+    """[count] int64: the numbers 0..count-1 in an order decided by ``key``, the same in every NumPy."""
+    return np.argsort(np.random.Philox(key).random_raw(count), kind="stable")
+
+
+def check_crops(image_set: ImageSet, crop: tuple[int, int]) -> None:
+    """Raise the ImageError of the first image smaller than ``crop``. Cheap for sets in memory."""
+    for i in range(len(image_set)):
+        _spare(image_set, i, image_set.image(i), crop)
+
+
+def _spare(image_set: ImageSet, i: int, array: Array, crop: tuple[int, int]) -> tuple[int, int]:
+    """How many rows and columns the crop leaves over."""
+    height, width = array.shape[:2]
+    if crop[0] > height or crop[1] > width:
+        resized = "" if image_set.short_side is None else f" after new_size {image_set.short_side}"
+        raise ImageError(
+            f"{image_set.path(i)}: {width}x{height} pixels (width x height){resized} is smaller than the "
+            f"crop of {crop[1]}x{crop[0]}; lower crop_image_width and crop_image_height or raise new_size"
+        )
+    return height - crop[0], width - crop[1]
+
+
+def _cropped(array: Array, top: int, left: int, crop: tuple[int, int]) -> Tensor:
+    return to_model_range(array[top : top + crop[0], left : left + crop[1]])
+
+
+def _in_threads(read: Callable[[int], Array], count: int) -> list[Array]:
+    """``read(0), ..., read(count - 1)``; the first failure is raised and the rest called off."""
+    pool = ThreadPoolExecutor(min(8, os.cpu_count() or 1))  # Pillow and NumPy let go of the interpreter lock
+    try:
+        return list(pool.map(read, range(count)))
+    finally:
+        pool.shutdown(cancel_futures=True)

@@ -1,0 +1,152 @@
+"""Line drawings and colourings of the OpenMoji emojis: a real two-domain data set from one Python package.
+
+Domain A holds line drawings and domain B coloured pictures. Every emoji belongs to one group of look-alikes,
+and a group goes as a whole to the lines for training, to the colours for training or to the paired test
+images, so that no drawing seen in training is met again in the test. Equal inputs give byte-equal folders.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from munit_fast.data._openmoji_art import (
+    code_points,
+    find_sources,
+    is_flag,
+    render_color,
+    render_line,
+    thin_out,
+    versions,
+)
+from munit_fast.data._openmoji_groups import Emoji, choose, group, split_of, survey
+from munit_fast.data.writing import SPLITS, DatasetError, prepared_manifest, staged_folder, write_manifest
+
+ATTRIBUTION = "All emojis designed by OpenMoji – the open-source emoji and icon project. License: CC BY-SA 4.0"
+REVISION = 2  # raise when the selection changes: a folder of another revision is not reused
+Progress = Callable[[int, int], None]
+
+
+def prepare_openmoji(
+    out: Path,
+    *,
+    size: int = 128,
+    progress: Progress | None = None,
+    limit: int | None = None,
+) -> dict[str, Any]:
+    """Render the data set into ``out``: trainA and testA (lines, grey), trainB and testB (colour, RGB).
+
+    All are PNG. testA and testB share file names. ``colourings/<test name>/`` holds the true colourings of
+    the test drawings that have several (skin tones; they appear nowhere else). ``manifest.json`` lists files,
+    groups and what was left out.
+
+    Args:
+        out: the folder to create; missing or empty. A complete data set with the same parameters is reused.
+        size: side of the square images in pixels; which emojis are taken does not depend on it.
+        progress: called as ``progress(done, total)`` now and then.
+        limit: look at this many emojis only, evenly spread (for trials).
+
+    Returns:
+        The manifest, with ``"reused"``: whether ``out`` had been prepared before.
+
+    Raises:
+        DatasetError: a package is missing, ``out`` holds something else, or a split came out empty.
+        FileWriteError: ``out`` cannot be written. Nothing is left behind.
+    """
+    out = Path(out)
+    if not 16 <= size <= 4096 or (limit is not None and limit < 1):
+        raise DatasetError(f"size must lie in 16..4096 and limit be at least 1, not size={size}, limit={limit}")
+    parameters = {"dataset": "openmoji", "revision": REVISION, "size": size, "limit": limit}
+    reused = prepared_manifest(out, parameters)
+    if reused is not None:
+        return reused
+    sources = thin_out(find_sources(), limit)
+    with staged_folder(out) as stage:
+        canvas = _Canvas(stage, size, sources)
+        counts = _paint(canvas, progress or (lambda done, total: None))
+        (stage / "ATTRIBUTION.txt").write_text(ATTRIBUTION + "\n", encoding="utf-8", newline="\n")
+        manifest = {"parameters": parameters, "versions": versions(), "attribution": ATTRIBUTION, **counts}
+        return write_manifest(stage, {**manifest, "files": dict(sorted(canvas.files.items()))})
+
+
+@dataclass
+class _Canvas:
+    """The folder being filled: renders go through here, so that each one is noted for the manifest."""
+
+    folder: Path
+    size: int
+    sources: dict[str, bytes]
+    files: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+    def line(self, where: str, emoji: Emoji, **notes: str) -> None:
+        self._save(where, emoji, render_line(self.sources[emoji.name], self.size), notes)
+
+    def color(self, where: str, emoji: Emoji, **notes: str) -> None:
+        self._save(where, emoji, render_color(self.sources[emoji.name], self.size), notes)
+
+    def _save(self, where: str, emoji: Emoji, image: Image.Image, notes: dict[str, str]) -> None:
+        name = f"{where}/{emoji.name}.png"
+        (self.folder / where).mkdir(parents=True, exist_ok=True)
+        image.save(self.folder / name, format="PNG", optimize=True)
+        self.files[name] = {"code_points": [f"{point:04X}" for point in emoji.code_points], **notes}
+
+
+def _paint(canvas: _Canvas, progress: Progress) -> dict[str, Any]:
+    """Survey, choose and write all images; the manifest's counts."""
+    names = [name for name in canvas.sources if not is_flag(code_points(name))]
+    skipped = Counter({"flag": len(canvas.sources) - len(names)})
+    total = 2 * len(names)
+    emojis = []
+    for name in names:
+        emojis.append(survey(name, canvas.sources[name]))
+        progress(len(emojis), total)
+    groups = group(emojis)
+    chosen = choose(emojis, skipped)
+    _refuse_empty_splits(chosen, groups)
+    for done, emoji in enumerate(chosen):
+        _paint_one(canvas, emoji, groups[emoji.name])
+        progress(len(names) + done * len(names) // len(chosen), total)
+    tests = [emoji for emoji in chosen if split_of(groups[emoji.name]) == "test"]
+    colourings = _paint_colourings(canvas, tests, emojis)
+    progress(total, total)
+    return {
+        "counts": {split: sum(name.startswith(f"{split}/") for name in canvas.files) for split in SPLITS},
+        "skipped": dict(sorted(skipped.items())),
+        "colourings": colourings,
+    }
+
+
+def _refuse_empty_splits(chosen: list[Emoji], groups: dict[str, str]) -> None:
+    found = Counter(split_of(groups[emoji.name]) for emoji in chosen)
+    if len(found) < 3:
+        raise DatasetError(f"too few emojis for all splits ({dict(found)}); raise limit or leave it out")
+
+
+def _paint_one(canvas: _Canvas, emoji: Emoji, group_key: str) -> None:
+    split = split_of(group_key)
+    if split in ("trainA", "test"):
+        canvas.line("testA" if split == "test" else split, emoji, group=group_key)
+    if split in ("trainB", "test"):
+        canvas.color("testB" if split == "test" else split, emoji, group=group_key)
+
+
+def _paint_colourings(canvas: _Canvas, tests: list[Emoji], emojis: list[Emoji]) -> dict[str, int]:
+    """Write the colourings of each test drawing that has several distinct ones; the counts."""
+    by_line: defaultdict[str, dict[str, Emoji]] = defaultdict(dict)
+    for emoji in emojis:
+        if emoji.drawable:
+            by_line[emoji.line_hash].setdefault(emoji.color_hash, emoji)
+    several = {test.name: list(by_line[test.line_hash].values()) for test in tests if len(by_line[test.line_hash]) > 1}
+    for test, colourings in several.items():
+        for emoji in colourings:
+            canvas.color(f"colourings/{test}", emoji)
+    return {
+        "drawings": len(several),
+        "drawings_with_five_or_more": sum(len(colourings) >= 5 for colourings in several.values()),
+        "files": sum(map(len, several.values())),
+    }

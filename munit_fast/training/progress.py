@@ -1,0 +1,109 @@
+"""What a person sees while a run trains: a live bar in a terminal, a line every few seconds elsewhere."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from types import TracebackType
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.text import Text
+
+_LINE_SECONDS = 15.0
+_WINDOW_SECONDS = 30.0
+
+
+def format_seconds(seconds: float) -> str:
+    """ "1:02:03", or "2:03" under an hour."""
+    minutes, s = divmod(int(seconds), 60)
+    hours, m = divmod(minutes, 60)
+    return f"{hours}:{m:02d}:{s:02d}" if hours else f"{m}:{s:02d}"
+
+
+class Speedometer:
+    """Iterations per second over the last half minute, and the time left at that speed."""
+
+    def __init__(self) -> None:
+        self._marks: list[tuple[float, int]] = []
+
+    def update(self, iteration: int) -> None:
+        now = time.monotonic()
+        self._marks.append((now, iteration))
+        while len(self._marks) > 2 and now - self._marks[0][0] > _WINDOW_SECONDS:
+            self._marks.pop(0)
+
+    @property
+    def speed(self) -> float:
+        if len(self._marks) < 2:
+            return 0.0
+        (t0, i0), (t1, i1) = self._marks[0], self._marks[-1]
+        return (i1 - i0) / (t1 - t0) if t1 > t0 else 0.0
+
+    def seconds_left(self, iteration: int, max_iter: int) -> float | None:
+        return (max_iter - iteration) / self.speed if self.speed > 0 else None
+
+
+class TrainingProgress:
+    """Shows iterations, it/s, losses and time left; a context manager."""
+
+    def __init__(self, console: Console, iteration: int, max_iter: int, deadline: float | None = None) -> None:
+        self.console, self.max_iter, self.deadline = (
+            console,
+            max_iter,
+            deadline,
+        )  # deadline on time.monotonic()
+        self.speedometer = Speedometer()
+        self.speedometer.update(iteration)
+        self._next_line = time.monotonic() + _LINE_SECONDS
+        self._losses = ""
+        self._bar: Progress | None = None
+        if console.is_terminal:
+            self._bar = Progress(
+                TextColumn("[bold]training"),
+                BarColumn(bar_width=None),
+                MofNCompleteColumn(),
+                TextColumn("{task.fields[speed]}"),
+                TextColumn("{task.fields[losses]}", style="cyan"),
+                TimeElapsedColumn(),
+                TextColumn("left {task.fields[left]}"),
+                console=console,
+                expand=True,
+            )
+            self._task = self._bar.add_task(
+                "training", total=max_iter, completed=iteration, speed="", losses="", left="?"
+            )
+
+    def __enter__(self) -> TrainingProgress:
+        if self._bar is not None:
+            self._bar.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+
+    def losses(self, values: Mapping[str, float]) -> None:
+        """Take the newest losses to show."""
+        short = {"G": "loss_gen_total", "D": "loss_dis_total"}
+        self._losses = " ".join(f"{key} {values[name]:.2f}" for key, name in short.items() if name in values)
+        recon = [v for k, v in values.items() if k.startswith("loss_gen_recon_x")]
+        if recon:
+            self._losses += f" recon {sum(recon) / len(recon):.3f}"
+
+    def advance(self, iteration: int) -> None:
+        """One iteration is done."""
+        self.speedometer.update(iteration)
+        speed = f"{self.speedometer.speed:.2f} it/s"
+        seconds = self.speedometer.seconds_left(iteration, self.max_iter)
+        if self.deadline is not None:
+            remaining = max(0.0, self.deadline - time.monotonic())
+            seconds = remaining if seconds is None else min(seconds, remaining)
+        left = "?" if seconds is None else format_seconds(seconds)
+        if self._bar is not None:
+            self._bar.update(self._task, completed=iteration, speed=speed, losses=self._losses, left=left)
+        elif time.monotonic() >= self._next_line:
+            self._next_line = time.monotonic() + _LINE_SECONDS
+            self.console.print(Text(f"{iteration}/{self.max_iter}  {speed}  {self._losses}  left {left}"))

@@ -1,0 +1,65 @@
+"""The four image sets that a configuration names."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from munit_fast.config import Config, ConfigError
+from munit_fast.data import ImageSet, list_images, read_list
+
+_FOLDERS = {
+    ("train", "a"): "trainA",
+    ("train", "b"): "trainB",
+    ("test", "a"): "testA",
+    ("test", "b"): "testB",
+}
+
+
+@dataclass
+class Sources:
+    """Training images of both domains, and test images where the configuration has them."""
+
+    train_a: ImageSet
+    train_b: ImageSet
+    test_a: ImageSet | None
+    test_b: ImageSet | None
+
+
+def image_paths(cfg: Config, split: str, domain: str) -> list[Path]:
+    """The images of `split` ("train" or "test") and `domain` ("a" or "b"), in a fixed order.
+
+    From data_root's trainA, trainB, testA, testB, or from data_folder_* with or without data_list_*.
+    Raises ConfigError when the configuration names no place, ImageError when the place holds no images.
+    """
+    if cfg.data_root is not None:
+        return list_images(Path(cfg.data_root) / _FOLDERS[split, domain])
+    key = f"{split}_{domain}"
+    folder, listing = getattr(cfg, f"data_folder_{key}"), getattr(cfg, f"data_list_{key}")
+    if folder is None:
+        raise ConfigError(
+            f"the configuration names no images: set data_root, or data_folder_{key} (and data_list_{key})"
+        )
+    return read_list(Path(listing), Path(folder)) if listing is not None else list_images(Path(folder))
+
+
+def has_images(cfg: Config, split: str, domain: str) -> bool:
+    """Whether the configuration names a place for these images and the place exists."""
+    if cfg.data_root is not None:
+        return (Path(cfg.data_root) / _FOLDERS[split, domain]).is_dir()
+    return getattr(cfg, f"data_folder_{split}_{domain}") is not None
+
+
+def open_sources(cfg: Config) -> Sources:
+    """Open the image sets. Raises ConfigError or ImageError."""
+
+    def image_set(split: str, domain: str) -> ImageSet:
+        channels: int = getattr(cfg, f"input_dim_{domain}")
+        return ImageSet(image_paths(cfg, split, domain), channels, cfg.short_side(domain))
+
+    return Sources(
+        image_set("train", "a"),
+        image_set("train", "b"),
+        image_set("test", "a") if has_images(cfg, "test", "a") else None,
+        image_set("test", "b") if has_images(cfg, "test", "b") else None,
+    )

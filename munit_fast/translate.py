@@ -1,0 +1,169 @@
+"""Files in, translated files out: what `munit-fast translate` runs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from munit_fast.config import Config
+from munit_fast.data import (
+    ImageError,
+    decode_image,
+    list_images,
+    resize_short_side,
+    save_image,
+    to_model_range,
+)
+from munit_fast.files import write_error
+from munit_fast.model import MUNIT, UNIT, Direction
+
+
+@dataclass
+class TranslateOptions:
+    """How to translate; see `munit-fast translate --help`."""
+
+    direction: Direction = "a2b"
+    num_style: int = 10
+    style: Path | None = None  # an example image or a folder of them
+    synchronized: bool = False
+    output_only: bool = False
+    native_size: bool = False  # keep each image's own size instead of the configuration's new_size
+    seed: int = 10
+    batch_size: int = 8
+    extension: str = "png"
+
+
+@dataclass
+class TranslateResult:
+    """What was written, and the message for each image that could not be read."""
+
+    written: list[Path]
+    failures: list[str]
+
+
+def translate_files(
+    model: MUNIT | UNIT,
+    source: Path,
+    output_folder: Path,
+    options: TranslateOptions,
+    progress: Callable[[int, int], None] | None = None,
+) -> TranslateResult:
+    """Translate an image or every image below a folder.
+
+    One image gives output000.png, output001.png, … (one per style) and input.png. A folder gives, for a/b.jpg,
+    a/b_000.png, a/b_001.png, … and a/b_input.png. Each image's random styles depend on the seed and on the image's
+    place in the sorted folder only, not on batches. An unreadable image of a folder is reported and left out.
+
+    Raises ImageError when the input, the example style or every image of a folder cannot be read, FileWriteError
+    when something cannot be written.
+    """
+    paths = list_images(source) if source.is_dir() else [source]
+    names = _output_names(paths, source)
+    styles = _Styles(model, options, len(paths))
+    result = TranslateResult([], [])
+    done = 0
+    for batch in _batches(paths, model.config, options, result.failures):
+        indices, images = [i for i, _ in batch], torch.stack([x for _, x in batch])
+        outputs = styles.translate(images, indices)
+        for i, image, translations in zip(indices, images, outputs):
+            result.written += _write(output_folder, names[i], image, translations, options)
+        done += len(batch)
+        if progress is not None:
+            progress(done + len(result.failures), len(paths))
+    if result.failures and not result.written:
+        raise ImageError("; ".join(result.failures))
+    return result
+
+
+class _Styles:
+    """Chooses each image's styles and translates with them."""
+
+    def __init__(self, model: MUNIT | UNIT, options: TranslateOptions, count: int) -> None:
+        self.model, self.options = model, options
+        self.codes: Tensor | None = None
+        if isinstance(model, UNIT):
+            if options.style is not None:
+                raise ValueError("--style needs MUNIT: UNIT has no style codes")
+            return
+        if options.style is not None:
+            examples = self._example_codes(model, options.style)
+            self.codes = examples.expand(count, -1, -1)
+            return
+        generator = torch.Generator().manual_seed(options.seed)
+        sets = 1 if options.synchronized else count
+        codes = torch.randn(sets, options.num_style, model.config.gen.style_dim, generator=generator)
+        self.codes = codes.expand(count, -1, -1)
+
+    def _example_codes(self, model: MUNIT, path: Path) -> Tensor:
+        domain = self.options.direction[-1]
+        paths = list_images(path) if path.is_dir() else [path]
+        images = [_read(p, model.config, domain, self.options.native_size) for p in paths]
+        device = next(model.parameters()).device
+        codes = [model.encode_style(x[None].to(device), "a" if domain == "a" else "b").cpu() for x in images]
+        return torch.cat(codes)
+
+    def translate(self, images: Tensor, indices: Sequence[int]) -> Tensor:
+        images = images.to(next(self.model.parameters()).device)
+        if isinstance(self.model, UNIT):
+            return self.model.translate(images, self.options.direction).cpu()
+        assert self.codes is not None
+        return self.model.translate(images, self.options.direction, style=self.codes[list(indices)]).cpu()
+
+
+def _read(path: Path, cfg: Config, domain: str, native_size: bool) -> Tensor:
+    array = decode_image(path, getattr(cfg, f"input_dim_{domain}"))
+    if not native_size:
+        array = resize_short_side(array, cfg.short_side(domain))
+    return to_model_range(array)
+
+
+def _batches(
+    paths: Sequence[Path], cfg: Config, options: TranslateOptions, failures: list[str]
+) -> Iterator[list[tuple[int, Tensor]]]:
+    """Runs of consecutive images of one size, at most batch_size long, as (index, [C, H, W])."""
+    batch: list[tuple[int, Tensor]] = []
+    for i, path in enumerate(paths):
+        try:
+            image = _read(path, cfg, options.direction[0], options.native_size)
+        except ImageError as error:
+            failures.append(str(error))
+            continue
+        if batch and (len(batch) == options.batch_size or batch[-1][1].shape != image.shape):
+            yield batch
+            batch = []
+        batch.append((i, image))
+    if batch:
+        yield batch
+
+
+def _output_names(paths: Sequence[Path], source: Path) -> list[str]:
+    """A name without extension for each image, unique: "" for a single file, else its path below the folder."""
+    if not source.is_dir():
+        return [""]
+    relative = [path.relative_to(source) for path in paths]
+    stems = [str(path.with_suffix("")) for path in relative]
+    return [stem if stems.count(stem) == 1 else f"{stem}_{path.suffix[1:]}" for stem, path in zip(stems, relative)]
+
+
+def _write(folder: Path, name: str, image: Tensor, translations: Tensor, options: TranslateOptions) -> list[Path]:
+    written = []
+    for j, translation in enumerate(translations):
+        file = f"{name}_{j:03d}" if name else f"output{j:03d}"
+        written.append(folder / f"{file}.{options.extension}")
+        _make_parent(written[-1])
+        save_image(translation, written[-1])
+    if not options.output_only:
+        written.append(folder / f"{f'{name}_input' if name else 'input'}.{options.extension}")
+        save_image(image, written[-1])
+    return written
+
+
+def _make_parent(path: Path) -> None:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise write_error(path.parent, error) from None
