@@ -175,8 +175,6 @@ def _cropped(array: Array, top: int, left: int, crop: tuple[int, int]) -> Tensor
 
 def _in_threads(read: Callable[[int], Array], count: int) -> list[Array]:
     """``read(0), ..., read(count - 1)``; the first failure is raised and the rest called off."""
-    pool = ThreadPoolExecutor(min(8, os.cpu_count() or 1))  # Pillow and NumPy let go of the interpreter lock
-    try:
+    # Threads do: Pillow lets go of the interpreter lock while it decodes and resizes.
+    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
         return list(pool.map(read, range(count)))
-    finally:
-        pool.shutdown(cancel_futures=True)
