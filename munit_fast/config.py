@@ -27,6 +27,14 @@ class ConfigError(ValueError):
 class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid", validate_assignment=True)
 
+    @model_validator(mode="before")
+    @classmethod
+    def _no_booleans(cls, values: Any) -> Any:
+        # YAML reads yes, no, on and off as booleans, which would pass for 1 and 0.
+        if isinstance(values, dict):
+            return {k: str(v).lower() if isinstance(v, bool) else v for k, v in values.items()}
+        return values
+
 
 class GeneratorConfig(_Section):
     """`gen:`, the auto-encoder of each domain."""
@@ -158,12 +166,9 @@ def _size_problems(cfg: Config) -> list[str]:
 def smallest_generator_size(gen: GeneratorConfig) -> int:
     """The smallest image side that the generator takes.
 
-    Reflection needs sides larger than the padding (3 pixels for the 7×7 convolutions, 1 for the style encoder's last
-    4×4 one, which sees 1/8 of the side), and norms need code planes larger than 1×1.
+    The style encoder halves the side four times, and the norms need code planes larger than 1×1.
     """
-    reflect = 16 if gen.pad_type == "reflect" else 8
-    code = 2 * 2**gen.n_downsample
-    return max(reflect, code)
+    return max(16, 2 * 2**gen.n_downsample)
 
 
 def smallest_discriminator_size(dis: DiscriminatorConfig) -> int:
@@ -175,16 +180,15 @@ def smallest_discriminator_size(dis: DiscriminatorConfig) -> int:
 
 
 def _discriminator_takes(side: int, dis: DiscriminatorConfig) -> bool:
-    need = 2 if dis.pad_type == "reflect" else 1
     for _ in range(dis.num_scales):
         s = side
         for layer in range(dis.n_layer):
-            if s < max(need, 2):
+            if s < 2:
                 return False
-            s = s // 2
-            if layer > 0 and dis.norm == "in" and s < 2:
+            s //= 2
+            if layer > 0 and dis.norm == "in" and s < 2:  # the variance of a 1×1 plane is zero
                 return False
-        side = (side + 1) // 2
+        side = (side + 1) // 2  # the average pool between scales
     return True
 
 
@@ -230,9 +234,9 @@ def _nearest(location: list[str]) -> str:
     sections: dict[str, type[BaseModel]] = {"gen": GeneratorConfig, "dis": DiscriminatorConfig}
     names = list(sections[location[0]].model_fields if len(location) > 1 else Config.model_fields)
     everywhere = {field: name for name, section in sections.items() for field in section.model_fields}
+    if len(location) == 1 and location[0] in everywhere:
+        return f"; it belongs inside {everywhere[location[0]]}:"
     close = difflib.get_close_matches(location[-1], names, n=1, cutoff=0.5)
     if close:
         return f"; did you mean {'.'.join([*location[:-1], close[0]])}?"
-    if len(location) == 1 and location[0] in everywhere:
-        return f"; it belongs inside {everywhere[location[0]]}:"
     return f"; known keys: {', '.join(names)}"
