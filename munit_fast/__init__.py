@@ -1,8 +1,8 @@
 """MUNIT (multimodal unsupervised image-to-image translation) on today's PyTorch.
 
-    import munit_fast as mf
-    model = mf.MUNIT(mf.load_config("config.yaml")).load("gen_00010000.pt")
-    y = model.translate(x, direction="a2b", num_styles=4)   # [N, C, H, W] -> [N, 4, C, H, W], all in [-1, 1]
+import munit_fast as mf
+model = mf.MUNIT(mf.load_config("config.yaml")).load("gen_00010000.pt")
+y = model.translate(x, direction="a2b", num_styles=4)   # [N, C, H, W] -> [N, 4, C, H, W], all in [-1, 1]
 """
 
 from __future__ import annotations

@@ -145,8 +145,13 @@ def _output_names(paths: Sequence[Path], source: Path) -> list[str]:
     if not source.is_dir():
         return [""]
     relative = [path.relative_to(source) for path in paths]
-    stems = [str(path.with_suffix("")) for path in relative]
-    return [stem if stems.count(stem) == 1 else f"{stem}_{path.suffix[1:]}" for stem, path in zip(stems, relative)]
+    names = [str(path.with_suffix("")) for path in relative]
+    for i, path in enumerate(relative):
+        if names.count(names[i]) > 1:  # a.png beside a.jpg
+            names[i] = f"{path.with_suffix('')}_{path.suffix[1:]}"
+            while names.count(names[i]) > 1:
+                names[i] += "_"
+    return names
 
 
 def _write(folder: Path, name: str, image: Tensor, translations: Tensor, options: TranslateOptions) -> list[Path]:

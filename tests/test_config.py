@@ -115,7 +115,9 @@ def runs(net: torch.nn.Module, size: int) -> bool:
 
 
 @pytest.mark.parametrize("pad_type", ["reflect", "zero", "replicate"])
-@pytest.mark.parametrize(("n_layer", "num_scales", "norm"), [(4, 3, "none"), (3, 2, "in"), (2, 1, "none"), (4, 2, "in")])
+@pytest.mark.parametrize(
+    ("n_layer", "num_scales", "norm"), [(4, 3, "none"), (3, 2, "in"), (2, 1, "none"), (4, 2, "in")]
+)
 def test_smallest_discriminator_size(n_layer: int, num_scales: int, norm: str, pad_type: Any) -> None:
     cfg = DiscriminatorConfig(dim=2, n_layer=n_layer, num_scales=num_scales, norm=norm, pad_type=pad_type)  # type: ignore[arg-type]
     smallest = smallest_discriminator_size(cfg)

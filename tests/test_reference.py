@@ -114,7 +114,10 @@ def test_every_float_type_trains(small_config: dict[str, Any], kind: str, dtype:
 @pytest.mark.parametrize("norm", ["none", "bn", "in", "ln", "sn"])
 @pytest.mark.parametrize("activ", ["relu", "lrelu", "prelu", "selu", "tanh"])
 def test_every_norm_and_activation_trains(small_config: dict[str, Any], norm: str, activ: str) -> None:
-    changes = {"dis": small_config["dis"] | {"norm": norm, "activ": activ}, "gen": small_config["gen"] | {"activ": activ}}
+    changes = {
+        "dis": small_config["dis"] | {"norm": norm, "activ": activ},
+        "gen": small_config["gen"] | {"activ": activ},
+    }
     trainer = make_trainer(small_config, **changes)
     iterate(trainer, *(torch.rand(2, 2, 3, 32, 32) * 2 - 1))
     assert torch.isfinite(trainer.loss_gen_total)

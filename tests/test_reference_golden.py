@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from functools import lru_cache
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +17,12 @@ GOLDEN = Path(__file__).parent / "golden"
 VARIANTS = sorted(path.stem for path in GOLDEN.glob("*.pt"))
 CASES = [(v, c) for v in VARIANTS for c in ("32x32_b1", "40x56_b3") if v == "cyc" or c == "32x32_b1"]
 # A bias in front of an instance norm: its gradient is zero but for rounding.
-FREE_BIAS = re.compile(r"(enc_content|dec\.model\.0|gen_[ab]\.enc|\benc)\..*conv\.bias|gen_[ab]\.dec\.model\.0\..*conv\.bias")
+FREE_BIAS = re.compile(
+    r"(enc_content|dec\.model\.0|gen_[ab]\.enc|\benc)\..*conv\.bias|gen_[ab]\.dec\.model\.0\..*conv\.bias"
+)
 
 
-@lru_cache(maxsize=None)
+@cache
 def golden(variant: str) -> dict[str, Any]:
     return torch.load(GOLDEN / f"{variant}.pt", weights_only=True)
 

@@ -1,0 +1,160 @@
+"""Checkpoint files: the published ones load and are written back byte for byte, foreign ones get a clear word."""
+
+from __future__ import annotations
+
+import os
+import pickle
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from munit_fast import MUNIT, UNIT, CheckpointError, MUNIT_Trainer, UNIT_Trainer, make_config
+from munit_fast.checkpoint import load_file, resume_run, save_run
+from munit_fast.reference.files import save_atomically
+
+FILES = Path(__file__).parent / "golden" / "files"
+
+
+def published_config() -> Any:
+    golden: dict[str, Any] = torch.load(FILES.parent / "cyc.pt", weights_only=True)
+    return golden["config"]
+
+
+def test_published_files_load_and_are_written_back_bit_for_bit(tmp_path: Path) -> None:
+    hp = published_config()
+    trainer = MUNIT_Trainer(hp)
+    assert trainer.resume(FILES, hp) == 1
+    trainer.save(tmp_path, 0)
+    for name in ("gen_00000001.pt", "dis_00000001.pt", "optimizer.pt"):
+        ours, theirs = (torch.load(folder / name, weights_only=True) for folder in (tmp_path, FILES))
+        compare(ours, theirs, name)
+
+
+def compare(ours: Any, theirs: Any, where: str) -> None:
+    assert type(ours) is type(theirs), where
+    if isinstance(ours, dict):
+        assert list(ours) == list(theirs), where
+        for key in ours:
+            compare(ours[key], theirs[key], f"{where}.{key}")
+    elif isinstance(ours, torch.Tensor):
+        assert ours.dtype == theirs.dtype, where
+        assert torch.equal(ours, theirs), where
+    elif isinstance(ours, (list, tuple)):
+        assert len(ours) == len(theirs), where
+        for i, pair in enumerate(zip(ours, theirs)):
+            compare(*pair, f"{where}[{i}]")
+    else:
+        assert ours == theirs, where
+
+
+@pytest.mark.parametrize("kind", ["MUNIT", "UNIT"])
+def test_save_and_resume_restore_everything(small_config: dict[str, Any], tmp_path: Path, kind: str) -> None:
+    hp = make_config(small_config).hyperparameters()
+    new = {"MUNIT": MUNIT_Trainer, "UNIT": UNIT_Trainer}[kind]
+    first, second = new(hp), new(hp)
+    x_a, x_b = torch.rand(2, 1, 3, 32, 32) * 2 - 1
+    first.update_learning_rate()
+    first.dis_update(x_a, x_b, hp)
+    first.gen_update(x_a, x_b, hp)
+    save_run(first, tmp_path, 1)
+    assert resume_run(second, tmp_path) == 1
+    compare(first.state_dict(), second.state_dict(), "networks")
+    compare(first.gen_opt.state_dict(), second.gen_opt.state_dict(), "gen_opt")
+    compare(first.dis_opt.state_dict(), second.dis_opt.state_dict(), "dis_opt")
+    if kind == "MUNIT":
+        assert torch.equal(first.s_a, second.s_a)
+
+
+def complaint(path: Path, cfg: Any, kind: Any = MUNIT) -> str:
+    with pytest.raises(CheckpointError) as error:
+        kind(cfg).load(path)
+    assert "\n" not in str(error.value)
+    assert str(path) in str(error.value)
+    return str(error.value)
+
+
+def test_another_configuration_is_named(small_config: dict[str, Any], tmp_path: Path) -> None:
+    cfg = make_config(small_config)
+    save_run(MUNIT_Trainer(cfg.hyperparameters()), tmp_path, 1)
+    path = tmp_path / "gen_00000001.pt"
+    other = make_config(small_config | {"gen": small_config["gen"] | {"dim": 8, "n_res": 2}})
+    text = complaint(path, other)
+    assert "gen.dim is 4 in the file and 8 here" in text
+    assert "gen.n_res is 1 in the file and 2 here" in text
+    assert "style_dim" not in text
+    assert "trainer is MUNIT in the file and UNIT here" in complaint(path, cfg, UNIT)
+    assert "input channels is 3 in the file and 1 here" in complaint(
+        path, make_config(small_config | {"input_dim_a": 1})
+    )
+    complaint(tmp_path / "dis_00000001.pt", cfg)
+
+
+def test_a_failed_load_changes_nothing(small_config: dict[str, Any], tmp_path: Path) -> None:
+    cfg = make_config(small_config)
+    model = MUNIT(cfg)
+    before = {k: v.clone() for k, v in model.state_dict().items()}
+    states = {"a": MUNIT(cfg).gen_a.state_dict(), "b": {"x": torch.ones(1)}}
+    torch.save(states, tmp_path / "gen.pt")
+    with pytest.raises(CheckpointError):
+        model.load(tmp_path / "gen.pt")
+    compare(dict(model.state_dict()), before, "model")
+
+
+class Mischief:
+    def __reduce__(self) -> Any:
+        return os.system, ("touch mischief-was-done",)
+
+
+def test_pickles_are_not_run(small_config: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name, write in (("zip.pt", torch.save), ("plain.pt", lambda o, p: p.write_bytes(pickle.dumps(o)))):
+        write({"a": Mischief(), "b": {}}, tmp_path / name)
+        assert "only tensors are loaded" in complaint(tmp_path / name, make_config(small_config))
+    assert not (tmp_path / "mischief-was-done").exists()
+
+
+@pytest.mark.parametrize("content", [b"", b"hello", b"PK\x03\x04broken", b"\x80\x02}q\x00."])
+def test_files_that_are_no_checkpoint(small_config: dict[str, Any], tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "gen_00000001.pt"
+    path.write_bytes(content)
+    complaint(path, make_config(small_config))
+
+
+def test_missing_truncated_and_foreign_files(small_config: dict[str, Any], tmp_path: Path) -> None:
+    cfg = make_config(small_config)
+    assert "no such checkpoint file" in complaint(tmp_path / "none.pt", cfg)
+    assert "is a folder" in complaint(tmp_path, cfg)
+    whole = (FILES / "gen_00000001.pt").read_bytes()
+    (tmp_path / "cut.pt").write_bytes(whole[: len(whole) // 2])
+    complaint(tmp_path / "cut.pt", cfg)
+    torch.save([1, 2], tmp_path / "list.pt")
+    assert "'a' and 'b'" in complaint(tmp_path / "list.pt", cfg)
+    torch.save({"a": {"w": torch.ones(2)}, "b": {"w": torch.ones(2)}}, tmp_path / "foreign.pt")
+    assert "does not fit" in complaint(tmp_path / "foreign.pt", cfg)
+
+
+def test_resume_without_or_with_foreign_files(small_config: dict[str, Any], tmp_path: Path) -> None:
+    trainer = MUNIT_Trainer(make_config(small_config).hyperparameters())
+    with pytest.raises(CheckpointError, match="nothing to resume from"):
+        resume_run(trainer, tmp_path)
+    save_run(trainer, tmp_path, 1)
+    torch.save({"gen": {}, "dis": {}}, tmp_path / "optimizer.pt")
+    with pytest.raises(CheckpointError, match=r"optimizer\.pt"):
+        resume_run(trainer, tmp_path)
+
+
+def test_a_save_that_fails_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "gen_00000001.pt"
+    save_atomically({"x": torch.ones(3)}, path)
+
+    def fail(obj: Any, file: Any) -> None:
+        Path(file).write_bytes(b"half")
+        raise RuntimeError("PytorchStreamWriter failed writing file data/0: file write failed")
+
+    monkeypatch.setattr(torch, "save", fail)
+    with pytest.raises(OSError, match="could not be written whole"):
+        save_atomically({"x": torch.zeros(3)}, path)
+    assert torch.equal(load_file(path)["x"], torch.ones(3))
+    assert [p.name for p in tmp_path.iterdir()] == [path.name]

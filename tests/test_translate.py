@@ -1,0 +1,119 @@
+"""Translating files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import munit_fast as mf
+from munit_fast.data import ImageError, decode_image, to_model_range
+from munit_fast.translate import TranslateOptions, translate_files
+
+
+@pytest.fixture
+def model(small_config: dict[str, Any]) -> mf.MUNIT:
+    torch.manual_seed(0)
+    return mf.MUNIT(mf.make_config(small_config)).eval()
+
+
+@pytest.fixture
+def pictures(tmp_path: Path) -> Path:
+    rng = np.random.default_rng(0)
+    folder = tmp_path / "pictures"
+    (folder / "more").mkdir(parents=True)
+    for name, size in (("a.png", (32, 32)), ("b.jpg", (45, 37)), ("more/c.png", (32, 32)), ("more/d.bmp", (32, 32))):
+        Image.fromarray(rng.integers(0, 256, (*size, 3), dtype=np.uint8)).save(folder / name)
+    return folder
+
+
+def pixels(path: Path) -> np.ndarray[Any, Any]:
+    return np.asarray(Image.open(path))
+
+
+def test_one_picture(model: mf.MUNIT, pictures: Path, tmp_path: Path) -> None:
+    result = translate_files(model, pictures / "a.png", tmp_path / "out", TranslateOptions(num_style=3))
+    names = ["input.png", "output000.png", "output001.png", "output002.png"]
+    assert sorted(p.name for p in result.written) == sorted(p.name for p in (tmp_path / "out").iterdir()) == names
+    assert np.array_equal(pixels(tmp_path / "out" / "input.png"), pixels(pictures / "a.png"))
+    # The picture is (y + 1) / 2, not stretched to the full range.
+    codes = torch.randn(1, 3, 3, generator=torch.Generator().manual_seed(10))
+    y = model.translate(to_model_range(decode_image(pictures / "a.png", 3))[None], style=codes)[0, 1]
+    expected = ((y + 1) * 127.5).round().byte().permute(1, 2, 0).numpy()
+    assert np.array_equal(pixels(tmp_path / "out" / "output001.png"), expected)
+
+
+def test_a_folder_in_any_batch_size(model: mf.MUNIT, pictures: Path, tmp_path: Path) -> None:
+    for batch_size in (1, 3):
+        options = TranslateOptions(num_style=2, batch_size=batch_size, output_only=True)
+        translate_files(model, pictures, tmp_path / str(batch_size), options)
+    one, three = (sorted(p for p in (tmp_path / n).rglob("*.png")) for n in ("1", "3"))
+    names = ["a_000.png", "a_001.png", "b_000.png", "b_001.png", "more/c_000.png", "more/c_001.png"]
+    assert [str(p.relative_to(tmp_path / "1")) for p in one] == [*names, "more/d_000.png", "more/d_001.png"]
+    for x, y in zip(one, three, strict=True):
+        assert np.abs(pixels(x).astype(int) - pixels(y)).max() <= 1
+    assert not np.array_equal(pixels(one[0]), pixels(one[1]))
+
+
+def test_sizes(model: mf.MUNIT, pictures: Path, tmp_path: Path) -> None:
+    translate_files(model, pictures / "b.jpg", tmp_path / "short", TranslateOptions(num_style=1))
+    assert pixels(tmp_path / "short" / "output000.png").shape == (38, 32, 3)  # 45×37 with a short side of 32
+    translate_files(model, pictures / "b.jpg", tmp_path / "native", TranslateOptions(num_style=1, native_size=True))
+    assert pixels(tmp_path / "native" / "output000.png").shape == (45, 37, 3)
+
+
+def test_synchronized_styles_and_seeds(model: mf.MUNIT, pictures: Path, tmp_path: Path) -> None:
+    Image.open(pictures / "a.png").save(pictures / "a2.png")
+
+    def translated(name: str, **options: Any) -> list[np.ndarray[Any, Any]]:
+        translate_files(model, pictures, tmp_path / name, TranslateOptions(num_style=1, output_only=True, **options))
+        return [pixels(tmp_path / name / f"{stem}_000.png") for stem in ("a", "a2")]
+
+    same = translated("same", synchronized=True)
+    assert np.array_equal(*same)
+    free = translated("free")
+    assert not np.array_equal(*free)
+    assert np.array_equal(free, translated("again"))
+    assert not np.array_equal(free, translated("other", seed=11))
+
+
+def test_style_of_an_example(model: mf.MUNIT, pictures: Path, tmp_path: Path) -> None:
+    options = TranslateOptions(style=pictures / "more" / "c.png", num_style=10, output_only=True)
+    result = translate_files(model, pictures / "a.png", tmp_path / "out", options)
+    assert [p.name for p in result.written] == ["output000.png"]
+    x, example = (to_model_range(decode_image(pictures / n, 3))[None] for n in ("a.png", "more/c.png"))
+    expected = model.translate(x, style=example)[0, 0]
+    assert np.array_equal(
+        pixels(tmp_path / "out" / "output000.png"), ((expected + 1) * 127.5).round().byte().permute(1, 2, 0).numpy()
+    )
+
+
+def test_b2a_and_unit(small_config: dict[str, Any], pictures: Path, tmp_path: Path) -> None:
+    unit = mf.UNIT(mf.make_config(small_config | {"input_dim_b": 1})).eval()
+    result = translate_files(unit, pictures / "a.png", tmp_path / "out", TranslateOptions(direction="b2a"))
+    assert [p.name for p in result.written] == ["output000.png", "input.png"]
+    assert pixels(tmp_path / "out" / "input.png").ndim == 2
+    with pytest.raises(ValueError, match="--style needs MUNIT"):
+        translate_files(unit, pictures / "a.png", tmp_path / "out", TranslateOptions(style=pictures / "a.png"))
+
+
+def test_names_that_would_collide(model: mf.MUNIT, pictures: Path, tmp_path: Path) -> None:
+    Image.open(pictures / "a.png").save(pictures / "a.jpg")
+    Image.open(pictures / "a.png").save(pictures / "a_png.bmp")
+    result = translate_files(model, pictures, tmp_path / "out", TranslateOptions(num_style=2))
+    assert len(set(result.written)) == len(result.written) == 6 * 3
+
+
+def test_unreadable_pictures_are_reported_and_the_rest_is_done(model: mf.MUNIT, pictures: Path, tmp_path: Path) -> None:
+    (pictures / "broken.png").write_bytes(b"no picture")
+    result = translate_files(model, pictures, tmp_path / "out", TranslateOptions(num_style=1, output_only=True))
+    assert len(result.written) == 4
+    assert len(result.failures) == 1
+    assert "broken.png" in result.failures[0]
+    with pytest.raises(ImageError, match=r"broken\.png"):
+        translate_files(model, pictures / "broken.png", tmp_path / "out2", TranslateOptions())
+    assert not (tmp_path / "out2").exists()
