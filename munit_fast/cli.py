@@ -16,6 +16,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from munit_fast.env import traceback_wanted
 from munit_fast.version import __version__
 
 app = typer.Typer(
@@ -248,7 +249,7 @@ def main() -> None:
     except BrokenPipeError:
         sys.exit(1)
     except (ValueError, OSError, RuntimeError, ImportError) as error:
-        if os.environ.get("MUNIT_FAST_TRACEBACK"):
+        if traceback_wanted():
             raise
         _complain(str(error) or type(error).__name__)
         sys.exit(1)

@@ -14,6 +14,11 @@ def max_pixels(default: int) -> int:
     return _positive_int("MUNIT_FAST_MAX_PIXELS", default)
 
 
+def traceback_wanted() -> bool:
+    """``MUNIT_FAST_TRACEBACK``: whether the commands show the traceback of an error."""
+    return bool(os.environ.get("MUNIT_FAST_TRACEBACK"))
+
+
 def _positive_int(name: str, default: int) -> int:
     text = os.environ.get(name, "").strip()
     if not text:

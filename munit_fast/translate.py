@@ -18,6 +18,7 @@ from munit_fast.data import (
     save_image,
     to_model_range,
 )
+from munit_fast.data.images import SAVED_FORMATS
 from munit_fast.files import write_error
 from munit_fast.model import MUNIT, UNIT, Direction
 
@@ -61,6 +62,9 @@ def translate_files(
     Raises ImageError when the input, the example style or every image of a folder cannot be read, FileWriteError
     when something cannot be written.
     """
+    if f".{options.extension}" not in SAVED_FORMATS:
+        known = ", ".join(name[1:] for name in SAVED_FORMATS)
+        raise ValueError(f"--format must be one of {known}; got {options.extension!r}")
     paths = list_images(source) if source.is_dir() else [source]
     names = _output_names(paths, source)
     styles = _Styles(model, options, len(paths))

@@ -30,7 +30,7 @@ IMAGE_EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".tif", ".tiff", ".
 
 # Pillow decides by content, not by name; some of its other formats start outside programs.
 _DECODED_FORMATS = ("JPEG", "PNG", "PPM", "BMP", "TIFF", "WEBP", "GIF")
-_SAVED_FORMATS = {
+SAVED_FORMATS = {
     ".png": "PNG",
     ".jpg": "JPEG",
     ".jpeg": "JPEG",
@@ -142,9 +142,9 @@ def save_image(tensor: Tensor, path: str | os.PathLike[str]) -> None:
         FileWriteError: the file cannot be written; a file already there is left as it was.
     """
     path = Path(path)
-    image_format = _SAVED_FORMATS.get(path.suffix.lower())
+    image_format = SAVED_FORMATS.get(path.suffix.lower())
     if image_format is None:
-        raise ImageError(f"{path}: images are saved as {_words(_SAVED_FORMATS)}, not as {path.suffix or 'a bare name'}")
+        raise ImageError(f"{path}: images are saved as {_words(SAVED_FORMATS)}, not as {path.suffix or 'a bare name'}")
     shape = list(tensor.shape)
     if len(shape) != 3 or shape[0] not in (1, 3) or 0 in shape or not tensor.is_floating_point():
         raise ImageError(f"{path}: an image is a floating-point tensor [1 or 3, H, W], not {shape} {tensor.dtype}")

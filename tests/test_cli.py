@@ -1,0 +1,168 @@
+"""The commands, as a person types them: in a process of their own, or through the same entry point."""
+
+from __future__ import annotations
+
+import resource
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from PIL import Image
+
+from munit_fast import cli
+
+
+def munit_fast(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, *arguments: object
+) -> tuple[int, str]:
+    """Exit code and standard error of `munit-fast ARGUMENTS`."""
+    monkeypatch.setattr(sys, "argv", ["munit-fast", *map(str, arguments)])
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    code = ended.value.code
+    return (code if isinstance(code, int) else 0), capsys.readouterr().err
+
+
+@pytest.fixture
+def call(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Any:
+    return lambda *arguments: munit_fast(capsys, monkeypatch, *arguments)
+
+
+@pytest.fixture
+def config(small_config: dict[str, Any], picture_folders: Path, tmp_path: Path) -> Path:
+    path = tmp_path / "small.yaml"
+    path.write_text(yaml.safe_dump(small_config | {"data_root": str(picture_folders)}))
+    return path
+
+
+@pytest.fixture
+def trained(call: Any, config: Path, tmp_path: Path) -> Path:
+    code, text = call("train", "--config", config, "--output_path", tmp_path, "--device", "cpu")
+    assert code == 0, text
+    return tmp_path / "outputs" / "small" / "checkpoints" / "gen_00000004.pt"
+
+
+def complaint(result: tuple[int, str]) -> str:
+    """The one line that a failed command must print."""
+    code, text = result
+    lines = [line for line in text.splitlines() if line.startswith("munit-fast: ")]
+    assert code == 1, text
+    assert len(lines) == 1, text
+    assert "Traceback" not in text
+    return lines[0]
+
+
+def test_train_resume_and_translate(
+    call: Any, config: Path, trained: Path, picture_folders: Path, tmp_path: Path
+) -> None:
+    assert "--resume" in complaint(call("train", "--config", config, "--output_path", tmp_path))
+    config.write_text(config.read_text().replace("max_iter: 4", "max_iter: 5"))
+    code, text = call("train", "--config", config, "--output_path", tmp_path, "--resume")
+    assert (code, "finished after iteration 5" in text) == (0, True)
+    arguments = ["--config", config, "--checkpoint", trained, "--output_folder", tmp_path / "out", "--num_style", 2]
+    code, text = call("translate", *arguments, "--input", picture_folders / "testA" / "0.png", "--a2b", 0, "--seed", 1)
+    assert code == 0, text
+    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["input.png", "output000.png", "output001.png"]
+    code, text = call("translate", *arguments, "--input_folder", picture_folders, "--synchronized", "--output_only")
+    assert code == 0, text
+    assert len(list((tmp_path / "out" / "testA").iterdir())) == 8
+
+
+def test_unit(call: Any, config: Path, picture_folders: Path, tmp_path: Path) -> None:
+    code, text = call("train", "--config", config, "--output_path", tmp_path, "--trainer", "UNIT")
+    assert code == 0, text
+    checkpoint = tmp_path / "outputs" / "small" / "checkpoints" / "gen_00000004.pt"
+    out = ["--config", config, "--checkpoint", checkpoint, "--output_folder", tmp_path / "out"]
+    code, text = call("translate", *out, "--input", picture_folders / "testB", "--trainer", "UNIT")
+    assert code == 0, text
+    assert "trainer is UNIT in the file" in complaint(call("translate", *out, "--input", picture_folders / "testB"))
+
+
+def test_bad_training_input(call: Any, config: Path, picture_folders: Path, tmp_path: Path) -> None:
+    def attempt(**changes: Any) -> str:
+        path = tmp_path / "changed.yaml"
+        path.write_text(yaml.safe_dump(yaml.safe_load(config.read_text()) | changes))
+        return complaint(call("train", "--config", path, "--output_path", tmp_path / "out"))
+
+    assert "did you mean batch_size?" in attempt(batchsize=1)
+    assert "no such folder" in attempt(data_root=str(tmp_path / "nowhere"))
+    assert "batch_size" in attempt(batch_size=5)
+    assert "set data_root" in attempt(data_root=None)
+    assert "vgg_w: 0" in attempt(vgg_w=1)
+    assert "crop_image_height" in attempt(new_size=32, crop_image_height=64, crop_image_width=32)
+    (picture_folders / "trainA" / "2.png").write_bytes(b"broken")
+    assert "2.png" in attempt()
+    for path in (picture_folders / "trainA").iterdir():
+        path.unlink()
+    assert "no images in this folder" in attempt()
+    assert not list((tmp_path / "out").rglob("*.pt"))
+    assert "no such configuration file" in complaint(call("train", "--config", tmp_path / "none.yaml"))
+
+
+def test_bad_translation_input(call: Any, config: Path, trained: Path, picture_folders: Path, tmp_path: Path) -> None:
+    picture, out = picture_folders / "testA" / "0.png", tmp_path / "out"
+
+    def attempt(source: Path | None = picture, **changes: Any) -> str:
+        options = {"config": config, "checkpoint": trained, "output_folder": out} | changes
+        flags = [word for name, value in options.items() for word in (f"--{name}", value)]
+        result = complaint(call("translate", *flags, *(["--input", source] if source else [])))
+        assert not list(out.rglob("*")) if out.is_dir() else True
+        return result
+
+    bomb = tmp_path / "bomb.png"
+    Image.new("1", (20000, 20000)).save(bomb)
+    assert "MUNIT_FAST_MAX_PIXELS" in attempt(bomb)
+    (tmp_path / "cut.png").write_bytes(picture.read_bytes()[:200])
+    assert "cut.png" in attempt(tmp_path / "cut.png")
+    assert "no such" in attempt(tmp_path / "none.png")
+    assert "give one of --input and --input_folder" in attempt(None)
+    assert "no such checkpoint file" in attempt(checkpoint=tmp_path / "none.pt")
+    assert "cannot be loaded safely" in attempt(checkpoint=picture) or "not a checkpoint" in attempt(checkpoint=picture)
+    assert "--device" in attempt(device="warp")
+    assert "gif" in attempt(format="gif")
+    out.write_text("a file where the folder should be")
+    assert str(out) in attempt()
+
+
+def test_help_and_version(call: Any) -> None:
+    for command in (
+        (),
+        ("demo",),
+        ("train",),
+        ("translate",),
+        ("prepare",),
+        ("prepare", "openmoji"),
+        ("prepare", "edges"),
+    ):
+        code, _ = call(*command, "--help")
+        assert code == 0
+    assert call("--version")[0] == 0
+    assert call("paint")[0] == 2
+
+
+def test_prepare_edges(call: Any, picture_folders: Path, tmp_path: Path) -> None:
+    code, text = call("prepare", "edges", "--source", picture_folders, tmp_path / "edges", "--size", 32)
+    assert code == 0, text
+    assert "is ready" in text
+    assert (tmp_path / "edges" / "manifest.json").is_file()
+    assert "no such folder" in complaint(call("prepare", "edges", "--source", tmp_path / "none", tmp_path / "e2"))
+    assert not (tmp_path / "e2").exists()
+
+
+def test_a_full_disk_leaves_no_half_written_checkpoint(config: Path, tmp_path: Path) -> None:
+    def full_disk() -> None:  # files may grow to 20 kB: logs fit, checkpoints do not
+        resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
+
+    command = [sys.executable, "-m", "munit_fast", "train", "--config", str(config), "--output_path", str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, preexec_fn=full_disk, timeout=120)
+    assert done.returncode == 1, done.stderr
+    assert "Traceback" not in done.stderr
+    assert "munit-fast: " in done.stderr
+    for path in (tmp_path / "outputs").rglob("*.pt"):
+        import torch
+
+        torch.load(path, weights_only=True)
+    assert not list((tmp_path / "outputs").rglob("gen_*.pt"))
