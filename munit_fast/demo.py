@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 import yaml
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor
@@ -112,12 +113,17 @@ def run_demo(options: DemoOptions, console: Console) -> Path:
 
 
 def print_evaluation(evaluation: Evaluation, console: Console) -> None:
-    """Print the table of results."""
-    header, *rows = evaluation.rows()
-    table = Table(*header, title=f"{evaluation.test_images} held-out pairs", title_justify="left")
-    for row in rows:
-        table.add_row(*row)
+    """Print the results beside what they should be compared with."""
+    table = Table("", "value", "real data", "untranslated", "baselines", box=SIMPLE_HEAD)
+    for row in evaluation.entries:
+        numbers = (f"{x:.4g}" if x is not None else "–" for x in (row.value, row.floor, row.ceiling))
+        baselines = "\n".join(f"{name} {value:.4g}" for name, value in row.baselines.items())
+        table.add_row(f"{row.direction} {row.name} {'↓' if row.better == 'lower' else '↑'}", *numbers, baselines)
+    console.print(f"     {evaluation.test_images} held-out pairs; ↓ lower is better, ↑ higher is better")
     console.print(table)
+    lines = evaluation["colour_to_lines.l1"]
+    if lines.ceiling:
+        console.print(f"     colour → lines L1 is {lines.value / lines.ceiling:.3f}× that of copying the input")
 
 
 def _train(options: DemoOptions, data_root: Path, console: Console) -> tuple[Config, TrainResult]:

@@ -202,7 +202,7 @@ def test_files_of_pytorch_03(small_config: dict[str, Any], n_res: int, n_downsam
     upgraded = upgrade_state_dict(old, gen)
     assert set(upgraded) == set(state)
     gen.load_state_dict(upgraded)
-    with pytest.raises(RuntimeError, match="conv.weight"):
+    with pytest.raises(RuntimeError, match=r"conv\.weight"):
         gen.load_state_dict(upgrade_state_dict({k: v for k, v in old.items() if "dec.model.0" not in k}, gen))
 
 
@@ -237,6 +237,6 @@ def test_noise_is_replayed(small_config: dict[str, Any]) -> None:
     replayed.dis_update(x_a, x_b, replayed.hyperparameters, noise=noise[:2])
     replayed.gen_update(x_a, x_b, replayed.hyperparameters, noise=noise[2:])
     assert torch.equal(drawn.loss_gen_total, replayed.loss_gen_total)
+    unit = make_trainer(small_config, "UNIT")
     with pytest.raises(ValueError, match="noise must hold 4"):
-        unit = make_trainer(small_config, "UNIT")
         unit.gen_update(x_a, x_b, unit.hyperparameters, noise=noise[:1])
