@@ -143,6 +143,11 @@ def translate(
     format: Annotated[str, typer.Option(help="png, jpg, bmp, tif or webp.")] = "png",
     trainer: TrainerOption = TrainerName.MUNIT,
     device: DeviceOption = "auto",
+    output_path: Annotated[Path, typer.Option("--output_path", hidden=True)] = Path("."),  # published; nothing to do
+    compute_is: Annotated[bool, typer.Option("--compute_IS", hidden=True)] = False,
+    compute_cis: Annotated[bool, typer.Option("--compute_CIS", hidden=True)] = False,
+    inception_a: Annotated[Path | None, typer.Option("--inception_a", hidden=True)] = None,
+    inception_b: Annotated[Path | None, typer.Option("--inception_b", hidden=True)] = None,
 ) -> None:
     """Translate an image or a folder of images with a trained model."""
     from rich.progress import Progress
@@ -151,6 +156,11 @@ def translate(
     from munit_fast.model import TRANSLATORS
     from munit_fast.translate import TranslateOptions, translate_files
 
+    if compute_is or compute_cis:
+        raise ValueError(
+            "--compute_IS and --compute_CIS are not computed here: they need a classifier of your domains; translate "
+            "without them and score the output folder, with torch-fidelity for example"
+        )
     source = input or input_folder
     if source is None or (input and input_folder):
         raise ValueError("give one of --input and --input_folder")

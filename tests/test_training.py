@@ -179,3 +179,39 @@ def test_time_left() -> None:
     meter._marks = [(0.0, 0), (2.0, 4)]
     assert meter.speed == 2.0
     assert meter.seconds_left(4, 10) == 3.0
+
+
+WORKERS = """
+import sys
+from pathlib import Path
+from munit_fast.data import ImageSet, UnpairedBatches, list_images
+from munit_fast.training.signals import StopRequest
+
+sets = [ImageSet(list_images(Path(sys.argv[1]) / name), cache=False) for name in ("trainA", "trainB")]
+with StopRequest() as stop:
+    for number, batch in enumerate(UnpairedBatches(*sets, (32, 32), (32, 32), 2, num_workers=2)):
+        print("batch", flush=True)
+        if stop.requested:
+            break
+        if number > 100_000:
+            sys.exit("never asked to stop")
+print("stopped", flush=True)
+"""
+
+
+def test_ctrl_c_in_a_terminal_leaves_the_loader_working(picture_folders: Path) -> None:
+    # A terminal signals the whole process group, the loader's workers too.
+    process = subprocess.Popen(
+        [sys.executable, "-c", WORKERS, str(picture_folders)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "batch\n"
+    os.killpg(process.pid, signal.SIGINT)
+    output, errors = process.communicate(timeout=60)
+    assert process.returncode == 0, errors
+    assert output.endswith("stopped\n")
+    assert errors == ""

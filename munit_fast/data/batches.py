@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator
 from itertools import count
 from pathlib import Path
@@ -89,6 +90,7 @@ class UnpairedBatches:
             batch_sampler=self._schedule.batches(self.start_iteration),
             num_workers=self._num_workers,
             collate_fn=_collate,
+            worker_init_fn=_leave_signals_to_the_parent,
             pin_memory=torch.cuda.is_available(),
             generator=torch.Generator(),  # without one, the loader takes a number from the global generator
         )
@@ -165,6 +167,15 @@ class _Samples(Dataset[_Sample]):
         except ImageError as error:
             return _Sample(key.domain, _Failure(str(error)))
         return _Sample(key.domain, content)
+
+
+def _leave_signals_to_the_parent(worker: int) -> None:
+    """Ctrl-C reaches every process of a terminal; the parent decides, and SIGTERM must still end a worker.
+
+    A forked worker would otherwise inherit the parent's handlers, which take the first signal as a request only.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 def _collate(samples: list[_Sample]) -> tuple[Tensor, Tensor] | _Failure:
