@@ -19,13 +19,14 @@ from rich.table import Table
 from torch import Tensor
 
 from munit_fast.config import Config, make_config
-from munit_fast.data import ImageSet, centre_crop, list_images, prepare_openmoji
+from munit_fast.data import ImageSet, centre_crop, list_images, prepare_openmoji, save_image
 from munit_fast.data.openmoji import ATTRIBUTION
 from munit_fast.files import atomic_write_bytes
 from munit_fast.metrics import Evaluation, evaluate
 from munit_fast.model import MUNIT
 from munit_fast.reference import MUNIT_Trainer
 from munit_fast.training import TrainOptions, TrainResult, train
+from munit_fast.training.grids import make_grid
 from munit_fast.web import (
     DemoReport,
     DrawingRow,
@@ -109,6 +110,10 @@ def run_demo(options: DemoOptions, console: Console) -> Path:
 
     console.print("[bold]4/4[/] Making the page …")
     report = _report(model, cfg, options, result, pictures, evaluation)
+    rows = [
+        torch.stack([row.drawing, *row.translations, row.truth]) for row in report.drawings if row.truth is not None
+    ]
+    save_image(make_grid(rows), options.folder / "grid.png")
     return write_demo_page(options.folder / "index.html", data=report)
 
 
@@ -157,7 +162,8 @@ def _choose_threads(cfg: Config, device: torch.device, console: Console) -> floa
         speeds[threads] = _measure_speed(cfg, device)
     best = max(speeds, key=lambda threads: speeds[threads])
     torch.set_num_threads(best)
-    console.print("     " + ", ".join(f"{n} threads: {s:.2f} it/s" for n, s in speeds.items()) + f"; using {best}")
+    measured = ", ".join(f"{s:.2f} it/s with {n}" for n, s in speeds.items())
+    console.print(f"     threads: {measured}; using {best}")
     return speeds[best]
 
 

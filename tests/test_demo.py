@@ -1,0 +1,34 @@
+"""The demonstration, at its smallest."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from PIL import Image
+from rich.console import Console
+
+from munit_fast import demo
+from munit_fast.data import prepare_openmoji
+
+
+@pytest.mark.slow
+def test_demonstration(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(demo, "prepare_openmoji", lambda out, size: prepare_openmoji(out, size=size, limit=300))
+    options = demo.DemoOptions(folder=tmp_path, minutes=0.05, size=32, dim=4)
+    console = Console(record=True, width=100, quiet=True)
+    page = demo.run_demo(options, console)
+    text = page.read_text()
+    assert page == tmp_path / "index.html"
+    assert text.count("data:image/") > demo.SHOWN_DRAWINGS * (demo.STYLES + 2) / 2
+    assert "http://" not in text.replace("http://www.w3.org", "")  # self-contained
+    assert "OpenMoji" in text
+    entries = {row["key"]: row for row in json.loads((tmp_path / "metrics.json").read_text())["entries"]}
+    assert {"colour_to_lines.l1", "lines_to_colour.kid_e3", "lines_to_colour.diversity"} <= set(entries)
+    assert entries["colour_to_lines.l1"]["ceiling"] > 0
+    assert Image.open(tmp_path / "grid.png").size[0] == (demo.STYLES + 2) * 34 + 2
+
+    again = demo.run_demo(options, console)  # a second run keeps the first
+    assert again == page
+    assert sorted(p.name for p in (tmp_path / "outputs").iterdir()) == ["openmoji-1", "openmoji-2"]
