@@ -21,7 +21,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from munit_fast import make_config
 from munit_fast.checkpoint import load_file
 from munit_fast.training import TrainOptions, TrainResult, train
-from munit_fast.training.folder import RunFolderError
+from munit_fast.training.folder import RunFolder, RunFolderError
 from munit_fast.training.grids import make_grid
 from munit_fast.training.progress import Speedometer, format_seconds
 
@@ -103,13 +103,9 @@ def test_a_finished_run_is_not_overwritten(small_config: dict[str, Any], picture
 
 
 def test_two_runs_in_one_folder(small_config: dict[str, Any], picture_folders: Path, tmp_path: Path) -> None:
-    def second(trainer: Any) -> None:
-        with pytest.raises(RunFolderError, match="another run"):
-            run(small_config, picture_folders, tmp_path, resume=True)
-
-    values = small_config | {"data_root": str(picture_folders)}
-    options = TrainOptions(name="small", output_path=tmp_path)
-    train(make_config(values), options, config_text="", console=Console(quiet=True), on_start=second)
+    with RunFolder(tmp_path, "small").opened(resume=False), pytest.raises(RunFolderError, match="another run"):
+        run(small_config, picture_folders, tmp_path, resume=True)
+    assert run(small_config, picture_folders, tmp_path).finished
 
 
 def test_constant_pictures_are_survived_and_counted(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -61,11 +61,10 @@ def train(
     *,
     config_text: str,
     console: Console | None = None,
-    on_start: Callable[[Any], None] | None = None,
 ) -> TrainResult:
     """Train MUNIT or UNIT until max_iter, a time limit, Ctrl-C or SIGTERM; each of them saves first.
 
-    `config_text` is kept beside the results. `on_start` is called with the trainer before the first iteration.
+    `config_text` is kept beside the results.
     Raises ConfigError, ImageError, CheckpointError, RunFolderError or FileWriteError, each with one clear message.
     """
     folder = RunFolder(options.output_path, options.name)
@@ -73,8 +72,6 @@ def train(
     with folder.opened(options.resume):
         run = _Run(cfg, options, folder, sources, console or Console(stderr=True))
         folder.write_config(config_text)
-        if on_start is not None:
-            on_start(run.trainer)
         return run.train()
 
 
