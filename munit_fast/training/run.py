@@ -129,7 +129,7 @@ class _Run:
 
     def train(self) -> TrainResult:
         begin, done = time.monotonic(), self.start
-        saved = self.start if self.options.resume else -1
+        saved = self.start
         writer = SummaryWriter(str(self.folder.logs), purge_step=self.start + 1)
         limit = self.options.time_limit
         deadline = None if limit is None else begin + limit
