@@ -128,8 +128,9 @@ class _Run:
         return a.to(self.options.device), b.to(self.options.device)
 
     def train(self) -> TrainResult:
-        begin, done = time.monotonic(), self.start
-        saved = self.start
+        begin = time.monotonic()
+        done = saved = self.start
+        whole = True  # False in the middle of an iteration
         writer = SummaryWriter(str(self.folder.logs), purge_step=self.start + 1)
         limit = self.options.time_limit
         deadline = None if limit is None else begin + limit
@@ -139,15 +140,17 @@ class _Run:
             with stop, self.bar:
                 batches = iter(self.batches)
                 while done < self.cfg.max_iter and not stop.requested and not _passed(deadline):
-                    self._iterate(*next(batches), done + 1)
-                    done += 1
+                    x_a, x_b = next(batches)
+                    whole = False
+                    self._iterate(x_a, x_b, done + 1)
+                    done, whole = done + 1, True
                     self.bar.advance(done)
                     if self._after_iteration(done, writer):
                         saved = done
         finally:
-            # Whatever ended the run (a vanished file, a full disk for the logs, an impatient second Ctrl-C):
-            # the iterations done so far are whole, so they are kept.
-            if saved != done:
+            # Whatever ended the run (a vanished file, a full disk for the logs), the iterations done are kept; not
+            # after a second Ctrl-C in the middle of one, where the discriminator may be a step ahead.
+            if saved != done and whole:
                 save_run(self.trainer, self.folder.checkpoints, done)
             writer.close()
         self._write_page(done, refresh=False)
