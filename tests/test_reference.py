@@ -202,6 +202,8 @@ def test_files_of_pytorch_03(small_config: dict[str, Any], n_res: int, n_downsam
     upgraded = upgrade_state_dict(old, gen)
     assert set(upgraded) == set(state)
     gen.load_state_dict(upgraded)
+    with pytest.raises(RuntimeError, match=r"Unexpected key.*foreign"):
+        gen.load_state_dict(upgrade_state_dict(old | {"foreign.weight": torch.ones(1)}, gen))
     with pytest.raises(RuntimeError, match=r"conv\.weight"):
         gen.load_state_dict(upgrade_state_dict({k: v for k, v in old.items() if "dec.model.0" not in k}, gen))
 
