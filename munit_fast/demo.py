@@ -60,9 +60,9 @@ def demo_config(options: DemoOptions, data_root: Path, max_iter: int) -> Config:
         {
             "max_iter": max_iter,
             "batch_size": 1,
-            "lr": 0.0005,
+            "lr": 0.001,
             "lr_policy": "step",
-            "step_size": max(1, round(0.4 * max_iter)),
+            "step_size": max(1, round(0.5 * max_iter)),
             "gamma": 0.3,
             "recon_x_w": 10,
             "recon_x_cyc_w": 10,
