@@ -51,6 +51,8 @@ def _device(name: str):  # type: ignore[no-untyped-def]
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         device = torch.device(name)
+        if device.type not in ("cpu", "cuda"):
+            raise RuntimeError("not supported")
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
         raise ValueError(f"--device {name}: {str(error).splitlines()[0]}; use cpu, or auto") from None
@@ -99,16 +101,21 @@ def train(
     seed: Annotated[int, typer.Option(min=0, help="Of weights, data order, crops and styles.")] = 0,
 ) -> None:
     """Train. Ctrl-C or SIGTERM saves and stops; --resume continues."""
-    from munit_fast.config import load_config
+    from munit_fast.config import parse_config, read_config
     from munit_fast.training import TrainOptions
     from munit_fast.training import train as run
 
     console = _console()
-    cfg = load_config(config)
+    text = read_config(config)
+    cfg = parse_config(text, source=str(config))
     options = TrainOptions(config.stem, output_path, trainer.value, resume, _device(device), seed)
-    result = run(cfg, options, config_text=config.read_text(encoding="utf-8"), console=console)
+    result = run(cfg, options, config_text=text, console=console)
     how = "finished" if result.finished else "stopped"
-    console.print(f"{how} after iteration {result.iterations}; checkpoints in {result.folder.checkpoints}")
+    console.print(
+        f"{how} after iteration {result.iterations}; checkpoints in {result.folder.checkpoints}",
+        markup=False,
+        soft_wrap=True,
+    )
     if result.skipped_steps:
         console.print(f"{result.skipped_steps} steps were skipped because their gradient was not finite")
 
@@ -186,7 +193,7 @@ def translate(
             options,
             lambda done, total: bar.update(task, completed=done, total=total),
         )
-    console.print(f"{len(result.written)} files in {output_folder}")
+    console.print(f"{len(result.written)} files in {output_folder}", markup=False, soft_wrap=True)
     for failure in result.failures:
         _complain(failure)
     if result.failures:
@@ -238,7 +245,7 @@ def _report_prepared(out: Path, manifest) -> None:  # type: ignore[no-untyped-de
     console = _console()
     state = "was prepared already" if manifest.get("reused") else "is ready"
     counts = ", ".join(f"{count} {split}" for split, count in manifest["counts"].items())
-    console.print(f"{out} {state}: {counts}")
+    console.print(f"{out} {state}: {counts}", markup=False, soft_wrap=True)
     skipped = {reason: count for reason, count in manifest["skipped"].items() if count}
     if skipped:
         console.print("left out: " + ", ".join(f"{count} {reason}" for reason, count in skipped.items()))
@@ -258,8 +265,9 @@ def main() -> None:
         sys.exit(130)
     except BrokenPipeError:
         sys.exit(1)
-    except (ValueError, OSError, RuntimeError, ImportError) as error:
+    except Exception as error:
         if traceback_wanted():
             raise
+        # The last resort too: a person should not have to read a traceback to learn which file is at fault.
         _complain(str(error) or type(error).__name__)
         sys.exit(1)

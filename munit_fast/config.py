@@ -54,9 +54,9 @@ class DiscriminatorConfig(_Section):
     dim: Count = 64
     norm: Literal["none", "bn", "in", "ln", "sn"] = "none"
     activ: Activation = "lrelu"
-    n_layer: Count = 4
+    n_layer: Annotated[int, Field(ge=1, le=10)] = 4
     gan_type: Literal["lsgan", "nsgan"] = "lsgan"
-    num_scales: Count = 3
+    num_scales: Annotated[int, Field(ge=1, le=10)] = 3
     pad_type: Padding = "reflect"
 
 
@@ -145,7 +145,9 @@ def _size_problems(cfg: Config) -> list[str]:
                 f"{key}: {size} is not a multiple of 2^gen.n_downsample = {multiple}, so reconstructions would come "
                 f"out smaller than the images; use {nearest}"
             )
-        smallest = max(smallest_generator_size(cfg.gen), smallest_discriminator_size(cfg.dis))
+        smallest = max(smallest_generator_size(cfg.gen), smallest_discriminator_size(cfg.dis, cfg.batch_size))
+        if cfg.vgg_w > 0:
+            smallest = max(smallest, 32)  # VGG16 halves the side four times, and its features are normed
         if size < smallest:
             problems.append(
                 f"{key}: {size} is too small for gen.n_downsample = {cfg.gen.n_downsample}, dis.n_layer = "
@@ -171,22 +173,23 @@ def smallest_generator_size(gen: GeneratorConfig) -> int:
     return max(16, 2 * 2**gen.n_downsample)
 
 
-def smallest_discriminator_size(dis: DiscriminatorConfig) -> int:
+def smallest_discriminator_size(dis: DiscriminatorConfig, batch_size: int = 1) -> int:
     """The smallest image side that every scale of the discriminator takes."""
     side = 1
-    while not _discriminator_takes(side, dis):
+    while not _discriminator_takes(side, dis, batch_size):
         side += 1
     return side
 
 
-def _discriminator_takes(side: int, dis: DiscriminatorConfig) -> bool:
+def _discriminator_takes(side: int, dis: DiscriminatorConfig, batch_size: int) -> bool:
+    needs_planes = dis.norm == "in" or (dis.norm == "bn" and batch_size == 1)
     for _ in range(dis.num_scales):
         s = side
         for layer in range(dis.n_layer):
             if s < 2:
                 return False
             s //= 2
-            if layer > 0 and dis.norm == "in" and s < 2:  # the variance of a 1×1 plane is zero
+            if layer > 0 and needs_planes and s < 2:  # the variance of a 1×1 plane is zero
                 return False
         side = (side + 1) // 2  # the average pool between scales
     return True
@@ -194,20 +197,29 @@ def _discriminator_takes(side: int, dis: DiscriminatorConfig) -> bool:
 
 def load_config(path: str | Path) -> Config:
     """Read and check a YAML configuration file. Raises ConfigError."""
+    return parse_config(read_config(path), source=str(path))
+
+
+def read_config(path: str | Path) -> str:
+    """The text of a configuration file. Raises ConfigError."""
     path = Path(path)
     try:
-        text = path.read_text(encoding="utf-8")
+        return path.read_text(encoding="utf-8")
     except FileNotFoundError:
         raise ConfigError(f"{path}: no such configuration file") from None
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: cannot be read as a text file: {error}") from None
+
+
+def parse_config(text: str, source: str = "configuration") -> Config:
+    """Check the text of a YAML configuration. Raises ConfigError."""
     try:
         values = yaml.safe_load(text)
     except (yaml.YAMLError, RecursionError, ValueError) as error:
-        raise ConfigError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
+        raise ConfigError(f"{source}: not valid YAML: {' '.join(str(error).split())}") from None
     if not isinstance(values, dict):
-        raise ConfigError(f"{path}: a configuration is a list of `key: value` lines; found {type(values).__name__}")
-    return make_config(values, source=str(path))
+        raise ConfigError(f"{source}: a configuration is a list of `key: value` lines; found {type(values).__name__}")
+    return make_config(values, source=source)
 
 
 def make_config(values: dict[str, Any], source: str = "configuration") -> Config:

@@ -85,6 +85,7 @@ def demo_config(options: DemoOptions, data_root: Path, max_iter: int) -> Config:
 
 def run_demo(options: DemoOptions, console: Console) -> Path:
     """Run the whole demonstration and return the page's path; raises what its parts raise, each a clear message."""
+    demo_config(options, options.folder, 1)  # a size that cannot be is refused before anything is made
     options.folder.mkdir(parents=True, exist_ok=True)
     data_root = options.folder / f"openmoji-{options.size}"
     console.print(f"[bold]1/4[/] OpenMoji drawings at {options.size} px …")

@@ -45,6 +45,8 @@ class _Translator(nn.Module):
 
     def _check_images(self, name: str, x: Tensor, domain: str) -> None:
         channels = getattr(self.config, f"input_dim_{domain}")
+        if not isinstance(x, Tensor):
+            raise ValueError(f"{name} must be a torch.Tensor; got {type(x).__name__}")
         if x.dim() != 4 or x.shape[1] != channels or 0 in x.shape:
             raise ValueError(f"{name} must be images [N, {channels}, H, W] with N, H, W ≥ 1; got {list(x.shape)}")
         if not x.is_floating_point():
@@ -106,11 +108,12 @@ class MUNIT(_Translator):
         _check_direction(direction)
         source, target = (self.gen_a, self.gen_b) if direction == "a2b" else (self.gen_b, self.gen_a)
         self._check_images("x", x, direction[0])
-        codes = self._style_codes(x, direction, num_styles, style, generator)
-        padded = self._pad(x)
+        like = next(self.parameters())
+        codes = self._style_codes(x.to(like), direction, num_styles, style, generator)
+        padded = self._pad(x.to(like))
         content = source.enc_content(padded)
         images = [target.decode(content, codes[:, j, :, None, None]) for j in range(codes.shape[1])]
-        return torch.stack(images, dim=1)[..., : x.shape[2], : x.shape[3]].contiguous()
+        return torch.stack(images, dim=1)[..., : x.shape[2], : x.shape[3]].contiguous().to(x)
 
     @torch.no_grad()
     def encode_style(self, x: Tensor, domain: Literal["a", "b"]) -> Tensor:
@@ -134,9 +137,11 @@ class MUNIT(_Translator):
         """[N, S, style_dim] on x's device, in x's dtype."""
         n, dim = x.shape[0], self.config.gen.style_dim
         if style is None:
-            if num_styles < 1:
-                raise ValueError(f"num_styles must be at least 1; got {num_styles}")
+            if not isinstance(num_styles, int) or num_styles < 1:
+                raise ValueError(f"num_styles must be a whole number of at least 1; got {num_styles}")
             return torch.randn(n, num_styles, dim, generator=generator).to(x)
+        if not isinstance(style, Tensor):
+            raise ValueError(f"style must be a torch.Tensor; got {type(style).__name__}")
         style = style.to(x)
         if style.dim() == 4 and style.shape[2:] != (1, 1):
             self._check_images("style", style, direction[-1])
@@ -171,8 +176,8 @@ class UNIT(_Translator):
         _check_direction(direction)
         source, target = (self.gen_a, self.gen_b) if direction == "a2b" else (self.gen_b, self.gen_a)
         self._check_images("x", x, direction[0])
-        image = target.decode(source.enc(self._pad(x)))
-        return image[:, None, :, : x.shape[2], : x.shape[3]].contiguous()
+        image = target.decode(source.enc(self._pad(x.to(next(self.parameters())))))
+        return image[:, None, :, : x.shape[2], : x.shape[3]].contiguous().to(x)
 
 
 TRANSLATORS: dict[str, type[MUNIT] | type[UNIT]] = {"MUNIT": MUNIT, "UNIT": UNIT}

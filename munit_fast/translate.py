@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -62,11 +64,17 @@ def translate_files(
     Raises ImageError when the input, the example style or every image of a folder cannot be read, FileWriteError
     when something cannot be written.
     """
+    options = replace(options, extension=options.extension.lower())
     if f".{options.extension}" not in SAVED_FORMATS:
         known = ", ".join(name[1:] for name in SAVED_FORMATS)
         raise ValueError(f"--format must be one of {known}; got {options.extension!r}")
-    paths = list_images(source) if source.is_dir() else [source]
+    paths = (
+        [p for p in list_images(source) if not _is_inside(p, output_folder, source)] if source.is_dir() else [source]
+    )
+    if not paths:
+        raise ImageError(f"{source}: every image there is inside --output_folder; choose another")
     names = _output_names(paths, source)
+    _protect_inputs(paths, names, output_folder, options)
     styles = _Styles(model, options, len(paths))
     result = TranslateResult([], [])
     done = 0
@@ -83,6 +91,13 @@ def translate_files(
     return result
 
 
+def random_styles(options: TranslateOptions, style_dim: int, place: int) -> Tensor:
+    """The random styles [num_style, style_dim] of the image at `place`, whatever other images there are."""
+    seed = np.random.SeedSequence([options.seed, place]).generate_state(1, np.uint64)[0]
+    generator = torch.Generator().manual_seed(int(seed >> 1))
+    return torch.randn(options.num_style, style_dim, generator=generator)
+
+
 class _Styles:
     """Chooses each image's styles and translates with them."""
 
@@ -97,10 +112,8 @@ class _Styles:
             examples = self._example_codes(model, options.style)
             self.codes = examples.expand(count, -1, -1)
             return
-        generator = torch.Generator().manual_seed(options.seed)
-        sets = 1 if options.synchronized else count
-        codes = torch.randn(sets, options.num_style, model.config.gen.style_dim, generator=generator)
-        self.codes = codes.expand(count, -1, -1)
+        places = [0] * count if options.synchronized else range(count)
+        self.codes = torch.stack([random_styles(options, model.config.gen.style_dim, place) for place in places])
 
     def _example_codes(self, model: MUNIT, path: Path) -> Tensor:
         domain = self.options.direction[-1]
@@ -121,7 +134,10 @@ class _Styles:
 def _read(path: Path, cfg: Config, domain: str, native_size: bool) -> Tensor:
     array = decode_image(path, getattr(cfg, f"input_dim_{domain}"))
     if not native_size:
-        array = resize_short_side(array, cfg.short_side(domain))
+        try:
+            array = resize_short_side(array, cfg.short_side(domain))
+        except ImageError as error:
+            raise ImageError(f"{path}: {error}") from None
     return to_model_range(array)
 
 
@@ -149,24 +165,59 @@ def _output_names(paths: Sequence[Path], source: Path) -> list[str]:
     if not source.is_dir():
         return [""]
     relative = [path.relative_to(source) for path in paths]
-    names = [str(path.with_suffix("")) for path in relative]
-    for i, path in enumerate(relative):
-        if names.count(names[i]) > 1:  # a.png beside a.jpg
-            names[i] = f"{path.with_suffix('')}_{path.suffix[1:]}"
-            while names.count(names[i]) > 1:
-                names[i] += "_"
+    stems = Counter(str(path.with_suffix("")) for path in relative)
+    taken = {stem for stem, count in stems.items() if count == 1}
+    names = []
+    for path in relative:
+        name = str(path.with_suffix(""))
+        if stems[name] > 1:  # a.png beside a.jpg
+            name += f"_{path.suffix[1:]}"
+            while name in taken:
+                name += "_"
+            taken.add(name)
+        names.append(name)
     return names
+
+
+def _is_inside(path: Path, folder: Path, source: Path) -> bool:
+    """Whether an image of `source` lies in an output folder inside it: made by an earlier run, then."""
+    folder = folder.resolve()
+    return folder != source.resolve() and folder in path.resolve().parents
+
+
+def _protect_inputs(paths: Sequence[Path], names: Sequence[str], folder: Path, options: TranslateOptions) -> None:
+    """Raise ValueError if a file to write is one of the files to read."""
+    inputs = {path.resolve() for path in paths}
+    if options.style is not None:
+        inputs.update(p.resolve() for p in (list_images(options.style) if options.style.is_dir() else [options.style]))
+    folder = folder.resolve()
+    if not any(folder in path.parents for path in inputs):
+        return
+    count = options.num_style if options.style is None else len(inputs)
+    for name in names:
+        for j in [*range(count), None]:
+            if (folder / _file_name(name, j, options)).resolve() in inputs:
+                raise ValueError(
+                    f"--output_folder {folder}: {_file_name(name, j, options)} there is one of the inputs and would be "
+                    "overwritten; choose another folder"
+                )
+
+
+def _file_name(name: str, style: int | None, options: TranslateOptions) -> str:
+    """The file of an image's translation number `style`, or of the copy of its input (None)."""
+    if style is None:
+        return f"{name}_input.{options.extension}" if name else f"input.{options.extension}"
+    return f"{name}_{style:03d}.{options.extension}" if name else f"output{style:03d}.{options.extension}"
 
 
 def _write(folder: Path, name: str, image: Tensor, translations: Tensor, options: TranslateOptions) -> list[Path]:
     written = []
     for j, translation in enumerate(translations):
-        file = f"{name}_{j:03d}" if name else f"output{j:03d}"
-        written.append(folder / f"{file}.{options.extension}")
+        written.append(folder / _file_name(name, j, options))
         _make_parent(written[-1])
         save_image(translation, written[-1])
     if not options.output_only:
-        written.append(folder / f"{f'{name}_input' if name else 'input'}.{options.extension}")
+        written.append(folder / _file_name(name, None, options))
         save_image(image, written[-1])
     return written
 

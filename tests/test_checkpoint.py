@@ -58,8 +58,8 @@ def test_save_and_resume_restore_everything(small_config: dict[str, Any], tmp_pa
     first.update_learning_rate()
     first.dis_update(x_a, x_b, hp)
     first.gen_update(x_a, x_b, hp)
-    save_run(first, tmp_path, 1)
-    assert resume_run(second, tmp_path) == 1
+    save_run(first, tmp_path, 1, {"seed": 7})
+    assert resume_run(second, tmp_path) == (1, {"seed": 7})
     compare(first.state_dict(), second.state_dict(), "networks")
     compare(first.gen_opt.state_dict(), second.gen_opt.state_dict(), "gen_opt")
     compare(first.dis_opt.state_dict(), second.dis_opt.state_dict(), "dis_opt")
@@ -140,9 +140,67 @@ def test_resume_without_or_with_foreign_files(small_config: dict[str, Any], tmp_
     with pytest.raises(CheckpointError, match="nothing to resume from"):
         resume_run(trainer, tmp_path)
     save_run(trainer, tmp_path, 1)
-    torch.save({"gen": {}, "dis": {}}, tmp_path / "optimizer.pt")
+    torch.save({"optimizers": {"gen": {}, "dis": {}}}, tmp_path / "resume_00000001.pt")
+    with pytest.raises(CheckpointError, match=r"resume_00000001\.pt"):
+        resume_run(trainer, tmp_path)
+    (tmp_path / "resume_00000001.pt").unlink()
+    assert resume_run(trainer, tmp_path) == (1, {})  # as a folder of the published implementation
+    torch.save([1], tmp_path / "optimizer.pt")
     with pytest.raises(CheckpointError, match=r"optimizer\.pt"):
         resume_run(trainer, tmp_path)
+
+
+def test_a_save_killed_at_any_file_leaves_a_state_to_resume(
+    small_config: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hp = make_config(small_config).hyperparameters()
+    trainer = MUNIT_Trainer(hp)
+    replace = os.replace
+    for survivors in range(5):
+        folder = tmp_path / str(survivors)
+        folder.mkdir()
+        save_run(trainer, folder, 5)
+        renamed: list[str] = []
+
+        def dying(source: Any, target: Any, renamed: list[str] = renamed, survivors: int = survivors) -> None:
+            if len(renamed) == survivors:
+                raise KeyboardInterrupt
+            renamed.append(Path(target).name)
+            replace(source, target)
+
+        monkeypatch.setattr(os, "replace", dying)
+        try:
+            save_run(trainer, folder, 10)
+        except KeyboardInterrupt:
+            assert survivors < 4
+        monkeypatch.undo()
+        iterations, _ = resume_run(MUNIT_Trainer(hp), folder)
+        assert iterations == (10 if survivors >= 3 else 5), renamed
+
+
+def test_published_optimizer_of_a_constant_rate(small_config: dict[str, Any], tmp_path: Path) -> None:
+    hp = make_config(small_config | {"lr_policy": "constant", "lr": 0.5}).hyperparameters()
+    trainer = MUNIT_Trainer(hp)
+    trainer.save(tmp_path, 0)
+    states = torch.load(tmp_path / "optimizer.pt", weights_only=True)
+    for state in states.values():
+        del state["param_groups"][0]["initial_lr"]
+    torch.save(states, tmp_path / "optimizer.pt")
+    other = MUNIT_Trainer(hp)
+    assert resume_run(other, tmp_path)[0] == other.resume(tmp_path, hp) == 1
+    other.update_learning_rate()
+    assert other.gen_opt.param_groups[0]["lr"] == 0.5
+
+
+@pytest.mark.parametrize("display_size", [1, 5])
+def test_resume_with_another_display_size(small_config: dict[str, Any], tmp_path: Path, display_size: int) -> None:
+    trainer = MUNIT_Trainer(make_config(small_config).hyperparameters())
+    save_run(trainer, tmp_path, 1)
+    other = MUNIT_Trainer(make_config(small_config | {"display_size": display_size}).hyperparameters())
+    resume_run(other, tmp_path)
+    assert len(other.s_a) == display_size
+    shared = min(2, display_size)
+    assert torch.equal(other.s_a[:shared], trainer.s_a[:shared])
 
 
 def test_a_save_that_fails_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

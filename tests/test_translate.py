@@ -12,7 +12,7 @@ from PIL import Image
 
 import munit_fast as mf
 from munit_fast.data import ImageError, decode_image, to_model_range
-from munit_fast.translate import TranslateOptions, translate_files
+from munit_fast.translate import TranslateOptions, random_styles, translate_files
 
 
 @pytest.fixture
@@ -41,7 +41,7 @@ def test_one_picture(model: mf.MUNIT, pictures: Path, tmp_path: Path) -> None:
     assert sorted(p.name for p in result.written) == sorted(p.name for p in (tmp_path / "out").iterdir()) == names
     assert np.array_equal(pixels(tmp_path / "out" / "input.png"), pixels(pictures / "a.png"))
     # The picture is (y + 1) / 2, not stretched to the full range.
-    codes = torch.randn(1, 3, 3, generator=torch.Generator().manual_seed(10))
+    codes = random_styles(TranslateOptions(num_style=3), 3, 0)[None]
     y = model.translate(to_model_range(decode_image(pictures / "a.png", 3))[None], style=codes)[0, 1]
     expected = ((y + 1) * 127.5).round().byte().permute(1, 2, 0).numpy()
     assert np.array_equal(pixels(tmp_path / "out" / "output001.png"), expected)
@@ -106,6 +106,32 @@ def test_names_that_would_collide(model: mf.MUNIT, pictures: Path, tmp_path: Pat
     Image.open(pictures / "a.png").save(pictures / "a_png.bmp")
     result = translate_files(model, pictures, tmp_path / "out", TranslateOptions(num_style=2))
     assert len(set(result.written)) == len(result.written) == 6 * 3
+
+
+def test_styles_do_not_depend_on_the_other_pictures(model: mf.MUNIT, pictures: Path, tmp_path: Path) -> None:
+    options = TranslateOptions(num_style=2, output_only=True)
+    translate_files(model, pictures, tmp_path / "before", options)
+    Image.open(pictures / "a.png").save(pictures / "z.png")
+    translate_files(model, pictures, tmp_path / "after", options)
+    assert np.array_equal(pixels(tmp_path / "before" / "b_001.png"), pixels(tmp_path / "after" / "b_001.png"))
+
+
+def test_inputs_are_never_overwritten(model: mf.MUNIT, pictures: Path, tmp_path: Path) -> None:
+    Image.open(pictures / "a.png").save(pictures / "a_000.png")
+    before = (pictures / "a_000.png").read_bytes()
+    with pytest.raises(ValueError, match=r"a_000\.png there is one of the inputs"):
+        translate_files(model, pictures, pictures, TranslateOptions(num_style=1))
+    (pictures / "a.png").rename(pictures / "input.png")
+    with pytest.raises(ValueError, match=r"input\.png there is one of the inputs"):
+        translate_files(model, pictures / "input.png", pictures, TranslateOptions(num_style=1))
+    assert (pictures / "a_000.png").read_bytes() == before
+
+
+def test_outputs_inside_the_input_folder_are_not_inputs(model: mf.MUNIT, pictures: Path) -> None:
+    options = TranslateOptions(num_style=1)
+    first = translate_files(model, pictures, pictures / "out", options)
+    second = translate_files(model, pictures, pictures / "out", options)
+    assert first.written == second.written
 
 
 def test_unreadable_pictures_are_reported_and_the_rest_is_done(model: mf.MUNIT, pictures: Path, tmp_path: Path) -> None:

@@ -37,20 +37,10 @@ def checkpoint_name(kind: str, iterations: int) -> str:
     return f"{kind}_{iterations:08d}.pt"
 
 
-def newest_checkpoint(folder: str | Path, kind: str) -> tuple[Path, int]:
-    """The file of `kind` ("gen" or "dis") with the most iterations in `folder`, and that number.
-
-    Raises FileNotFoundError when there is none.
-    """
-    found = {}
-    for path in Path(folder).glob(f"{kind}_*.pt"):
-        match = re.fullmatch(rf"{kind}_(\d+)\.pt", path.name)
-        if match:
-            found[int(match[1])] = path
-    if not found:
-        raise FileNotFoundError(f"no {kind}_########.pt in {folder}")
-    iterations = max(found)
-    return found[iterations], iterations
+def found_checkpoints(folder: str | Path, kind: str) -> dict[int, Path]:
+    """The files of `kind` ("gen" or "dis") in `folder`, by completed iterations."""
+    matches = ((re.fullmatch(rf"{kind}_(\d+)\.pt", path.name), path) for path in Path(folder).glob(f"{kind}_*.pt"))
+    return {int(match[1]): path for match, path in matches if match}
 
 
 def save_atomically(obj: Any, path: str | Path) -> None:
@@ -69,7 +59,7 @@ def save_atomically(obj: Any, path: str | Path) -> None:
             torch.save(obj, temporary)
         except RuntimeError as error:  # torch's writer reports a full disk this way
             raise OSError(
-                errno.ENOSPC, f"could not be written whole ({str(error).splitlines()[0]})", str(path)
+                errno.ENOSPC, f"could not be written whole; is the disk full? ({str(error).splitlines()[0]})", str(path)
             ) from None
         with open(temporary, "rb") as file:
             os.fsync(file.fileno())

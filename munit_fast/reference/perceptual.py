@@ -45,7 +45,10 @@ class Vgg16(nn.Module):
                 "(a state_dict with keys conv1_1.weight … conv5_3.bias): put the file there, or set vgg_w: 0"
             )
         net = cls()
-        net.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
+        try:
+            net.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
+        except Exception as error:  # a foreign file can make the unpickler raise almost anything
+            raise ValueError(f"{path}: not a VGG16 state_dict with keys conv1_1.weight … conv5_3.bias") from error
         return net.eval().requires_grad_(False)
 
 

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .files import checkpoint_name, newest_checkpoint, save_atomically, upgrade_state_dict
+from .files import checkpoint_name, found_checkpoints, save_atomically, upgrade_state_dict
 from .networks import AdaINGen, MsImageDis, VAEGen
 from .perceptual import Vgg16, perceptual_loss
 from .weights_init import weights_init
@@ -119,26 +119,37 @@ class _Trainer(nn.Module):
 
         Raises FileNotFoundError when a file is missing, RuntimeError (from load_state_dict) when shapes differ.
         """
-        gen_path, iterations = newest_checkpoint(checkpoint_dir, "gen")
-        dis_path, _ = newest_checkpoint(checkpoint_dir, "dis")
-        for path, nets in ((gen_path, (self.gen_a, self.gen_b)), (dis_path, (self.dis_a, self.dis_b))):
+        generators, discriminators = (found_checkpoints(checkpoint_dir, kind) for kind in ("gen", "dis"))
+        if not set(generators) & set(discriminators):
+            raise FileNotFoundError(f"no gen_########.pt and dis_########.pt of one iteration in {checkpoint_dir}")
+        iterations = max(set(generators) & set(discriminators))
+        for path, nets in (
+            (generators[iterations], (self.gen_a, self.gen_b)),
+            (discriminators[iterations], (self.dis_a, self.dis_b)),
+        ):
             states = torch.load(path, map_location="cpu", weights_only=True)
             for key, net in zip("ab", nets):
                 net.load_state_dict(upgrade_state_dict(states[key], net))
         states = torch.load(Path(checkpoint_dir, "optimizer.pt"), map_location="cpu", weights_only=True)
-        self.dis_opt.load_state_dict(states["dis"])
-        self.gen_opt.load_state_dict(states["gen"])
+        self.load_optimizers(states)
         self.hyperparameters = hyperparameters
         self.iterations = iterations
         return iterations
+
+    def load_optimizers(self, states: Mapping[str, Any]) -> None:
+        """Load {"gen", "dis"}, the content of an optimizer.pt, with the learning rates it holds."""
+        for optimizer, state in ((self.dis_opt, states["dis"]), (self.gen_opt, states["gen"])):
+            optimizer.load_state_dict(state)
+            for group in optimizer.param_groups:  # absent from published files of a constant learning rate
+                group.setdefault("initial_lr", group["lr"])
 
     def save(self, snapshot_dir: str | Path, iterations: int) -> None:
         """Write gen_########.pt, dis_########.pt (named iterations + 1) and optimizer.pt, each whole or not at all."""
         folder = Path(snapshot_dir)
         generators = {"a": self.gen_a.state_dict(), "b": self.gen_b.state_dict()}
         discriminators = {"a": self.dis_a.state_dict(), "b": self.dis_b.state_dict()}
-        save_atomically(generators, folder / checkpoint_name("gen", iterations + 1))
         save_atomically(discriminators, folder / checkpoint_name("dis", iterations + 1))
+        save_atomically(generators, folder / checkpoint_name("gen", iterations + 1))
         save_atomically({"gen": self.gen_opt.state_dict(), "dis": self.dis_opt.state_dict()}, folder / "optimizer.pt")
 
 

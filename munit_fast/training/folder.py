@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -49,6 +50,8 @@ class RunFolder:
                     f"{self.checkpoints}: a run is saved here already; continue it with --resume, or choose another "
                     "--output_path"
                 )
+            for leftover in self.checkpoints.glob(".saving-*"):  # of a killed process
+                shutil.rmtree(leftover, ignore_errors=True)
             yield self
         finally:
             lock.release()

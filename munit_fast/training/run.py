@@ -100,7 +100,8 @@ class _Run:
         self.trainer = TRAINERS[options.trainer](self.hyperparameters).to(options.device)
         self.start = 0
         if options.resume:
-            self.start = resume_run(self.trainer, folder.checkpoints)
+            self.start, notes = resume_run(self.trainer, folder.checkpoints)
+            self._take_up(notes)
             console.print(f"resuming after iteration {self.start}")
         folder.cut_losses(self.start)
         self.history = folder.read_losses()
@@ -120,6 +121,22 @@ class _Run:
             self.display["test"] = self._display(sources.test_a, sources.test_b)
         else:
             console.print("no test images: grids show training images only")
+
+    def _take_up(self, notes: Mapping[str, Any]) -> None:
+        """Continue what an earlier process counted, and say where this run will not be what it began as."""
+        self.trainer.skipped_steps = int(notes.get("skipped_steps", 0))
+        if notes.get("seed", self.options.seed) != self.options.seed:
+            self.console.print(
+                f"this run began with --seed {notes['seed']}; with --seed {self.options.seed} it goes on with other "
+                "data order and styles"
+            )
+        rate = self.trainer.gen_opt.param_groups[0]["initial_lr"]
+        if rate != self.cfg.lr:
+            self.console.print(f"the checkpoint's learning rate {rate:g} is kept; lr: {self.cfg.lr:g} has no effect")
+
+    def _save(self, done: int) -> None:
+        notes = {"seed": self.options.seed, "skipped_steps": self.trainer.skipped_steps}
+        save_run(self.trainer, self.folder.checkpoints, done, notes)
 
     def _display(self, set_a: ImageSet, set_b: ImageSet) -> tuple[Tensor, Tensor]:
         crop = (self.cfg.crop_image_height, self.cfg.crop_image_width)
@@ -151,7 +168,7 @@ class _Run:
             # Whatever ended the run (a vanished file, a full disk for the logs), the iterations done are kept; not
             # after a second Ctrl-C in the middle of one, where the discriminator may be a step ahead.
             if saved != done and whole:
-                save_run(self.trainer, self.folder.checkpoints, done)
+                self._save(done)
             writer.close()
         self._write_page(done, refresh=False)
         finished = done >= self.cfg.max_iter
@@ -178,7 +195,7 @@ class _Run:
         if done % cfg.image_save_iter == 0 or done % cfg.image_display_iter == 0:
             self._write_page(done, refresh=True)
         if done % cfg.snapshot_save_iter == 0:
-            save_run(self.trainer, self.folder.checkpoints, done)
+            self._save(done)
             return True
         return False
 

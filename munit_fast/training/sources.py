@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from munit_fast.config import Config, ConfigError
 from munit_fast.data import ImageSet, list_images, read_list
@@ -55,7 +56,9 @@ def open_sources(cfg: Config) -> Sources:
 
     def image_set(split: str, domain: str) -> ImageSet:
         channels: int = getattr(cfg, f"input_dim_{domain}")
-        return ImageSet(image_paths(cfg, split, domain), channels, cfg.short_side(domain))
+        # Of the test images only the displayed ones are ever read.
+        cache: Literal["auto", False] = "auto" if split == "train" else False
+        return ImageSet(image_paths(cfg, split, domain), channels, cfg.short_side(domain), cache)
 
     return Sources(
         image_set("train", "a"),
