@@ -74,6 +74,8 @@ def _check_fit(path: str | Path, key: str, state: Mapping[str, Tensor], net: nn.
     if not differences:
         return
     found, wanted = describe_network(state), describe_network(own)
+    if found and "dis.dim" in found and "dis.dim" not in wanted:
+        raise CheckpointError(f"{path}: holds discriminators; give the gen_########.pt beside it")
     if found and wanted:
         changed = [k for k in wanted if found.get(k) != wanted[k]]
         detail = ", ".join(f"{k} is {found.get(k, 'absent')} in the file and {wanted[k]} here" for k in changed)

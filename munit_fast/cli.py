@@ -9,6 +9,7 @@ import os
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 import sys
+import warnings
 from enum import Enum
 from pathlib import Path
 from typing import Annotated
@@ -88,7 +89,7 @@ def demo(
 
     console = _console()
     page = run_demo(DemoOptions(folder, minutes, size, dim, _device(device), seed), console)
-    console.print(f"\n[bold green]Open {page}[/] in a browser.")
+    console.print(f"\nOpen {page} in a browser.", style="bold green", markup=False, soft_wrap=True)
 
 
 @app.command()
@@ -258,6 +259,8 @@ def _complain(message: str) -> None:
 
 def main() -> None:
     """Run the command line: every foreseeable failure becomes one clear line and exit code 1."""
+    # Pillow warns from its own limit on; ours is checked before anything is decoded, and says what to do.
+    warnings.filterwarnings("ignore", message="Image size .* exceeds limit", module="PIL")
     try:
         app()
     except KeyboardInterrupt:

@@ -88,7 +88,7 @@ def test_another_configuration_is_named(small_config: dict[str, Any], tmp_path: 
     assert "input channels is 3 in the file and 1 here" in complaint(
         path, make_config(small_config | {"input_dim_a": 1})
     )
-    complaint(tmp_path / "dis_00000001.pt", cfg)
+    assert "give the gen_" in complaint(tmp_path / "dis_00000001.pt", cfg)
 
 
 def test_a_failed_load_changes_nothing(small_config: dict[str, Any], tmp_path: Path) -> None:

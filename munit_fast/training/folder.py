@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -53,8 +53,20 @@ class RunFolder:
             for leftover in self.checkpoints.glob(".saving-*"):  # of a killed process
                 shutil.rmtree(leftover, ignore_errors=True)
             yield self
+        except BaseException:
+            self._remove_if_empty()
+            raise
         finally:
             lock.release()
+
+    def _remove_if_empty(self) -> None:
+        """Leave no tree of empty folders behind a run that was refused."""
+        with suppress(OSError):
+            for folder in (self.images, self.checkpoints, self.logs):
+                folder.rmdir()
+            if [path.name for path in self.root.iterdir()] == [".lock"]:
+                (self.root / ".lock").unlink()
+                self.root.rmdir()
 
     def write_config(self, text: str) -> None:
         """Keep the configuration beside the results."""
