@@ -81,10 +81,10 @@ class RunFolder:
         except OSError as error:
             raise write_error(self.history, error) from None
 
-    def read_losses(self, up_to: int | None = None) -> dict[str, list[tuple[int, float]]]:
-        """The loss history, {name: [(iteration, value), …]}, up to an iteration; a torn last line is left out."""
+    def read_losses(self) -> dict[str, list[tuple[int, float]]]:
+        """The loss history, {name: [(iteration, value), …]}; a torn last line is left out."""
         curves: dict[str, list[tuple[int, float]]] = {}
-        for row in self._rows(up_to):
+        for row in self._rows():
             iteration = int(row.pop("iteration"))
             for name, value in row.items():
                 curves.setdefault(name, []).append((iteration, value))
@@ -96,7 +96,7 @@ class RunFolder:
             kept = "".join(json.dumps(row) + "\n" for row in self._rows(up_to))
             atomic_write_bytes(self.history, kept.encode())
 
-    def _rows(self, up_to: int | None) -> Iterator[dict[str, float]]:
+    def _rows(self, up_to: int | None = None) -> Iterator[dict[str, float]]:
         if not self.history.exists():
             return
         for line in self.history.read_text(encoding="utf-8").splitlines():
