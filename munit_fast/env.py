@@ -26,3 +26,8 @@ def _positive_int(name: str, default: int) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise ValueError(f"environment variable {name} must be a positive whole number, not {text!r}")
     return int(text)
+
+
+def cpu_isa() -> str | None:
+    """``MUNIT_FAST_CPU_ISA``: the instruction set that the CPU kernels use (``munit-fast doctor`` lists them)."""
+    return os.environ.get("MUNIT_FAST_CPU_ISA", "").strip().lower() or None

@@ -1,0 +1,127 @@
+// Forward: statistics in one read of x, then one read of x and one write of y.
+
+// One vector of a tile's parameters.
+template <class A> struct Affine {
+  Vector<A> mean, scale, shift, slope;
+  template <int count>
+  Affine(const Tile<A, count>& tile, int64_t i, int64_t lane)
+      : mean(load(tile.row(tile_mean, i) + lane)), scale(load(tile.row(tile_scale, i) + lane)),
+        shift(load(tile.row(tile_shift, i) + lane)), slope(load(tile.row(tile_slope, i) + lane)) {}
+};
+
+// y = act((x - mean) · scale + shift) (+ residual) over n entries, with the parameters of phase i of the tile.
+template <Act act, bool add, class T, class A = Accumulator<T>>
+inline void transform(const T* x, const Tile<A, 4>& tile, int64_t i, const T* residual, T* y, int64_t n) {
+  for_lanes<A>(
+      n, tile.lanes, [&](int64_t lane) { return Affine<A>(tile, i, lane); },
+      [&](int64_t at, const Affine<A>& p, int64_t count) {
+        Vector<A> z = activate<act, A>((load_up_to(x + at, count) - p.mean) * p.scale + p.shift, p.slope);
+        if (add) z += load_up_to(residual + at, count);
+        store_up_to(z, y + at, count);
+      },
+      [](int64_t, const Affine<A>&) {});
+}
+
+// Rows [from, to) of the padded result of one sample.
+template <class T>
+void forward_rows(const Forward& f, const View& v, const Planes<Accumulator<T>>& planes, int64_t sample, int64_t from,
+                  int64_t to) {
+  using A = Accumulator<T>;
+  Tile<A, 4> tile(v);
+  fill_tile(tile, v, f, planes, sample);
+  Scratch room(2 * tile.entries(v) * sizeof(T));
+  T *x_room = room.as<T>(), *residual_room = x_room + tile.entries(v);
+  const int64_t row_bytes = v.padded_columns * v.result_channels * sizeof(T);
+  const int64_t pixel_bytes = v.result_channels * sizeof(T);
+  const T* x = static_cast<const T*>(f.x) + v.base(sample);
+  const T* residual = f.residual ? static_cast<const T*>(f.residual) + v.base(sample) : nullptr;
+  T* y = static_cast<T*>(f.y) + v.result_base(sample);
+
+  with_act(f.act, [&]<Act act>() {
+    for (int64_t padded = from; padded < to; ++padded) {
+      T* out = y + padded * v.padded_columns * v.result_channels;
+      const int64_t q = v.source(padded, v.rows), i = q % v.block;
+      if (q < 0) {
+        __builtin_memset(out, 0, row_bytes);
+        continue;
+      }
+      T* inside = out + v.pad * v.result_channels;
+      for (int64_t w = 0; w < v.width; w += tile.pixels) {
+        const int64_t end = min64(v.width, w + tile.pixels), n = (end - w) * v.segment;
+        const T* in = v.load_row(x, q, w, end, x_room);
+        T* result = inside + w * v.segment;
+        if (residual)
+          transform<act, true>(in, tile, i, v.load_row(residual, q, w, end, residual_room), result, n);
+        else
+          transform<act, false, T>(in, tile, i, nullptr, result, n);
+      }
+      for (int64_t k = 0; k < 2 * v.pad; ++k) {
+        const int64_t column = k < v.pad ? k : v.columns + k, read = v.source(column, v.columns);
+        T* to_pixel = out + column * v.result_channels;
+        if (read < 0)
+          __builtin_memset(to_pixel, 0, pixel_bytes);
+        else if (v.result_channels == 1)
+          *to_pixel = inside[read];
+        else
+          __builtin_memcpy(to_pixel, inside + read * v.result_channels, pixel_bytes);
+      }
+    }
+  });
+}
+
+// Writes the statistics of row r of `stats` from the moments of its planes.
+template <class A>
+void finish_statistics(const Epilogue& e, const StatisticsPlan& plan, const Moments* moments, int64_t r) {
+  A* stats = static_cast<A*>(e.stats);
+  const double pixels = double(plan.pixels);
+  if (e.norm == Norm::instance) {
+    Moments all = sample_moments(plan, moments, r / plan.channels, r % plan.channels);
+    stats[r] = A(all.mean), stats[e.n * e.c + r] = A(all.squares / pixels);
+  } else {
+    Moments all{};
+    for (int64_t p = r * e.c; p < (r + 1) * e.c; ++p) {
+      Moments plane = sample_moments(plan, moments, p / plan.channels, p % plan.channels);
+      if (p == r * e.c) all = plane; else Merge(double(p - r * e.c) * pixels, pixels)(all, plane);
+    }
+    stats[r] = A(all.mean), stats[e.n + r] = A(::sqrt(all.squares / (pixels * double(e.c) - 1)));
+  }
+}
+
+template <class T> void forward_of(const Forward& f) {
+  using A = Accumulator<T>;
+  const View v(f);
+  const StatisticsPlan plan(f);
+  const Planes<A> planes(f);
+  const T* x = static_cast<const T*>(f.x);
+  const Scratch moment_memory(plan.samples * plan.groups * plan.channels * sizeof(Moments));
+  Moments* moments = moment_memory.as<Moments>();
+  auto measure = [&](int64_t sample, int64_t group) {
+    const Scratch scratch(plan.scratch(sizeof(A)));
+    group_moments(plan, x + sample * plan.pixels * plan.channels, group,
+                  moments + (sample * plan.groups + group) * plan.channels, scratch.as<A>());
+  };
+
+  // An NCHW plane is normalised right after its statistics, while it is in the cache.
+  if (f.norm == Norm::instance && !f.channels_last && f.block == 1 && plan.samples >= 2 * thread_count()) {
+    parallel(plan.samples, [&](int64_t plane) {
+      for (int64_t g = 0; g < plan.groups; ++g) measure(plane, g);
+      finish_statistics<A>(f, plan, moments, plane);
+      planes.read(f, plane);
+      forward_rows<T>(f, v, planes, plane, 0, v.padded_rows);
+    });
+    return;
+  }
+  if (f.norm != Norm::none) {
+    parallel(plan.samples * plan.groups, [&](int64_t i) { measure(i / plan.groups, i % plan.groups); });
+    const int64_t rows = f.norm == Norm::instance ? f.n * f.c : f.n;
+    for (int64_t r = 0; r < rows; ++r) finish_statistics<A>(f, plan, moments, r);
+  }
+  for (int64_t p = 0; p < planes.count; ++p) planes.read(f, p);
+  const int64_t step = rows_per_task(v), tasks = ceil_div(v.padded_rows, step);
+  // Backwards: the end of x was read last and may still be in the cache.
+  parallel(v.samples * tasks, [&](int64_t i) {
+    i = v.samples * tasks - 1 - i;
+    const int64_t from = (i % tasks) * step;
+    forward_rows<T>(f, v, planes, i / tasks, from, min64(v.padded_rows, from + step));
+  });
+}

@@ -1,0 +1,32 @@
+// AVX2 with FMA and F16C: Intel since Haswell, AMD since Zen.
+#include <cmath>
+#include <cstdlib>
+
+#include "kernels.h"
+
+#if defined(__x86_64__)
+#include <immintrin.h>
+#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"  // GCC 12's own intrinsics
+// After the system's headers: what they define must stay runnable everywhere.
+#pragma GCC target("avx2,fma,f16c")
+#define MUNIT_FAST_AVX2
+#define MUNIT_FAST_VECTOR_BYTES 32
+
+namespace munit_fast::cpu {
+namespace {
+#include "kernels.inl"
+
+constexpr Kernels table = table_called("avx2");
+}  // namespace
+
+const Kernels* avx2_kernels() { return &table; }
+
+}  // namespace munit_fast::cpu
+
+#else
+
+namespace munit_fast::cpu {
+const Kernels* avx2_kernels() { return nullptr; }
+}  // namespace munit_fast::cpu
+
+#endif

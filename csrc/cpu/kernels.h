@@ -1,0 +1,87 @@
+// The CPU kernels' contract: plain pointers and sizes in, one table of functions for each instruction set.
+#pragma once
+
+#include <cstdint>
+
+namespace munit_fast::cpu {
+
+enum class Dtype : int { f32, f64, bf16, f16 };
+enum class Norm : int { none, instance, layer };
+enum class Act : int { none, relu, lrelu, prelu, selu, tanh };
+enum class PadMode : int { reflect, replicate, zero };
+
+// One epilogue: normalise -> act -> + residual -> depth-to-space -> pad.
+// x [n, c, h, w] and y [n, c / block^2, block·h + 2·pad, block·w + 2·pad] are dense, both channels_last or both NCHW.
+// "Accumulator" is double for f64 and float otherwise.
+struct Epilogue {
+  Dtype dtype;
+  Norm norm;
+  Act act;
+  PadMode pad_mode;
+  bool channels_last;
+  int64_t n, c, h, w, block, pad;
+  double eps;
+  const void* x;
+  const void* weight;  // accumulator [n, c]: one entry for each plane of x
+  const void* bias;    // accumulator [n, c]
+  const void* slope;   // accumulator [n, c]; read by lrelu and prelu
+  void* stats;         // accumulator [2, R]: mean and spread; R = n·c (instance), n (layer), 0 (none)
+};
+
+struct Forward : Epilogue {
+  const void* residual;  // like x, or null
+  void* y;
+};
+
+struct Backward : Epilogue {
+  const void* grad;     // like y
+  void* grad_x;         // like x, or null
+  void* grad_residual;  // like x, or null
+  void* sums;           // accumulator [3, n, c], or null
+};
+
+// One pair of an L1 reconstruction loss over `size` elements; grad_a, grad_b may be null.
+struct L1 {
+  Dtype dtype;
+  int64_t size;
+  const void *a, *b;
+  double grad;  // upstream gradient / size
+  void *grad_a, *grad_b;
+};
+
+// One scale of the LSGAN loss.
+struct Lsgan {
+  Dtype dtype;
+  int64_t size;
+  const void* output;
+  double target;
+  double grad;  // 2 · upstream gradient / size
+  void* grad_output;
+};
+
+struct Kernels {
+  const char* name;
+  void (*forward)(const Forward&);
+  void (*backward)(const Backward&);
+  double (*l1_sum)(const L1&);
+  void (*l1_backward)(const L1&);
+  double (*lsgan_sum)(const Lsgan&);
+  void (*lsgan_backward)(const Lsgan&);
+};
+
+// Tables that this build has; null where the compiler's target is another architecture.
+const Kernels* avx512_bf16_kernels();
+const Kernels* avx512_kernels();
+const Kernels* avx2_kernels();
+const Kernels* baseline_kernels();  // plain x86-64, or aarch64 with its NEON
+
+// choose.cpp
+const Kernels& active();
+const char* const* available();          // null-terminated, best first
+bool force(const char* name);            // null: the best again; false: not available on this machine
+
+// Threads of torch's pool; defined beside the registration. Tasks 0 … count - 1 run in any order.
+void run_tasks(int64_t count, void (*task)(int64_t index, void* context), void* context);
+int64_t thread_count();
+
+}  // namespace munit_fast::cpu

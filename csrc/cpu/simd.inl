@@ -1,0 +1,257 @@
+// Conversions and elementary functions as plain loops that a compiler turns into vector code.
+// Included inside an anonymous namespace by each instruction set's file: nothing here may be shared between them, or
+// the linker could keep the AVX-512 copy of a function for a machine that has none. Hence no templates of std.
+
+using std::int32_t;
+using std::int64_t;
+using std::uint16_t;
+using std::uint32_t;
+
+struct bf16 { uint16_t bits; };
+struct f16 { uint16_t bits; };
+
+template <class T> struct AccumulatorOf { using type = float; };
+template <> struct AccumulatorOf<double> { using type = double; };
+template <class T> using Accumulator = typename AccumulatorOf<T>::type;
+
+template <class T, class U> constexpr bool same = false;
+template <class T> constexpr bool same<T, T> = true;
+
+inline int64_t min64(int64_t a, int64_t b) { return a < b ? a : b; }
+inline int64_t max64(int64_t a, int64_t b) { return a > b ? a : b; }
+inline int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
+inline float float_of(uint32_t bits) { float f; __builtin_memcpy(&f, &bits, 4); return f; }
+inline uint32_t bits_of(float f) { uint32_t bits; __builtin_memcpy(&bits, &f, 4); return bits; }
+
+// Memory of one call; freed when it leaves scope.
+struct Scratch {
+  char* base = nullptr;
+  explicit Scratch(int64_t bytes) : base(static_cast<char*>(std::aligned_alloc(64, (bytes + 127) & ~int64_t{63}))) {
+    if (base == nullptr) __builtin_trap();
+  }
+  ~Scratch() { std::free(base); }
+  Scratch(const Scratch&) = delete;
+  Scratch& operator=(const Scratch&) = delete;
+  template <class T> T* as() const { return reinterpret_cast<T*>(base); }
+};
+
+// ---- one register's worth ----
+// MUNIT_FAST_VECTOR_BYTES is the register's size: a compiler takes longer vectors apart badly (a comparison number by
+// number: 20 times slower).
+
+template <class A> struct VectorOf {
+  typedef A type __attribute__((vector_size(MUNIT_FAST_VECTOR_BYTES)));
+  typedef A memory __attribute__((vector_size(MUNIT_FAST_VECTOR_BYTES), aligned(alignof(A)), may_alias));
+};
+template <class A> using Vector = typename VectorOf<A>::type;
+template <class A> constexpr int64_t width = MUNIT_FAST_VECTOR_BYTES / sizeof(A);
+
+typedef uint32_t Words __attribute__((vector_size(MUNIT_FAST_VECTOR_BYTES)));
+typedef uint16_t Halves __attribute__((vector_size(MUNIT_FAST_VECTOR_BYTES / 2), aligned(2), may_alias));
+
+inline Words widen_halves(const void* p) {
+#if defined(MUNIT_FAST_AVX512)
+  return (Words)_mm512_cvtepu16_epi32(_mm256_loadu_si256(static_cast<const __m256i*>(p)));
+#elif defined(MUNIT_FAST_AVX2)
+  return (Words)_mm256_cvtepu16_epi32(_mm_loadu_si128(static_cast<const __m128i*>(p)));
+#else
+  return __builtin_convertvector(*static_cast<const Halves*>(p), Words);
+#endif
+}
+
+inline void narrow_words(Words words, void* p) {  // words < 65536
+#if defined(MUNIT_FAST_AVX512)
+  _mm256_storeu_si256(static_cast<__m256i*>(p), _mm512_cvtepi32_epi16((__m512i)words));
+#elif defined(MUNIT_FAST_AVX2)
+  __m256i packed = _mm256_packus_epi32((__m256i)words, (__m256i)words);
+  _mm_storeu_si128(static_cast<__m128i*>(p), _mm256_castsi256_si128(_mm256_permute4x64_epi64(packed, 0x08)));
+#else
+  *static_cast<Halves*>(p) = __builtin_convertvector(words, Halves);
+#endif
+}
+
+inline Vector<float> load(const float* p) { return *reinterpret_cast<const VectorOf<float>::memory*>(p); }
+inline Vector<double> load(const double* p) { return *reinterpret_cast<const VectorOf<double>::memory*>(p); }
+inline Vector<float> load(const bf16* p) { return reinterpret_cast<Vector<float>>(widen_halves(p) << 16); }
+inline Vector<float> load(const f16* p) {
+#if defined(MUNIT_FAST_AVX512)
+  return (Vector<float>)_mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
+#elif defined(MUNIT_FAST_AVX2)
+  return (Vector<float>)_mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
+#else
+  Words half = widen_halves(p), rest = (half & 0x7fffu) << 13;
+  // Moving the exponent by a multiplication handles subnormal numbers too; infinities and NaN keep theirs.
+  Words scaled = reinterpret_cast<Words>(reinterpret_cast<Vector<float>>(rest) * float_of(0x77800000u));  // 2^112
+  Words bits = rest >= 0x0f800000u ? (rest | 0x7f800000u) : scaled;
+  return reinterpret_cast<Vector<float>>(bits | ((half & 0x8000u) << 16));
+#endif
+}
+
+inline void store(Vector<float> v, float* p) { *reinterpret_cast<VectorOf<float>::memory*>(p) = v; }
+inline void store(Vector<double> v, double* p) { *reinterpret_cast<VectorOf<double>::memory*>(p) = v; }
+inline void store(Vector<float> v, bf16* p) {
+#if defined(MUNIT_FAST_AVX512_BF16)
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), (__m256i)_mm512_cvtneps_pbh((__m512)v));
+#else
+  Words bits = reinterpret_cast<Words>(v);
+  Words rounded = bits + 0x7fffu + ((bits >> 16) & 1u);
+  narrow_words((v == v ? rounded : (bits | 0x400000u)) >> 16, p);
+#endif
+}
+inline void store(Vector<float> v, f16* p) {
+#if defined(MUNIT_FAST_AVX512)
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm512_cvtps_ph((__m512)v, _MM_FROUND_TO_NEAREST_INT));
+#elif defined(MUNIT_FAST_AVX2)
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm256_cvtps_ph((__m256)v, _MM_FROUND_TO_NEAREST_INT));
+#else
+  Words bits = reinterpret_cast<Words>(v), sign = (bits >> 16) & 0x8000u, rest = bits & 0x7fffffffu;
+  // Below the smallest normal half, adding 0.5 aligns the mantissa so that the addition itself rounds.
+  Words small = reinterpret_cast<Words>(reinterpret_cast<Vector<float>>(rest) + 0.5f) - bits_of(0.5f);
+  Words normal = (rest - 0x38000000u + 0xfffu + ((rest >> 13) & 1u)) >> 13;
+  Words half = rest < 0x38800000u ? small : normal;
+  half = rest >= 0x477ff000u ? Words{} + 0x7c00u : half;  // infinity
+  half = rest > 0x7f800000u ? Words{} + 0x7e00u : half;   // NaN
+  narrow_words(sign | half, p);
+#endif
+}
+
+// The first n < width numbers; the rest are zero, and are not touched.
+template <class T> inline Vector<Accumulator<T>> load_some(const T* p, int64_t n) {
+  T room[width<Accumulator<T>>] = {};
+  for (int64_t i = 0; i < n; ++i) room[i] = p[i];
+  return load(room);
+}
+template <class T> inline void store_some(Vector<Accumulator<T>> v, T* p, int64_t n) {
+  T room[width<Accumulator<T>>];
+  store(v, room);
+  for (int64_t i = 0; i < n; ++i) p[i] = room[i];
+}
+
+template <class T> inline Vector<Accumulator<T>> load_up_to(const T* p, int64_t count) {
+  return count == width<Accumulator<T>> ? load(p) : load_some(p, count);
+}
+template <class T> inline void store_up_to(Vector<Accumulator<T>> v, T* p, int64_t count) {
+  if (count == width<Accumulator<T>>) store(v, p); else store_some(v, p, count);
+}
+
+// ---- runs of memory, between the tensor's type and the accumulator's ----
+
+template <class T> inline void convert(const T* from, T* to, int64_t n) { __builtin_memcpy(to, from, n * sizeof(T)); }
+template <class T> inline void convert(const T* from, float* to, int64_t n) {
+  int64_t i = 0;
+  for (; i + width<float> <= n; i += width<float>) store(load(from + i), to + i);
+  if (i < n) store_some(load_some(from + i, n - i), to + i, n - i);
+}
+template <class T> inline void convert(const float* from, T* to, int64_t n) {
+  int64_t i = 0;
+  for (; i + width<float> <= n; i += width<float>) store(load(from + i), to + i);
+  if (i < n) store_some(load_some(from + i, n - i), to + i, n - i);
+}
+inline void convert(const float* from, float* to, int64_t n) { __builtin_memcpy(to, from, n * sizeof(float)); }
+
+// to += from
+template <class T> inline void add(const T* from, Accumulator<T>* to, int64_t n) {
+  constexpr int64_t w = width<Accumulator<T>>;
+  int64_t i = 0;
+  for (; i + w <= n; i += w) store(load(to + i) + load(from + i), to + i);
+  if (i < n) store_some(load_some(to + i, n - i) + load_some(from + i, n - i), to + i, n - i);
+}
+
+// ---- elementary functions: polynomials in float (about 1 ulp), libm in double ----
+
+inline Vector<float> exponential(Vector<float> x) {
+  x = x > 88.0f ? Vector<float>{} + 88.0f : x;
+  x = x < -87.0f ? Vector<float>{} - 87.0f : x;
+  const float rounder = 12582912.0f;  // 1.5 · 2^23: adding it rounds to a whole number
+  Vector<float> k = x * 1.44269504f + rounder;
+  Words power = (reinterpret_cast<Words>(k) - (bits_of(rounder) - 127u)) << 23;
+  k -= rounder;
+  Vector<float> r = (x - k * 0.693359375f) + k * 2.12194440e-4f;
+  Vector<float> p = 1.9875691500e-4f * r + 1.3981999507e-3f;
+  p = p * r + 8.3334519073e-3f;
+  p = p * r + 4.1665795894e-2f;
+  p = p * r + 1.6666665459e-1f;
+  p = p * r + 5.0000001201e-1f;
+  p = p * r * r + r + 1.0f;
+  return p * reinterpret_cast<Vector<float>>(power);
+}
+
+// exp(x) - 1 for x ≤ 0
+inline Vector<float> exponential_minus_1(Vector<float> x) {
+  Vector<float> series = 1.3888889e-3f + x * 1.9841270e-4f;
+  series = 8.3333333e-3f + x * series;
+  series = 4.1666668e-2f + x * series;
+  series = 1.6666667e-1f + x * series;
+  series = x * (1.0f + x * (0.5f + x * series));
+  return x > -0.35f ? series : exponential(x) - 1.0f;
+}
+
+inline Vector<float> hyperbolic_tangent(Vector<float> x) {
+  Vector<float> size = x < 0.0f ? -x : x, square = x * x;
+  Vector<float> p = -5.70498872745e-3f * square + 2.06390887954e-2f;
+  p = p * square - 5.37397155531e-2f;
+  p = p * square + 1.33314422036e-1f;
+  p = p * square - 3.33332819422e-1f;
+  Vector<float> series = x + x * square * p;
+  Vector<float> t = exponential(-2.0f * size), large = (1.0f - t) / (1.0f + t);
+  large = x < 0.0f ? -large : large;
+  return size < 0.625f ? series : large;
+}
+
+template <double function(double)> inline Vector<double> one_by_one(Vector<double> x) {
+  for (int64_t i = 0; i < width<double>; ++i) x[i] = function(x[i]);
+  return x;
+}
+inline Vector<double> exponential(Vector<double> x) { return one_by_one<::exp>(x); }
+inline Vector<double> exponential_minus_1(Vector<double> x) { return one_by_one<::expm1>(x); }
+inline Vector<double> hyperbolic_tangent(Vector<double> x) { return one_by_one<::tanh>(x); }
+
+template <class A> constexpr A selu_scale = A(1.0507009873554804934193349852946);
+template <class A> constexpr A selu_alpha = A(1.6732632423543772848170429916717);
+
+template <Act act, class A, class V = Vector<A>> inline V activate(V z, V slope) {
+  const V zero{};
+  if constexpr (act == Act::relu) return z < zero ? zero : z;  // a NaN stays a NaN
+  if constexpr (act == Act::lrelu || act == Act::prelu) return z > zero ? z : z * slope;
+  if constexpr (act == Act::selu) {
+    V below = exponential_minus_1(z > zero ? zero : z) * selu_alpha<A>;
+    return (z > zero ? z : below) * selu_scale<A>;
+  }
+  if constexpr (act == Act::tanh) return hyperbolic_tangent(z);
+  return z;
+}
+
+// g · act'(z)
+template <Act act, class A, class V = Vector<A>> inline V activation_gradient(V z, V g, V slope) {
+  const V zero{};
+  if constexpr (act == Act::relu) return z > zero ? g : zero;
+  if constexpr (act == Act::lrelu || act == Act::prelu) return z > zero ? g : g * slope;
+  if constexpr (act == Act::selu) {
+    V below = exponential(z > zero ? zero : z) * selu_alpha<A>;
+    return g * selu_scale<A> * (z > zero ? zero + A(1) : below);
+  }
+  if constexpr (act == Act::tanh) {
+    V t = hyperbolic_tangent(z);
+    return g * (A(1) - t * t);
+  }
+  return g;
+}
+
+// Calls `body` with the activation as a compile-time constant.
+template <class Body> inline void with_act(Act act, const Body& body) {
+  switch (act) {
+    case Act::none: return body.template operator()<Act::none>();
+    case Act::relu: return body.template operator()<Act::relu>();
+    case Act::lrelu: return body.template operator()<Act::lrelu>();
+    case Act::prelu: return body.template operator()<Act::prelu>();
+    case Act::selu: return body.template operator()<Act::selu>();
+    case Act::tanh: return body.template operator()<Act::tanh>();
+  }
+}
+
+// Tasks over torch's threads, for any callable.
+template <class Body> inline void parallel(int64_t count, const Body& body) {
+  run_tasks(count, [](int64_t i, void* context) { (*static_cast<const Body*>(context))(i); },
+            const_cast<void*>(static_cast<const void*>(&body)));
+}

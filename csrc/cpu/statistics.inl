@@ -1,0 +1,136 @@
+// Mean and centred sum of squares of every channel, in one read of memory: each chunk that fits the second-level cache
+// is read twice (mean, then squares about that mean), and chunks are merged pairwise (Chan, Golub & LeVeque 1983).
+// The division into groups and chunks depends on the sizes alone, so the bits do not depend on the threads.
+
+constexpr int64_t chunk_entries = 16384;
+constexpr int64_t group_entries = 65536;
+
+// sums[l] = Σ over rows of x[row · lanes + l] (or of its squared distance from centre[l]), for one row or more.
+template <class T, bool squares, class A = Accumulator<T>>
+inline void sum_lanes(const T* x, int64_t rows, int64_t lanes, const A* centre, A* sums) {
+  using V = Vector<A>;
+  constexpr int64_t w = width<A>;
+  int64_t l = 0;
+  for (; l + 4 * w <= lanes; l += 4 * w) {  // four independent sums hide the latency of an addition
+    V a0{}, a1{}, a2{}, a3{}, c0{}, c1{}, c2{}, c3{};
+    if (squares) {
+      c0 = load(centre + l), c1 = load(centre + l + w);
+      c2 = load(centre + l + 2 * w), c3 = load(centre + l + 3 * w);
+    }
+    for (int64_t row = 0; row < rows; ++row) {
+      const T* p = x + row * lanes + l;
+      V x0 = load(p), x1 = load(p + w), x2 = load(p + 2 * w), x3 = load(p + 3 * w);
+      if (squares) {
+        x0 -= c0, x1 -= c1, x2 -= c2, x3 -= c3;
+        a0 += x0 * x0, a1 += x1 * x1, a2 += x2 * x2, a3 += x3 * x3;
+      } else {
+        a0 += x0, a1 += x1, a2 += x2, a3 += x3;
+      }
+    }
+    store(a0, sums + l), store(a1, sums + l + w), store(a2, sums + l + 2 * w), store(a3, sums + l + 3 * w);
+  }
+  for (; l < lanes; l += w) {
+    const int64_t count = min64(w, lanes - l);
+    V a{}, c{};
+    if (squares) c = load_some(centre + l, count);
+    for (int64_t row = 0; row < rows; ++row) {
+      const T* p = x + row * lanes + l;
+      V v = count == w ? load(p) : load_some(p, count);
+      a += squares ? (v - c) * (v - c) : v;
+    }
+    store_some(a, sums + l, count);
+  }
+}
+
+struct Moments {
+  double mean, squares;  // squares: Σ (x - mean)²
+};
+
+// Merges moments of from_count numbers into moments of into_count.
+struct Merge {
+  double share, weight;
+  Merge(double into_count, double from_count)
+      : share(from_count / (into_count + from_count)), weight(into_count * share) {}
+  void operator()(Moments& into, Moments from) const {
+    const double delta = from.mean - into.mean;
+    into.mean += delta * share;
+    into.squares += from.squares + delta * delta * weight;
+  }
+};
+
+// How a tensor is read for its statistics: memory order, so depth-to-space plays no part.
+struct StatisticsPlan {
+  int64_t samples, channels, pixels, groups, group_pixels, chunk_pixels, lanes;
+
+  explicit StatisticsPlan(const Epilogue& e) {
+    samples = e.channels_last ? e.n : e.n * e.c, channels = e.channels_last ? e.c : 1, pixels = e.h * e.w;
+    chunk_pixels = max64(1, chunk_entries / channels);
+    group_pixels = max64(1, ceil_div(max64(1, group_entries / channels), chunk_pixels)) * chunk_pixels;
+    groups = ceil_div(pixels, group_pixels);
+    lanes = channels;  // a multiple of the channels, and of 64 where that stays short
+    for (int64_t k = 1; k <= 64; ++k)
+      if (channels * k % 64 == 0 && channels * k <= 2048) { lanes = channels * k; break; }
+  }
+  int64_t scratch(int64_t accumulator_bytes) const { return (2 * lanes + 2 * channels) * accumulator_bytes; }
+  int64_t begin(int64_t group) const { return group * group_pixels; }
+  int64_t end(int64_t group) const { return min64(pixels, (group + 1) * group_pixels); }
+};
+
+// Moments of one group of pixels of one sample, for each channel; x is the sample.
+template <class T>
+inline void group_moments(const StatisticsPlan& plan, const T* x, int64_t group, Moments* out,
+                          Accumulator<T>* scratch) {
+  using A = Accumulator<T>;
+  const int64_t channels = plan.channels, lanes = plan.lanes;
+  A *sums = scratch, *centre = sums + lanes, *mean = centre + lanes, *squares = mean + channels;
+  auto fold = [&](A* to) {
+    for (int64_t c = 0; c < channels; ++c) to[c] = sums[c];
+    for (int64_t l = channels; l < lanes; l += channels)
+      for (int64_t c = 0; c < channels; ++c) to[c] += sums[l + c];
+  };
+  int64_t count = 0;
+  for (int64_t from = plan.begin(group); from < plan.end(group); from += plan.chunk_pixels) {
+    const int64_t pixels = min64(plan.chunk_pixels, plan.end(group) - from), size = pixels * channels;
+    const T* p = x + from * channels;
+    const int64_t rows = size / lanes, rest = size - rows * lanes;
+    A tail[width<A>];
+
+    sum_lanes<T, false>(p, rows, lanes, static_cast<const A*>(nullptr), sums);
+    for (int64_t l = 0; l < rest; l += width<A>) {
+      const int64_t n = min64(width<A>, rest - l);
+      store(load_some(p + rows * lanes + l, n), tail);
+      for (int64_t k = 0; k < n; ++k) sums[l + k] += tail[k];
+    }
+    fold(mean);
+    for (int64_t c = 0; c < channels; ++c) mean[c] /= A(pixels);
+    for (int64_t l = 0; l < lanes; l += channels)
+      for (int64_t c = 0; c < channels; ++c) centre[l + c] = mean[c];
+
+    sum_lanes<T, true>(p, rows, lanes, static_cast<const A*>(centre), sums);
+    for (int64_t l = 0; l < rest; l += width<A>) {
+      const int64_t n = min64(width<A>, rest - l);
+      store(load_some(p + rows * lanes + l, n), tail);
+      for (int64_t k = 0; k < n; ++k) sums[l + k] += (tail[k] - centre[l + k]) * (tail[k] - centre[l + k]);
+    }
+    fold(squares);
+    const Merge merge(count, pixels);
+    for (int64_t c = 0; c < channels; ++c) {
+      const Moments chunk{double(mean[c]), double(squares[c])};
+      if (count == 0) out[c] = chunk; else merge(out[c], chunk);
+    }
+    count += pixels;
+  }
+}
+
+// Merges the groups of one channel of one sample; moments are [samples, groups, channels].
+inline Moments sample_moments(const StatisticsPlan& plan, const Moments* moments, int64_t sample, int64_t channel) {
+  const Moments* at = moments + sample * plan.groups * plan.channels + channel;
+  Moments all = at[0];
+  double count = double(plan.end(0));
+  for (int64_t g = 1; g < plan.groups; ++g) {
+    double pixels = double(plan.end(g) - plan.begin(g));
+    Merge(count, pixels)(all, at[g * plan.channels]);
+    count += pixels;
+  }
+  return all;
+}

@@ -1,0 +1,371 @@
+"""The fused functions: everything that stands between two convolutions, and the reconstruction losses.
+
+Each function normalises, activates, adds the residual, moves depth to space and pads, in that order, with one backend
+call forward and one backward:
+
+    z = normalise(x)                                  weight · (x - mean) · r + bias
+    y = pad(depth_to_space(act(z) + residual))
+
+Common to all of them:
+
+Layout: x NCHW-contiguous or channels_last; the result has x's layout and dtype. A tensor with other strides, and a
+residual or upstream gradient in the other layout, is copied once into x's.
+Dtypes: float32, bfloat16, float16 (float64 on the "reference" and "cpu" backends). Arithmetic and statistics are
+float32 (float64 for float64), with one rounding at the end; parameters may have any floating dtype.
+Gradients: for every tensor argument; a second derivative raises RuntimeError.
+act: "none", "relu", "lrelu" (slope: a number), "prelu" (slope: a tensor [1] or [C]), "selu", "tanh".
+pad_mode: "reflect" (pad must be smaller than each side), "replicate", "zero".
+impl: "auto" takes the fastest backend that can serve the tensors and logs once when that is not the fastest of the
+device; "triton", "cpu" or "reference" must serve or raise RuntimeError with the reason. `munit-fast doctor` lists who
+can serve what.
+Bytes: with E bytes an element of x and P the padded size over the size, a call moves about (1 + P)·E a value forward
+(+ E for a residual, + E to read x for statistics, which mostly sits in a cache) and 2·(1 + P)·E + E backward.
+Errors: ValueError or TypeError that names the argument, what was seen and what would work.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import torch
+from torch import Tensor
+
+from munit_fast import ops
+from munit_fast.ops.backends import IMPLEMENTATIONS
+from munit_fast.ops.options import ACTIVATIONS, PAD_MODES, Options
+
+__all__ = ["adain", "bias_act", "instance_norm", "l1_loss", "l1_losses", "layer_norm2d", "lsgan_loss"]
+
+
+def instance_norm(
+    x: Tensor,  # [N, C, H, W]
+    weight: Tensor | None = None,  # [C]
+    bias: Tensor | None = None,  # [C]
+    *,
+    eps: float = 1e-5,
+    act: str = "none",
+    slope: float | Tensor = 0.2,
+    residual: Tensor | None = None,  # [N, C, H, W]
+    pad: int = 0,
+    pad_mode: str = "reflect",
+    impl: str = "auto",
+) -> Tensor:  # [N, C, H + 2·pad, W + 2·pad]
+    """Instance norm (Ulyanov et al., 2016, eq. 3), activation, residual and padding as one operation.
+
+        y = pad(act(weight · (x - mean) / sqrt(var + eps) + bias) + residual)
+
+    Mean and biased variance are those of each plane x[n, c], in training and in evaluation alike. Layouts, dtypes,
+    activations, padding, `impl` and bytes moved: see `munit_fast.functional`.
+
+    Raises:
+        ValueError: x is not [N, C, H, W], is empty or has 1×1 planes (their variance is zero by definition); weight or
+            bias is not [C]; residual is not like x; pad does not fit; an option has an unknown name.
+        TypeError: a tensor is not floating-point, or residual has another dtype than x.
+        RuntimeError: `impl` cannot serve these tensors.
+    """
+    o = _options("instance", x, act, slope, residual, pad, pad_mode, impl, eps=eps)
+    _check_planes(x)
+    _check_parameter("weight", weight, x, (x.shape[1],))
+    _check_parameter("bias", bias, x, (x.shape[1],))
+    return _run(x, weight, bias, residual, slope, o, impl)
+
+
+def adain(
+    x: Tensor,  # [N, C, H, W]
+    weight: Tensor,  # [N, C]
+    bias: Tensor,  # [N, C]
+    *,
+    eps: float = 1e-5,
+    act: str = "none",
+    slope: float | Tensor = 0.2,
+    residual: Tensor | None = None,  # [N, C, H, W]
+    pad: int = 0,
+    pad_mode: str = "reflect",
+    impl: str = "auto",
+) -> Tensor:  # [N, C, H + 2·pad, W + 2·pad]
+    """Adaptive instance norm (MUNIT eq. 2; Huang & Belongie, ICCV 2017, eq. 8): one weight and bias for each sample.
+
+        y = pad(act(weight · (x - mean) / sqrt(var + eps) + bias) + residual)
+
+    Mean and biased variance are those of each plane x[n, c]; weight[n, c] and bias[n, c] come from the style. Layouts,
+    dtypes, activations, padding, `impl` and bytes moved: see `munit_fast.functional`.
+
+    Raises: as `instance_norm`; weight and bias must be [N, C].
+    """
+    o = _options("instance", x, act, slope, residual, pad, pad_mode, impl, eps=eps)
+    _check_planes(x)
+    for name, value in (("weight", weight), ("bias", bias)):
+        _check_parameter(name, _present(name, value), x, tuple(x.shape[:2]))
+    return _run(x, weight, bias, residual, slope, o, impl)
+
+
+def layer_norm2d(
+    x: Tensor,  # [N, C, H, W]
+    weight: Tensor | None = None,  # [C], or [C / depth_to_space²] shared by the phases
+    bias: Tensor | None = None,  # like weight
+    *,
+    eps: float = 1e-5,
+    act: str = "none",
+    slope: float | Tensor = 0.2,
+    residual: Tensor | None = None,  # [N, C, H, W]
+    depth_to_space: int = 1,
+    pad: int = 0,
+    pad_mode: str = "reflect",
+    impl: str = "auto",
+) -> Tensor:  # [N, C / depth_to_space², depth_to_space·H + 2·pad, depth_to_space·W + 2·pad]
+    """MUNIT's layer norm (decoder; Ba et al., 2016, over a whole sample), activation, depth-to-space and padding.
+
+        y = pad(depth_to_space(act(weight · (x - mean) / (std + eps) + bias) + residual))
+
+    Mean and *unbiased* standard deviation (divided by C·H·W - 1) are those of each sample, and eps stands outside the
+    root: not `torch.nn.GroupNorm(1)`. With depth_to_space = r, channel (r·i + j)·P + p of x, P = C / r², becomes
+    channel p at row i, column j of each r×r block (ONNX DepthToSpace, mode DCR): the phases of a convolution that
+    computes all r² outputs of an upsampled pixel. Layouts, dtypes, activations, padding, `impl` and bytes moved: see
+    `munit_fast.functional`.
+
+    Raises: as `instance_norm`; also ValueError if depth_to_space² does not divide C, or a sample has one number only.
+    """
+    block = _whole("depth_to_space", depth_to_space, 1)
+    o = _options("layer", x, act, slope, residual, pad, pad_mode, impl, eps=eps, block=block)
+    c = x.shape[1]
+    if c * x.shape[2] * x.shape[3] == 1:
+        raise ValueError("x must have more than one number a sample: one has no standard deviation; got [N, 1, 1, 1]")
+    for name, value in (("weight", weight), ("bias", bias)):
+        if value is not None and block > 1 and value.shape == (c // block**2,):
+            _check_parameter(name, value, x, (c // block**2,))
+        else:
+            _check_parameter(name, value, x, (c,))
+    return _run(x, weight, bias, residual, slope, o, impl)
+
+
+def bias_act(
+    x: Tensor,  # [N, C, H, W]
+    bias: Tensor | None = None,  # [C]
+    *,
+    act: str = "none",
+    slope: float | Tensor = 0.2,
+    residual: Tensor | None = None,  # [N, C, H, W]
+    pad: int = 0,
+    pad_mode: str = "reflect",
+    impl: str = "auto",
+) -> Tensor:  # [N, C, H + 2·pad, W + 2·pad]
+    """Bias, activation, residual and padding as one operation: y = pad(act(x + bias) + residual).
+
+    Layouts, dtypes, activations, padding, `impl` and bytes moved: see `munit_fast.functional`.
+
+    Raises: as `instance_norm`, except that 1×1 planes are welcome.
+    """
+    o = _options("none", x, act, slope, residual, pad, pad_mode, impl)
+    _check_parameter("bias", bias, x, (x.shape[1],))
+    return _run(x, None, bias, residual, slope, o, impl)
+
+
+def l1_loss(a: Tensor, b: Tensor, *, impl: str = "auto") -> Tensor:
+    """mean(|a - b|), MUNIT eq. 3 to 5, with a gradient to both sides: sign(a - b) / numel, where sign(0) = 0.
+
+    Shapes: a, b any, the same; result: a scalar in float32 (float64 for float64).
+    Bytes: reads both once forward and once backward; the backward writes the gradients that are needed.
+
+    Raises: as `l1_losses`.
+    """
+    return l1_losses([(a, b)], impl=impl)[0]
+
+
+def l1_losses(pairs: Iterable[tuple[Tensor, Tensor]], *, impl: str = "auto") -> Tensor:
+    """mean(|a - b|) of each of P pairs in one operation, as [P] in float32 (float64 for float64).
+
+    The pairs may differ in size. Where the dtypes of a pair, or of the pairs, differ they are promoted to the widest,
+    as PyTorch would. Bytes: reads each tensor once forward and once backward; the backward writes what is needed.
+
+    Raises:
+        ValueError: no pairs; the two tensors of a pair differ in shape or device, or are empty; an unknown impl.
+        TypeError: a tensor is not floating-point.
+        RuntimeError: `impl` cannot serve these tensors.
+    """
+    pairs = list(pairs)
+    _check_impl(impl)
+    if not pairs:
+        raise ValueError("pairs must hold at least one (a, b)")
+    first: list[Tensor] = []
+    second: list[Tensor] = []
+    device = pairs[0][0].device
+    for i, (a, b) in enumerate(pairs):
+        for name, t in ((f"pairs[{i}][0]", a), (f"pairs[{i}][1]", b)):
+            _check_floating(name, t)
+            _check_device(name, t, device, "the first tensor")
+        if a.shape != b.shape:
+            raise ValueError(f"the tensors of pairs[{i}] must have one shape; got {list(a.shape)} and {list(b.shape)}")
+        if a.numel() == 0:
+            raise ValueError(f"the tensors of pairs[{i}] must not be empty; got shape {list(a.shape)}")
+        first.append(a)
+        second.append(b)
+    dtype = _widest([*first, *second])
+    first = [_dense(a.to(dtype)) for a in first]
+    return ops.l1_losses(first, [_like(b.to(dtype), a) for a, b in zip(first, second)], impl)
+
+
+def lsgan_loss(outputs: Tensor | Sequence[Tensor], target: float, *, impl: str = "auto") -> Tensor:
+    """The least-squares GAN loss (Mao et al., ICCV 2017, eq. 2 and 9) over all scales of a discriminator.
+
+        Σ over outputs of mean((output - target)²)
+
+    Shapes: outputs any; result: a scalar in float32 (float64 for float64), the arithmetic too: on bfloat16 outputs near
+    the target a bfloat16 square loses most of its digits. Bytes: reads each output once forward and once backward.
+
+    Raises:
+        ValueError: no outputs; an output is empty, or on another device; an unknown impl.
+        TypeError: an output is not floating-point, or target is not a number.
+        RuntimeError: `impl` cannot serve these tensors.
+    """
+    outputs = [outputs] if isinstance(outputs, Tensor) else list(outputs)
+    _check_impl(impl)
+    if not outputs:
+        raise ValueError("outputs must hold at least one tensor")
+    if isinstance(target, bool) or not isinstance(target, (int, float)):
+        raise TypeError(f"target must be a number; got {type(target).__name__}")
+    for i, output in enumerate(outputs):
+        _check_floating(f"outputs[{i}]", output)
+        _check_device(f"outputs[{i}]", output, outputs[0].device, "outputs[0]")
+        if output.numel() == 0:
+            raise ValueError(f"outputs[{i}] must not be empty; got shape {list(output.shape)}")
+    dtype = _widest(outputs)
+    return ops.lsgan_loss([_dense(output.to(dtype)) for output in outputs], float(target), impl)
+
+
+# ---- checks ----
+
+
+def _options(
+    norm: str,
+    x: Tensor,
+    act: str,
+    slope: float | Tensor,
+    residual: Tensor | None,
+    pad: int,
+    pad_mode: str,
+    impl: str,
+    *,
+    eps: float = 0.0,
+    block: int = 1,
+) -> Options:
+    _check_floating("x", x)
+    if x.dim() != 4:
+        raise ValueError(f"x must be [N, C, H, W]; got {x.dim()} dimensions, {list(x.shape)}")
+    n, c, h, w = x.shape
+    if n == 0 or c == 0 or h == 0 or w == 0:
+        raise ValueError(f"x must not be empty (a batch needs at least one image); got {list(x.shape)}")
+    _check_impl(impl)
+    if act not in ACTIVATIONS:
+        raise ValueError(f"act must be one of {', '.join(ACTIVATIONS)}; got {act!r}")
+    if pad_mode not in PAD_MODES:
+        raise ValueError(f"pad_mode must be one of {', '.join(PAD_MODES)}; got {pad_mode!r}")
+    if eps < 0:
+        raise ValueError(f"eps must not be negative; got {eps}")
+    pad = _whole("pad", pad, 0)
+    if c % block**2:
+        raise ValueError(f"depth_to_space={block} needs channels divisible by {block**2}; x has {c}")
+    if pad_mode == "reflect" and pad > 0 and (pad >= block * h or pad >= block * w):
+        raise ValueError(
+            f"pad must be smaller than each side to reflect; got pad={pad} for {block * h}×{block * w} "
+            "(use a larger image, or pad_mode 'replicate' or 'zero')"
+        )
+    if residual is not None:
+        _check_floating("residual", residual)
+        _check_device("residual", residual, x.device, "x")
+        if residual.shape != x.shape:
+            raise ValueError(f"residual must have x's shape {list(x.shape)}; got {list(residual.shape)}")
+        if residual.dtype != x.dtype:
+            raise TypeError(f"residual must have x's dtype {x.dtype}; got {residual.dtype}")
+    if act == "prelu":
+        if not isinstance(slope, Tensor):
+            raise TypeError("slope must be a tensor [1] or [C] for act='prelu' (a number is act='lrelu')")
+        _check_floating("slope", slope)
+        _check_device("slope", slope, x.device, "x")
+        if slope.shape not in ((1,), (c,)):
+            raise ValueError(f"slope must have shape [1] or [{c}]; got {list(slope.shape)}")
+    elif isinstance(slope, Tensor):
+        raise TypeError(f"slope must be a number for act={act!r} (a learned slope is act='prelu')")
+    number = 0.0 if isinstance(slope, Tensor) else float(slope)
+    return Options(norm, float(eps), act, number, block, pad, pad_mode)
+
+
+def _run(
+    x: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    residual: Tensor | None,
+    slope: float | Tensor,
+    options: Options,
+    impl: str,
+) -> Tensor:
+    slopes = slope if isinstance(slope, Tensor) else None
+    return ops.epilogue(_dense(x), weight, bias, residual, slopes, options, impl)
+
+
+def _whole(name: str, value: int, least: int) -> int:
+    if isinstance(value, bool) or not isinstance(value, (int, torch.SymInt)):
+        raise TypeError(f"{name} must be a whole number; got {type(value).__name__}")
+    if value < least:
+        raise ValueError(f"{name} must be at least {least}; got {value}")
+    return value
+
+
+def _check_impl(impl: str) -> None:
+    if impl not in IMPLEMENTATIONS:
+        raise ValueError(f"impl must be one of {', '.join(IMPLEMENTATIONS)}; got {impl!r}")
+
+
+def _check_floating(name: str, value: Tensor) -> None:
+    if not isinstance(value, Tensor):
+        raise TypeError(f"{name} must be a tensor; got {type(value).__name__}")
+    if not value.is_floating_point():
+        raise TypeError(f"{name} must be floating-point (float32, bfloat16, float16); got {value.dtype}")
+
+
+def _check_device(name: str, value: Tensor, device: torch.device, other: str) -> None:
+    if value.device != device:
+        raise ValueError(f"{name} must be on the device of {other}, {device}; got {value.device}")
+
+
+def _check_planes(x: Tensor) -> None:
+    if x.shape[2] * x.shape[3] == 1:
+        raise ValueError(f"x must have planes larger than 1×1 to be normalised; got {list(x.shape)}")
+
+
+def _present(name: str, value: Tensor | None) -> Tensor:
+    if value is None:
+        raise TypeError(f"{name} must be a tensor; got None")
+    return value
+
+
+def _check_parameter(name: str, value: Tensor | None, x: Tensor, shape: tuple[int, ...]) -> None:
+    if value is None:
+        return
+    _check_floating(name, value)
+    _check_device(name, value, x.device, "x")
+    if value.shape != shape:
+        raise ValueError(f"{name} must have shape {list(shape)} for x {list(x.shape)}; got {list(value.shape)}")
+
+
+# ---- layouts and dtypes ----
+
+
+def _dense(x: Tensor) -> Tensor:
+    """x itself if it is dense in memory, NCHW-contiguous or channels_last; else a contiguous copy."""
+    if x.is_contiguous() or (x.dim() == 4 and x.is_contiguous(memory_format=torch.channels_last)):
+        return x
+    return x.contiguous()
+
+
+def _like(b: Tensor, a: Tensor) -> Tensor:
+    """b in a's memory order."""
+    if b.stride() == a.stride():
+        return b
+    return b.contiguous() if a.is_contiguous() else b.contiguous(memory_format=torch.channels_last)
+
+
+def _widest(tensors: list[Tensor]) -> torch.dtype:
+    dtype = tensors[0].dtype
+    for t in tensors[1:]:
+        dtype = torch.promote_types(dtype, t.dtype)
+    return dtype

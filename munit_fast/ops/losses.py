@@ -1,0 +1,123 @@
+"""The loss operators: L1 of many pairs, and LSGAN over a discriminator's scales, with their gradients."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from munit_fast.ops.backends import choose
+from munit_fast.ops.library import LIBRARY
+
+LIBRARY.define("l1_losses(Tensor[] first, Tensor[] second, str impl) -> Tensor")
+# What is not needed comes back empty.
+LIBRARY.define("l1_losses_backward(Tensor grad, Tensor[] first, Tensor[] second, bool[] need, str impl) -> Tensor[]")
+LIBRARY.define("lsgan_loss(Tensor[] outputs, float target, str impl) -> Tensor")
+LIBRARY.define("lsgan_loss_backward(Tensor grad, Tensor[] outputs, float target, str impl) -> Tensor[]")
+
+
+def _accumulator(x: Tensor) -> torch.dtype:
+    return torch.promote_types(x.dtype, torch.float32)
+
+
+@torch.library.impl(LIBRARY, "l1_losses", "CompositeExplicitAutograd")
+def _l1(first: list[Tensor], second: list[Tensor], impl: str) -> Tensor:
+    return choose(impl, first[0].device, first[0].dtype).l1_losses(first, second)
+
+
+@torch.library.register_fake("munit_fast::l1_losses", lib=LIBRARY)
+def _l1_fake(first: list[Tensor], second: list[Tensor], impl: str) -> Tensor:
+    return first[0].new_empty(len(first), dtype=_accumulator(first[0]))
+
+
+@torch.library.impl(LIBRARY, "l1_losses_backward", "CompositeExplicitAutograd")
+def _l1_backward(grad: Tensor, first: list[Tensor], second: list[Tensor], need: list[bool], impl: str) -> list[Tensor]:
+    count = len(first)
+    grads_first, grads_second = choose(impl, grad.device, first[0].dtype).l1_losses_backward(
+        grad.contiguous(), first, second, need[:count], need[count:]
+    )
+    return [grad.new_empty(0) if g is None else g for g in (*grads_first, *grads_second)]
+
+
+@torch.library.register_fake("munit_fast::l1_losses_backward", lib=LIBRARY)
+def _l1_backward_fake(
+    grad: Tensor, first: list[Tensor], second: list[Tensor], need: list[bool], impl: str
+) -> list[Tensor]:
+    return [torch.empty_like(t) if needed else grad.new_empty(0) for t, needed in zip((*first, *second), need)]
+
+
+@torch.library.impl(LIBRARY, "lsgan_loss", "CompositeExplicitAutograd")
+def _lsgan(outputs: list[Tensor], target: float, impl: str) -> Tensor:
+    return choose(impl, outputs[0].device, outputs[0].dtype).lsgan_loss(outputs, target)
+
+
+@torch.library.register_fake("munit_fast::lsgan_loss", lib=LIBRARY)
+def _lsgan_fake(outputs: list[Tensor], target: float, impl: str) -> Tensor:
+    return outputs[0].new_empty((), dtype=_accumulator(outputs[0]))
+
+
+@torch.library.impl(LIBRARY, "lsgan_loss_backward", "CompositeExplicitAutograd")
+def _lsgan_backward(grad: Tensor, outputs: list[Tensor], target: float, impl: str) -> list[Tensor]:
+    return choose(impl, grad.device, outputs[0].dtype).lsgan_loss_backward(grad, outputs, target)
+
+
+@torch.library.register_fake("munit_fast::lsgan_loss_backward", lib=LIBRARY)
+def _lsgan_backward_fake(grad: Tensor, outputs: list[Tensor], target: float, impl: str) -> list[Tensor]:
+    return [torch.empty_like(output) for output in outputs]
+
+
+class _L1Losses(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, impl: str, *tensors: Tensor) -> Tensor:
+        ctx.save_for_backward(*tensors)
+        ctx.impl = impl
+        ctx.set_materialize_grads(False)
+        count = len(tensors) // 2
+        return torch.ops.munit_fast.l1_losses(tensors[:count], tensors[count:], impl)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor | None) -> tuple[Tensor | None, ...]:
+        tensors, need = ctx.saved_tensors, ctx.needs_input_grad[1:]
+        if grad is None:
+            return (None, *(None for _ in tensors))
+        count = len(tensors) // 2
+        grads = torch.ops.munit_fast.l1_losses_backward(grad, tensors[:count], tensors[count:], need, ctx.impl)
+        return (None, *(g if needed else None for g, needed in zip(grads, need)))
+
+
+class _LsganLoss(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, target: float, impl: str, *outputs: Tensor) -> Tensor:
+        ctx.save_for_backward(*outputs)
+        ctx.target, ctx.impl = target, impl
+        ctx.set_materialize_grads(False)
+        return torch.ops.munit_fast.lsgan_loss(outputs, target, impl)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor | None) -> tuple[Tensor | None, ...]:
+        outputs = ctx.saved_tensors
+        if grad is None:
+            return (None, None, *(None for _ in outputs))
+        return (None, None, *torch.ops.munit_fast.lsgan_loss_backward(grad, outputs, ctx.target, ctx.impl))
+
+
+def _needs_gradient(tensors: list[Tensor]) -> bool:
+    return torch.is_grad_enabled() and any(t.requires_grad for t in tensors)
+
+
+def l1_losses(first: list[Tensor], second: list[Tensor], impl: str) -> Tensor:
+    """mean(|a - b|) of each checked pair, [P]."""
+    if _needs_gradient([*first, *second]):
+        return _L1Losses.apply(impl, *first, *second)
+    return torch.ops.munit_fast.l1_losses(first, second, impl)
+
+
+def lsgan_loss(outputs: list[Tensor], target: float, impl: str) -> Tensor:
+    """Σ over scales of mean((output - target)²), a scalar."""
+    if _needs_gradient(outputs):
+        return _LsganLoss.apply(target, impl, *outputs)
+    return torch.ops.munit_fast.lsgan_loss(outputs, target, impl)

@@ -1,0 +1,205 @@
+"""What stands between two convolutions, as formulas: the specification of the fused epilogue.
+
+    z = normalise(x)                    weight · (x - mean) · r + bias
+    y = pad(depth_to_space(act(z) + residual))
+
+Both functions compute in at least float32 and round once, at the end. `epilogue` is differentiable by autograd;
+`epilogue_backward` is its gradient written out, from what the fused ops keep: the input and two numbers a plane.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+SELU_SCALE = 1.0507009873554804934193349852946
+SELU_ALPHA = 1.6732632423543772848170429916717
+
+_PAD_MODES = {"reflect": "reflect", "replicate": "replicate", "zero": "constant"}
+
+
+def _wide(x: Tensor) -> Tensor:
+    return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
+def _per_channel(value: Tensor, x: Tensor) -> Tensor:
+    """[P] or [N, P] -> broadcastable to x [N, C, H, W]; channel c of x reads entry c % P, and P divides C."""
+    value = value.to(x.dtype).reshape(-1, value.shape[-1])
+    return value.repeat(1, x.shape[1] // value.shape[1])[:, :, None, None]
+
+
+def statistics(x: Tensor, norm: str) -> Tensor:
+    """Mean and spread of x [N, C, H, W] as [2, R].
+
+    "instance": one pair a plane, R = N·C, and the biased variance; "layer": one pair a sample, R = N, and the
+    unbiased standard deviation (divided by C·H·W - 1); "none": [2, 0].
+    """
+    x = _wide(x)
+    if norm == "none":
+        return x.new_empty(2, 0)
+    rows = x.flatten(0, 1).flatten(1) if norm == "instance" else x.flatten(1)
+    mean = rows.mean(1)
+    centred = rows - mean[:, None]
+    variance = centred.square().sum(1) / (rows.shape[1] - (norm == "layer"))
+    return torch.stack([mean, variance if norm == "instance" else variance.sqrt()])
+
+
+def _mean_and_scale(x: Tensor, stats: Tensor, norm: str, eps: float) -> tuple[Tensor, Tensor]:
+    shape = (x.shape[0], x.shape[1] if norm == "instance" else 1, 1, 1)
+    mean, spread = stats[0].view(shape), stats[1].view(shape)
+    return mean, (spread + eps).rsqrt() if norm == "instance" else 1 / (spread + eps)
+
+
+def activate(z: Tensor, act: str, slope: float | Tensor = 0.2) -> Tensor:
+    """relu, lrelu (slope: a number), prelu (slope: a tensor [1] or [C]), selu, tanh or none of z [N, C, H, W]."""
+    if act == "relu":
+        return F.relu(z)
+    if act in ("lrelu", "prelu"):
+        factor = _per_channel(slope, z) if isinstance(slope, Tensor) else slope
+        return torch.where(z > 0, z, z * factor)
+    if act == "selu":
+        return F.selu(z)
+    if act == "tanh":
+        return torch.tanh(z)
+    return z
+
+
+def depth_to_space(x: Tensor, block: int) -> Tensor:
+    """[N, block²·P, H, W] -> [N, P, block·H, block·W]; channel (block·i + j)·P + p goes to row i, column j of a block.
+
+    The order of ONNX's DepthToSpace in DCR mode: the phases are the slow part of the channel index, so in
+    channels_last memory each phase is one run of P values. (torch.pixel_shuffle has them the other way round.)
+    """
+    if block == 1:
+        return x
+    n, c, h, w = x.shape
+    p = c // block**2
+    y = x.view(n, block, block, p, h, w).permute(0, 3, 4, 1, 5, 2)
+    return y.reshape(n, p, h * block, w * block)
+
+
+def space_to_depth(y: Tensor, block: int) -> Tensor:
+    """The inverse of `depth_to_space`."""
+    if block == 1:
+        return y
+    n, p, h, w = y.shape
+    x = y.view(n, p, h // block, block, w // block, block).permute(0, 3, 5, 1, 2, 4)
+    return x.reshape(n, p * block**2, h // block, w // block)
+
+
+def pad2d(x: Tensor, pad: int, pad_mode: str) -> Tensor:
+    return F.pad(x, (pad,) * 4, mode=_PAD_MODES[pad_mode]) if pad else x
+
+
+def pad2d_backward(grad: Tensor, pad: int, pad_mode: str) -> Tensor:
+    """The gradient of `pad2d`: each border pixel is added to the pixel it was read from."""
+    if not pad:
+        return grad
+    if pad_mode == "zero":
+        return grad[:, :, pad:-pad, pad:-pad]
+    n, c, h, w = grad.shape
+    like = grad.new_empty(n, c, h - 2 * pad, w - 2 * pad)
+    backward = torch.ops.aten.reflection_pad2d_backward if pad_mode == "reflect" else None
+    return (backward or torch.ops.aten.replication_pad2d_backward)(grad.contiguous(), like, (pad,) * 4)
+
+
+def epilogue(
+    x: Tensor,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    residual: Tensor | None = None,
+    *,
+    norm: str = "none",
+    eps: float = 1e-5,
+    act: str = "none",
+    slope: float | Tensor = 0.2,
+    block: int = 1,
+    pad: int = 0,
+    pad_mode: str = "reflect",
+) -> Tensor:
+    """normalise → act → + residual → depth-to-space → pad.
+
+    norm "instance" (MUNIT eq. 2 when weight and bias are [N, C]): r = 1 / sqrt(var + eps) with the biased variance of
+    each plane. norm "layer" (MUNIT, decoder): r = 1 / (std + eps) with the unbiased std of each sample.
+    norm "none": z = weight · x + bias.
+
+    Shapes: x, residual [N, C, H, W]; weight, bias [P] or [N, P] where P divides C (channel c reads entry c % P);
+    result [N, C / block², block·H + 2·pad, block·W + 2·pad] in x's dtype.
+    """
+    z = _wide(x)
+    if norm != "none":
+        mean, scale = _mean_and_scale(z, statistics(x, norm), norm, eps)
+        z = (z - mean) * scale
+    if weight is not None:
+        z = z * _per_channel(weight, z)
+    if bias is not None:
+        z = z + _per_channel(bias, z)
+    y = activate(z, act, slope)
+    if residual is not None:
+        y = y + residual
+    return pad2d(depth_to_space(y, block), pad, pad_mode).to(x.dtype)
+
+
+def epilogue_backward(
+    grad: Tensor,
+    x: Tensor,
+    stats: Tensor,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    *,
+    norm: str = "none",
+    eps: float = 1e-5,
+    act: str = "none",
+    slope: float | Tensor = 0.2,
+    block: int = 1,
+    pad: int = 0,
+    pad_mode: str = "reflect",
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The gradient of `epilogue`, given its result's gradient, its input and `statistics(x, norm)`.
+
+    With x̂ = (x - mean)·r, g the gradient at y before padding, gz = act'(z)·g and gx̂ = weight·gz, over M elements:
+
+        instance   dx = r · (gx̂ - mean(gx̂) - x̂ · mean(gx̂·x̂))
+        layer      dx = r · (gx̂ - mean(gx̂)) - x̂ · Σ(gx̂·x̂) / ((M - 1) · std)        (no second term at std = 0)
+
+    Returns dx [N, C, H, W], the gradient of the residual (= g) [N, C, H, W], both in x's dtype, and the sums over each
+    plane [3, N, C]: of gz (bias), of gz·x̂ (weight), and of g·z where z ≤ 0 (prelu's slope; zero otherwise).
+    """
+    wide, g = _wide(x), space_to_depth(pad2d_backward(_wide(grad), pad, pad_mode), block)
+    normalised, scale = wide, None
+    if norm != "none":
+        mean, scale = _mean_and_scale(wide, stats, norm, eps)
+        normalised = (wide - mean) * scale
+    z = normalised
+    if weight is not None:
+        z = z * _per_channel(weight, z)
+    if bias is not None:
+        z = z + _per_channel(bias, z)
+
+    gz, slope_sum = g, torch.zeros(x.shape[:2], dtype=g.dtype, device=g.device)
+    if act == "relu":
+        gz = torch.where(z > 0, g, 0)
+    elif act in ("lrelu", "prelu"):
+        factor = _per_channel(slope, z) if isinstance(slope, Tensor) else slope
+        gz = torch.where(z > 0, g, g * factor)
+        if act == "prelu":
+            slope_sum = torch.where(z > 0, 0, g * z).sum((2, 3))
+    elif act == "selu":
+        gz = g * SELU_SCALE * torch.where(z > 0, 1, SELU_ALPHA * z.exp())
+    elif act == "tanh":
+        gz = g * (1 - torch.tanh(z).square())
+
+    sums = torch.stack([gz.sum((2, 3)), (gz * normalised).sum((2, 3)), slope_sum])
+    dx = gz if weight is None else gz * _per_channel(weight, gz)
+    if scale is not None:
+        over = (2, 3) if norm == "instance" else (1, 2, 3)
+        count = dx[0, 0].numel() * (1 if norm == "instance" else dx.shape[1])
+        along = (dx * normalised).sum(over, keepdim=True)
+        if norm == "instance":
+            dx = scale * (dx - dx.mean(over, keepdim=True) - normalised * along / count)
+        else:
+            std = stats[1].view(-1, 1, 1, 1)
+            second = torch.where(std > 0, along / ((count - 1) * std), 0)
+            dx = scale * (dx - dx.mean(over, keepdim=True)) - normalised * second
+    return dx.to(x.dtype), g.to(x.dtype), sums
