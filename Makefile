@@ -11,16 +11,19 @@ PYTHON ?= $(shell for p in python3 python3.12 python3.11 python3.10; do \
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 # Threads that spin while they wait starve each other on a busy machine.
 export OMP_WAIT_POLICY ?= passive
 
 .PHONY: demo test check bench clean
 .DEFAULT_GOAL := test
 
-$(STAMP): pyproject.toml setup.py constraints.txt
+# torch first: the native part is built against the one that is installed.
+$(STAMP): pyproject.toml setup.py constraints.txt $(wildcard csrc/*.cpp csrc/cpu/*)
 	@test -n "$(PYTHON)" || { echo "munit-fast needs Python 3.10, 3.11 or 3.12 on the PATH, or make PYTHON=/path/to/python"; exit 1; }
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable ".[dev]"
+	$(PIP) torch setuptools ninja pybind11
+	$(PIP) --no-build-isolation --editable ".[dev]"
 	@touch $@
 
 demo: $(STAMP)
@@ -39,5 +42,5 @@ bench: $(STAMP)
 	$(BIN)/python -m pytest benchmarks --benchmark-only
 
 clean:
-	rm -rf $(VENV) demo build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks
+	rm -rf $(VENV) demo build dist *.egg-info munit_fast/*.so .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

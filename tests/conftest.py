@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import os
+from munit_fast.process import prepare
 
-# As in munit_fast.cli: before torch is imported.
-os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+prepare()  # before torch is imported
 
 from pathlib import Path
 from typing import Any
