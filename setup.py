@@ -29,7 +29,7 @@ SOURCES = [
 # The oldest torch that the result loads into: 2.11.
 FLAGS = [
     "-std=c++20",
-    "-O3",
+    "-O2",
     "-fPIC",
     "-fvisibility=hidden",
     "-fno-math-errno",

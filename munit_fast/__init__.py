@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from munit_fast.version import __version__
 
 if TYPE_CHECKING:
+    from munit_fast.accelerate import accelerate
     from munit_fast.checkpoint import CheckpointError
     from munit_fast.config import Config, ConfigError, load_config, make_config
     from munit_fast.model import MUNIT, UNIT
@@ -28,6 +29,7 @@ _HOMES = {
     "MUNIT_Trainer": "reference",
     "UNIT": "model",
     "UNIT_Trainer": "reference",
+    "accelerate": "accelerate",
     "load_config": "config",
     "make_config": "config",
 }
@@ -41,6 +43,7 @@ __all__ = [
     "MUNIT_Trainer",
     "UNIT_Trainer",
     "__version__",
+    "accelerate",
     "load_config",
     "make_config",
 ]

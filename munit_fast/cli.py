@@ -2,12 +2,6 @@
 
 from __future__ import annotations
 
-import os
-
-# OpenMP threads that spin while they wait starve each other on a busy machine: with a third process on two cores a
-# training took 285 s for what it does in 40. It must be set before torch is imported.
-os.environ.setdefault("OMP_WAIT_POLICY", "passive")
-
 import sys
 import warnings
 from enum import Enum
@@ -18,7 +12,10 @@ import typer
 from rich.console import Console
 
 from munit_fast.env import traceback_wanted
+from munit_fast.process import prepare as prepare_process
 from munit_fast.version import __version__
+
+prepare_process()  # nothing above imports torch: the commands do, when they run
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -232,6 +229,29 @@ def prepare_edges(
             )
         ),
     )
+
+
+@app.command()
+def doctor(
+    selftest: Annotated[
+        bool, typer.Option("--selftest", help="Compare every operator here with the reference; takes seconds.")
+    ] = False,
+    json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Say what this machine has, and which backend serves which operator or why it does not."""
+    from munit_fast import doctor as office
+
+    found = office.examine()
+    console = Console()
+    if not json:
+        office.show(found, console)
+    trials = office.selftest() if selftest else None
+    if json:
+        typer.echo(office.as_json(found, trials))
+    elif trials is not None:
+        office.show_trials(trials, console)
+    if complaint := office.complaint(trials or []):
+        raise RuntimeError(complaint)
 
 
 def _with_bar(work):  # type: ignore[no-untyped-def]

@@ -15,8 +15,8 @@ try:
     from munit_fast import _C as module  # type: ignore[no-redef, attr-defined, unused-ignore]
 except ImportError as error:
     native_error = (
-        f"munit_fast._C is not built for this Python ({error}); it needs a C++20 compiler when munit-fast is installed, "
-        "after torch (in a checkout: python setup.py build_ext --inplace)"
+        f"munit_fast._C is not built for this Python ({error}); it needs torch and a C++20 compiler when munit-fast "
+        "is installed (in a checkout: python setup.py build_ext --inplace)"
     )
 
 if module is not None:

@@ -111,7 +111,7 @@ class AdaptiveInstanceNorm2d(layers.AdaptiveInstanceNorm2d, _Epilogue):
         self.bias: Tensor | None = None
         self._set_epilogue(act, slope, pad, pad_mode, impl)
 
-    def forward(  # type: ignore[override]
+    def forward(
         self, x: Tensor, weight: Tensor | None = None, bias: Tensor | None = None, residual: Tensor | None = None
     ) -> Tensor:
         weight = self.weight if weight is None else weight

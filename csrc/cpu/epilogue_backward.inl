@@ -63,11 +63,11 @@ inline void accumulate(const G* g, const T* x, const Tile<A, 4>& tile, int64_t i
   const V zero{};
   for_lanes<A>(
       n, tile.lanes,
-      [&](int64_t lane) {
+      [&](int64_t lane) ALWAYS_INLINE {
         return State{Affine<A>(tile, i, lane), load(sums.bias + lane), load(sums.weight + lane),
                      load(sums.slope + lane)};
       },
-      [&](int64_t at, State& p, int64_t count) {
+      [&](int64_t at, State& p, int64_t count) ALWAYS_INLINE {
         const V up = load_up_to(g + at, count), centred = load_up_to(x + at, count) - p.mean;
         const V z = centred * p.scale + p.shift, gz = activation_gradient<act, A>(z, up, p.slope);
         if (count == width<A>) {
@@ -80,7 +80,7 @@ inline void accumulate(const G* g, const T* x, const Tile<A, 4>& tile, int64_t i
           }
         }
       },
-      [&](int64_t lane, const State& p) {
+      [&](int64_t lane, const State& p) ALWAYS_INLINE {
         store(p.bias, sums.bias + lane), store(p.weight, sums.weight + lane);
         if (act == Act::prelu) store(p.slopes, sums.slope + lane);
       });
@@ -88,19 +88,19 @@ inline void accumulate(const G* g, const T* x, const Tile<A, 4>& tile, int64_t i
 
 // dx = gz · scale - c1 - (x - mean) · c2
 template <Act act, class T, class G, class A = Accumulator<T>>
-inline void differentiate(const G* g, const T* x, const Tile<A, 6>& tile, int64_t i, T* dx, int64_t n) {
+inline void differentiate(const G* g, const T* x, const Tile<A, 6>& tile, int64_t i, T* dx, int64_t n, bool streams) {
   using V = Vector<A>;
   struct Parameters : Affine<A> { V c1, c2; };
   for_lanes<A>(
       n, tile.lanes,
-      [&](int64_t lane) {
+      [&](int64_t lane) ALWAYS_INLINE {
         return Parameters{Affine<A>(tile, i, lane), load(tile.row(tile_c1, i) + lane),
                           load(tile.row(tile_c2, i) + lane)};
       },
-      [&](int64_t at, const Parameters& p, int64_t count) {
+      [&](int64_t at, const Parameters& p, int64_t count) ALWAYS_INLINE {
         const V centred = load_up_to(x + at, count) - p.mean;
         const V gz = activation_gradient<act, A>(centred * p.scale + p.shift, load_up_to(g + at, count), p.slope);
-        store_up_to(gz * p.scale - p.c1 - centred * p.c2, dx + at, count);
+        store_up_to(gz * p.scale - p.c1 - centred * p.c2, dx + at, count, streams);
       },
       [](int64_t, const Parameters&) {});
 }
@@ -112,14 +112,14 @@ void backward_sums(const Backward& b, const View& v, const Planes<Accumulator<T>
   using A = Accumulator<T>;
   Tile<A, 4> tile(v);
   fill_tile(tile, v, b, planes, sample);
-  const int64_t sums_size = 3 * v.block * tile.stride;
+  const int64_t sums_size = 3 * v.block * tile.lanes;
   Scratch room(tile.entries(v) * (sizeof(A) + sizeof(T)) + sums_size * sizeof(A));
   A *sums = room.as<A>(), *g_room = sums + sums_size;
   T* x_room = reinterpret_cast<T*>(g_room + tile.entries(v));
   auto flush = [&] {
     for (int parameter = 0; parameter < 3; ++parameter)
       for (int64_t i = 0; i < v.block; ++i) {
-        const A* row = sums + (parameter * v.block + i) * tile.stride;
+        const A* row = sums + (parameter * v.block + i) * tile.lanes;
         double* to_channels = totals + parameter * v.channels + i * v.segment;
         for (int64_t l = 0; l < tile.lanes; l += v.segment)
           for (int64_t k = 0; k < v.segment; ++k) to_channels[k] += double(row[l + k]);
@@ -134,8 +134,8 @@ void backward_sums(const Backward& b, const View& v, const Planes<Accumulator<T>
     for (int64_t q = from; q < to; ++q) {
       grad.select(q);
       const int64_t i = q % v.block;
-      const int64_t apart = v.block * tile.stride;
-      const Sums<A> mine{sums + i * tile.stride, sums + i * tile.stride + apart, sums + i * tile.stride + 2 * apart};
+      const int64_t apart = v.block * tile.lanes;
+      const Sums<A> mine{sums + i * tile.lanes, sums + i * tile.lanes + apart, sums + i * tile.lanes + 2 * apart};
       for (int64_t w = 0; w < v.width; w += tile.pixels) {
         const int64_t end = min64(v.width, w + tile.pixels), n = (end - w) * v.segment;
         const T* in = v.load_row(x, q, w, end, x_room);
@@ -163,6 +163,7 @@ void backward_rows(const Backward& b, const View& v, const Planes<Accumulator<T>
   T* dx = b.grad_x ? static_cast<T*>(b.grad_x) + v.base(sample) : nullptr;
   T* residual = b.grad_residual ? static_cast<T*>(b.grad_residual) + v.base(sample) : nullptr;
   PaddedGradient<T> grad(v, static_cast<const T*>(b.grad) + v.result_base(sample));
+  const bool streams = b.streams && dx && v.block == 1 && streamable(dx, v.segment);
   // Where a piece of a result goes: the tensor's own memory, but for depth-to-space.
   auto target = [&](T* tensor, int64_t q, int64_t w) {
     return v.block == 1 ? tensor + q * v.step_row + w * v.step_pixel : out_room;
@@ -179,13 +180,14 @@ void backward_rows(const Backward& b, const View& v, const Planes<Accumulator<T>
             if (v.block > 1) v.store_row(out_room, residual, q, w, end);
           }
           if (dx) {
-            differentiate<act>(g, v.load_row(x, q, w, end, x_room), tile, i, target(dx, q, w), n);
+            differentiate<act>(g, v.load_row(x, q, w, end, x_room), tile, i, target(dx, q, w), n, streams);
             if (v.block > 1) v.store_row(out_room, dx, q, w, end);
           }
         });
       }
     }
   });
+  if (streams) finish_streams();
 }
 
 // Adds the row groups' totals [groups, 3, channels] of one sample, writes its planes' sums, and leaves Σgz and
@@ -268,16 +270,20 @@ template <class T> void backward_of(const Backward& b) {
     return;
   }
   for (int64_t p = 0; p < planes.count; ++p) planes.read(b, p);
-  if (need_sums) {
-    parallel(v.samples * tasks, [&](int64_t i) { sum_task(i / tasks, i % tasks); });
-    for (int64_t sample = 0; sample < v.samples; ++sample) collect(sample);
+  // Image by image, and each backwards in the second pass: what was read last may still be in the cache.
+  const int64_t images = v.samples / b.n;
+  for (int64_t n = 0; n < b.n; ++n) {
+    const int64_t first = n * images;
+    if (need_sums) {
+      parallel(images * tasks, [&](int64_t i) { sum_task(first + i / tasks, i % tasks); });
+      for (int64_t sample = first; sample < first + images; ++sample) collect(sample);
+    }
+    coefficients(b, planes, plane_sums, n * b.c, (n + 1) * b.c);
+    if (!need_rows) continue;
+    parallel(images * tasks, [&](int64_t i) {
+      i = images * tasks - 1 - i;
+      const int64_t from = (i % tasks) * step;
+      backward_rows<T>(b, v, planes, first + i / tasks, from, min64(v.rows, from + step));
+    });
   }
-  coefficients(b, planes, plane_sums, 0, planes.count);
-  if (!need_rows) return;
-  // Backwards: the end of grad and x was read last and may still be in the cache.
-  parallel(v.samples * tasks, [&](int64_t i) {
-    i = v.samples * tasks - 1 - i;
-    const int64_t from = (i % tasks) * step;
-    backward_rows<T>(b, v, planes, i / tasks, from, min64(v.rows, from + step));
-  });
 }

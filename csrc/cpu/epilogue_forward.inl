@@ -4,20 +4,21 @@
 template <class A> struct Affine {
   Vector<A> mean, scale, shift, slope;
   template <int count>
-  Affine(const Tile<A, count>& tile, int64_t i, int64_t lane)
+  ALWAYS_INLINE Affine(const Tile<A, count>& tile, int64_t i, int64_t lane)
       : mean(load(tile.row(tile_mean, i) + lane)), scale(load(tile.row(tile_scale, i) + lane)),
         shift(load(tile.row(tile_shift, i) + lane)), slope(load(tile.row(tile_slope, i) + lane)) {}
 };
 
 // y = act((x - mean) · scale + shift) (+ residual) over n entries, with the parameters of phase i of the tile.
 template <Act act, bool add, class T, class A = Accumulator<T>>
-inline void transform(const T* x, const Tile<A, 4>& tile, int64_t i, const T* residual, T* y, int64_t n) {
+inline void transform(const T* x, const Tile<A, 4>& tile, int64_t i, const T* residual, T* y, int64_t n,
+                      bool streams) {
   for_lanes<A>(
-      n, tile.lanes, [&](int64_t lane) { return Affine<A>(tile, i, lane); },
-      [&](int64_t at, const Affine<A>& p, int64_t count) {
+      n, tile.lanes, [&](int64_t lane) ALWAYS_INLINE { return Affine<A>(tile, i, lane); },
+      [&](int64_t at, const Affine<A>& p, int64_t count) ALWAYS_INLINE {
         Vector<A> z = activate<act, A>((load_up_to(x + at, count) - p.mean) * p.scale + p.shift, p.slope);
         if (add) z += load_up_to(residual + at, count);
-        store_up_to(z, y + at, count);
+        store_up_to(z, y + at, count, streams);
       },
       [](int64_t, const Affine<A>&) {});
 }
@@ -37,29 +38,34 @@ void forward_rows(const Forward& f, const View& v, const Planes<Accumulator<T>>&
   const T* residual = f.residual ? static_cast<const T*>(f.residual) + v.base(sample) : nullptr;
   T* y = static_cast<T*>(f.y) + v.result_base(sample);
 
+  const bool streams = f.streams && v.block == 1 && streamable(y, v.result_channels);
+  // Pixels [w, end) of row q, to their place inside a row of the result.
+  auto piece = [&]<Act act>(int64_t q, int64_t w, int64_t end, T* result, bool streams_piece) {
+    const int64_t i = q % v.block, n = (end - w) * v.segment;
+    const T* in = v.load_row(x, q, w, end, x_room);
+    if (residual)
+      transform<act, true>(in, tile, i, v.load_row(residual, q, w, end, residual_room), result, n, streams_piece);
+    else
+      transform<act, false, T>(in, tile, i, nullptr, result, n, streams_piece);
+  };
   with_act(f.act, [&]<Act act>() {
     for (int64_t padded = from; padded < to; ++padded) {
       T* out = y + padded * v.padded_columns * v.result_channels;
-      const int64_t q = v.source(padded, v.rows), i = q % v.block;
+      const int64_t q = v.source(padded, v.rows);
       if (q < 0) {
         __builtin_memset(out, 0, row_bytes);
         continue;
       }
       T* inside = out + v.pad * v.result_channels;
-      for (int64_t w = 0; w < v.width; w += tile.pixels) {
-        const int64_t end = min64(v.width, w + tile.pixels), n = (end - w) * v.segment;
-        const T* in = v.load_row(x, q, w, end, x_room);
-        T* result = inside + w * v.segment;
-        if (residual)
-          transform<act, true>(in, tile, i, v.load_row(residual, q, w, end, residual_room), result, n);
-        else
-          transform<act, false, T>(in, tile, i, nullptr, result, n);
-      }
+      for (int64_t w = 0; w < v.width; w += tile.pixels)
+        piece.template operator()<act>(q, w, min64(v.width, w + tile.pixels), inside + w * v.segment, streams);
       for (int64_t k = 0; k < 2 * v.pad; ++k) {
         const int64_t column = k < v.pad ? k : v.columns + k, read = v.source(column, v.columns);
         T* to_pixel = out + column * v.result_channels;
         if (read < 0)
           __builtin_memset(to_pixel, 0, pixel_bytes);
+        else if (streams)  // what was streamed is not in the cache: compute it again
+          piece.template operator()<act>(q, read, read + 1, to_pixel, false);
         else if (v.result_channels == 1)
           *to_pixel = inside[read];
         else
@@ -67,6 +73,7 @@ void forward_rows(const Forward& f, const View& v, const Planes<Accumulator<T>>&
       }
     }
   });
+  if (streams) finish_streams();
 }
 
 // Writes the statistics of row r of `stats` from the moments of its planes.
@@ -111,17 +118,25 @@ template <class T> void forward_of(const Forward& f) {
     });
     return;
   }
-  if (f.norm != Norm::none) {
-    parallel(plan.samples * plan.groups, [&](int64_t i) { measure(i / plan.groups, i % plan.groups); });
-    const int64_t rows = f.norm == Norm::instance ? f.n * f.c : f.n;
-    for (int64_t r = 0; r < rows; ++r) finish_statistics<A>(f, plan, moments, r);
-  }
-  for (int64_t p = 0; p < planes.count; ++p) planes.read(f, p);
+  // Image by image, and each backwards in the second pass: what was read last may still be in the cache.
   const int64_t step = rows_per_task(v), tasks = ceil_div(v.padded_rows, step);
-  // Backwards: the end of x was read last and may still be in the cache.
-  parallel(v.samples * tasks, [&](int64_t i) {
-    i = v.samples * tasks - 1 - i;
-    const int64_t from = (i % tasks) * step;
-    forward_rows<T>(f, v, planes, i / tasks, from, min64(v.padded_rows, from + step));
-  });
+  const int64_t images = v.samples / f.n, parts = plan.samples / f.n;
+  auto rows_of = [&](int64_t sample, int64_t task) {
+    forward_rows<T>(f, v, planes, sample, task * step, min64(v.padded_rows, (task + 1) * step));
+  };
+  if (f.norm == Norm::none) {
+    for (int64_t p = 0; p < planes.count; ++p) planes.read(f, p);
+    parallel(v.samples * tasks, [&](int64_t i) { rows_of(i / tasks, i % tasks); });
+    return;
+  }
+  for (int64_t n = 0; n < f.n; ++n) {
+    parallel(parts * plan.groups, [&](int64_t i) { measure(n * parts + i / plan.groups, i % plan.groups); });
+    const int64_t rows = f.norm == Norm::instance ? f.c : 1;
+    for (int64_t r = n * rows; r < (n + 1) * rows; ++r) finish_statistics<A>(f, plan, moments, r);
+    for (int64_t p = n * f.c; p < (n + 1) * f.c; ++p) planes.read(f, p);
+    parallel(images * tasks, [&](int64_t i) {
+      i = images * tasks - 1 - i;
+      rows_of(n * images + i / tasks, i % tasks);
+    });
+  }
 }

@@ -31,6 +31,7 @@ struct Epilogue {
 struct Forward : Epilogue {
   const void* residual;  // like x, or null
   void* y;
+  bool streams;  // the result will not stay in a cache
 };
 
 struct Backward : Epilogue {
@@ -38,6 +39,7 @@ struct Backward : Epilogue {
   void* grad_x;         // like x, or null
   void* grad_residual;  // like x, or null
   void* sums;           // accumulator [3, n, c], or null
+  bool streams;         // the gradients will not stay in a cache
 };
 
 // One pair of an L1 reconstruction loss over `size` elements; grad_a, grad_b may be null.

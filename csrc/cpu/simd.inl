@@ -7,6 +7,9 @@ using std::int64_t;
 using std::uint16_t;
 using std::uint32_t;
 
+// For lambdas that a loop calls with vectors: left out of line, they pass 64-byte registers through the stack.
+#define ALWAYS_INLINE __attribute__((always_inline))
+
 struct bf16 { uint16_t bits; };
 struct f16 { uint16_t bits; };
 
@@ -116,6 +119,39 @@ inline void store(Vector<float> v, f16* p) {
 #endif
 }
 
+// Past the caches, for a result too large to stay in them: a plain store first reads the line that it overwrites.
+// p must be aligned to what it writes; finish_streams() before another thread reads.
+inline void stream(Vector<float> v, float* p) {
+#if defined(MUNIT_FAST_AVX512)
+  _mm512_stream_ps(p, (__m512)v);
+#elif defined(MUNIT_FAST_AVX2)
+  _mm256_stream_ps(p, (__m256)v);
+#else
+  store(v, p);
+#endif
+}
+inline void stream(Vector<double> v, double* p) { stream(reinterpret_cast<Vector<float>>(v), reinterpret_cast<float*>(p)); }
+template <class T> inline void stream(Vector<float> v, T* p) {  // 16 bits an entry
+  alignas(32) T room[width<float>];
+  store(v, room);
+#if defined(MUNIT_FAST_AVX512)
+  _mm256_stream_si256(reinterpret_cast<__m256i*>(p), _mm256_load_si256(reinterpret_cast<const __m256i*>(room)));
+#elif defined(MUNIT_FAST_AVX2)
+  _mm_stream_si128(reinterpret_cast<__m128i*>(p), _mm_load_si128(reinterpret_cast<const __m128i*>(room)));
+#else
+  __builtin_memcpy(p, room, sizeof(room));
+#endif
+}
+inline void finish_streams() {
+#if defined(MUNIT_FAST_AVX512) || defined(MUNIT_FAST_AVX2)
+  _mm_sfence();
+#endif
+}
+// Whether every vector of rows that start at p and are `step` entries apart can be streamed.
+template <class T> inline bool streamable(const T* p, int64_t step) {
+  constexpr int64_t bytes = width<Accumulator<T>> * sizeof(T);
+  return (reinterpret_cast<std::uintptr_t>(p) | std::uintptr_t(step * sizeof(T))) % bytes == 0;
+}
 // The first n < width numbers; the rest are zero, and are not touched.
 template <class T> inline Vector<Accumulator<T>> load_some(const T* p, int64_t n) {
   T room[width<Accumulator<T>>] = {};
@@ -131,8 +167,10 @@ template <class T> inline void store_some(Vector<Accumulator<T>> v, T* p, int64_
 template <class T> inline Vector<Accumulator<T>> load_up_to(const T* p, int64_t count) {
   return count == width<Accumulator<T>> ? load(p) : load_some(p, count);
 }
-template <class T> inline void store_up_to(Vector<Accumulator<T>> v, T* p, int64_t count) {
-  if (count == width<Accumulator<T>>) store(v, p); else store_some(v, p, count);
+template <class T> inline void store_up_to(Vector<Accumulator<T>> v, T* p, int64_t count, bool streams = false) {
+  if (count < width<Accumulator<T>>) store_some(v, p, count);
+  else if (streams) stream(v, p);
+  else store(v, p);
 }
 
 // ---- runs of memory, between the tensor's type and the accumulator's ----
@@ -150,17 +188,27 @@ template <class T> inline void convert(const float* from, T* to, int64_t n) {
 }
 inline void convert(const float* from, float* to, int64_t n) { __builtin_memcpy(to, from, n * sizeof(float)); }
 
+inline float number(const float* p) { return *p; }
+inline double number(const double* p) { return *p; }
+inline float number(const bf16* p) { return float_of(uint32_t{p->bits} << 16); }
+inline float number(const f16* p) { return load_some(p, 1)[0]; }
+
 // to += from
 template <class T> inline void add(const T* from, Accumulator<T>* to, int64_t n) {
   constexpr int64_t w = width<Accumulator<T>>;
   int64_t i = 0;
+  if (n == 1) {
+    *to += number(from);  // a border pixel of an NCHW plane
+    return;
+  }
   for (; i + w <= n; i += w) store(load(to + i) + load(from + i), to + i);
   if (i < n) store_some(load_some(to + i, n - i) + load_some(from + i, n - i), to + i, n - i);
 }
 
 // ---- elementary functions: polynomials in float (about 1 ulp), libm in double ----
+// Out of line: inlined into every loop they make the object files three times larger and gain a tenth.
 
-inline Vector<float> exponential(Vector<float> x) {
+__attribute__((noinline)) Vector<float> exponential(Vector<float> x) {
   x = x > 88.0f ? Vector<float>{} + 88.0f : x;
   x = x < -87.0f ? Vector<float>{} - 87.0f : x;
   const float rounder = 12582912.0f;  // 1.5 · 2^23: adding it rounds to a whole number
@@ -178,7 +226,7 @@ inline Vector<float> exponential(Vector<float> x) {
 }
 
 // exp(x) - 1 for x ≤ 0
-inline Vector<float> exponential_minus_1(Vector<float> x) {
+__attribute__((noinline)) Vector<float> exponential_minus_1(Vector<float> x) {
   Vector<float> series = 1.3888889e-3f + x * 1.9841270e-4f;
   series = 8.3333333e-3f + x * series;
   series = 4.1666668e-2f + x * series;
@@ -187,7 +235,7 @@ inline Vector<float> exponential_minus_1(Vector<float> x) {
   return x > -0.35f ? series : exponential(x) - 1.0f;
 }
 
-inline Vector<float> hyperbolic_tangent(Vector<float> x) {
+__attribute__((noinline)) Vector<float> hyperbolic_tangent(Vector<float> x) {
   Vector<float> size = x < 0.0f ? -x : x, square = x * x;
   Vector<float> p = -5.70498872745e-3f * square + 2.06390887954e-2f;
   p = p * square - 5.37397155531e-2f;
@@ -203,9 +251,9 @@ template <double function(double)> inline Vector<double> one_by_one(Vector<doubl
   for (int64_t i = 0; i < width<double>; ++i) x[i] = function(x[i]);
   return x;
 }
-inline Vector<double> exponential(Vector<double> x) { return one_by_one<::exp>(x); }
-inline Vector<double> exponential_minus_1(Vector<double> x) { return one_by_one<::expm1>(x); }
-inline Vector<double> hyperbolic_tangent(Vector<double> x) { return one_by_one<::tanh>(x); }
+__attribute__((noinline)) Vector<double> exponential(Vector<double> x) { return one_by_one<::exp>(x); }
+__attribute__((noinline)) Vector<double> exponential_minus_1(Vector<double> x) { return one_by_one<::expm1>(x); }
+__attribute__((noinline)) Vector<double> hyperbolic_tangent(Vector<double> x) { return one_by_one<::tanh>(x); }
 
 template <class A> constexpr A selu_scale = A(1.0507009873554804934193349852946);
 template <class A> constexpr A selu_alpha = A(1.6732632423543772848170429916717);
@@ -213,7 +261,7 @@ template <class A> constexpr A selu_alpha = A(1.6732632423543772848170429916717)
 template <Act act, class A, class V = Vector<A>> inline V activate(V z, V slope) {
   const V zero{};
   if constexpr (act == Act::relu) return z < zero ? zero : z;  // a NaN stays a NaN
-  if constexpr (act == Act::lrelu || act == Act::prelu) return z > zero ? z : z * slope;
+  if constexpr (act == Act::prelu) return z > zero ? z : z * slope;
   if constexpr (act == Act::selu) {
     V below = exponential_minus_1(z > zero ? zero : z) * selu_alpha<A>;
     return (z > zero ? z : below) * selu_scale<A>;
@@ -226,7 +274,7 @@ template <Act act, class A, class V = Vector<A>> inline V activate(V z, V slope)
 template <Act act, class A, class V = Vector<A>> inline V activation_gradient(V z, V g, V slope) {
   const V zero{};
   if constexpr (act == Act::relu) return z > zero ? g : zero;
-  if constexpr (act == Act::lrelu || act == Act::prelu) return z > zero ? g : g * slope;
+  if constexpr (act == Act::prelu) return z > zero ? g : g * slope;
   if constexpr (act == Act::selu) {
     V below = exponential(z > zero ? zero : z) * selu_alpha<A>;
     return g * selu_scale<A> * (z > zero ? zero + A(1) : below);
@@ -243,7 +291,7 @@ template <class Body> inline void with_act(Act act, const Body& body) {
   switch (act) {
     case Act::none: return body.template operator()<Act::none>();
     case Act::relu: return body.template operator()<Act::relu>();
-    case Act::lrelu: return body.template operator()<Act::lrelu>();
+    case Act::lrelu:  // each plane has its slope anyway
     case Act::prelu: return body.template operator()<Act::prelu>();
     case Act::selu: return body.template operator()<Act::selu>();
     case Act::tanh: return body.template operator()<Act::tanh>();

@@ -84,9 +84,8 @@ inline void group_moments(const StatisticsPlan& plan, const T* x, int64_t group,
   const int64_t channels = plan.channels, lanes = plan.lanes;
   A *sums = scratch, *centre = sums + lanes, *mean = centre + lanes, *squares = mean + channels;
   auto fold = [&](A* to) {
-    for (int64_t c = 0; c < channels; ++c) to[c] = sums[c];
-    for (int64_t l = channels; l < lanes; l += channels)
-      for (int64_t c = 0; c < channels; ++c) to[c] += sums[l + c];
+    convert(static_cast<const A*>(sums), to, channels);
+    for (int64_t l = channels; l < lanes; l += channels) add(static_cast<const A*>(sums + l), to, channels);
   };
   int64_t count = 0;
   for (int64_t from = plan.begin(group); from < plan.end(group); from += plan.chunk_pixels) {
@@ -103,8 +102,7 @@ inline void group_moments(const StatisticsPlan& plan, const T* x, int64_t group,
     }
     fold(mean);
     for (int64_t c = 0; c < channels; ++c) mean[c] /= A(pixels);
-    for (int64_t l = 0; l < lanes; l += channels)
-      for (int64_t c = 0; c < channels; ++c) centre[l + c] = mean[c];
+    for (int64_t l = 0; l < lanes; l += channels) convert(static_cast<const A*>(mean), centre + l, channels);
 
     sum_lanes<T, true>(p, rows, lanes, static_cast<const A*>(centre), sums);
     for (int64_t l = 0; l < rest; l += width<A>) {

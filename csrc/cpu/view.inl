@@ -57,8 +57,8 @@ struct View {
   // One row's part of x, entry after entry: pixels [from, to) of row q. Without depth-to-space that is the tensor's own
   // memory, else `room` is filled.
   template <class T> const T* load_row(const T* sample, int64_t q, int64_t from, int64_t to, T* room) const {
+    if (block == 1) return sample + q * step_row + from * step_pixel;
     const T* row = sample + (q / block) * step_row + from * step_pixel;
-    if (block == 1) return row;
     if (channels_last) {
       row += (q % block) * segment;
       for (int64_t k = 0; k < to - from; ++k)
@@ -88,19 +88,18 @@ struct View {
   }
 };
 
-// The parameters of one sample's channels, repeated until whole vectors come out even (or nearly: the end is padded):
-// [parameter][i][lanes]. A row is worked on in pieces that fit the first-level cache; in each, a vector of parameters
+// The parameters of one sample's channels, repeated until whole vectors come out even: [parameter][i][lanes]. A row is worked on in pieces that fit the first-level cache; in each, a vector of parameters
 // is loaded once for all the pixels.
 template <class A, int count> struct Tile {
-  int64_t lanes, stride, blocks, pixels;  // pixels: of a piece
+  int64_t lanes, blocks, pixels;  // pixels: of a piece
   Scratch memory;
 
   explicit Tile(const View& v)
-      : lanes(v.segment * (width<A> / common_power_of_two(v.segment))), stride(ceil_div(lanes, width<A>) * width<A>),
-        blocks(v.block), pixels(min64(v.width, max64(1, piece_entries / lanes) * (lanes / v.segment))),
-        memory(count * v.block * stride * sizeof(A)) {}
+      : lanes(lanes_for(v.segment)), blocks(v.block),
+        pixels(min64(v.width, max64(1, piece_entries / lanes) * (lanes / v.segment))),
+        memory(count * v.block * lanes * sizeof(A)) {}
 
-  A* row(int parameter, int64_t i) const { return memory.as<A>() + (parameter * blocks + i) * stride; }
+  A* row(int parameter, int64_t i) const { return memory.as<A>() + (parameter * blocks + i) * lanes; }
   int64_t entries(const View& v) const { return pixels * v.segment; }
 
   // values: [n, c]
@@ -115,10 +114,11 @@ template <class A, int count> struct Tile {
 
  private:
   static constexpr int64_t piece_entries = 2048;
-  static int64_t common_power_of_two(int64_t n) {  // with the vector's width
-    int64_t power = 1;
-    while (power < width<A> && n % (2 * power) == 0) power *= 2;
-    return power;
+  static int64_t lanes_for(int64_t segment) {
+    int64_t shared = 1;  // the power of two that the vector's width and the segment share
+    while (shared < width<A> && segment % (2 * shared) == 0) shared *= 2;
+    const int64_t least = segment * (width<A> / shared);
+    return least * ceil_div(4 * width<A>, least);  // four vectors beside each other, for for_lanes
   }
 };
 
@@ -130,25 +130,22 @@ template <class A, int count> struct Tile {
 template <class A, class Begin, class Body, class End>
 inline void for_lanes(int64_t n, int64_t lanes, const Begin& begin, const Body& body, const End& end) {
   constexpr int64_t w = width<A>;
-  int64_t lane = 0;
-  for (; lane + 4 * w <= min64(n, lanes); lane += 4 * w) {
-    auto s0 = begin(lane), s1 = begin(lane + w), s2 = begin(lane + 2 * w), s3 = begin(lane + 3 * w);
+  for (int64_t lane = 0; lane < min64(n, lanes); lane += 4 * w) {
     int64_t i = lane;
-    for (; i + 4 * w <= n; i += lanes) {
-      body(i, s0, w), body(i + w, s1, w);
-      body(i + 2 * w, s2, w), body(i + 3 * w, s3, w);
+    if (lane + 4 * w <= min64(n, lanes)) {
+      auto s0 = begin(lane), s1 = begin(lane + w), s2 = begin(lane + 2 * w), s3 = begin(lane + 3 * w);
+      for (; i + 4 * w <= n; i += lanes) {
+        body(i, s0, w), body(i + w, s1, w);
+        body(i + 2 * w, s2, w), body(i + 3 * w, s3, w);
+      }
+      end(lane, s0), end(lane + w, s1), end(lane + 2 * w, s2), end(lane + 3 * w, s3);
     }
-    if (i < n) body(i, s0, min64(w, n - i));
-    if (i + w < n) body(i + w, s1, min64(w, n - i - w));
-    if (i + 2 * w < n) body(i + 2 * w, s2, min64(w, n - i - 2 * w));
-    if (i + 3 * w < n) body(i + 3 * w, s3, n - i - 3 * w);
-    end(lane, s0), end(lane + w, s1), end(lane + 2 * w, s2), end(lane + 3 * w, s3);
-  }
-  for (; lane < min64(n, lanes); lane += w) {
-    auto state = begin(lane);
-    int64_t i = lane;
-    for (; i + w <= n; i += lanes) body(i, state, w);
-    if (i < n) body(i, state, n - i);
-    end(lane, state);
+    for (int64_t l = lane; l < min64(lane + 4 * w, lanes) && i < n; l += w, i += w) {
+      auto state = begin(l);
+      int64_t k = i;
+      for (; k + w <= n; k += lanes) body(k, state, w);
+      if (k < n) body(k, state, n - k);
+      end(l, state);
+    }
   }
 }

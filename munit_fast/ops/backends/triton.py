@@ -10,7 +10,7 @@ from munit_fast.ops.options import Options
 
 
 def why_not(device: torch.device, dtype: torch.dtype) -> str | None:
-    return kernels.why_not(device, dtype)
+    return kernels.why_not(device, dtype)  # type: ignore[attr-defined]
 
 
 def epilogue_forward(

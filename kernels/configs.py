@@ -1,0 +1,125 @@
+"""The tile sizes and split counts of every kernel, as data.
+
+Nothing is tuned at run time: a table is read from top to bottom and the first row whose limits hold is used, so the
+same shapes give the same launch, and the same bits, on every device. A tuner rewrites the tables, nothing else.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+ANY = 1 << 62
+
+SPLIT_PROGRAMS = 512
+"""How many programs a split reduction aims at: about four for each of the 132 multiprocessors of an H100."""
+
+MAX_SPLITS = 512
+"""The most partial results that one combine has to add."""
+
+COMBINE_ELEMENTS = 2048
+"""Partial results that one program of a combine holds at a time: splits × columns."""
+
+COMBINE_WARPS = 4
+
+LAYER_CHANNELS = 256
+"""Channels that the layer norm's backward adds up at a time."""
+
+LOSS_ELEMENTS, LOSS_WARPS = 2048, 4
+"""Elements of a tile, and warps of a program, of the loss kernels."""
+
+LOSS_SPLITS = 256
+"""Partial sums of each pair of a loss; the grid of the forward is this × pairs."""
+
+
+class Tile(NamedTuple):
+    """What one program works on at a time, and the least number of such tiles it is given."""
+
+    pixels: int  # a power of two
+    channels: int  # a power of two
+    num_warps: int
+    tiles: int  # each program loads its channels' parameters once, so more tiles mean fewer such loads
+
+
+class Row(NamedTuple):
+    """A tile and the largest problem it is for."""
+
+    itemsize: int  # of an element of x, in bytes
+    channels: int  # of the output (P): the run that a tile divides
+    area: int  # pixels of a plane
+    tile: Tile
+
+
+# 2048 elements for 128 threads are 16 a thread: two 16-byte accesses in bf16, four in fp32, all in flight at once.
+_WRITING_CHANNELS_LAST = [
+    Row(4, 4, ANY, Tile(pixels=256, channels=4, num_warps=4, tiles=1)),
+    Row(4, 8, ANY, Tile(pixels=256, channels=8, num_warps=4, tiles=1)),
+    Row(4, 16, ANY, Tile(pixels=128, channels=16, num_warps=4, tiles=1)),
+    Row(4, 32, ANY, Tile(pixels=64, channels=32, num_warps=4, tiles=1)),
+    Row(4, 64, 1 << 14, Tile(pixels=32, channels=64, num_warps=4, tiles=1)),
+    Row(4, 64, ANY, Tile(pixels=32, channels=64, num_warps=4, tiles=2)),
+    Row(4, ANY, 1 << 14, Tile(pixels=16, channels=128, num_warps=4, tiles=1)),
+    Row(4, ANY, ANY, Tile(pixels=16, channels=128, num_warps=4, tiles=2)),
+]
+_WRITING_CONTIGUOUS = [
+    Row(4, ANY, 64, Tile(pixels=64, channels=16, num_warps=4, tiles=1)),
+    Row(4, ANY, 256, Tile(pixels=256, channels=4, num_warps=4, tiles=1)),
+    Row(4, ANY, ANY, Tile(pixels=1024, channels=1, num_warps=4, tiles=1)),
+]
+# Every split costs 8 or 12 bytes a channel, written and read: at 64 pixels of bf16 that is an eighth of what it reads.
+_STATISTICS_COLUMNS = [
+    Row(4, 8, ANY, Tile(pixels=512, channels=8, num_warps=4, tiles=1)),
+    Row(4, 16, ANY, Tile(pixels=256, channels=16, num_warps=4, tiles=1)),
+    Row(4, 32, ANY, Tile(pixels=128, channels=32, num_warps=4, tiles=1)),
+    Row(4, ANY, ANY, Tile(pixels=64, channels=64, num_warps=4, tiles=1)),
+]
+# One column: the pixels are the elements of a row, that is, of a plane (instance, NCHW) or of a sample (layer).
+_STATISTICS_ROWS = [
+    Row(4, ANY, 256, Tile(pixels=256, channels=1, num_warps=1, tiles=1)),
+    Row(4, ANY, ANY, Tile(pixels=2048, channels=1, num_warps=4, tiles=4)),
+]
+_SUMS_CHANNELS_LAST = [
+    Row(4, 8, ANY, Tile(pixels=256, channels=8, num_warps=4, tiles=2)),
+    Row(4, 16, ANY, Tile(pixels=128, channels=16, num_warps=4, tiles=2)),
+    Row(4, 32, ANY, Tile(pixels=64, channels=32, num_warps=4, tiles=2)),
+    Row(4, ANY, ANY, Tile(pixels=32, channels=64, num_warps=4, tiles=2)),
+]
+_SUMS_CONTIGUOUS = [
+    Row(4, ANY, 64, Tile(pixels=64, channels=16, num_warps=4, tiles=1)),
+    Row(4, ANY, 256, Tile(pixels=256, channels=4, num_warps=4, tiles=1)),
+    Row(4, ANY, ANY, Tile(pixels=1024, channels=1, num_warps=4, tiles=4)),
+]
+
+TABLES: dict[str, list[Row]] = {
+    "statistics, columns": _STATISTICS_COLUMNS,
+    "statistics, rows": _STATISTICS_ROWS,
+    "forward, channels_last": _WRITING_CHANNELS_LAST,
+    "forward, contiguous": _WRITING_CONTIGUOUS,
+    "sums, channels_last": _SUMS_CHANNELS_LAST,
+    "sums, contiguous": _SUMS_CONTIGUOUS,
+    "backward, channels_last": _WRITING_CHANNELS_LAST,
+    "backward, contiguous": _WRITING_CONTIGUOUS,
+}
+
+
+def tile(table: str, itemsize: int, channels: int, area: int) -> Tile:
+    """The tile of the first row of `table` that is large enough."""
+    for row in TABLES[table]:
+        if itemsize <= row.itemsize and channels <= row.channels and area <= row.area:
+            return row.tile
+    raise LookupError(f"table {table!r} has no row for itemsize {itemsize}, {channels} channels, {area} pixels")
+
+
+def split(tiles: int, at_least: int, columns: int) -> tuple[int, int]:
+    """How to cut `tiles` tiles that are reduced, given `columns` independent reductions: (tiles of a split, splits)."""
+    wanted = min(max(SPLIT_PROGRAMS // max(columns, 1), 1), MAX_SPLITS)
+    per_split = max(at_least, cdiv(tiles, wanted))
+    return per_split, cdiv(tiles, per_split)
+
+
+def cdiv(a: int, b: int) -> int:
+    return -(-a // b)
+
+
+def power_of_two(n: int) -> int:
+    """The least power of two that is not below n."""
+    return 1 << max(n - 1, 0).bit_length()

@@ -1,0 +1,63 @@
+"""How a kernel is launched: on the right device, with sizes handed over in a form that keeps accesses 16 bytes wide."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+MAX_SAMPLE = 2**30
+"""Elements of one sample, padding included: offsets inside a sample are 32-bit, and a split may overhang its end."""
+
+
+def run(kernel: Any, grid: tuple[int, ...], device: torch.device, *args: Any, **meta: Any) -> None:
+    """Launch on the current stream of `device`. Tests replace this function to see what would be launched."""
+    if 0 in grid:
+        return
+    if device.type == "cuda" and device.index != torch.cuda.current_device():
+        with torch.cuda.device(device):
+            kernel[grid](*args, **meta)
+    else:
+        kernel[grid](*args, **meta)
+
+
+def run_length(size: int) -> int:
+    """The largest power of two, up to 16, that divides `size`.
+
+    A kernel takes `size // run_length` and the run length as a constant, so that the compiler sees the divisibility
+    that wide accesses need. Triton's own specialisation knows only multiples of 16, and would compile a variant for
+    each of the other sizes that happens to be one; 8 channels of bf16 are 16 bytes too.
+    """
+    return min(size & -size, 16) if size else 16
+
+
+def is_channels_last(x: Tensor) -> bool:
+    """Whether a dense x is laid out as NHWC; one that is dense both ways (1×1 planes) is if its strides say so."""
+    if not x.is_contiguous(memory_format=torch.channels_last):
+        return False
+    return not x.is_contiguous() or (x.shape[1] > 1 and x.stride(1) == 1 and x.stride(3) == x.shape[1])
+
+
+def check_layout(name: str, x: Tensor, channels_last: bool) -> None:
+    """Raise unless x has the layout that the kernel is about to assume."""
+    if not x.is_contiguous(memory_format=torch.channels_last if channels_last else torch.contiguous_format):
+        wanted = "channels_last" if channels_last else "contiguous"
+        raise ValueError(f"{name} must be {wanted}, as x is; got shape {tuple(x.shape)} with strides {x.stride()}")
+
+
+def check_size(sample: int) -> None:
+    """Raise if a sample of so many elements is beyond 32-bit offsets."""
+    if sample > MAX_SAMPLE:
+        raise ValueError(f"a sample must have at most 2^30 elements, padding included; got {sample}")
+
+
+def empty(shape: tuple[int, ...], like: Tensor, channels_last: bool) -> Tensor:
+    """An uninitialised tensor of `shape` [N, C, H, W] in the given layout, with the dtype and device of `like`."""
+    layout = torch.channels_last if channels_last else torch.contiguous_format
+    return torch.empty(shape, dtype=like.dtype, device=like.device, memory_format=layout)
+
+
+def row_stride(parameter: Tensor | None) -> int:
+    """Elements from one sample's row of a parameter [N, P] to the next's; 0 for [P], which all samples share."""
+    return parameter.stride(0) if parameter is not None and parameter.dim() == 2 else 0

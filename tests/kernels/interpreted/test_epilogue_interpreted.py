@@ -1,0 +1,209 @@
+"""The epilogue's kernels in Triton's interpreter, on the CPU; `test_interpreter.py` runs this file."""
+
+from __future__ import annotations
+
+import kernel_cases as cases
+import kernel_checks as checks
+import pytest
+import torch
+from kernel_cases import Case
+
+from munit_fast.kernels import configs, launch
+from munit_fast.kernels.epilogue import epilogue_backward, epilogue_forward
+from munit_fast.kernels.statistics import statistics
+from munit_fast.reference import epilogue as reference
+
+SMALL = (8, 8, 1, 64)
+SPLIT = (4, 4, 1, 64)
+
+
+@pytest.mark.parametrize("case", cases.covering_cases(), ids=str)
+def test_against_the_oracle(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
+    cases.use_tile(case, monkeypatch)
+    inputs = cases.make_inputs(case)
+    stats = checks.check_forward(case, inputs)
+    checks.check_backward(case, inputs, stats)
+
+
+@pytest.mark.parametrize("channels_last", [True, False])
+@pytest.mark.parametrize(
+    ("shape", "block", "pad", "mode"),
+    [
+        ((1, 8, 4, 4), 1, 3, "reflect"),  # a pixel mirrored at both edges, in both directions
+        ((1, 8, 2, 9), 1, 1, "reflect"),
+        ((1, 8, 7, 3), 1, 2, "reflect"),
+        ((1, 8, 2, 2), 2, 3, "reflect"),
+        ((1, 8, 5, 5), 1, 2, "reflect"),
+        ((1, 8, 6, 6), 1, 2, "reflect"),
+        ((1, 8, 1, 5), 1, 2, "replicate"),
+        ((2, 8, 1, 1), 1, 1, "replicate"),
+        ((1, 8, 1, 1), 2, 2, "replicate"),
+        ((1, 8, 3, 3), 1, 3, "zero"),
+    ],
+)
+def test_small_images_and_wide_borders(
+    shape: tuple[int, int, int, int],
+    block: int,
+    pad: int,
+    mode: str,
+    channels_last: bool,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    case = Case(shape, norm="none", act="lrelu", block=block, pad=pad, pad_mode=mode, residual=True, tile=SMALL)
+    case = cases.replace(case, channels_last=channels_last)
+    cases.use_tile(case, monkeypatch)
+    inputs = cases.make_inputs(case)
+    checks.check_backward(case, inputs, checks.check_forward(case, inputs))
+
+
+@pytest.mark.parametrize("channels_last", [True, False])
+def test_tiles_that_begin_where_the_border_ends(channels_last: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tiles of two pixels of a row: the backward looks for copies tile by tile, and may not miss one."""
+    case = Case((1, 4, 6, 8), norm="none", act="none", pad=2, channels_last=channels_last, tile=(2, 4, 1, 64))
+    cases.use_tile(case, monkeypatch)
+    inputs = cases.make_inputs(case)
+    checks.check_backward(case, inputs, torch.empty(2, 0))
+
+
+@pytest.mark.parametrize("norm", ["none", "layer"])
+def test_only_what_is_needed(norm: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    case = Case((1, 8, 2, 3), norm=norm, act="prelu", weight="shared", pad=1, tile=SMALL)
+    cases.use_tile(case, monkeypatch)
+    inputs = cases.make_inputs(case)
+    checks.check_needs(case, inputs, reference.statistics(inputs.x, norm))
+
+
+def test_no_reduction_that_nobody_needs(monkeypatch: pytest.MonkeyPatch) -> None:
+    launched = []
+    run = launch.run
+    monkeypatch.setattr(launch, "run", lambda kernel, *args, **meta: launched.append(1) or run(kernel, *args, **meta))
+    case = Case((1, 4, 3, 3), norm="none", act="relu", tile=SPLIT)
+    cases.use_tile(case, monkeypatch)
+    i = cases.make_inputs(case)
+    needs = {"need_x": True, "need_residual": False, "need_sums": False}
+    epilogue_backward(i.grad, i.x, torch.empty(2, 0), None, None, 0.2, **case.options, **needs)
+    assert len(launched) == 1
+
+
+@pytest.mark.parametrize("norm", ["instance", "layer"])
+@pytest.mark.parametrize("channels_last", [True, False])
+def test_statistics_far_from_zero(norm: str, channels_last: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    case = Case((1, 4, 7, 11), norm=norm, channels_last=channels_last, mean=1000.0, tile=SPLIT)
+    cases.use_tile(case, monkeypatch)
+    x = cases.make_inputs(case).x
+    mean, spread = statistics(x, norm, channels_last)
+    expected = reference.statistics(x.double(), norm)
+    assert checks.error(mean, expected[0]) < 1e-7
+    assert checks.error(spread, expected[1]) < 1e-5
+
+
+@pytest.mark.parametrize("norm", ["instance", "layer"])
+def test_a_constant_plane(norm: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    case = Case((1, 4, 3, 5), norm=norm, act="none", pad=1, tile=SPLIT)
+    cases.use_tile(case, monkeypatch)
+    i = cases.make_inputs(case)
+    i.x = torch.full_like(i.x, 3.7)
+    y, stats = epilogue_forward(i.x, None, None, None, 0.2, **case.options)
+    assert y.abs().max() == 0 and torch.equal(stats[1], torch.zeros_like(stats[1]))
+    needs = {"need_x": True, "need_residual": False, "need_sums": False}
+    grad_x, _, _ = epilogue_backward(i.grad, i.x, stats, None, None, 0.2, **case.options, **needs)
+    expected, _, _ = reference.epilogue_backward(i.grad, i.x, stats, **case.options)
+    assert checks.error(grad_x, expected.double()) < 1e-5
+
+
+@pytest.mark.parametrize("act", ["none", "relu", "lrelu", "prelu", "selu", "tanh"])
+def test_nan_stays_nan(act: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    case = Case((1, 4, 3, 4), norm="none", act=act, pad=1, tile=SMALL)
+    cases.use_tile(case, monkeypatch)
+    i = cases.make_inputs(case)
+    i.x[0, 2, 1, 1] = float("nan")
+    y, _ = epilogue_forward(i.x, None, None, None, i.slope, **case.options)
+    assert torch.equal(y.isnan(), reference.epilogue(i.x, act=act, slope=i.slope, pad=1).isnan())
+
+
+@pytest.mark.parametrize("act", ["tanh", "selu"])
+def test_activations_keep_their_digits(act: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Value and derivative element by element: close to zero, across the seams of the formulas, and far out."""
+    case = Case((1, 1, 8, 64), norm="none", act=act, pad=0, tile=(512, 1, 1, 64))
+    cases.use_tile(case, monkeypatch)
+    size = torch.cat([torch.logspace(-30, -2, 56), torch.linspace(0.01, 1.2, 156), torch.linspace(1.2, 80, 44)])
+    x = torch.cat([size, -size]).view(case.shape)
+    y, stats = epilogue_forward(x, None, None, None, 0.2, **case.options)
+    needs = {"need_x": True, "need_residual": False, "need_sums": False}
+    slope, _, _ = epilogue_backward(torch.ones_like(x), x, stats, None, None, 0.2, **case.options, **needs)
+    z = x.double()
+    if act == "tanh":
+        exact, exact_slope = torch.tanh(z), torch.cosh(z) ** -2
+    else:
+        exact = torch.nn.functional.selu(z)
+        exact_slope = reference.SELU_SCALE * torch.where(z > 0, 1, reference.SELU_ALPHA * z.exp())
+    assert ((y - exact) / exact).abs().max() < 4e-7
+    normal = exact_slope > 1e-30  # below, fp32 itself has fewer digits
+    assert ((slope - exact_slope) / exact_slope)[normal].abs().max() < 1e-6
+
+
+@pytest.mark.parametrize("channels_last", [True, False])
+def test_the_same_bits_every_time(channels_last: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    case = Case((1, 4, 3, 3), torch.bfloat16, channels_last, act="prelu", weight="shared", tile=SPLIT)
+    cases.use_tile(case, monkeypatch)
+    i = cases.make_inputs(case)
+    needs = {"need_x": True, "need_residual": True, "need_sums": True}
+    runs = []
+    for _ in range(10):
+        y, stats = epilogue_forward(i.x, i.weight, None, None, i.slope, **case.options)
+        back = epilogue_backward(i.grad, i.x, stats, i.weight, None, i.slope, **case.options, **needs)
+        runs.append((y, stats, *back))
+    for run in runs[1:]:
+        assert all(torch.equal(a, b) for a, b in zip(run, runs[0]))
+
+
+def test_parameters_may_be_rows_of_a_larger_tensor(monkeypatch: pytest.MonkeyPatch) -> None:
+    """AdaIN's weights and biases are slices of the MLP's output; only their last axis has to be contiguous."""
+    case = Case((2, 4, 3, 3), act="none", weight="sample", bias="sample", tile=SMALL)
+    cases.use_tile(case, monkeypatch)
+    inputs = cases.make_inputs(case)
+    wide = torch.randn(2, 24)
+    inputs.bias, inputs.weight = wide[:, 4:8], wide[:, 8:12]
+    checks.check_backward(case, inputs, checks.check_forward(case, inputs))
+
+
+def test_an_empty_batch() -> None:
+    x = torch.empty(0, 4, 3, 3)
+    options = Case(pad=1).options
+    y, stats = epilogue_forward(x, None, None, None, 0.2, **options)
+    assert y.shape == (0, 4, 5, 5) and stats.shape == (2, 0)
+    needs = {"need_x": True, "need_residual": True, "need_sums": True}
+    grad_x, _, sums = epilogue_backward(y, x, stats, None, None, 0.2, **options, **needs)
+    assert grad_x.shape == x.shape and sums.shape == (3, 0, 4)
+
+
+def test_a_gradient_in_another_layout_is_refused() -> None:
+    x = torch.randn(1, 4, 3, 3).contiguous(memory_format=torch.channels_last)
+    needs = {"need_x": True, "need_residual": False, "need_sums": False}
+    options = Case(norm="none", pad=0).options
+    with pytest.raises(ValueError, match="grad must be channels_last"):
+        epilogue_backward(torch.randn(1, 4, 3, 3), x, torch.empty(2, 0), None, None, 0.2, **options, **needs)
+
+
+def test_samples_beyond_32_bits_are_refused() -> None:
+    x = torch.empty(1, 1 << 11, 1 << 10, 1 << 10, device="meta")
+    with pytest.raises(ValueError, match="2\\^30 elements"):
+        epilogue_forward(x, None, None, None, 0.2, **Case(norm="none", pad=0).options)
+
+
+def test_the_real_tables_cover_every_shape() -> None:
+    for table in configs.TABLES:
+        for itemsize in (2, 4):
+            for channels in (1, 3, 8, 17, 64, 96, 4096):
+                for area in (1, 64, 4096, 1 << 24):
+                    tile = configs.tile(table, itemsize, channels, area)
+                    assert tile.pixels & (tile.pixels - 1) == 0 and tile.channels & (tile.channels - 1) == 0
+
+
+def test_splits_cover_every_tile() -> None:
+    for tiles in (1, 2, 7, 511, 512, 513, 100_000):
+        for at_least in (1, 4):
+            for columns in (1, 3, 256, 5000):
+                each, splits = configs.split(tiles, at_least, columns)
+                assert splits <= configs.MAX_SPLITS
+                assert (splits - 1) * each < tiles <= splits * each

@@ -1,0 +1,53 @@
+"""The machine code of every kernel that MUNIT's networks launch: nothing spilled, 16 bytes at a time. Needs no GPU."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.timeout(900),
+    pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="triton is not installed"),
+]
+
+TARGETS = ("sm_75", "sm_80", "sm_90", "sm_100", "sm_120", "gfx942")
+
+
+@pytest.fixture(scope="module")
+def compiled(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
+    out = tmp_path_factory.mktemp("kernels") / "compiled.json"
+    script = Path(__file__).parent / "compile_kernels.py"
+    environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
+    environment["OMP_NUM_THREADS"] = "1"
+    done = subprocess.run([sys.executable, script, out], env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, f"\n{done.stdout[-5000:]}\n{done.stderr[-20000:]}"
+    return json.loads(out.read_text())
+
+
+def _of(compiled: list[dict[str, Any]], target: str) -> list[dict[str, Any]]:
+    rows = [row for row in compiled if row["job"][0] == target]
+    assert len({row["kernel"] for row in rows}) == 8, f"{target}: {sorted({row['kernel'] for row in rows})}"
+    return rows
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_nothing_is_spilled(compiled: list[dict[str, Any]], target: str) -> None:
+    bad = [row for row in _of(compiled, target) if row["STACK"] or row["LOCAL"]]
+    assert not bad, "\n".join(map(str, bad))
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_channels_last_moves_16_bytes_at_a_time(compiled: list[dict[str, Any]], target: str) -> None:
+    """In the kernels that touch the images, whose channels are a multiple of 16 bytes."""
+    rows = [row for row in _of(compiled, target) if row["job"][2] == "nhwc" and not row["case"].startswith("1x3x")]
+    bad = [row for row in rows if row["loads"] < row["expected"]["loads"] or row["stores"] < row["expected"]["stores"]]
+    assert not bad, "\n".join(map(str, bad))
+    assert any(row["expected"]["loads"] for row in rows) and any(row["expected"]["stores"] for row in rows)

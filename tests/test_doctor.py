@@ -1,0 +1,322 @@
+"""`munit-fast doctor`: what it says of a machine, and that its self-test finds kernels that are wrong."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from rich.console import Console
+
+from munit_fast import cli, doctor, native
+from munit_fast.ops import backends
+from munit_fast.ops.options import ACTIVATIONS, PAD_MODES
+
+ISAS = native.module.available_isas() if native.module is not None else []
+needs_native = pytest.mark.skipif(not ISAS, reason="the compiled part is missing")
+
+# Runs the command in a process where neither the compiled part nor triton can be imported.
+BARE = """
+import sys
+class Blocked:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] == "triton" or name == "munit_fast._C":
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+sys.meta_path.insert(0, Blocked())
+from munit_fast import cli
+sys.argv = ["munit-fast", "doctor", *sys.argv[1:]]
+cli.main()
+"""
+
+
+@pytest.fixture
+def call(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[int, str, str]]:
+    """Exit code, standard output and standard error of `munit-fast doctor ARGUMENTS`."""
+
+    def run(*arguments: str) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["munit-fast", "doctor", *arguments])
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        code = ended.value.code
+        return (code if isinstance(code, int) else 0, *capsys.readouterr())
+
+    return run
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fewer dtypes."""
+    monkeypatch.setattr(doctor, "DTYPES", (torch.float32, torch.bfloat16))
+
+
+def printed(found: doctor.Examination, width: int = 80) -> str:
+    file = io.StringIO()
+    doctor.show(found, Console(file=file, width=width))
+    return file.getvalue()
+
+
+def test_what_is_printed_is_complete_and_fits() -> None:
+    found = doctor.examine()
+    for width in (60, 80, 200):
+        text = printed(found, width)
+        assert max(map(len, text.splitlines())) <= width
+        assert "…" not in text
+        assert "\x1b" not in text  # piped: no colours
+        squeezed = "".join(text.split())
+        for service in found.services:
+            assert service.backend in squeezed
+            assert service.why_not is None or text.count(service.why_not.split()[0]) > 0
+    wide = " ".join(printed(found, 400).split())
+    for service in found.services:
+        assert service.why_not is None or service.why_not in wide
+    for text in (torch.__version__, found.cpu["model"], "who computes instance_norm", 'impl="auto"'):
+        assert text.lower() in wide.lower()
+    for isa in ISAS:
+        assert isa in wide
+
+
+def test_what_is_found() -> None:
+    found = doctor.examine()
+    assert found.versions["torch"] == torch.__version__
+    assert found.cpu["torch threads"] == torch.get_num_threads()
+    assert {s.op for s in found.services} == set(doctor.OPS) == set(doctor.functional.__all__)
+    assert {s.backend for s in found.services} == set(backends.BACKENDS)
+    for s in found.services:
+        dtype, device = getattr(torch, s.dtype), torch.device(s.device)
+        assert s.why_not == backends.why_not(s.backend, device, dtype)
+        assert s.auto == (backends.choose("auto", device, dtype) is backends.BACKENDS[s.backend])
+
+
+def test_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in list(os.environ):
+        if name.startswith("MUNIT_FAST_") or name in doctor.VARIABLES:
+            monkeypatch.delenv(name)
+    assert "nothing of ours is set" in printed(doctor.examine())
+    monkeypatch.setenv("MUNIT_FAST_MAX_PIXELS", "123")
+    monkeypatch.setenv("HOME_OF_SECRETS", "hidden")
+    assert doctor.examine().environment == {"MUNIT_FAST_MAX_PIXELS": "123"}
+
+
+def test_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its facts, told from a stand-in; with a real one too, where there is one."""
+    properties = SimpleNamespace(name="Model [X]", major=9, minor=0, total_memory=80 * 2**30, multi_processor_count=132)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda index: properties)
+    monkeypatch.setattr(backends.triton, "why_not", lambda device, dtype: None if dtype != torch.float64 else "no f64")
+    found = doctor.examine()
+    text = " ".join(printed(found, 300).split())
+    assert "cuda:0 Model [X], capability 9.0, memory 80.0 GiB, multiprocessors 132, driver" in text
+    assert found.no_gpu is None
+    assert "cuda:0 triton float32*, bfloat16*, float16* float64: no f64" in text
+    assert "cuda:0 reference float32, bfloat16, float16, float64*" in text
+
+
+def test_json(call: Callable[..., tuple[int, str, str]]) -> None:
+    code, out, err = call("--json")
+    assert (code, err) == (0, "")
+    found = json.loads(out)
+    assert set(found) == {"versions", "cpu", "native", "gpus", "no_gpu", "environment", "services"}
+    assert len(found["services"]) >= len(doctor.OPS) * len(doctor.DTYPES) * len(backends.BACKENDS)
+    code, out, _ = call("--json", "--selftest")
+    trials = json.loads(out)["selftest"]
+    assert code == 0
+    assert all(trial["passed"] and trial["error"] <= trial["tolerance"] for trial in trials)
+
+
+def test_the_selftest_tries_everything() -> None:
+    before = native.module.isa() if native.module is not None else None
+    trials = doctor.selftest()
+    assert all(trial.passed for trial in trials)
+    expected = ["reference", *(f"cpu {isa}" for isa in ISAS)]
+    on_cpu = {(t.op, t.backend, t.dtype) for t in trials if t.device == "cpu"}
+    names = [str(dtype).removeprefix("torch.") for dtype in doctor.DTYPES]
+    assert on_cpu == {(op, backend, dtype) for op in doctor.OPS for backend in expected for dtype in names}
+    assert before is None or native.module.isa() == before
+    # A bound that is far above what right kernels show would let wrong ones pass.
+    for dtype in doctor.DTYPES:
+        worst = max(t.error or 0 for t in trials if t.dtype == str(dtype).removeprefix("torch."))
+        assert doctor.tolerance(dtype) / 60 < worst < doctor.tolerance(dtype) / 1.5
+
+
+def test_the_cases_cover_every_choice() -> None:
+    given = [options for _, _, _, options in doctor._EPILOGUES]
+    assert {o.get("act", "none") for o in given} == set(ACTIVATIONS)
+    assert {o["pad_mode"] for o in given if o.get("pad")} == set(PAD_MODES)
+    assert {op for op, *_ in doctor._EPILOGUES} == {"instance_norm", "adain", "layer_norm2d", "bias_act"}
+
+
+def _scaled(result: Any, factor: float) -> Any:
+    if isinstance(result, torch.Tensor):
+        return result * factor
+    if isinstance(result, (list, tuple)):
+        return type(result)(_scaled(part, factor) for part in result)
+    return result
+
+
+def _only_first(result: Any) -> Any:
+    return (_scaled(result[0], 1.01), *result[1:])
+
+
+def _one_pixel(result: Any) -> Any:
+    result[0].flatten()[-1] += 0.5
+    return result
+
+
+def _nan(result: Any) -> Any:
+    result[0].flatten()[0] = float("nan")
+    return result
+
+
+def _raise(result: Any) -> Any:
+    raise RuntimeError("no such kernel\nsecond line")
+
+
+BREAKS: dict[str, tuple[str, Callable[[Any], Any], set[str], str]] = {
+    "values": ("epilogue_forward", _only_first, {"instance_norm", "adain", "layer_norm2d", "bias_act"}, "of result"),
+    "one pixel": ("epilogue_forward", _one_pixel, {"instance_norm", "adain", "layer_norm2d", "bias_act"}, "of result"),
+    "gradient of x": (
+        "epilogue_backward",
+        _only_first,
+        {"instance_norm", "adain", "layer_norm2d", "bias_act"},
+        "of gradient of x",
+    ),
+    "sums": (
+        "epilogue_backward",
+        lambda r: (r[0], r[1], _scaled(r[2], 1.01)),
+        {"instance_norm", "adain", "layer_norm2d", "bias_act"},
+        "of gradient of",
+    ),
+    "gradient of the residual": (
+        "epilogue_backward",
+        lambda r: (r[0], _scaled(r[1], 1.01), r[2]),
+        {"instance_norm", "layer_norm2d"},
+        "of gradient of residual",
+    ),
+    "not finite": (
+        "epilogue_forward",
+        _nan,
+        {"instance_norm", "adain", "layer_norm2d", "bias_act"},
+        "result, NCHW is not finite",
+    ),
+    "an exception": (
+        "epilogue_backward",
+        _raise,
+        {"instance_norm", "adain", "layer_norm2d", "bias_act"},
+        "RuntimeError: no such kernel",
+    ),
+    "l1": ("l1_losses", lambda r: r * 1.01, {"l1_loss", "l1_losses"}, "of result"),
+    "l1 gradient": (
+        "l1_losses_backward",
+        lambda r: (_scaled(r[0], 1.01), r[1]),
+        {"l1_loss", "l1_losses"},
+        "of gradient of first_",
+    ),
+    "lsgan": ("lsgan_loss", lambda r: r * 1.01, {"lsgan_loss"}, "of result"),
+    "lsgan gradient": ("lsgan_loss_backward", lambda r: _scaled(r, 0.99), {"lsgan_loss"}, "of gradient of first_"),
+}
+
+
+@pytest.mark.parametrize("name", BREAKS)
+def test_a_broken_kernel_is_found(
+    name: str, quick: None, monkeypatch: pytest.MonkeyPatch, call: Callable[..., tuple[int, str, str]]
+) -> None:
+    function, wrong, ops, words = BREAKS[name]
+    right = getattr(backends.reference, function)
+    monkeypatch.setattr(backends.reference, function, lambda *a, **k: wrong(right(*a, **k)))
+    failed = [trial for trial in doctor.selftest() if not trial.passed]
+    assert {(t.op, t.backend) for t in failed} == {(op, "reference") for op in ops}
+    assert {t.dtype for t in failed} == {"float32", "bfloat16"}
+    assert all(words in doctor.describe(t) for t in failed)
+    assert all("\n" not in doctor.describe(t) for t in failed)
+    if name in ("values", "not finite"):
+        code, out, err = call("--selftest")
+        assert code == 1
+        assert err.count("\n") == 1
+        assert err.startswith(f"munit-fast: the self-test failed {len(failed)} of ")
+        assert "FAIL" in out and doctor.describe(failed[0]) in out
+        code, out, err = call("--json", "--selftest")
+        assert code == 1
+        json.loads(out, parse_constant=pytest.fail)  # NaN is no JSON
+
+
+@needs_native
+@pytest.mark.parametrize("where", ["one instruction set", "channels_last", "float16"])
+def test_a_kernel_broken_in_one_place_only(where: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    right = backends.cpu.epilogue_forward
+    before = native.module.isa()
+
+    def wrong(x: torch.Tensor, *rest: Any) -> Any:
+        y, stats = right(x, *rest)
+        broken = {
+            "one instruction set": native.module.isa() == ISAS[-1],
+            "channels_last": not x.is_contiguous(),
+            "float16": x.dtype == torch.float16,
+        }
+        return y * 1.02 if broken[where] else y, stats
+
+    monkeypatch.setattr(backends.cpu, "epilogue_forward", wrong)
+    failed = [trial for trial in doctor.selftest() if not trial.passed]
+    assert failed
+    assert {t.backend for t in failed} == {f"cpu {isa}" for isa in (ISAS[-1:] if where[0] == "o" else ISAS)}
+    assert where != "float16" or {t.dtype for t in failed} == {"float16"}
+    assert where != "channels_last" or all("channels_last" in t.worst for t in failed)
+    assert native.module.isa() == before
+
+
+@needs_native
+def test_the_instruction_set_is_put_back_after_an_exception(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = native.module.isa()
+
+    def interrupted(*arguments: Any) -> Any:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(backends.cpu, "l1_losses", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        doctor.selftest()
+    assert native.module.isa() == before
+
+
+@pytest.fixture(scope="module")
+def bare() -> subprocess.CompletedProcess[str]:
+    environment = {k: v for k, v in os.environ.items() if k not in ("COLUMNS", "MUNIT_FAST_CPU_ISA")}
+    return subprocess.run(
+        [sys.executable, "-c", BARE, "--selftest"], env=environment, capture_output=True, text=True, check=False
+    )
+
+
+def test_without_the_compiled_part_and_triton(bare: subprocess.CompletedProcess[str]) -> None:
+    assert (bare.returncode, bare.stderr) == (0, "")
+    text = " ".join(bare.stdout.split())
+    assert "triton" in text and "munit_fast._C is not built for this Python" in text
+    assert "python setup.py build_ext --inplace" in text
+    assert max(map(len, bare.stdout.splitlines())) <= 80
+    assert "cpu avx" not in text and "cpu sse" not in text
+    assert "FAIL" not in text and "cpu reference" in text
+
+
+@needs_native
+def test_the_instruction_set_in_use() -> None:
+    before = native.module.isa()
+    native.module.set_isa(ISAS[-1])
+    try:
+        assert f"{ISAS[-1]} (in use); MUNIT_FAST_CPU_ISA=NAME takes another" in printed(doctor.examine(), 200)
+    finally:
+        native.module.set_isa(before)
+
+
+@needs_native
+def test_an_instruction_set_that_is_not_here() -> None:
+    program = "import sys; from munit_fast import cli; sys.argv = ['munit-fast', 'doctor']; cli.main()"
+    environment = os.environ | {"MUNIT_FAST_CPU_ISA": "abacus"}
+    done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert done.stderr.count("\n") == 1
+    assert done.stderr.startswith("munit-fast: environment variable MUNIT_FAST_CPU_ISA: isa must be one of")
