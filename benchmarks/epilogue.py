@@ -33,6 +33,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.profiler import ProfilerActivity, profile
 
 from munit_fast import functional as MF
 from munit_fast import native
@@ -141,8 +142,9 @@ def competitors(case: Case, compiled: bool) -> dict[str, tuple[Callable[..., Ten
 
 
 def check(case: Case, functions: dict[str, tuple[Callable[..., Tensor], bool]]) -> None:
-    """Every competitor agrees with the first in float32, in its result and its gradients."""
-    limit = {torch.float32: 1e-4, torch.bfloat16: 3e-2}[case.dtype]
+    """Every competitor agrees with the first, in its result and its gradients (the tests are stricter)."""
+    # A single one of a million numbers that rounds to the other side of a relu's kink makes 1e-3.
+    limit = {torch.float32: 5e-3, torch.bfloat16: 3e-2}[case.dtype]
     wanted: list[Tensor] = []
     for name, (function, channels_last) in functions.items():
         arguments, grad = tensors(case, channels_last)
@@ -222,7 +224,23 @@ def measure(case: Case, compiled: bool, rounds: int, least_s: float) -> dict[str
             name: [round(q * 1e6, 1) for q in quantiles(seconds, n=4)]
             for name, seconds in times(steps, rounds, least_s).items()
         }
+    row["peak_mb"] = {
+        name: round(peak_bytes(step) / 1e6, 2) for name, step in training.items() if not name.startswith("compile")
+    }
     return row
+
+
+def peak_bytes(step: Callable[[], object]) -> int:
+    """The most memory that torch's allocator held at once for a step, its result included."""
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as recorded:
+        result = step()
+    del result
+    held = peak = 0
+    for event in recorded.profiler.kineto_results.events():
+        if event.name() == "[memory]":
+            held += event.nbytes()
+            peak = max(peak, held)
+    return peak
 
 
 def score(row: dict[str, Any]) -> dict[str, float]:
@@ -237,7 +255,10 @@ def score(row: dict[str, Any]) -> dict[str, float]:
     rate = row["bytes_forward"] / forward["munit_fast channels_last"]
     found["share of copy"] = rate / (2 * LARGE[0].numel() / forward["copy of 256 MB"])
     found["share of own copy"] = rate / (row["bytes_copy"] / forward["copy"])
-    found["NCHW"] = found["eager"] * ours / training["munit_fast NCHW"]
+    found["NCHW over eager"] = found["eager"] * ours / training["munit_fast NCHW"]
+    peak = {name: row["peak_mb"][name] for name in row["peak_mb"]}
+    least = min(peak[f"eager {layout}"] for layout in ("NCHW", "channels_last"))
+    found["peak memory"] = peak["munit_fast channels_last"] / least
     return found
 
 

@@ -190,17 +190,16 @@ void backward_rows(const Backward& b, const View& v, const Planes<Accumulator<T>
   if (streams) finish_streams();
 }
 
-// Adds the row groups' totals [groups, 3, channels] of one sample, writes its planes' sums, and leaves Σgz and
+// Adds the row groups' totals [groups, 3, channels] of one sample (into the first), writes its planes' sums, and leaves Σgz and
 // Σgz·(x - mean) of plane p in planes.c1 and planes.c2 …
 template <class A>
-void collect_sums(const Backward& b, const View& v, const Planes<A>& planes, const double* totals, int64_t groups,
+void collect_sums(const Backward& b, const View& v, const Planes<A>& planes, double* totals, int64_t groups,
                   int64_t sample, double* plane_sums) {
+  for (int64_t g = 1; g < groups; ++g)
+    for (int64_t k = 0; k < 3 * v.channels; ++k) totals[k] += totals[g * 3 * v.channels + k];
   for (int64_t k = 0; k < v.channels; ++k) {
     const int64_t p = v.plane(sample, k);
-    double sums[3] = {0, 0, 0};
-    for (int64_t g = 0; g < groups; ++g)
-      for (int parameter = 0; parameter < 3; ++parameter) sums[parameter] += totals[(g * 3 + parameter) * v.channels + k];
-    sums[1] *= double(planes.r()[p]);
+    const double sums[3] = {totals[k], totals[v.channels + k] * double(planes.r()[p]), totals[2 * v.channels + k]};
     if (b.sums)
       for (int parameter = 0; parameter < 3; ++parameter)
         static_cast<A*>(b.sums)[parameter * planes.count + p] = A(sums[parameter]);

@@ -43,7 +43,7 @@ inline void fill_tile(const Tile<A, count>& tile, const View& v, const Epilogue&
   }
 }
 
-// Rows of a task: enough work to pay for handing it out, few enough to share evenly.
+// Rows of a task: enough work to pay for handing it out and for its tile, few enough to share evenly.
 inline int64_t rows_per_task(const View& v) {
-  return max64(1, 32768 / (v.padded_columns * v.result_channels));
+  return max64(1, 65536 / (v.padded_columns * v.result_channels));
 }
