@@ -168,7 +168,7 @@ def l1_loss(a: Tensor, b: Tensor, *, impl: str = "auto") -> Tensor:
 
     Raises: as `l1_losses`.
     """
-    return l1_losses([(a, b)], impl=impl)[0]
+    return _l1([(a, b)], [("a", "b")], impl)[0]
 
 
 def l1_losses(pairs: Iterable[tuple[Tensor, Tensor]], *, impl: str = "auto") -> Tensor:
@@ -179,24 +179,30 @@ def l1_losses(pairs: Iterable[tuple[Tensor, Tensor]], *, impl: str = "auto") -> 
 
     Raises:
         ValueError: no pairs; the two tensors of a pair differ in shape or device, or are empty; an unknown impl.
-        TypeError: a tensor is not floating-point.
+        TypeError: pairs is not made of pairs, or a tensor is not floating-point.
         RuntimeError: `impl` cannot serve these tensors.
     """
-    pairs = list(pairs)
-    _check_impl(impl)
+    try:
+        pairs = [(a, b) for a, b in pairs]
+    except (TypeError, ValueError):
+        raise TypeError("pairs must be a list of (a, b), two tensors each") from None
     if not pairs:
         raise ValueError("pairs must hold at least one (a, b)")
+    return _l1(pairs, [(f"pairs[{i}][0]", f"pairs[{i}][1]") for i in range(len(pairs))], impl)
+
+
+def _l1(pairs: list[tuple[Tensor, Tensor]], names: list[tuple[str, str]], impl: str) -> Tensor:
+    _check_impl(impl)
     first: list[Tensor] = []
     second: list[Tensor] = []
-    device = pairs[0][0].device
-    for i, (a, b) in enumerate(pairs):
-        for name, t in ((f"pairs[{i}][0]", a), (f"pairs[{i}][1]", b)):
+    for (a, b), (name_a, name_b) in zip(pairs, names):
+        for name, t in ((name_a, a), (name_b, b)):
             _check_floating(name, t)
-            _check_device(name, t, device, "the first tensor")
+            _check_device(name, t, pairs[0][0].device, names[0][0])
         if a.shape != b.shape:
-            raise ValueError(f"the tensors of pairs[{i}] must have one shape; got {list(a.shape)} and {list(b.shape)}")
+            raise ValueError(f"{name_a} and {name_b} must have one shape; got {list(a.shape)} and {list(b.shape)}")
         if a.numel() == 0:
-            raise ValueError(f"the tensors of pairs[{i}] must not be empty; got shape {list(a.shape)}")
+            raise ValueError(f"{name_a} and {name_b} must not be empty; got shape {list(a.shape)}")
         first.append(a)
         second.append(b)
     dtype = _widest([*first, *second])
@@ -217,19 +223,21 @@ def lsgan_loss(outputs: Tensor | Sequence[Tensor], target: float, *, impl: str =
         TypeError: an output is not floating-point, or target is not a number.
         RuntimeError: `impl` cannot serve these tensors.
     """
-    outputs = [outputs] if isinstance(outputs, Tensor) else list(outputs)
+    if isinstance(outputs, Tensor):
+        outputs = [outputs]
+    if not isinstance(outputs, (list, tuple)):
+        raise TypeError(f"outputs must be a tensor or a list of tensors; got {type(outputs).__name__}")
     _check_impl(impl)
     if not outputs:
         raise ValueError("outputs must hold at least one tensor")
-    if isinstance(target, bool) or not isinstance(target, (int, float)):
-        raise TypeError(f"target must be a number; got {type(target).__name__}")
+    target = _number("target", target)
     for i, output in enumerate(outputs):
         _check_floating(f"outputs[{i}]", output)
         _check_device(f"outputs[{i}]", output, outputs[0].device, "outputs[0]")
         if output.numel() == 0:
             raise ValueError(f"outputs[{i}] must not be empty; got shape {list(output.shape)}")
     dtype = _widest(outputs)
-    return ops.lsgan_loss([_dense(output.to(dtype)) for output in outputs], float(target), impl)
+    return ops.lsgan_loss([_dense(output.to(dtype)) for output in outputs], target, impl)
 
 
 # ---- checks ----
@@ -259,8 +267,9 @@ def _options(
         raise ValueError(f"act must be one of {', '.join(ACTIVATIONS)}; got {act!r}")
     if pad_mode not in PAD_MODES:
         raise ValueError(f"pad_mode must be one of {', '.join(PAD_MODES)}; got {pad_mode!r}")
-    if eps < 0:
-        raise ValueError(f"eps must not be negative; got {eps}")
+    eps = _number("eps", eps)
+    if not 0 <= eps < float("inf"):
+        raise ValueError(f"eps must be a finite number, not negative; got {eps}")
     pad = _whole("pad", pad, 0)
     if c % block**2:
         raise ValueError(f"depth_to_space={block} needs channels divisible by {block**2}; x has {c}")
@@ -285,8 +294,8 @@ def _options(
             raise ValueError(f"slope must have shape [1] or [{c}]; got {list(slope.shape)}")
     elif isinstance(slope, Tensor):
         raise TypeError(f"slope must be a number for act={act!r} (a learned slope is act='prelu')")
-    number = 0.0 if isinstance(slope, Tensor) else float(slope)
-    return Options(norm, float(eps), act, number, block, pad, pad_mode)
+    number = 0.0 if isinstance(slope, Tensor) else _number("slope", slope)
+    return Options(norm, eps, act, number, block, pad, pad_mode)
 
 
 def _run(
@@ -308,6 +317,12 @@ def _whole(name: str, value: int, least: int) -> int:
     if value < least:
         raise ValueError(f"{name} must be at least {least}; got {value}")
     return value
+
+
+def _number(name: str, value: float) -> float:
+    if isinstance(value, bool) or not isinstance(value, (int, float, torch.SymInt, torch.SymFloat)):
+        raise TypeError(f"{name} must be a number; got {type(value).__name__}")
+    return float(value)
 
 
 def _check_impl(impl: str) -> None:
@@ -364,7 +379,7 @@ def _like(b: Tensor, a: Tensor) -> Tensor:
     return b.contiguous() if a.is_contiguous() else b.contiguous(memory_format=torch.channels_last)
 
 
-def _widest(tensors: list[Tensor]) -> torch.dtype:
+def _widest(tensors: Sequence[Tensor]) -> torch.dtype:
     dtype = tensors[0].dtype
     for t in tensors[1:]:
         dtype = torch.promote_types(dtype, t.dtype)

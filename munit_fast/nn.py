@@ -68,10 +68,10 @@ class InstanceNorm2d(nn.InstanceNorm2d, _Epilogue):
         self._set_epilogue(act, slope, pad, pad_mode, impl)
 
     def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
-        if self.track_running_stats:
-            return functional.bias_act(super().forward(x), residual=residual, **self._epilogue())  # type: ignore[arg-type]
         if x.dim() == 3:  # one image without a batch, as torch.nn.InstanceNorm2d takes it
             return self.forward(x[None], None if residual is None else residual[None])[0]
+        if self.track_running_stats:
+            return functional.bias_act(super().forward(x), residual=residual, **self._epilogue())  # type: ignore[arg-type]
         return functional.instance_norm(
             x,
             self.weight,

@@ -86,9 +86,10 @@ inline void accumulate(const G* g, const T* x, const Tile<A, 4>& tile, int64_t i
       });
 }
 
-// dx = gz · scale - c1 - (x - mean) · c2
+// dx = gz · scale - c1 - (x - mean) · c2; without a norm (whose coefficients are 0, but 0 · ∞ is not), gz · scale.
 template <Act act, class T, class G, class A = Accumulator<T>>
-inline void differentiate(const G* g, const T* x, const Tile<A, 6>& tile, int64_t i, T* dx, int64_t n, bool streams) {
+inline void differentiate(const G* g, const T* x, const Tile<A, 6>& tile, int64_t i, T* dx, int64_t n, bool norm,
+                          bool streams) {
   using V = Vector<A>;
   struct Parameters : Affine<A> { V c1, c2; };
   for_lanes<A>(
@@ -100,7 +101,9 @@ inline void differentiate(const G* g, const T* x, const Tile<A, 6>& tile, int64_
       [&](int64_t at, const Parameters& p, int64_t count) ALWAYS_INLINE {
         const V centred = load_up_to(x + at, count) - p.mean;
         const V gz = activation_gradient<act, A>(centred * p.scale + p.shift, load_up_to(g + at, count), p.slope);
-        store_up_to(gz * p.scale - p.c1 - centred * p.c2, dx + at, count, streams);
+        V result = gz * p.scale;
+        if (norm) result = result - p.c1 - centred * p.c2;
+        store_up_to(result, dx + at, count, streams);
       },
       [](int64_t, const Parameters&) {});
 }
@@ -180,7 +183,8 @@ void backward_rows(const Backward& b, const View& v, const Planes<Accumulator<T>
             if (v.block > 1) v.store_row(out_room, residual, q, w, end);
           }
           if (dx) {
-            differentiate<act>(g, v.load_row(x, q, w, end, x_room), tile, i, target(dx, q, w), n, streams);
+            differentiate<act>(g, v.load_row(x, q, w, end, x_room), tile, i, target(dx, q, w), n,
+                               b.norm != Norm::none, streams);
             if (v.block > 1) v.store_row(out_room, dx, q, w, end);
           }
         });
@@ -269,20 +273,33 @@ template <class T> void backward_of(const Backward& b) {
     return;
   }
   for (int64_t p = 0; p < planes.count; ++p) planes.read(b, p);
-  // Image by image, and each backwards in the second pass: what was read last may still be in the cache.
-  const int64_t images = v.samples / b.n;
-  for (int64_t n = 0; n < b.n; ++n) {
-    const int64_t first = n * images;
-    if (need_sums) {
-      parallel(images * tasks, [&](int64_t i) { sum_task(first + i / tasks, i % tasks); });
-      for (int64_t sample = first; sample < first + images; ++sample) collect(sample);
-    }
-    coefficients(b, planes, plane_sums, n * b.c, (n + 1) * b.c);
+  auto rows_of = [&](int64_t sample, int64_t task) {
+    backward_rows<T>(b, v, planes, sample, task * step, min64(v.rows, (task + 1) * step));
+  };
+  const int64_t samples = v.samples / b.n;  // of an image
+  auto finish = [&](int64_t image) {
+    if (need_sums)
+      for (int64_t sample = image * samples; sample < (image + 1) * samples; ++sample) collect(sample);
+    coefficients(b, planes, plane_sums, image * b.c, (image + 1) * b.c);
+  };
+  // The second pass goes backwards: what was read last may still be in a cache.
+  const BatchPlan batch(b, 2 * b.c * b.h * b.w * int64_t(sizeof(T)));
+  if (batch.by_image) {
+    parallel(b.n, [&](int64_t n) {
+      for (int64_t i = 0; need_sums && i < samples * tasks; ++i) sum_task(n * samples + i / tasks, i % tasks);
+      finish(n);
+      for (int64_t i = samples * tasks - 1; need_rows && i >= 0; --i) rows_of(n * samples + i / tasks, i % tasks);
+    });
+    return;
+  }
+  for (int64_t first = 0; first < b.n; first += batch.together) {
+    const int64_t images = min64(batch.together, b.n - first), count = images * samples * tasks;
+    if (need_sums) parallel(count, [&](int64_t i) { sum_task(first * samples + i / tasks, i % tasks); });
+    for (int64_t n = first; n < first + images; ++n) finish(n);
     if (!need_rows) continue;
-    parallel(images * tasks, [&](int64_t i) {
-      i = images * tasks - 1 - i;
-      const int64_t from = (i % tasks) * step;
-      backward_rows<T>(b, v, planes, first + i / tasks, from, min64(v.rows, from + step));
+    parallel(count, [&](int64_t i) {
+      i = count - 1 - i;
+      rows_of(first * samples + i / tasks, i % tasks);
     });
   }
 }

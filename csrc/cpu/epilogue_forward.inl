@@ -118,9 +118,8 @@ template <class T> void forward_of(const Forward& f) {
     });
     return;
   }
-  // Image by image, and each backwards in the second pass: what was read last may still be in the cache.
   const int64_t step = rows_per_task(v), tasks = ceil_div(v.padded_rows, step);
-  const int64_t images = v.samples / f.n, parts = plan.samples / f.n;
+  const int64_t samples = v.samples / f.n, parts = plan.samples / f.n;  // of an image
   auto rows_of = [&](int64_t sample, int64_t task) {
     forward_rows<T>(f, v, planes, sample, task * step, min64(v.padded_rows, (task + 1) * step));
   };
@@ -129,14 +128,29 @@ template <class T> void forward_of(const Forward& f) {
     parallel(v.samples * tasks, [&](int64_t i) { rows_of(i / tasks, i % tasks); });
     return;
   }
-  for (int64_t n = 0; n < f.n; ++n) {
-    parallel(parts * plan.groups, [&](int64_t i) { measure(n * parts + i / plan.groups, i % plan.groups); });
+  auto finish = [&](int64_t image) {
     const int64_t rows = f.norm == Norm::instance ? f.c : 1;
-    for (int64_t r = n * rows; r < (n + 1) * rows; ++r) finish_statistics<A>(f, plan, moments, r);
-    for (int64_t p = n * f.c; p < (n + 1) * f.c; ++p) planes.read(f, p);
-    parallel(images * tasks, [&](int64_t i) {
-      i = images * tasks - 1 - i;
-      rows_of(n * images + i / tasks, i % tasks);
+    for (int64_t r = image * rows; r < (image + 1) * rows; ++r) finish_statistics<A>(f, plan, moments, r);
+    for (int64_t p = image * f.c; p < (image + 1) * f.c; ++p) planes.read(f, p);
+  };
+  // The second pass goes backwards: what was read last may still be in a cache.
+  const BatchPlan batch(f, f.c * f.h * f.w * int64_t(sizeof(T)));
+  if (batch.by_image) {
+    parallel(f.n, [&](int64_t n) {
+      for (int64_t i = 0; i < parts * plan.groups; ++i) measure(n * parts + i / plan.groups, i % plan.groups);
+      finish(n);
+      for (int64_t i = samples * tasks - 1; i >= 0; --i) rows_of(n * samples + i / tasks, i % tasks);
+    });
+    return;
+  }
+  for (int64_t first = 0; first < f.n; first += batch.together) {
+    const int64_t images = min64(batch.together, f.n - first);
+    parallel(images * parts * plan.groups,
+             [&](int64_t i) { measure(first * parts + i / plan.groups, i % plan.groups); });
+    for (int64_t n = first; n < first + images; ++n) finish(n);
+    parallel(images * samples * tasks, [&](int64_t i) {
+      i = images * samples * tasks - 1 - i;
+      rows_of(first * samples + i / tasks, i % tasks);
     });
   }
 }

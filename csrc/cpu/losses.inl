@@ -52,8 +52,7 @@ template <class T> void l1_backward_of(const L1& l) {
   const Vector<A> up = Vector<A>{} + A(l.grad), down = -up;
   for_chunks<A>(l.size, [&](int64_t i, int64_t count) {
     Vector<A> d = load_up_to(a + i, count) - load_up_to(b + i, count);
-    // sign(0) = 0; a NaN difference has a NaN gradient, like every other place where a NaN must be seen.
-    Vector<A> g = d < A(0) ? down : d * up;
+    Vector<A> g = d < A(0) ? down : Vector<A>{};  // sign(0) = 0, and torch's sign(NaN) too
     g = d > A(0) ? up : g;
     if (grad_a) store_up_to(g, grad_a + i, count);
     if (grad_b) store_up_to(-g, grad_b + i, count);

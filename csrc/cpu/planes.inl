@@ -47,3 +47,17 @@ inline void fill_tile(const Tile<A, count>& tile, const View& v, const Epilogue&
 inline int64_t rows_per_task(const View& v) {
   return max64(1, 65536 / (v.padded_columns * v.result_channels));
 }
+
+// How the images of a batch share the threads: each by one thread, which needs no meeting between the passes, or a few
+// at a time by all threads, as many as stay in a cache from one pass to the next.
+struct BatchPlan {
+  bool by_image;
+  int64_t together;
+
+  BatchPlan(const Epilogue& e, int64_t bytes_per_image) {
+    const int64_t threads = thread_count();
+    by_image = threads > 1 && e.n >= threads && (e.n % threads == 0 || e.n >= 4 * threads);
+    together = min64(e.n, max64(1, cache_bytes / bytes_per_image));
+  }
+  static constexpr int64_t cache_bytes = 16 << 20;
+};

@@ -5,40 +5,46 @@
 constexpr int64_t chunk_entries = 16384;
 constexpr int64_t group_entries = 65536;
 
-// sums[l] = Σ over rows of x[row · lanes + l] (or of its squared distance from centre[l]), for one row or more.
-template <class T, bool squares, class A = Accumulator<T>>
-inline void sum_lanes(const T* x, int64_t rows, int64_t lanes, const A* centre, A* sums) {
+// sums[l] = Σ over rows of d, and squares[l] of d², where d = x[row · lanes + l] - centre[l]; centre and squares may be
+// null together.
+template <class T, bool centred, class A = Accumulator<T>>
+inline void sum_lanes(const T* x, int64_t rows, int64_t lanes, const A* centre, A* sums, A* squares) {
   using V = Vector<A>;
   constexpr int64_t w = width<A>;
-  int64_t l = 0;
-  for (; l + 4 * w <= lanes; l += 4 * w) {  // four independent sums hide the latency of an addition
-    V a0{}, a1{}, a2{}, a3{}, c0{}, c1{}, c2{}, c3{};
-    if (squares) {
-      c0 = load(centre + l), c1 = load(centre + l + w);
-      c2 = load(centre + l + 2 * w), c3 = load(centre + l + 3 * w);
-    }
-    for (int64_t row = 0; row < rows; ++row) {
-      const T* p = x + row * lanes + l;
-      V x0 = load(p), x1 = load(p + w), x2 = load(p + 2 * w), x3 = load(p + 3 * w);
-      if (squares) {
-        x0 -= c0, x1 -= c1, x2 -= c2, x3 -= c3;
-        a0 += x0 * x0, a1 += x1 * x1, a2 += x2 * x2, a3 += x3 * x3;
-      } else {
+  for (int64_t l = 0; l < lanes; l += 4 * w) {
+    if (l + 4 * w <= lanes) {  // four independent sums hide the latency of an addition
+      V a0{}, a1{}, a2{}, a3{}, b0{}, b1{}, b2{}, b3{}, c0{}, c1{}, c2{}, c3{};
+      if (centred) {
+        c0 = load(centre + l), c1 = load(centre + l + w);
+        c2 = load(centre + l + 2 * w), c3 = load(centre + l + 3 * w);
+      }
+      for (int64_t row = 0; row < rows; ++row) {
+        const T* p = x + row * lanes + l;
+        V x0 = load(p), x1 = load(p + w), x2 = load(p + 2 * w), x3 = load(p + 3 * w);
+        if (centred) {
+          x0 -= c0, x1 -= c1, x2 -= c2, x3 -= c3;
+          b0 += x0 * x0, b1 += x1 * x1, b2 += x2 * x2, b3 += x3 * x3;
+        }
         a0 += x0, a1 += x1, a2 += x2, a3 += x3;
       }
+      store(a0, sums + l), store(a1, sums + l + w), store(a2, sums + l + 2 * w), store(a3, sums + l + 3 * w);
+      if (!centred) continue;
+      store(b0, squares + l), store(b1, squares + l + w);
+      store(b2, squares + l + 2 * w), store(b3, squares + l + 3 * w);
+      continue;
     }
-    store(a0, sums + l), store(a1, sums + l + w), store(a2, sums + l + 2 * w), store(a3, sums + l + 3 * w);
-  }
-  for (; l < lanes; l += w) {
-    const int64_t count = min64(w, lanes - l);
-    V a{}, c{};
-    if (squares) c = load_some(centre + l, count);
-    for (int64_t row = 0; row < rows; ++row) {
-      const T* p = x + row * lanes + l;
-      V v = count == w ? load(p) : load_some(p, count);
-      a += squares ? (v - c) * (v - c) : v;
+    for (int64_t k = l; k < lanes; k += w) {
+      const int64_t count = min64(w, lanes - k);
+      V a{}, b{}, c{};
+      if (centred) c = load_some(centre + k, count);
+      for (int64_t row = 0; row < rows; ++row) {
+        V d = load_up_to(x + row * lanes + k, count) - c;
+        a += d;
+        b += d * d;
+      }
+      store_some(a, sums + k, count);
+      if (centred) store_some(b, squares + k, count);
     }
-    store_some(a, sums + l, count);
   }
 }
 
@@ -71,7 +77,7 @@ struct StatisticsPlan {
     for (int64_t k = 1; k <= 64; ++k)
       if (channels * k % 64 == 0 && channels * k <= 2048) { lanes = channels * k; break; }
   }
-  int64_t scratch(int64_t accumulator_bytes) const { return (2 * lanes + 2 * channels) * accumulator_bytes; }
+  int64_t scratch(int64_t accumulator_bytes) const { return (3 * lanes + channels) * accumulator_bytes; }
   int64_t begin(int64_t group) const { return group * group_pixels; }
   int64_t end(int64_t group) const { return min64(pixels, (group + 1) * group_pixels); }
 };
@@ -82,38 +88,34 @@ inline void group_moments(const StatisticsPlan& plan, const T* x, int64_t group,
                           Accumulator<T>* scratch) {
   using A = Accumulator<T>;
   const int64_t channels = plan.channels, lanes = plan.lanes;
-  A *sums = scratch, *centre = sums + lanes, *mean = centre + lanes, *squares = mean + channels;
-  auto fold = [&](A* to) {
-    convert(static_cast<const A*>(sums), to, channels);
-    for (int64_t l = channels; l < lanes; l += channels) add(static_cast<const A*>(sums + l), to, channels);
+  A *sums = scratch, *squares = sums + lanes, *centre = squares + lanes, *mean = centre + lanes;
+  auto fold = [&](A* lane_sums) {  // onto the first `channels` lanes
+    for (int64_t l = channels; l < lanes; l += channels) add(static_cast<const A*>(lane_sums + l), lane_sums, channels);
   };
   int64_t count = 0;
   for (int64_t from = plan.begin(group); from < plan.end(group); from += plan.chunk_pixels) {
     const int64_t pixels = min64(plan.chunk_pixels, plan.end(group) - from), size = pixels * channels;
     const T* p = x + from * channels;
     const int64_t rows = size / lanes, rest = size - rows * lanes;
-    A tail[width<A>];
 
-    sum_lanes<T, false>(p, rows, lanes, static_cast<const A*>(nullptr), sums);
-    for (int64_t l = 0; l < rest; l += width<A>) {
-      const int64_t n = min64(width<A>, rest - l);
-      store(load_some(p + rows * lanes + l, n), tail);
-      for (int64_t k = 0; k < n; ++k) sums[l + k] += tail[k];
-    }
-    fold(mean);
-    for (int64_t c = 0; c < channels; ++c) mean[c] /= A(pixels);
+    sum_lanes<T, false>(p, rows, lanes, static_cast<const A*>(nullptr), sums, static_cast<A*>(nullptr));
+    add(p + rows * lanes, sums, rest);
+    fold(sums);
+    for (int64_t c = 0; c < channels; ++c) mean[c] = sums[c] / A(pixels);
     for (int64_t l = 0; l < lanes; l += channels) convert(static_cast<const A*>(mean), centre + l, channels);
 
-    sum_lanes<T, true>(p, rows, lanes, static_cast<const A*>(centre), sums);
-    for (int64_t l = 0; l < rest; l += width<A>) {
-      const int64_t n = min64(width<A>, rest - l);
-      store(load_some(p + rows * lanes + l, n), tail);
-      for (int64_t k = 0; k < n; ++k) sums[l + k] += (tail[k] - centre[l + k]) * (tail[k] - centre[l + k]);
+    sum_lanes<T, true>(p, rows, lanes, static_cast<const A*>(centre), sums, squares);
+    for (int64_t l = 0; l < rest; ++l) {
+      const A d = number(p + rows * lanes + l) - centre[l];
+      sums[l] += d, squares[l] += d * d;
     }
+    fold(sums);
     fold(squares);
     const Merge merge(count, pixels);
     for (int64_t c = 0; c < channels; ++c) {
-      const Moments chunk{double(mean[c]), double(squares[c])};
+      // What the first sum lost to rounding, the sum of the distances still has.
+      const double off = double(sums[c]) / double(pixels);
+      const Moments chunk{double(mean[c]) + off, ::fmax(0, double(squares[c]) - off * off * double(pixels))};
       if (count == 0) out[c] = chunk; else merge(out[c], chunk);
     }
     count += pixels;

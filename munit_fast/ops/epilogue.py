@@ -6,8 +6,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
+from munit_fast.ops.autograd import distinct, once_differentiable
 from munit_fast.ops.backends import choose
 from munit_fast.ops.layout import in_format, memory_format
 from munit_fast.ops.library import LIBRARY
@@ -166,5 +166,5 @@ def epilogue(
     """One epilogue of checked arguments; autograd is entered only when a gradient is needed."""
     tensors = (x, weight, bias, residual, slopes)
     if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors):
-        return _Epilogue.apply(*tensors, *options, impl)
+        return _Epilogue.apply(*distinct(tensors), *options, impl)
     return torch.ops.munit_fast.epilogue(*tensors, *options, impl)[0]

@@ -6,8 +6,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
+from munit_fast.ops.autograd import distinct, once_differentiable
 from munit_fast.ops.backends import choose
 from munit_fast.ops.library import LIBRARY
 
@@ -112,12 +112,12 @@ def _needs_gradient(tensors: list[Tensor]) -> bool:
 def l1_losses(first: list[Tensor], second: list[Tensor], impl: str) -> Tensor:
     """mean(|a - b|) of each checked pair, [P]."""
     if _needs_gradient([*first, *second]):
-        return _L1Losses.apply(impl, *first, *second)
+        return _L1Losses.apply(impl, *distinct([*first, *second]))
     return torch.ops.munit_fast.l1_losses(first, second, impl)
 
 
 def lsgan_loss(outputs: list[Tensor], target: float, impl: str) -> Tensor:
     """Σ over scales of mean((output - target)²), a scalar."""
     if _needs_gradient(outputs):
-        return _LsganLoss.apply(target, impl, *outputs)
+        return _LsganLoss.apply(target, impl, *distinct(outputs))
     return torch.ops.munit_fast.lsgan_loss(outputs, target, impl)

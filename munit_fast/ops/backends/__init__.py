@@ -28,6 +28,11 @@ def why_not(impl: str, device: torch.device, dtype: torch.dtype) -> str | None:
 
 
 @cache
+def _warn_once(message: str) -> None:
+    _log.warning(message)
+
+
+@cache
 def choose(impl: str, device: torch.device, dtype: torch.dtype) -> ModuleType:
     """The backend for `impl`; "auto" takes the best that can and says once why it is not the fast one.
 
@@ -42,6 +47,6 @@ def choose(impl: str, device: torch.device, dtype: torch.dtype) -> ModuleType:
         if backend.why_not(device, dtype) is None:
             best = _BEST_FOR.get(device.type)
             if best is not None and name != best:
-                _log.warning("using the slower %r backend on %s: %s", name, device.type, why_not(best, device, dtype))
+                _warn_once(f"using the slower {name!r} backend on {device.type}: {why_not(best, device, dtype)}")
             return backend
     raise AssertionError("the reference serves everything")

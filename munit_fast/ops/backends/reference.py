@@ -20,13 +20,17 @@ def _keywords(o: Options, slopes: Tensor | None) -> dict[str, object]:
     return keywords if slopes is None else keywords | {"slope": slopes}
 
 
+def _own(result: Tensor, *others: Tensor) -> Tensor:
+    """A result with memory of its own: where there is nothing to do, the formulas give an input back."""
+    taken = [other.untyped_storage().data_ptr() for other in others]
+    return result.clone() if result.untyped_storage().data_ptr() in taken else result
+
+
 def epilogue_forward(
     x: Tensor, weight: Tensor | None, bias: Tensor | None, residual: Tensor | None, slopes: Tensor | None, o: Options
 ) -> tuple[Tensor, Tensor]:
     y = formulas.epilogue(x, weight, bias, residual, **_keywords(o, slopes))  # type: ignore[arg-type]
-    # `y` may be a view of x when there is nothing to do.
-    y = in_format(y, x)
-    return y.clone() if y.data_ptr() == x.data_ptr() else y, formulas.statistics(x, o.norm)
+    return _own(in_format(y, x), x), formulas.statistics(x, o.norm)
 
 
 def epilogue_backward(
@@ -42,9 +46,10 @@ def epilogue_backward(
     need_sums: bool,
 ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
     grad_x, grad_residual, sums = formulas.epilogue_backward(grad, x, stats, weight, bias, **_keywords(o, slopes))  # type: ignore[arg-type]
+    grad_x = _own(in_format(grad_x, x), grad)
     return (
-        in_format(grad_x, x) if need_x else None,
-        in_format(grad_residual, x) if need_residual else None,
+        grad_x if need_x else None,
+        _own(in_format(grad_residual, x), grad, grad_x) if need_residual else None,
         sums if need_sums else None,
     )
 

@@ -1,0 +1,61 @@
+"""What the autograd functions of the operators share."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor
+
+T = TypeVar("T", Tensor, Tensor | None)
+
+
+class _NoSecondDerivative(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, gradient: Tensor, *sources: Tensor) -> Tensor:
+        return gradient.view_as(gradient)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        raise RuntimeError(
+            "the fused operators of munit_fast have no second derivative; for a gradient penalty through them, use the "
+            "formulas of munit_fast.reference (PyTorch differentiates those as often as needed)"
+        )
+
+
+def once_differentiable(backward: Callable[..., tuple[Tensor | None, ...]]) -> Any:
+    """Makes a backward whose own derivative raises.
+
+    torch's decorator of this name is silent where the upstream gradient needs no gradient but the inputs do: the second
+    derivative is then zero instead of missing.
+    """
+
+    @functools.wraps(backward)
+    def wrapped(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
+        if torch.compiler.is_compiling():  # which refuses second derivatives itself
+            return backward(ctx, *grads)
+        wanted = torch.is_grad_enabled()  # create_graph=True
+        with torch.no_grad():
+            results = backward(ctx, *grads)
+        sources = [t for t in (*grads, *ctx.saved_tensors) if t is not None and t.requires_grad]
+        if not (wanted and sources):
+            return results
+        return tuple(None if result is None else _NoSecondDerivative.apply(result, *sources) for result in results)
+
+    return wrapped
+
+
+def distinct(tensors: Sequence[T]) -> list[T]:
+    """The tensors, a repeated one as an alias of itself: torch.compile takes no tensor twice in one function."""
+    seen: list[Tensor] = []
+    found: list[T] = []
+    for t in tensors:
+        if t is not None and any(t is other for other in seen):
+            found.append(t.view_as(t))
+        else:
+            found.append(t)
+        if t is not None:
+            seen.append(t)
+    return found

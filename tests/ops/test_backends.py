@@ -1,0 +1,165 @@
+"""Who computes: the choice of backend, instruction sets, and life without the compiled part or Triton."""
+
+from __future__ import annotations
+
+import logging
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from munit_fast import functional as mf
+from munit_fast import native
+from munit_fast.ops import backends
+
+from .conftest import ISAS
+
+ROOT = Path(__file__).resolve().parents[2]
+
+# Refuses the modules named in BLOCKED, as if they had never been installed.
+BLOCKER = """
+import sys
+class Blocker:
+    def find_spec(self, name, path=None, target=None):
+        if name in BLOCKED or name.split(".")[0] in BLOCKED:
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+sys.meta_path.insert(0, Blocker())
+"""
+
+EVERYTHING = """
+import torch
+torch.set_num_threads(1)
+from munit_fast import functional as mf, nn as mnn
+x = torch.randn(2, 4, 5, 6, requires_grad=True)
+w = torch.randn(2, 4, requires_grad=True)
+y = mf.instance_norm(x, act="relu", pad=1) + mf.adain(x, w, w, pad=1) + mf.layer_norm2d(x, pad=1)
+y = y + mf.bias_act(x, w[0], act="tanh", residual=x, pad=1)
+(y.square().sum() + mf.l1_loss(x, x * 2) + mf.lsgan_loss([x, y], 1.0)).backward()
+assert x.grad.isfinite().all() and w.grad.isfinite().all()
+for module in (mnn.InstanceNorm2d(4), mnn.LayerNorm2d(4), mnn.BiasAct(4), mnn.AdaptiveInstanceNorm2d(4)):
+    repr(module)
+"""
+
+
+def python(script: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    env = {k: v for k, v in os.environ.items() if not k.startswith("MUNIT_FAST_")} | environment
+    env["PYTHONPATH"] = os.pathsep.join([str(ROOT), env.get("PYTHONPATH", "")])
+    return subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, env=env, cwd=ROOT, timeout=120, check=False
+    )
+
+
+def test_auto_takes_the_compiled_kernels_on_the_cpu(cpu: str) -> None:
+    for dtype in (torch.float32, torch.float64, torch.bfloat16, torch.float16):
+        assert backends.choose("auto", torch.device("cpu"), dtype) is backends.BACKENDS["cpu"]
+    x = torch.randn(2, 3, 5, 6)
+    assert torch.equal(mf.instance_norm(x), mf.instance_norm(x, impl="cpu"))
+
+
+def test_every_backend_says_why_not() -> None:
+    meta, here = torch.device("meta"), torch.device("cpu")
+    for name in backends.BACKENDS:
+        for device in (meta, here):
+            for dtype in (torch.float32, torch.bfloat16, torch.float64):
+                reason = backends.why_not(name, device, dtype)
+                assert reason is None or len(reason) > 10
+    assert backends.why_not("reference", here, torch.float32) is None
+    assert "meta" in backends.why_not("cpu", meta, torch.float32)
+    assert "cpu" in backends.why_not("triton", here, torch.float32)
+
+
+def test_instruction_sets_agree(cpu: str) -> None:
+    x = torch.randn(2, 19, 21, 23).contiguous(memory_format=torch.channels_last)
+    chosen = native.module.isa()
+    results = []
+    for isa in ISAS:
+        native.module.set_isa(isa)
+        assert native.module.isa() == isa
+        results.append(mf.instance_norm(x, act="selu", pad=2, impl=cpu))
+    native.module.set_isa(chosen)
+    for result in results[1:]:
+        torch.testing.assert_close(result, results[0], rtol=1e-5, atol=1e-6)
+
+
+def test_set_isa_refuses_an_unknown_name_and_changes_nothing(cpu: str) -> None:
+    chosen = native.module.isa()
+    with pytest.raises(ValueError, match=r"isa must be one of .*; got 'mmx'"):
+        native.module.set_isa("mmx")
+    assert native.module.isa() == chosen
+    native.module.set_isa(None)
+    assert native.module.isa() == ISAS[0]
+    native.module.set_isa(chosen)
+
+
+@pytest.mark.parametrize("isa", ISAS)
+def test_the_environment_forces_an_instruction_set(isa: str) -> None:
+    done = python("from munit_fast import native; print(native.module.isa())", MUNIT_FAST_CPU_ISA=f" {isa.upper()} ")
+    assert done.stdout.strip() == isa, done.stderr
+
+
+def test_an_unknown_instruction_set_in_the_environment_is_an_error(cpu: str) -> None:
+    done = python("from munit_fast import functional", MUNIT_FAST_CPU_ISA="avx9000")
+    assert done.returncode != 0
+    last = done.stderr.strip().splitlines()[-1]
+    assert "MUNIT_FAST_CPU_ISA" in last and "'avx9000'" in last
+    assert all(isa in last for isa in ISAS)
+
+
+def test_without_the_compiled_part() -> None:
+    script = f"BLOCKED = {{'munit_fast._C'}}\n{BLOCKER}\n{EVERYTHING}\n" + (
+        "from munit_fast import native\n"
+        "assert native.module is None and 'not built' in native.native_error\n"
+        "try: mf.bias_act(x, impl='cpu')\n"
+        "except RuntimeError as error: print(error)\n"
+    )
+    done = python(script)
+    assert done.returncode == 0, done.stderr
+    assert "impl='cpu' cannot be used here" in done.stdout and "C++20 compiler" in done.stdout
+    warnings = [line for line in done.stderr.splitlines() if "slower 'reference' backend" in line]
+    assert len(warnings) == 1, done.stderr
+    assert "munit_fast._C is not built" in warnings[0]
+
+
+def test_the_warning_comes_once_whatever_the_dtype() -> None:
+    script = f"BLOCKED = {{'munit_fast._C'}}\n{BLOCKER}\n{EVERYTHING}\n" + (
+        "for dtype in (torch.bfloat16, torch.float64): mf.bias_act(x.to(dtype))\n"
+    )
+    done = python(script)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.count("slower 'reference' backend") == 1, done.stderr
+
+
+def test_without_triton() -> None:
+    script = f"BLOCKED = {{'triton'}}\n{BLOCKER}\n{EVERYTHING}\n" + (
+        "from munit_fast import kernels\n"
+        "from munit_fast.ops import backends\n"
+        "assert backends.why_not('triton', torch.device('cpu'), torch.float32)\n"
+        "assert 'triton' not in sys.modules\n"
+    )
+    done = python(script)
+    assert done.returncode == 0, done.stderr
+    assert "slower" not in done.stderr
+
+
+def test_importing_the_functions_does_not_import_triton() -> None:
+    done = python("import sys, munit_fast.functional, munit_fast.nn; assert 'triton' not in sys.modules")
+    assert done.returncode == 0, done.stderr
+
+
+def test_auto_warns_in_words_and_once(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(backends.cpu, "why_not", lambda device, dtype: "it is not built on this machine")
+    backends.choose.cache_clear()
+    try:
+        with caplog.at_level(logging.WARNING, logger="munit_fast"):
+            for _ in range(3):
+                mf.bias_act(torch.randn(1, 1, 2, 2))
+            with pytest.raises(RuntimeError, match="impl='cpu' cannot be used here: it is not built on this machine"):
+                mf.bias_act(torch.randn(1, 1, 2, 2), impl="cpu")
+    finally:
+        backends.choose.cache_clear()
+    assert [record.getMessage() for record in caplog.records] == [
+        "using the slower 'reference' backend on cpu: it is not built on this machine"
+    ]

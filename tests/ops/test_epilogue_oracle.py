@@ -1,0 +1,140 @@
+"""Every backend against the specification in float64, forward and backward, in memory that starts as NaN."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+
+import pytest
+import torch
+from tolerances import tolerance
+
+from munit_fast import functional as mf
+from munit_fast.reference import epilogue as formulas
+
+from .oracle import DTYPES, LARGE, LAYOUTS, OPS, SHAPES, Case, check, errors, grid, lay_out
+
+pytestmark = pytest.mark.usefixtures("poisoned")
+
+
+def name(value: object) -> str | None:
+    return str(value).removeprefix("torch.") if isinstance(value, torch.dtype) else None
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("dtype", DTYPES, ids=name)
+@pytest.mark.parametrize("op", OPS)
+def test_grid(backend: str, op: str, dtype: torch.dtype, layout: str) -> None:
+    for case in grid(op, dtype, layout):
+        check(case, backend)
+
+
+def large(shape: tuple[int, int, int, int], layout: str, dtype: torch.dtype) -> Iterator[Case]:
+    for op, act, mode in (
+        ("instance_affine", "relu", "reflect"),
+        ("layer_affine", "selu", "replicate"),
+        ("bias_act", "prelu", "zero"),
+        ("adain", "tanh", "reflect"),
+    ):
+        yield Case(op, shape, dtype, layout, act, 2, mode, residual=act != "tanh")
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=name)
+@pytest.mark.parametrize(("shape", "layout"), LARGE)
+def test_sizes_beyond_every_constant_of_the_kernels(
+    backend: str, shape: tuple[int, int, int, int], layout: str, dtype: torch.dtype
+) -> None:
+    for case in large(shape, layout, dtype):
+        check(case, backend)
+
+
+def far_from_zero(op: str, dtype: torch.dtype, mean: float) -> Iterator[Case]:
+    sizes = [*itertools.product(SHAPES, ("nchw", "channels_last")), *LARGE[:4]]
+    for turn, (shape, layout) in enumerate(sizes):
+        if shape[1] % 4 and op in ("layer_shuffled", "layer_mend"):
+            continue
+        act = ("none", "relu", "tanh")[turn % 3]
+        yield Case(op, shape, dtype, layout, act, 1, "replicate", mean=mean, std=1.0, seed=turn)
+
+
+# At mean 1000 all bfloat16 values of a plane would be the same few.
+FAR = ((torch.float32, 1000.0), (torch.float64, 1e6), (torch.bfloat16, 30.0), (torch.float16, 100.0))
+NORMED = [op for op in OPS if op != "bias_act"]
+
+
+@pytest.mark.parametrize(("dtype", "mean"), FAR, ids=name)
+@pytest.mark.parametrize("op", NORMED)
+def test_far_from_zero(backend: str, op: str, dtype: torch.dtype, mean: float) -> None:
+    """Mean 1000, standard deviation 1: E[x²] - E[x]² has no correct digit left of such a variance in float32."""
+    for case in far_from_zero(op, dtype, mean):
+        check(case, backend)
+
+
+ON_CUDA = [dtype for dtype in DTYPES if dtype != torch.float64]
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("dtype", ON_CUDA, ids=name)
+@pytest.mark.parametrize("op", OPS)
+def test_grid_on_cuda(op: str, dtype: torch.dtype, layout: str) -> None:
+    for case in grid(op, dtype, layout):
+        check(case, "triton", "cuda")
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("dtype", ON_CUDA, ids=name)
+def test_sizes_beyond_every_constant_of_the_kernels_on_cuda(dtype: torch.dtype) -> None:
+    for shape, layout in LARGE:
+        for case in large(shape, layout, dtype):
+            check(case, "triton", "cuda")
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize(("dtype", "mean"), [far for far in FAR if far[0] in ON_CUDA], ids=name)
+@pytest.mark.parametrize("op", NORMED)
+def test_far_from_zero_on_cuda(op: str, dtype: torch.dtype, mean: float) -> None:
+    for case in far_from_zero(op, dtype, mean):
+        check(case, "triton", "cuda")
+
+
+@pytest.mark.parametrize("parameter_dtype", DTYPES, ids=name)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=name)
+def test_parameters_of_any_dtype(backend: str, dtype: torch.dtype, parameter_dtype: torch.dtype) -> None:
+    for op in ("instance_affine", "adain", "layer_affine", "layer_mend", "bias_act"):
+        case = Case(op, (2, 8, 6, 5), dtype, "channels_last", "prelu", 1, parameter_dtype=parameter_dtype)
+        check(case, backend)
+
+
+@pytest.mark.parametrize("eps", [0.0, 1e-3, 0.5, 10.0])
+def test_eps_is_inside_the_root_of_instance_norm_and_outside_that_of_layer_norm(backend: str, eps: float) -> None:
+    for op, layout, std in itertools.product(("instance", "adain", "layer_affine"), ("nchw", "channels_last"), (1, 5)):
+        check(Case(op, (2, 6, 7, 5), layout=layout, act="lrelu", pad=1, std=std, eps=eps), backend)
+
+
+@pytest.mark.parametrize("scale", [1e-3, 1e3])
+def test_small_and_large_values(backend: str, scale: float) -> None:
+    """Where eps counts, and where it does not."""
+    for op, act in itertools.product(("instance_affine", "layer_affine", "bias_act"), ("none", "relu", "selu")):
+        check(Case(op, (2, 5, 8, 7), layout="channels_last", act=act, pad=1, mean=0.0, std=scale), backend)
+
+
+@pytest.mark.parametrize("layout", ["nchw", "channels_last"])
+@pytest.mark.parametrize("block", [3, 4])
+def test_depth_to_space_by_more_than_two(backend: str, block: int, layout: str) -> None:
+    x = lay_out(torch.randn(2, 3 * block**2, 4, 5, dtype=torch.float64), layout).requires_grad_()
+    weight, bias = (torch.randn(3, dtype=torch.float64, requires_grad=True) for _ in range(2))
+    y = mf.layer_norm2d(x, weight, bias, act="lrelu", depth_to_space=block, pad=3, impl=backend)
+    expected = formulas.epilogue(x, weight, bias, norm="layer", act="lrelu", block=block, pad=3)
+    torch.testing.assert_close(y, expected, rtol=1e-12, atol=1e-12)
+    upstream = torch.randn_like(y)
+    leaves = (x, weight, bias)
+    for got, want in zip(torch.autograd.grad(y, leaves, upstream), torch.autograd.grad(expected, leaves, upstream)):
+        torch.testing.assert_close(got, want, rtol=1e-11, atol=1e-11)
+
+
+def test_the_comparison_sees_an_error() -> None:
+    """The tolerance is far below the smallest mistake that it must catch: an unbiased variance at 4096 pixels."""
+    got = errors(Case("instance", (1, 2, 64, 64)), "reference")
+    assert got["y"][1] < 1 / (2 * 4096) / 10
+    assert tolerance(torch.float32, "result", 10**6, 4096, 1000) < 1e-3
