@@ -270,6 +270,32 @@ def keep_freed_memory() -> None:
         print("freed memory is not kept: not glibc", file=sys.stderr)
 
 
+def table(path: Path) -> str:
+    """The rows of a results file as Markdown: one line for each operation and dtype, over the shapes and batches."""
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    groups: dict[str, list[dict[str, float]]] = {}
+    for row in rows:
+        words = row["case"].split()
+        groups.setdefault(f"{words[0]}, {words[-1]}", []).append(row["score"])
+    groups["all"] = [row["score"] for row in rows]
+    first = rows[0]
+    lines = [
+        f"{first['cpu']} ({first['isa']}), {first['threads']} threads, torch {first['torch']}, {first['date']}, commit "
+        f"{first['commit']}: {len(rows)} cases.",
+        "",
+        "| epilogue | over eager | over torch.compile | forward, share of copy | peak memory |",
+        "|---|---|---|---|---|",
+    ]
+    for name, scores in groups.items():
+        cells = []
+        for key in ("eager", "compile", "share of copy", "peak memory"):
+            values = [score[key] for score in scores]
+            worst = max(values) if key == "peak memory" else min(values)
+            cells.append(f"{geometric_mean(values):.2f} ({worst:.2f})")
+        lines.append(f"| {name.replace('_', ' + ')} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
 def machine() -> dict[str, Any]:
     cpu = ""
     if Path("/proc/cpuinfo").exists():
@@ -296,7 +322,11 @@ def main() -> None:
     parser.add_argument("--batch", type=int, action="append")
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), action="append")
     parser.add_argument("--output", type=Path, help="append one JSON line for each case")
+    parser.add_argument("--table", type=Path, metavar="FILE", help="only print the rows of FILE as Markdown")
     args = parser.parse_args()
+    if args.table:
+        print(table(args.table))
+        return
     dtypes = [getattr(torch, name) for name in args.dtype or ("float32", "bfloat16")]
     shapes = SHAPES[:1] if args.quick else SHAPES
     keep_freed_memory()

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from munit_fast.checkpoint import CheckpointError
     from munit_fast.config import Config, ConfigError, load_config, make_config
     from munit_fast.model import MUNIT, UNIT
+    from munit_fast.native import native_error
     from munit_fast.reference import MUNIT_Trainer, UNIT_Trainer
 
 # Names are imported when they are first used: the commands set up the environment of OpenMP before torch is
@@ -32,6 +33,7 @@ _HOMES = {
     "accelerate": "accelerate",
     "load_config": "config",
     "make_config": "config",
+    "native_error": "native",
 }
 
 __all__ = [
@@ -46,10 +48,16 @@ __all__ = [
     "accelerate",
     "load_config",
     "make_config",
+    "native_error",
 ]
 
 
+_MODULES = ("functional", "nn", "reference")
+
+
 def __getattr__(name: str) -> Any:
+    if name in _MODULES:
+        return import_module(f"munit_fast.{name}")
     if name not in _HOMES:
         raise AttributeError(f"module 'munit_fast' has no attribute {name!r}")
     value = getattr(import_module(f"munit_fast.{_HOMES[name]}"), name)
@@ -58,4 +66,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted([*globals(), *_HOMES])
+    return sorted([*globals(), *_HOMES, *_MODULES])

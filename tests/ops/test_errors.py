@@ -150,18 +150,18 @@ def test_an_explicit_backend_of_the_losses() -> None:
 
 def test_l1() -> None:
     raises(ValueError, "pairs must hold at least one", mf.l1_losses, [])
-    raises(ValueError, r"pairs\[0\] must have one shape; got \[2, 4, 5, 6\] and \[4, 5, 6\]", mf.l1_loss, X, X[0])
-    raises(ValueError, r"pairs\[1\] must have one shape", mf.l1_losses, [(X, X), (X, X[:1])])
-    raises(ValueError, r"pairs\[0\] must not be empty", mf.l1_loss, X[:0], X[:0])
-    raises(ValueError, r"pairs\[0\]\[1\] must be on the device of", mf.l1_loss, X, X.to("meta"))
+    raises(ValueError, r"^a and b must have one shape; got \[2, 4, 5, 6\] and \[4, 5, 6\]", mf.l1_loss, X, X[0])
+    raises(ValueError, r"pairs\[1\]\[0\] and pairs\[1\]\[1\] must have one shape", mf.l1_losses, [(X, X), (X, X[:1])])
+    raises(ValueError, "^a and b must not be empty", mf.l1_loss, X[:0], X[:0])
+    raises(ValueError, "^b must be on the device of a", mf.l1_loss, X, X.to("meta"))
     raises(ValueError, r"pairs\[1\]\[0\] must be on the device of", mf.l1_losses, [(X, X), (X.to("meta"),) * 2])
-    raises(TypeError, r"pairs\[0\]\[1\] must be floating-point", mf.l1_loss, X, X.int())
-    raises(TypeError, r"pairs\[0\]\[1\] must be a tensor; got float", mf.l1_loss, X, 1.0)
+    raises(TypeError, "^b must be floating-point", mf.l1_loss, X, X.int())
+    raises(TypeError, "^b must be a tensor; got float", mf.l1_loss, X, 1.0)
     raises(ValueError, "impl must be one of", mf.l1_loss, X, X, impl="fast")
 
 
 def test_l1_of_a_first_argument_that_is_a_number() -> None:
-    raises(TypeError, r"pairs\[0\]\[0\] must be a tensor; got float", mf.l1_loss, 1.0, X)
+    raises(TypeError, "^a must be a tensor; got float", mf.l1_loss, 1.0, X)
 
 
 def test_l1_of_something_else_than_pairs() -> None:
