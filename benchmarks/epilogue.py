@@ -144,7 +144,8 @@ def competitors(case: Case, compiled: bool) -> dict[str, tuple[Callable[..., Ten
 def check(case: Case, functions: dict[str, tuple[Callable[..., Tensor], bool]]) -> None:
     """Every competitor agrees with the first, in its result and its gradients (the tests are stricter)."""
     # A single one of a million numbers that rounds to the other side of a relu's kink makes 1e-3.
-    limit = {torch.float32: 5e-3, torch.bfloat16: 3e-2}[case.dtype]
+    # In bfloat16 the eager layer norm rounds after every step and is 3e-2 off by itself.
+    limit = {torch.float32: 5e-3, torch.bfloat16: 6e-2}[case.dtype]
     wanted: list[Tensor] = []
     for name, (function, channels_last) in functions.items():
         arguments, grad = tensors(case, channels_last)

@@ -1,8 +1,9 @@
-// Mean and centred sum of squares of every channel, in one read of memory: each chunk that fits the second-level cache
-// is read twice (mean, then squares about that mean), and chunks are merged pairwise (Chan, Golub & LeVeque 1983).
-// The division into groups and chunks depends on the sizes alone, so the bits do not depend on the threads.
+// Mean and centred sum of squares of every channel, in one read of memory. A group of pixels is summed about the mean of
+// its first pixels: Σ(x - centre)² loses nothing to a large mean, and where the first pixels are not typical of the rest,
+// that difference is itself part of the variance. Groups are merged (Chan, Golub & LeVeque 1983) in double precision.
+// The division into groups depends on the sizes alone, so the bits do not depend on the threads.
 
-constexpr int64_t chunk_entries = 16384;
+constexpr int64_t centre_entries = 4096;
 constexpr int64_t group_entries = 65536;
 
 // sums[l] = Σ over rows of d, and squares[l] of d², where d = x[row · lanes + l] - centre[l]; centre and squares may be
@@ -66,12 +67,11 @@ struct Merge {
 
 // How a tensor is read for its statistics: memory order, so depth-to-space plays no part.
 struct StatisticsPlan {
-  int64_t samples, channels, pixels, groups, group_pixels, chunk_pixels, lanes;
+  int64_t samples, channels, pixels, groups, group_pixels, lanes;
 
   explicit StatisticsPlan(const Epilogue& e) {
     samples = e.channels_last ? e.n : e.n * e.c, channels = e.channels_last ? e.c : 1, pixels = e.h * e.w;
-    chunk_pixels = max64(1, chunk_entries / channels);
-    group_pixels = max64(1, ceil_div(max64(1, group_entries / channels), chunk_pixels)) * chunk_pixels;
+    group_pixels = max64(1, group_entries / channels);
     groups = ceil_div(pixels, group_pixels);
     lanes = channels;  // a multiple of the channels, and of 64 where that stays short
     for (int64_t k = 1; k <= 64; ++k)
@@ -92,33 +92,31 @@ inline void group_moments(const StatisticsPlan& plan, const T* x, int64_t group,
   auto fold = [&](A* lane_sums) {  // onto the first `channels` lanes
     for (int64_t l = channels; l < lanes; l += channels) add(static_cast<const A*>(lane_sums + l), lane_sums, channels);
   };
-  int64_t count = 0;
-  for (int64_t from = plan.begin(group); from < plan.end(group); from += plan.chunk_pixels) {
-    const int64_t pixels = min64(plan.chunk_pixels, plan.end(group) - from), size = pixels * channels;
-    const T* p = x + from * channels;
-    const int64_t rows = size / lanes, rest = size - rows * lanes;
+  const int64_t pixels = plan.end(group) - plan.begin(group), size = pixels * channels;
+  const T* p = x + plan.begin(group) * channels;
+  const int64_t rows = size / lanes, rest = size - rows * lanes;
 
-    sum_lanes<T, false>(p, rows, lanes, static_cast<const A*>(nullptr), sums, static_cast<A*>(nullptr));
-    add(p + rows * lanes, sums, rest);
+  const int64_t first_rows = min64(rows, max64(1, centre_entries / lanes));
+  if (rows > 0) {
+    sum_lanes<T, false>(p, first_rows, lanes, static_cast<const A*>(nullptr), sums, static_cast<A*>(nullptr));
     fold(sums);
-    for (int64_t c = 0; c < channels; ++c) mean[c] = sums[c] / A(pixels);
-    for (int64_t l = 0; l < lanes; l += channels) convert(static_cast<const A*>(mean), centre + l, channels);
+    const A first_pixels = A(first_rows * lanes / channels);
+    for (int64_t c = 0; c < channels; ++c) mean[c] = sums[c] / first_pixels;
+  } else {
+    convert(p, mean, channels);
+  }
+  for (int64_t l = 0; l < lanes; l += channels) convert(static_cast<const A*>(mean), centre + l, channels);
 
-    sum_lanes<T, true>(p, rows, lanes, static_cast<const A*>(centre), sums, squares);
-    for (int64_t l = 0; l < rest; ++l) {
-      const A d = number(p + rows * lanes + l) - centre[l];
-      sums[l] += d, squares[l] += d * d;
-    }
-    fold(sums);
-    fold(squares);
-    const Merge merge(count, pixels);
-    for (int64_t c = 0; c < channels; ++c) {
-      // What the first sum lost to rounding, the sum of the distances still has.
-      const double off = double(sums[c]) / double(pixels);
-      const Moments chunk{double(mean[c]) + off, ::fmax(0, double(squares[c]) - off * off * double(pixels))};
-      if (count == 0) out[c] = chunk; else merge(out[c], chunk);
-    }
-    count += pixels;
+  sum_lanes<T, true>(p, rows, lanes, static_cast<const A*>(centre), sums, squares);
+  for (int64_t l = 0; l < rest; ++l) {
+    const A d = number(p + rows * lanes + l) - centre[l];
+    sums[l] += d, squares[l] += d * d;
+  }
+  fold(sums);
+  fold(squares);
+  for (int64_t c = 0; c < channels; ++c) {
+    const double off = double(sums[c]) / double(pixels);
+    out[c] = {double(mean[c]) + off, ::fmax(0, double(squares[c]) - off * off * double(pixels))};
   }
 }
 
