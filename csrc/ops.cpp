@@ -132,16 +132,29 @@ void check_like(const Epilogue& e, const MaybeTensor& t, const Tensor& x) {
                   "munit_fast: residual and gradients must be like x");
 }
 
+// The residual may be a window of a larger tensor, as long as the pixels of a row are dense.
+void point_to_residual(Forward& f, const MaybeTensor& residual, const Tensor& x) {
+  if (!residual) return;
+  auto size = residual->sizes(), expected = x.sizes(), step = residual->strides();
+  bool fits = residual->dim() == 4 && residual->scalar_type() == x.scalar_type();
+  for (int i = 0; fits && i < 4; ++i) fits = size[i] == expected[i];
+  const int64_t pixel = f.channels_last ? f.c : 1;
+  fits = fits && (f.w == 1 || step[3] == pixel) && (f.c == 1 || !f.channels_last || step[1] == 1);
+  STD_TORCH_CHECK(fits, "munit_fast: residual must be like x, with dense rows");
+  f.residual = residual->const_data_ptr();
+  f.residual_image = step[0], f.residual_plane = step[1], f.residual_row = step[2];
+}
+
 void epilogue_forward(const Tensor x, const MaybeTensor weight, const MaybeTensor bias, const MaybeTensor slopes,
-                      const MaybeTensor residual, Tensor y, Tensor stats, int64_t norm, double eps, int64_t act,
-                      double slope, int64_t block, int64_t pad, int64_t pad_mode, bool channels_last) {
+                      const MaybeTensor residual, Tensor y, Tensor stats, bool has_statistics, int64_t norm, double eps,
+                      int64_t act, double slope, int64_t block, int64_t pad, int64_t pad_mode, bool channels_last) {
   Forward f{};
   fill(f, x, stats, norm, eps, act, block, pad, pad_mode, channels_last);
   const Parameters parameters(f, weight, bias, slopes, slope);
   parameters.point(f);
   check_result(f, y, x);
-  check_like(f, residual, x);
-  f.residual = data(residual), f.y = y.mutable_data_ptr(), f.streams = large(y);
+  point_to_residual(f, residual, x);
+  f.y = y.mutable_data_ptr(), f.streams = large(y), f.has_statistics = has_statistics;
   active().forward(f);
 }
 
@@ -200,8 +213,8 @@ void lsgan_backward(const Tensor output, double target, double grad, Tensor grad
 STABLE_TORCH_LIBRARY(munit_fast_cpu, m) {
   m.def(
       "epilogue_forward(Tensor x, Tensor? weight, Tensor? bias, Tensor? slopes, Tensor? residual, Tensor(a!) y, "
-      "Tensor(b!) stats, int norm, float eps, int act, float slope, int block, int pad, int pad_mode, "
-      "bool channels_last) -> ()");
+      "Tensor(b!) stats, bool has_statistics, int norm, float eps, int act, float slope, int block, int pad, "
+      "int pad_mode, bool channels_last) -> ()");
   m.def(
       "epilogue_backward(Tensor grad, Tensor x, Tensor? weight, Tensor? bias, Tensor? slopes, Tensor stats, "
       "Tensor(a!)? grad_x, Tensor(b!)? grad_residual, Tensor(c!)? sums, int norm, float eps, int act, float slope, "

@@ -18,8 +18,9 @@ def epilogue_forward(
     x: Tensor,  # [N, C, H, W], contiguous or channels_last; fp32, bf16 or fp16
     weight: Tensor | None,  # [P] or [N, P], contiguous, any of the dtypes; P = C / block²
     bias: Tensor | None,
-    residual: Tensor | None,  # like x
+    residual: Tensor | None,  # like x; or a window of a larger tensor, see launch.window
     slope: float | Tensor,  # prelu: [1] or [C]
+    stats: Tensor | None = None,  # fp32 [2, R], if they are known
     *,
     norm: str,
     eps: float,
@@ -30,12 +31,12 @@ def epilogue_forward(
 ) -> tuple[Tensor, Tensor]:  # y [N, P, block·H + 2·pad, block·W + 2·pad] laid out as x; statistics fp32 [2, R]
     """`reference.epilogue.epilogue` and `reference.epilogue.statistics` of x. Arguments are checked by the caller."""
     channels_last = launch.is_channels_last(x)
-    if residual is not None:
-        launch.check_layout("residual", residual, channels_last)
+    window = launch.window("residual", residual, channels_last)
     n, c, h, w = x.shape
     p, oh, ow = c // block**2, block * h + 2 * pad, block * w + 2 * pad
     launch.check_size(max(c * h * w, p * oh * ow))
-    stats = statistics(x, norm, channels_last)
+    if stats is None:
+        stats = statistics(x, norm, channels_last)
     y = launch.empty((n, p, oh, ow), x, channels_last)
     tile = configs.tile(f"forward, {'channels_last' if channels_last else 'contiguous'}", x.element_size(), p, oh * ow)
     p_run, area_run = (launch.run_length(p), 1) if channels_last else (1, launch.run_length(oh * ow))
@@ -58,6 +59,9 @@ def epilogue_forward(
         launch.row_stride(weight),
         launch.row_stride(bias),
         int(isinstance(slope, Tensor) and slope.numel() > 1),
+        window.image,
+        window.plane,
+        window.row,
         tile.tiles,
         0.0 if isinstance(slope, Tensor) else float(slope),
         float(eps),
@@ -69,6 +73,7 @@ def epilogue_forward(
         CHANNELS_LAST=channels_last,
         P_RUN=p_run,
         AREA_RUN=area_run,
+        WINDOW_RUN=window.run,
         TILE_PIXELS=tile.pixels,
         TILE_CHANNELS=tile.channels,
         num_warps=tile.num_warps,

@@ -18,12 +18,15 @@ from .device import activate, padding_source, reciprocal
         "weight_row",
         "bias_row",
         "slope_step",
+        "residual_image",
+        "residual_plane",
+        "residual_row",
         "tiles",
     ]
 )
 def epilogue_fwd_kernel(
     p_x,  # [N, C, H, W], C = BLOCK²·P
-    p_residual,  # [N, C, H, W] or None
+    p_residual,  # [N, C, H, W] or None; laid out as x, or a window of a larger tensor laid out so
     p_weight,  # [P] or [N, P] or None
     p_bias,  # [P] or [N, P] or None
     p_slope,  # [1] or [C] or None (then `slope` is the number)
@@ -37,6 +40,9 @@ def epilogue_fwd_kernel(
     weight_row,  # elements from one sample's weights to the next's: 0 or P
     bias_row,
     slope_step,  # 0 for a slope [1], 1 for [C]
+    residual_image,  # of a window: runs of WINDOW_RUN elements from one image to the next
+    residual_plane,  # from one plane to the next (contiguous)
+    residual_row,  # from one row to the next
     tiles,  # tiles of pixels that one program does
     slope,
     eps,
@@ -48,6 +54,7 @@ def epilogue_fwd_kernel(
     CHANNELS_LAST: tl.constexpr,
     P_RUN: tl.constexpr,
     AREA_RUN: tl.constexpr,
+    WINDOW_RUN: tl.constexpr,  # 0: the residual is dense
     TILE_PIXELS: tl.constexpr,
     TILE_CHANNELS: tl.constexpr,
 ):
@@ -61,9 +68,9 @@ def epilogue_fwd_kernel(
     p_x += i_n * channels * area
     p_y += i_n * channels_p * out_area
     if p_residual is not None:
-        p_residual += i_n * channels * area
+        p_residual += i_n * (residual_image * WINDOW_RUN if WINDOW_RUN > 0 else channels * area)
     full_height, full_width = height * BLOCK, width * BLOCK
-    plain: tl.constexpr = PAD == 0 and BLOCK == 1
+    plain: tl.constexpr = PAD == 0 and BLOCK == 1 and WINDOW_RUN == 0
 
     # The last axis of a tile is the contiguous one.
     b_p = tl.program_id(1) * TILE_CHANNELS + tl.arange(0, TILE_CHANNELS)
@@ -105,7 +112,14 @@ def epilogue_fwd_kernel(
 
         b_z = tl.load(p_x + b_offset, m_x, other=0).to(tl.float32)
         if p_residual is not None:
-            b_residual = tl.load(p_residual + b_offset, m_x, other=0).to(tl.float32)
+            b_at = b_offset
+            if WINDOW_RUN > 0:
+                b_at = (b_row // BLOCK) * (residual_row * WINDOW_RUN)
+                if CHANNELS_LAST:
+                    b_at += (b_column // BLOCK) * channels + b_c
+                else:
+                    b_at += b_column // BLOCK + b_c * (residual_plane * WINDOW_RUN)
+            b_residual = tl.load(p_residual + b_at, m_x, other=0).to(tl.float32)
         # With depth-to-space a pixel's place in its block decides which plane of x it comes from.
         if NORM == "instance" and BLOCK > 1:
             p_mean = p_stats + i_n * channels + b_c

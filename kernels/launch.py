@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -44,6 +44,27 @@ def check_layout(name: str, x: Tensor, channels_last: bool) -> None:
     if not x.is_contiguous(memory_format=torch.channels_last if channels_last else torch.contiguous_format):
         wanted = "channels_last" if channels_last else "contiguous"
         raise ValueError(f"{name} must be {wanted}, as x is; got shape {tuple(x.shape)} with strides {x.stride()}")
+
+
+class Window(NamedTuple):
+    """The strides of a window in a larger tensor, in runs of `run` elements; run 0: there is none, or it is dense."""
+
+    image: int = 0
+    plane: int = 0
+    row: int = 0
+    run: int = 0
+
+
+def window(name: str, x: Tensor | None, channels_last: bool) -> Window:
+    """How a kernel finds the rows of x [N, C, H, W], whose pixels must be dense in the given layout (else ValueError)."""
+    if x is None or x.is_contiguous(memory_format=torch.channels_last if channels_last else torch.contiguous_format):
+        return Window()
+    pixel, channel = (x.shape[1], 1) if channels_last else (1, x.stride(1))
+    if (x.shape[3] > 1 and x.stride(3) != pixel) or (x.shape[1] > 1 and x.stride(1) != channel):
+        check_layout(name, x, channels_last)
+    plane = 0 if channels_last else x.stride(1)
+    run = min(run_length(x.stride(0)), run_length(plane), run_length(x.stride(2)))
+    return Window(x.stride(0) // run, plane // run, x.stride(2) // run, run)
 
 
 def check_size(sample: int) -> None:

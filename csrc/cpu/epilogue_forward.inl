@@ -1,4 +1,4 @@
-// Forward: statistics in one read of x, then one read of x and one write of y.
+// Forward: statistics in one read of x (unless they are given), then one read of x and one write of y.
 
 // One vector of a tile's parameters.
 template <class A> struct Affine {
@@ -35,7 +35,8 @@ void forward_rows(const Forward& f, const View& v, const Planes<Accumulator<T>>&
   const int64_t row_bytes = v.padded_columns * v.result_channels * sizeof(T);
   const int64_t pixel_bytes = v.result_channels * sizeof(T);
   const T* x = static_cast<const T*>(f.x) + v.base(sample);
-  const T* residual = f.residual ? static_cast<const T*>(f.residual) + v.base(sample) : nullptr;
+  const View of_residual(f, f.residual_image, f.residual_plane, f.residual_row);
+  const T* residual = f.residual ? static_cast<const T*>(f.residual) + of_residual.base(sample) : nullptr;
   T* y = static_cast<T*>(f.y) + v.result_base(sample);
 
   const bool streams = f.streams && v.block == 1 && streamable(y, v.result_channels);
@@ -44,7 +45,7 @@ void forward_rows(const Forward& f, const View& v, const Planes<Accumulator<T>>&
     const int64_t i = q % v.block, n = (end - w) * v.segment;
     const T* in = v.load_row(x, q, w, end, x_room);
     if (residual)
-      transform<act, true>(in, tile, i, v.load_row(residual, q, w, end, residual_room), result, n, streams_piece);
+      transform<act, true>(in, tile, i, of_residual.load_row(residual, q, w, end, residual_room), result, n, streams_piece);
     else
       transform<act, false, T>(in, tile, i, nullptr, result, n, streams_piece);
   };
@@ -109,7 +110,8 @@ template <class T> void forward_of(const Forward& f) {
   };
 
   // An NCHW plane is normalised right after its statistics, while it is in the cache.
-  if (f.norm == Norm::instance && !f.channels_last && f.block == 1 && plan.samples >= 2 * thread_count()) {
+  if (f.norm == Norm::instance && !f.has_statistics && !f.channels_last && f.block == 1 &&
+      plan.samples >= 2 * thread_count()) {
     parallel(plan.samples, [&](int64_t plane) {
       for (int64_t g = 0; g < plan.groups; ++g) measure(plane, g);
       finish_statistics<A>(f, plan, moments, plane);
@@ -123,7 +125,7 @@ template <class T> void forward_of(const Forward& f) {
   auto rows_of = [&](int64_t sample, int64_t task) {
     forward_rows<T>(f, v, planes, sample, task * step, min64(v.padded_rows, (task + 1) * step));
   };
-  if (f.norm == Norm::none) {
+  if (f.norm == Norm::none || f.has_statistics) {
     for (int64_t p = 0; p < planes.count; ++p) planes.read(f, p);
     parallel(v.samples * tasks, [&](int64_t i) { rows_of(i / tasks, i % tasks); });
     return;

@@ -29,9 +29,11 @@ struct Epilogue {
 };
 
 struct Forward : Epilogue {
-  const void* residual;  // like x, or null
+  const void* residual;  // like x but for its strides, or null
+  int64_t residual_image, residual_plane, residual_row;  // entries from one image, plane (NCHW) and row to the next
   void* y;
-  bool streams;  // the result will not stay in a cache
+  bool streams;         // the result will not stay in a cache
+  bool has_statistics;  // `stats` is an input
 };
 
 struct Backward : Epilogue {

@@ -10,23 +10,27 @@
 struct View {
   int64_t samples, channels, result_channels, height, width, block, pad;
   int64_t segment;                       // entries of one pixel of x that one row of the result takes
-  int64_t step_row, step_pixel, step_entry;
+  int64_t step_image, step_plane, step_row, step_pixel, step_entry;
   int64_t rows, columns;                 // of the result, before padding
   int64_t padded_rows, padded_columns;
   int64_t tensor_channels, planes_apart;
   PadMode pad_mode;
   bool channels_last;
 
-  explicit View(const Epilogue& e) {
+  explicit View(const Epilogue& e) : View(e, e.c * e.h * e.w, e.h * e.w, (e.channels_last ? e.c : 1) * e.w) {}
+
+  // Of a tensor like x whose images, planes (in NCHW) and rows are these numbers of entries apart: a window of a larger one.
+  View(const Epilogue& e, int64_t images_apart, int64_t planes_apart_, int64_t rows_apart)
+      : step_image(images_apart), step_plane(planes_apart_), step_row(rows_apart) {
     block = e.block, pad = e.pad, pad_mode = e.pad_mode, channels_last = e.channels_last;
     height = e.h, width = e.w, tensor_channels = e.c;
     planes_apart = e.c / (block * block);
     if (channels_last) {
       samples = e.n, channels = e.c, result_channels = planes_apart;
-      step_entry = 1, step_pixel = e.c, step_row = e.w * e.c;
+      step_entry = 1, step_pixel = e.c;
     } else {
       samples = e.n * planes_apart, channels = block * block, result_channels = 1;
-      step_entry = planes_apart * e.h * e.w, step_pixel = 1, step_row = e.w;
+      step_entry = planes_apart * step_plane, step_pixel = 1;
     }
     segment = block * result_channels;
     rows = block * height, columns = block * width;
@@ -34,8 +38,8 @@ struct View {
   }
 
   int64_t base(int64_t sample) const {  // of x
-    if (channels_last) return sample * tensor_channels * height * width;
-    return ((sample / planes_apart) * tensor_channels + sample % planes_apart) * height * width;
+    if (channels_last) return sample * step_image;
+    return (sample / planes_apart) * step_image + (sample % planes_apart) * step_plane;
   }
   int64_t result_base(int64_t sample) const { return sample * padded_rows * padded_columns * result_channels; }
 

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from munit_fast.ops.autograd import distinct, once_differentiable
 from munit_fast.ops.backends import choose
-from munit_fast.ops.layout import in_format, memory_format
+from munit_fast.ops.layout import in_format, memory_format, rows_in_format
 from munit_fast.ops.library import LIBRARY
 from munit_fast.ops.options import Options
 
@@ -17,6 +17,11 @@ _FLAGS = "str norm, float eps, str act, float slope, int block, int pad, str pad
 LIBRARY.define(
     "epilogue(Tensor x, Tensor? weight, Tensor? bias, Tensor? residual, Tensor? slopes, "
     f"{_FLAGS}) -> (Tensor y, Tensor stats)"
+)
+# The result once more, from the statistics that the first time gave: what a backward rebuilds instead of keeping it.
+LIBRARY.define(
+    "epilogue_again(Tensor x, Tensor stats, Tensor? weight, Tensor? bias, Tensor? residual, Tensor? slopes, "
+    f"{_FLAGS}) -> Tensor"
 )
 # What is not needed comes back empty.
 LIBRARY.define(
@@ -40,8 +45,38 @@ def _forward(
 ) -> tuple[Tensor, Tensor]:
     *options, impl = flags
     if residual is not None:
-        residual = in_format(residual, x)
+        residual = rows_in_format(residual, x)
     return choose(impl, x.device, x.dtype).epilogue_forward(x, weight, bias, residual, slopes, Options(*options))
+
+
+@torch.library.impl(LIBRARY, "epilogue_again", "CompositeExplicitAutograd")
+def _again(
+    x: Tensor,
+    stats: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    residual: Tensor | None,
+    slopes: Tensor | None,
+    *flags: Any,
+) -> Tensor:
+    *options, impl = flags
+    if residual is not None:
+        residual = rows_in_format(residual, x)
+    backend = choose(impl, x.device, x.dtype)
+    return backend.epilogue_forward(x, weight, bias, residual, slopes, Options(*options), stats)[0]
+
+
+@torch.library.register_fake("munit_fast::epilogue_again", lib=LIBRARY)
+def _again_fake(
+    x: Tensor,
+    stats: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    residual: Tensor | None,
+    slopes: Tensor | None,
+    *flags: Any,
+) -> Tensor:
+    return _forward_fake(x, weight, bias, residual, slopes, *flags)[0]
 
 
 @torch.library.register_fake("munit_fast::epilogue", lib=LIBRARY)

@@ -17,6 +17,16 @@ def memory_format(x: Tensor) -> torch.memory_format:
     return torch.channels_last if is_channels_last(x) else torch.contiguous_format
 
 
+def rows_in_format(x: Tensor, like: Tensor) -> Tensor:
+    """x if the pixels of its rows lie as those of `like` do (a window of a padded tensor in that layout); else a copy."""
+    channels, width = x.shape[1], x.shape[3]
+    if is_channels_last(like):
+        dense = (channels == 1 or x.stride(1) == 1) and (width == 1 or x.stride(3) == channels)
+    else:
+        dense = width == 1 or x.stride(3) == 1
+    return x if dense else in_format(x, like)
+
+
 def in_format(x: Tensor, like: Tensor) -> Tensor:
     """x, dense and in the layout of `like`; x itself where it already is."""
     return x.contiguous(memory_format=memory_format(like))

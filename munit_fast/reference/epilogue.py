@@ -117,6 +117,7 @@ def epilogue(
     block: int = 1,
     pad: int = 0,
     pad_mode: str = "reflect",
+    stats: Tensor | None = None,
 ) -> Tensor:
     """normalise → act → + residual → depth-to-space → pad.
 
@@ -125,11 +126,12 @@ def epilogue(
     norm "none": z = weight · x + bias.
 
     Shapes: x, residual [N, C, H, W]; weight, bias [P] or [N, P] where P divides C (channel c reads entry c % P);
+    stats `statistics(x, norm)`, if they are known (the result is then differentiable in x as if they were constant);
     result [N, C / block², block·H + 2·pad, block·W + 2·pad] in x's dtype.
     """
     z = _wide(x)
     if norm != "none":
-        mean, scale = _mean_and_scale(z, statistics(x, norm), norm, eps)
+        mean, scale = _mean_and_scale(z, statistics(x, norm) if stats is None else stats, norm, eps)
         z = (z - mean) * scale
     if weight is not None:
         z = z * _per_channel(weight, z)

@@ -79,7 +79,11 @@ def record(case: Case) -> list[Launch]:
 
         kinds = {"none": None, "shared": (p,), "sample": (n, p)}
         weight, bias = (None if kinds[k] is None else empty(*kinds[k]) for k in (case.weight, case.bias))
-        x, residual = empty(*case.shape), empty(*case.shape) if case.residual else None
+        x, residual = empty(*case.shape), None
+        if case.residual and case.window:
+            residual = empty(n, c, case.shape[2] + 2, case.shape[3] + 2)[:, :, 1:-1, 1:-1]
+        elif case.residual:
+            residual = empty(*case.shape)
         y, stats = epilogue_forward(x, weight, bias, residual, 0.2, **case.options)
         needs = {
             "need_x": True,

@@ -36,15 +36,23 @@ def _contiguous(t: Tensor | None) -> Tensor | None:
 
 
 def epilogue_forward(
-    x: Tensor, weight: Tensor | None, bias: Tensor | None, residual: Tensor | None, slopes: Tensor | None, o: Options
+    x: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    residual: Tensor | None,
+    slopes: Tensor | None,
+    o: Options,
+    stats: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     n, c, h, w = x.shape
     size = (n, c // o.block**2, o.block * h + 2 * o.pad, o.block * w + 2 * o.pad)
     y = torch.empty(size, dtype=x.dtype, memory_format=memory_format(x))
-    rows = {"none": 0, "instance": n * c, "layer": n}[o.norm]
-    stats = torch.empty(2, rows, dtype=_accumulator(x))
+    known = stats is not None
+    if stats is None:
+        rows = {"none": 0, "instance": n * c, "layer": n}[o.norm]
+        stats = torch.empty(2, rows, dtype=_accumulator(x))
     torch.ops.munit_fast_cpu.epilogue_forward(
-        x, _contiguous(weight), _contiguous(bias), _contiguous(slopes), residual, y, stats, *_flags(o, x)
+        x, _contiguous(weight), _contiguous(bias), _contiguous(slopes), residual, y, stats, known, *_flags(o, x)
     )
     return y, stats
 

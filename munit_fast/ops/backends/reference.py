@@ -27,10 +27,17 @@ def _own(result: Tensor, *others: Tensor) -> Tensor:
 
 
 def epilogue_forward(
-    x: Tensor, weight: Tensor | None, bias: Tensor | None, residual: Tensor | None, slopes: Tensor | None, o: Options
+    x: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    residual: Tensor | None,
+    slopes: Tensor | None,
+    o: Options,
+    stats: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    y = formulas.epilogue(x, weight, bias, residual, **_keywords(o, slopes))  # type: ignore[arg-type]
-    return _own(in_format(y, x), x), formulas.statistics(x, o.norm)
+    stats = formulas.statistics(x, o.norm) if stats is None else stats
+    y = formulas.epilogue(x, weight, bias, residual, stats=stats, **_keywords(o, slopes))  # type: ignore[arg-type]
+    return _own(in_format(y, x), x), stats
 
 
 def epilogue_backward(

@@ -14,11 +14,17 @@ def why_not(device: torch.device, dtype: torch.dtype) -> str | None:
 
 
 def epilogue_forward(
-    x: Tensor, weight: Tensor | None, bias: Tensor | None, residual: Tensor | None, slopes: Tensor | None, o: Options
+    x: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    residual: Tensor | None,
+    slopes: Tensor | None,
+    o: Options,
+    stats: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     from munit_fast.kernels.epilogue import epilogue_forward as run
 
-    return run(x, weight, bias, residual, _slope(o, slopes), **_keywords(o))
+    return run(x, weight, bias, residual, _slope(o, slopes), stats, **_keywords(o))
 
 
 def epilogue_backward(
