@@ -1,4 +1,4 @@
-"""The reference reproduces the numbers of the published implementation."""
+"""The reference, and the fast networks and trainers, reproduce the numbers of the published implementation."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 import torch
 from sketch import decode_steps, distance, relative, spaced, unpack
 
-from munit_fast import reference
+from munit_fast import reference, trainers
 
 GOLDEN = Path(__file__).parent / "golden"
 VARIANTS = sorted(path.stem for path in GOLDEN.glob("*.pt"))
@@ -27,10 +27,19 @@ def golden(variant: str) -> dict[str, Any]:
     return torch.load(GOLDEN / f"{variant}.pt", weights_only=True)
 
 
+SOURCES = {"reference": reference, "fast": trainers}
+_source = "reference"
+
+
+@pytest.fixture(autouse=True, params=SOURCES)
+def source(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(globals(), "_source", request.param)
+
+
 def new_trainer(variant: str) -> Any:
     data = golden(variant)
     torch.manual_seed(data["seed_init"])
-    return getattr(reference, f"{data['trainer']}_Trainer")(data["config"])
+    return getattr(SOURCES[_source], f"{data['trainer']}_Trainer")(data["config"])
 
 
 def iterate(trainer: Any, x_a: torch.Tensor, x_b: torch.Tensor, noise: list[torch.Tensor]) -> dict[str, float]:
@@ -100,7 +109,9 @@ def test_first_iteration(variant: str) -> None:
             moved = (value - initial[name]).flatten() / data["config"]["lr"]
             agree += int(((moved - step).abs() < 0.05).sum())
             total += step.numel()
-    assert agree / total > 0.998  # nsgan's smallest gradients are rounding noise in 0.16 % of the elements
+    # nsgan's smallest gradients are rounding noise in 0.16 % of the elements. Another order of summation also puts a
+    # value that is zero but for rounding on the other side of a kink (UNIT's: 0.23 %); in float64 there is no difference.
+    assert agree / total > (0.998 if _source == "reference" else 0.997)
 
 
 def compare_parameters(trainer: Any, expected: dict[str, torch.Tensor], tolerance: float) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -139,6 +140,41 @@ def _collect(sums: Tensor, like: Tensor) -> Tensor:
     return sums.reshape(sums.shape[0], -1, entries).sum(1).to(like.dtype)
 
 
+def gradients(
+    grad: Tensor,
+    x: Tensor,
+    stats: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    slopes: Tensor | None,
+    flags: tuple[Any, ...],
+    need: Sequence[bool],
+) -> tuple[Tensor | None, Tensor | None, Tensor | None, Tensor | None, Tensor | None]:
+    """The gradients of x, weight, bias, residual and slopes, those that `need` (in this order) asks for."""
+    need_x, need_weight, need_bias, need_residual, need_slopes = need
+    o = Options(*flags[:-1])
+    moved = o.pad > 0 or o.block > 1
+    grad_x, grad_residual, sums = torch.ops.munit_fast.epilogue_backward(
+        grad,
+        x,
+        stats,
+        weight,
+        bias,
+        slopes,
+        *flags,
+        need_x,
+        need_residual and moved,
+        need_weight or need_bias or need_slopes,
+    )
+    return (
+        grad_x if need_x else None,
+        _collect(sums[1], weight) if need_weight and weight is not None else None,
+        _collect(sums[0], bias) if need_bias and bias is not None else None,
+        (grad_residual if moved else grad) if need_residual else None,
+        _collect(sums[2], slopes) if need_slopes and slopes is not None else None,
+    )
+
+
 class _Epilogue(torch.autograd.Function):
     @staticmethod
     def forward(
@@ -163,30 +199,7 @@ class _Epilogue(torch.autograd.Function):
         nothing = (None,) * len(ctx.flags)
         if grad is None:
             return (None, None, None, None, None, *nothing)
-        x, stats, weight, bias, slopes = ctx.saved_tensors
-        need_x, need_weight, need_bias, need_residual, need_slopes = ctx.needs_input_grad[:5]
-        o = Options(*ctx.flags[:-1])
-        moved = o.pad > 0 or o.block > 1
-        grad_x, grad_residual, sums = torch.ops.munit_fast.epilogue_backward(
-            grad,
-            x,
-            stats,
-            weight,
-            bias,
-            slopes,
-            *ctx.flags,
-            need_x,
-            need_residual and moved,
-            need_weight or need_bias or need_slopes,
-        )
-        return (
-            grad_x if need_x else None,
-            _collect(sums[1], weight) if need_weight else None,
-            _collect(sums[0], bias) if need_bias else None,
-            (grad_residual if moved else grad) if need_residual else None,
-            _collect(sums[2], slopes) if need_slopes else None,
-            *nothing,
-        )
+        return (*gradients(grad, *ctx.saved_tensors, ctx.flags, ctx.needs_input_grad[:5]), *nothing)
 
 
 def epilogue(

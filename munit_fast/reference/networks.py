@@ -141,13 +141,17 @@ class AdaINGen(nn.Module):
     Keys of `params`: dim, style_dim, n_downsample, n_res, activ, pad_type, mlp_dim.
     """
 
+    style_encoder: type[StyleEncoder] = StyleEncoder
+    content_encoder: type[ContentEncoder] = ContentEncoder
+    decoder: type[Decoder] = Decoder
+
     def __init__(self, input_dim: int, params: Params) -> None:
         super().__init__()
         dim, n_downsample, n_res = params["dim"], params["n_downsample"], params["n_res"]
         activ, pad_type = params["activ"], params["pad_type"]
-        self.enc_style = StyleEncoder(input_dim, dim, params["style_dim"], activ, pad_type)
-        self.enc_content = ContentEncoder(n_downsample, n_res, input_dim, dim, activ, pad_type)
-        self.dec = Decoder(n_downsample, n_res, self.enc_content.output_dim, input_dim, "adain", activ, pad_type)
+        self.enc_style = self.style_encoder(input_dim, dim, params["style_dim"], activ, pad_type)
+        self.enc_content = self.content_encoder(n_downsample, n_res, input_dim, dim, activ, pad_type)
+        self.dec = self.decoder(n_downsample, n_res, self.enc_content.output_dim, input_dim, "adain", activ, pad_type)
         self.mlp = MLP(params["style_dim"], num_adain_params(self.dec), params["mlp_dim"], activ)
 
     def encode(self, images: Tensor) -> tuple[Tensor, Tensor]:
@@ -171,12 +175,15 @@ class VAEGen(nn.Module):
     Keys of `params`: dim, n_downsample, n_res, activ, pad_type.
     """
 
+    content_encoder: type[ContentEncoder] = ContentEncoder
+    decoder: type[Decoder] = Decoder
+
     def __init__(self, input_dim: int, params: Params) -> None:
         super().__init__()
         dim, n_downsample, n_res = params["dim"], params["n_downsample"], params["n_res"]
         activ, pad_type = params["activ"], params["pad_type"]
-        self.enc = ContentEncoder(n_downsample, n_res, input_dim, dim, activ, pad_type)
-        self.dec = Decoder(n_downsample, n_res, self.enc.output_dim, input_dim, "in", activ, pad_type)
+        self.enc = self.content_encoder(n_downsample, n_res, input_dim, dim, activ, pad_type)
+        self.dec = self.decoder(n_downsample, n_res, self.enc.output_dim, input_dim, "in", activ, pad_type)
 
     def encode(self, images: Tensor, noise: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """[N, C, H, W] -> (mean, noise), both [N, dim · 2^d, h, w]; noise is drawn on the CPU unless it is given."""

@@ -52,6 +52,7 @@ class _Trainer(nn.Module):
     gen_b: nn.Module
     dis_a: MsImageDis
     dis_b: MsImageDis
+    discriminator: type[MsImageDis] = MsImageDis
 
     def _finish_construction(self, hyperparameters: Hyperparameters) -> None:
         self.hyperparameters = hyperparameters
@@ -158,14 +159,15 @@ class MUNIT_Trainer(_Trainer):
 
     gen_a: AdaINGen
     gen_b: AdaINGen
+    generator: type[AdaINGen] = AdaINGen
 
     def __init__(self, hyperparameters: Hyperparameters) -> None:
         super().__init__()
         hp = hyperparameters
-        self.gen_a = AdaINGen(hp["input_dim_a"], hp["gen"])
-        self.gen_b = AdaINGen(hp["input_dim_b"], hp["gen"])
-        self.dis_a = MsImageDis(hp["input_dim_a"], hp["dis"])
-        self.dis_b = MsImageDis(hp["input_dim_b"], hp["dis"])
+        self.gen_a = self.generator(hp["input_dim_a"], hp["gen"])
+        self.gen_b = self.generator(hp["input_dim_b"], hp["gen"])
+        self.dis_a = self.discriminator(hp["input_dim_a"], hp["dis"])
+        self.dis_b = self.discriminator(hp["input_dim_b"], hp["dis"])
         self.style_dim: int = hp["gen"]["style_dim"]
         # The styles that `forward` and `sample` show, drawn once so that pictures of a run can be compared.
         display_size = int(hp["display_size"])
@@ -218,6 +220,12 @@ class MUNIT_Trainer(_Trainer):
         self.loss_gen_adv_a = self.dis_a.calc_gen_loss(x_ba)
         self.loss_gen_adv_b = self.dis_b.calc_gen_loss(x_ab)
         self._perceptual_losses(x_a, x_b, x_ab, x_ba)
+        self._total(hp)
+        self.loss_gen_total.backward()
+        self._step(self.gen_opt)
+
+    def _total(self, hp: Hyperparameters) -> None:
+        """loss_gen_total, from its parts."""
         self.loss_gen_total = (
             hp["gan_w"] * self.loss_gen_adv_a
             + hp["gan_w"] * self.loss_gen_adv_b
@@ -232,8 +240,6 @@ class MUNIT_Trainer(_Trainer):
             + hp["vgg_w"] * self.loss_gen_vgg_a
             + hp["vgg_w"] * self.loss_gen_vgg_b
         )
-        self.loss_gen_total.backward()
-        self._step(self.gen_opt)
 
     @torch.no_grad()
     def forward(self, x_a: Tensor, x_b: Tensor) -> tuple[Tensor, Tensor]:
@@ -277,14 +283,15 @@ class UNIT_Trainer(_Trainer):
 
     gen_a: VAEGen
     gen_b: VAEGen
+    generator: type[VAEGen] = VAEGen
 
     def __init__(self, hyperparameters: Hyperparameters) -> None:
         super().__init__()
         hp = hyperparameters
-        self.gen_a = VAEGen(hp["input_dim_a"], hp["gen"])
-        self.gen_b = VAEGen(hp["input_dim_b"], hp["gen"])
-        self.dis_a = MsImageDis(hp["input_dim_a"], hp["dis"])
-        self.dis_b = MsImageDis(hp["input_dim_b"], hp["dis"])
+        self.gen_a = self.generator(hp["input_dim_a"], hp["gen"])
+        self.gen_b = self.generator(hp["input_dim_b"], hp["gen"])
+        self.dis_a = self.discriminator(hp["input_dim_a"], hp["dis"])
+        self.dis_b = self.discriminator(hp["input_dim_b"], hp["dis"])
         self._finish_construction(hp)
 
     def dis_update(self, x_a: Tensor, x_b: Tensor, hyperparameters: Hyperparameters, noise: Noise = None) -> None:
@@ -326,6 +333,12 @@ class UNIT_Trainer(_Trainer):
         self.loss_gen_adv_a = self.dis_a.calc_gen_loss(x_ba)
         self.loss_gen_adv_b = self.dis_b.calc_gen_loss(x_ab)
         self._perceptual_losses(x_a, x_b, x_ab, x_ba)
+        self._total(hp)
+        self.loss_gen_total.backward()
+        self._step(self.gen_opt)
+
+    def _total(self, hp: Hyperparameters) -> None:
+        """loss_gen_total, from its parts."""
         self.loss_gen_total = (
             hp["gan_w"] * self.loss_gen_adv_a
             + hp["gan_w"] * self.loss_gen_adv_b
@@ -340,8 +353,6 @@ class UNIT_Trainer(_Trainer):
             + hp["vgg_w"] * self.loss_gen_vgg_a
             + hp["vgg_w"] * self.loss_gen_vgg_b
         )
-        self.loss_gen_total.backward()
-        self._step(self.gen_opt)
 
     @torch.no_grad()
     def forward(self, x_a: Tensor, x_b: Tensor) -> tuple[Tensor, Tensor]:

@@ -1,0 +1,378 @@
+"""MUNIT's and UNIT's networks built from convolutions and fused epilogues.
+
+The modules, their constructors, state_dict keys and parameter order are the reference's, and so is the mathematics
+(`munit_fast.reference` is the specification). What differs is how it is computed: channels_last throughout; what stands
+between two convolutions is one operation that writes the next one's padding; a bias before an instance norm, which
+changes nothing, is not added and gets a gradient of exactly zero; nearest ×2 + 5×5 convolution are one 3×3 convolution
+to four phases; the backward rebuilds padded activations instead of keeping them.
+
+Under torch.autocast the convolutions take its dtype; what is small and sensitive (style codes, the AdaIN parameters'
+MLP, the discriminator's last layer) stays in float32.
+
+`impl` is `munit_fast.functional`'s, with "reference" for the reference networks' own forward.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from munit_fast import functional, ops, reference
+from munit_fast.ops.backends import IMPLEMENTATIONS
+from munit_fast.ops.convolution import Conv, Epilogue, convolution, residual_block, step
+from munit_fast.ops.options import Options
+from munit_fast.ops.phase import phase_weight
+from munit_fast.reference.networks import Params
+from munit_fast.reference.networks import split_adain_params as split_adain_params
+
+__all__ = ["AdaINGen", "ContentEncoder", "Decoder", "MsImageDis", "StyleEncoder", "VAEGen", "shared_weights"]
+
+_PAD_MODES = {nn.ReflectionPad2d: "reflect", nn.ReplicationPad2d: "replicate", nn.ZeroPad2d: "zero"}
+_EPS = 1e-5
+
+# The convolutions' weights as they are used: cast, and summed for the phases. Kept for the calls of one context only.
+_cache: ContextVar[dict[Any, Tensor] | None] = ContextVar("munit_fast_weights", default=None)
+
+
+@contextmanager
+def shared_weights() -> Iterator[None]:
+    """Inside, each weight is cast and rearranged once for all the calls; nobody may change a parameter meanwhile."""
+    token = _cache.set({})
+    try:
+        yield
+    finally:
+        _cache.reset(token)
+
+
+class Fused(nn.Module):
+    """What the fused networks share: the choice of implementation, and nothing else."""
+
+    impl: str = "auto"
+
+    def set_impl(self, impl: str) -> None:
+        """Choose the backend of every fused network inside this module; "reference" is the plain forward. Raises ValueError."""
+        if impl not in IMPLEMENTATIONS:
+            raise ValueError(f"impl must be one of {', '.join(IMPLEMENTATIONS)}; got {impl!r}")
+        for module in self.modules():
+            if isinstance(module, Fused):
+                module.impl = impl
+
+    @property
+    def plain(self) -> bool:
+        return self.impl == "reference"
+
+
+def _autocast_off(x: Tensor) -> Any:
+    return torch.autocast(x.device.type, enabled=False)
+
+
+def _compute(x: Tensor, dtype: torch.dtype) -> torch.dtype:
+    """The dtype of the convolutions: that of autocast, where it is on, else that of the parameters."""
+    kind = x.device.type
+    if torch.is_autocast_enabled(kind) and dtype == torch.float32:
+        return torch.get_autocast_dtype(kind)
+    return dtype
+
+
+def _prepared(conv: nn.Conv2d, dtype: torch.dtype, phases: bool = False) -> Tensor:
+    cache, key = _cache.get(), (conv, dtype, phases, torch.is_grad_enabled(), conv.weight.requires_grad)
+    if cache is not None and key in cache:
+        return cache[key]
+    weight = phase_weight(conv.weight) if phases else conv.weight
+    weight = weight.to(dtype=dtype, memory_format=torch.channels_last)
+    if cache is not None:
+        cache[key] = weight
+    return weight
+
+
+def _pad(block: reference.Conv2dBlock) -> tuple[int, str]:
+    return block.pad.padding[0], _PAD_MODES[type(block.pad)]  # type: ignore[index, union-attr]
+
+
+def _activation(module: nn.Module | None) -> tuple[str, float, Tensor | None]:
+    """(act, slope, slopes) of a reference activation."""
+    if isinstance(module, nn.LeakyReLU):
+        return "lrelu", module.negative_slope, None
+    if isinstance(module, nn.PReLU):
+        return "prelu", 0.0, module.weight
+    return {type(None): "none", nn.ReLU: "relu", nn.SELU: "selu", nn.Tanh: "tanh"}[type(module)], 0.0, None
+
+
+def _norm(block: reference.Conv2dBlock) -> str:
+    norms = {
+        type(None): "none",
+        nn.InstanceNorm2d: "instance",
+        reference.AdaptiveInstanceNorm2d: "instance",
+        reference.LayerNorm: "layer",
+    }
+    return norms[type(block.norm)]
+
+
+def _epilogue(
+    block: reference.Conv2dBlock,
+    pad: int,
+    pad_mode: str,
+    impl: str,
+    adain: tuple[Tensor, Tensor] | None = None,
+    depth: int = 1,
+) -> Epilogue:
+    """What follows the convolution of `block`, up to the padding of the next one."""
+    norm, (act, slope, slopes) = _norm(block), _activation(block.activation)
+    weight, bias = adain if adain is not None else (None, None)
+    if isinstance(block.norm, reference.LayerNorm):
+        weight, bias = block.norm.gamma, block.norm.beta
+    options = Options(norm, _EPS if norm != "none" else 0.0, act, slope, depth, pad, pad_mode)
+    return Epilogue(weight, bias, slopes, options, impl)
+
+
+def _conv(block: reference.Conv2dBlock, dtype: torch.dtype) -> Conv:
+    """The convolution of `block`, with its bias where that matters."""
+    conv: nn.Conv2d = block.conv  # type: ignore[assignment]
+    assert conv.bias is not None
+    if _norm(block) == "instance":  # which subtracts it again
+        return Conv(_prepared(conv, dtype), None, conv.stride[0], idle=conv.bias)
+    return Conv(_prepared(conv, dtype), conv.bias.to(dtype), conv.stride[0])
+
+
+def _phase_conv(block: reference.Conv2dBlock, dtype: torch.dtype, pad_mode: str) -> Conv:
+    conv: nn.Conv2d = block.conv  # type: ignore[assignment]
+    bias = conv.bias.to(dtype).repeat(4)  # type: ignore[union-attr]
+    ring = conv.weight.to(dtype) if pad_mode == "reflect" else None
+    return Conv(_prepared(conv, dtype, phases=True), bias, 1, ring)
+
+
+def _apply(z: Tensor, e: Epilogue, residual: Tensor | None = None) -> Tensor:
+    return ops.epilogue(z, e.weight, e.bias, residual, e.slopes, e.options, e.impl)
+
+
+def _padded(x: Tensor, pad: int, pad_mode: str, dtype: torch.dtype, impl: str) -> Tensor:
+    """x in channels_last and `dtype`, padded."""
+    x = x.to(dtype).contiguous(memory_format=torch.channels_last)
+    return functional.bias_act(x, pad=pad, pad_mode=pad_mode, impl=impl) if pad else x
+
+
+def _check_planes(z: Tensor, what: str) -> None:
+    if z.shape[2] * z.shape[3] == 1:
+        raise ValueError(f"{what} is too small: a plane of 1×1 cannot be normalised; use a larger image")
+
+
+def _chain(p: Tensor, blocks: list[reference.Conv2dBlock], impl: str) -> Tensor:
+    """The convolutions of `blocks` with everything between them; p is padded for the first. Gives the last one's output."""
+    z, previous = convolution(p, _conv(blocks[0], p.dtype)), blocks[0]
+    for block in blocks[1:]:
+        if _norm(previous) == "instance":
+            _check_planes(z, "the image")
+        z = step(z, _epilogue(previous, *_pad(block), impl), _conv(block, p.dtype))
+        previous = block
+    return z
+
+
+def _res_blocks(
+    h: Tensor,
+    blocks: nn.Sequential,
+    after: tuple[int, str],
+    impl: str,
+    adain: list[tuple[Tensor, Tensor]] | None = None,
+) -> Tensor:
+    """Residual blocks on h, which is padded for the first; gives the last one's result padded as `after` says."""
+    for i, block in enumerate(blocks):
+        first, second = block.model
+        style_1, style_2 = adain[2 * i : 2 * i + 2] if adain is not None else (None, None)
+        pad, mode = _pad(first)
+        out = (pad, mode) if i + 1 < len(blocks) else after
+        h = residual_block(
+            h,
+            _conv(first, h.dtype),
+            _epilogue(first, *_pad(second), impl, style_1),
+            _conv(second, h.dtype),
+            _epilogue(second, *out, impl, style_2),
+            pad,
+        )
+    return h
+
+
+class StyleEncoder(reference.StyleEncoder, Fused):
+    """`reference.StyleEncoder`: [N, input_dim, H, W] -> [N, style_dim, 1, 1]; float32 under autocast."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.plain:
+            return super().forward(x)
+        first = self.model[0]
+        dtype = _compute(x, first.conv.weight.dtype)
+        with _autocast_off(x):
+            return self.of_padded(_padded(x, *_pad(first), dtype, self.impl))
+
+    def of_padded(self, p: Tensor) -> Tensor:
+        """The same of an image that is padded and cast already."""
+        *blocks, _, last = self.model
+        z = _chain(p, blocks, self.impl)
+        pooled = _apply(z, _epilogue(blocks[-1], 0, "zero", self.impl)).mean((2, 3), dtype=last.weight.dtype)
+        return F.linear(pooled, last.weight.flatten(1), last.bias)[:, :, None, None]
+
+
+class ContentEncoder(reference.ContentEncoder, Fused):
+    """`reference.ContentEncoder`: [N, input_dim, H, W] -> [N, dim · 2^d, H / 2^d, W / 2^d], channels_last."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.plain:
+            return super().forward(x)
+        first = self.model[0]
+        dtype = _compute(x, first.conv.weight.dtype)
+        with _autocast_off(x):
+            return self.of_padded(_padded(x, *_pad(first), dtype, self.impl))
+
+    def of_padded(self, p: Tensor) -> Tensor:
+        """The same of an image that is padded and cast already."""
+        *blocks, chain = self.model
+        z = _chain(p, blocks, self.impl)
+        _check_planes(z, "the image")
+        res = chain.model
+        after = _pad(res[0].model[0]) if len(res) else (0, "zero")
+        h = _apply(z, _epilogue(blocks[-1], *after, self.impl))
+        return _res_blocks(h, res, (0, "zero"), self.impl)
+
+
+class Decoder(reference.Decoder, Fused):
+    """`reference.Decoder`: content [N, dim, h, w] -> images [N, output_dim, h · 2^d, w · 2^d] in [-1, 1], channels_last."""
+
+    def forward(self, x: Tensor, adain: list[tuple[Tensor, Tensor]] | None = None) -> Tensor:
+        if self.plain:
+            return super().forward(x, adain)
+        dtype = _compute(x, self.model[-1].conv.weight.dtype)
+        with _autocast_off(x):
+            return self._forward(x, adain, dtype)
+
+    def _forward(self, x: Tensor, adain: list[tuple[Tensor, Tensor]] | None, dtype: torch.dtype) -> Tensor:
+        chain, *layers, last = self.model
+        blocks = [block for block in layers if not isinstance(block, nn.Upsample)]
+        mode = _pad(last)[1]
+        # A small image padded by 1 for a phase convolution: its border, or zeros.
+        for_phases = (1, "zero" if mode == "zero" else "replicate")
+        paddings = [for_phases] * len(blocks) + [_pad(last)]
+        if mode == "reflect" and blocks and min(x.shape[2:]) < 2:
+            raise ValueError(f"content must be at least 2×2 for reflection padding; got {list(x.shape)}")
+        res = chain.model
+        h = _padded(x, *(_pad(res[0].model[0]) if len(res) else paddings[0]), dtype, self.impl)
+        if len(res):
+            _check_planes(x, "the content")
+            h = _res_blocks(h, res, paddings[0], self.impl, adain)
+        if not blocks:
+            z = convolution(h, _conv(last, dtype))
+        else:
+            z = convolution(h, _phase_conv(blocks[0], dtype, mode))
+            for i, block in enumerate(blocks):
+                e = _epilogue(block, *paddings[i + 1], self.impl, depth=2)
+                end = i + 1 == len(blocks)
+                z = step(z, e, _conv(last, dtype) if end else _phase_conv(blocks[i + 1], dtype, mode))
+        return _apply(z, _epilogue(last, 0, "zero", self.impl))
+
+
+class AdaINGen(reference.AdaINGen, Fused):
+    """MUNIT's auto-encoder of one domain; see `reference.AdaINGen`, whose state_dict it shares."""
+
+    style_encoder = StyleEncoder
+    content_encoder = ContentEncoder
+    decoder = Decoder
+
+    def __init__(self, input_dim: int, params: Params, impl: str = "auto") -> None:
+        super().__init__(input_dim, params)
+        self.set_impl(impl)
+
+    def pad_image(self, images: Tensor) -> Tensor:
+        """Images [N, C, H, W] as both encoders read them, for `of_padded`."""
+        first = self.enc_content.model[0]
+        dtype = _compute(images, first.conv.weight.dtype)
+        with _autocast_off(images):
+            return _padded(images, *_pad(first), dtype, self.impl)
+
+    def encode(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        if self.plain:
+            return super().encode(images)
+        p = self.pad_image(images)
+        with _autocast_off(images):
+            return self.enc_content.of_padded(p), self.enc_style.of_padded(p)  # type: ignore[attr-defined]
+
+    def adain_params(self, style: Tensor) -> list[tuple[Tensor, Tensor]]:
+        """One (weight, bias) pair [N, C] for each AdaIN layer from a style [N, style_dim, 1, 1]; not under autocast."""
+        with _autocast_off(style):
+            return split_adain_params(self.mlp(style.to(self.mlp.model[0].fc.weight.dtype)), self.dec)
+
+    def decode(self, content: Tensor, style: Tensor) -> Tensor:
+        if self.plain:
+            return super().decode(content, style)
+        return self.dec(content, self.adain_params(style))
+
+
+class VAEGen(reference.VAEGen, Fused):
+    """UNIT's auto-encoder of one domain; see `reference.VAEGen`, whose state_dict it shares."""
+
+    content_encoder = ContentEncoder
+    decoder = Decoder
+
+    def __init__(self, input_dim: int, params: Params, impl: str = "auto") -> None:
+        super().__init__(input_dim, params)
+        self.set_impl(impl)
+
+
+class MsImageDis(reference.MsImageDis, Fused):
+    """The multi-scale discriminator; see `reference.MsImageDis`, whose state_dict it shares.
+
+    With norm "bn" or "sn", which no epilogue has, the reference's forward runs. Outputs are float32 under autocast.
+    """
+
+    def __init__(self, input_dim: int, params: Params, impl: str = "auto") -> None:
+        super().__init__(input_dim, params)
+        # With these, one call for real and fake images together is not the same as two.
+        self.fused_norm = params["norm"] not in ("bn", "sn")
+        self.set_impl(impl)
+
+    @property
+    def plain(self) -> bool:
+        return self.impl == "reference" or not self.fused_norm
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        if self.plain:
+            return super().forward(x)
+        dtype = _compute(x, self.cnns[0][0].conv.weight.dtype)
+        outputs = []
+        with _autocast_off(x):
+            x = x.to(dtype).contiguous(memory_format=torch.channels_last)
+            for net in self.cnns:
+                outputs.append(self._net(net, x))
+                x = self.downsample(x)
+        return outputs
+
+    def _net(self, net: nn.Sequential, x: Tensor) -> Tensor:
+        *blocks, last = net
+        p = _padded(x, *_pad(blocks[0]), x.dtype, self.impl)
+        z = _chain(p, blocks, self.impl)
+        if _norm(blocks[-1]) == "instance":
+            _check_planes(z, "the image")
+        y = _apply(z, _epilogue(blocks[-1], 0, "zero", self.impl))
+        return F.conv2d(y.to(last.weight.dtype), last.weight, last.bias)
+
+    def calc_dis_loss(self, input_fake: Tensor, input_real: Tensor) -> Tensor:
+        """The discriminator's loss, summed over the scales: fake towards 0, real towards 1."""
+        if self.plain:
+            return super().calc_dis_loss(input_fake, input_real)
+        n = input_fake.shape[0]
+        outputs = self.forward(torch.cat([input_fake.to(input_real.dtype), input_real]))
+        fake, real = [y[:n] for y in outputs], [y[n:] for y in outputs]
+        return self._losses(fake, 0.0) + self._losses(real, 1.0)
+
+    def calc_gen_loss(self, input_fake: Tensor) -> Tensor:
+        """The generator's adversarial loss, summed over the scales: fake towards 1."""
+        if self.plain:
+            return super().calc_gen_loss(input_fake)
+        return self._losses(self.forward(input_fake), 1.0)
+
+    def _losses(self, outputs: list[Tensor], target: float) -> Tensor:
+        if self.gan_type == "lsgan":
+            return functional.lsgan_loss(outputs, target, impl=self.impl)
+        return torch.stack([self._loss(output, target) for output in outputs]).sum()

@@ -1,0 +1,237 @@
+"""An epilogue and the convolution that reads it as one node of the graph: the padded activation is rebuilt, not kept.
+
+Every convolution here reads an input that is padded already, channels_last, and gives channels_last. A convolution is
+described by `Conv`; "phase" is the upsampling one of `munit_fast.ops.phase`.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from munit_fast.ops import phase, thin
+from munit_fast.ops.autograd import once_differentiable
+from munit_fast.ops.epilogue import gradients
+from munit_fast.ops.options import Options
+
+
+class Conv(NamedTuple):
+    """A convolution. ring: the 5×5 kernel [O, C, 5, 5] of a phase convolution whose borders are mended; idle: a bias that
+    has no influence and is not added; its gradient is exactly zero."""
+
+    weight: Tensor  # [O, C, k, k], of a phase convolution [4·O, C, 3, 3]
+    bias: Tensor | None = None  # [O], or [4·O]
+    stride: int = 1
+    ring: Tensor | None = None
+    idle: Tensor | None = None
+
+
+class Epilogue(NamedTuple):
+    """An epilogue's tensors and flags."""
+
+    weight: Tensor | None
+    bias: Tensor | None
+    slopes: Tensor | None
+    options: Options
+    impl: str = "auto"
+
+
+def _forward(a: Tensor, weight: Tensor, bias: Tensor | None, ring: Tensor | None, stride: int) -> Tensor:
+    if ring is None and thin.serves_forward(a, weight, stride):
+        return thin.forward(a, weight, bias)
+    y = torch.conv2d(a, weight, bias, stride).contiguous(memory_format=torch.channels_last)
+    if ring is not None:
+        phase.add_ring(y, a, ring)
+    return y
+
+
+def _backward(
+    grad: Tensor, a: Tensor, weight: Tensor, ring: Tensor | None, stride: int, need: tuple[bool, bool, bool, bool]
+) -> tuple[Tensor | None, Tensor | None, Tensor | None, Tensor | None]:
+    """The gradients of a, weight, bias and ring."""
+    need_a, need_weight, need_bias, need_ring = need
+    grad = grad.contiguous(memory_format=torch.channels_last)
+    own = need_a and ring is None and thin.serves_backward(grad, weight, stride)
+    grad_a = grad_weight = grad_bias = grad_ring = None
+    if own:
+        grad_a = thin.backward(grad, weight)
+    if (need_a and not own) or need_weight or need_bias:
+        given, grad_weight, grad_bias = torch.ops.aten.convolution_backward(
+            grad,
+            a,
+            weight,
+            [weight.shape[0]],
+            (stride, stride),
+            (0, 0),
+            (1, 1),
+            False,
+            (0, 0),
+            1,
+            (need_a and not own, need_weight, need_bias),
+        )
+        grad_a = grad_a if own else given
+    if ring is not None:
+        grad_ring = phase.ring_backward(grad, a, ring, grad_a, need_ring)
+    return grad_a, grad_weight, grad_bias, grad_ring
+
+
+def _zero(idle: Tensor | None, need: bool) -> Tensor | None:
+    return torch.zeros_like(idle) if need and idle is not None else None
+
+
+class _Convolution(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        a: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        ring: Tensor | None,
+        idle: Tensor | None,
+        stride: int,
+    ) -> Tensor:
+        ctx.save_for_backward(a, weight, ring, idle)
+        ctx.stride = stride
+        return _forward(a, weight, bias, ring, stride)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        a, weight, ring, idle = ctx.saved_tensors
+        need = ctx.needs_input_grad
+        return (*_backward(grad, a, weight, ring, ctx.stride, need[:4]), _zero(idle, need[4]), None)
+
+
+class _Step(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        z: Tensor,
+        weight: Tensor | None,
+        bias: Tensor | None,
+        slopes: Tensor | None,
+        conv_weight: Tensor,
+        conv_bias: Tensor | None,
+        ring: Tensor | None,
+        idle: Tensor | None,
+        stride: int,
+        *flags: Any,
+    ) -> Tensor:
+        a, stats = torch.ops.munit_fast.epilogue(z, weight, bias, None, slopes, *flags)
+        ctx.save_for_backward(z, stats, weight, bias, slopes, conv_weight, ring, idle)
+        ctx.stride, ctx.flags = stride, flags
+        return _forward(a, conv_weight, conv_bias, ring, stride)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        z, stats, weight, bias, slopes, conv_weight, ring, idle = ctx.saved_tensors
+        need_z, need_weight, need_bias, need_slopes, *need_conv, need_idle = ctx.needs_input_grad[:8]
+        need_a = need_z or need_weight or need_bias or need_slopes
+        a = torch.ops.munit_fast.epilogue_again(z, stats, weight, bias, None, slopes, *ctx.flags)
+        grad_a, *grads_conv = _backward(grad, a, conv_weight, ring, ctx.stride, (need_a, *need_conv))
+        del a
+        grads: tuple[Tensor | None, ...] = (None,) * 5
+        if grad_a is not None:
+            need = (need_z, need_weight, need_bias, False, need_slopes)
+            grads = gradients(grad_a, z, stats, weight, bias, slopes, ctx.flags, need)
+        nothing = (None,) * (1 + len(ctx.flags))
+        return (*grads[:3], grads[4], *grads_conv, _zero(idle, need_idle), *nothing)
+
+
+class _ResidualBlock(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, h: Tensor, conv_1: Tensor, conv_2: Tensor, *rest: Any) -> Tensor:
+        weight_1, bias_1, weight_2, bias_2, slopes, idle_1, idle_2, pad, flags_1, flags_2 = rest
+        ops = torch.ops.munit_fast
+        z_1 = _forward(h, conv_1, None, None, 1)
+        a, stats_1 = ops.epilogue(z_1, weight_1, bias_1, None, slopes, *flags_1)
+        z_2 = _forward(a, conv_2, None, None, 1)
+        y, stats_2 = ops.epilogue(z_2, weight_2, bias_2, _inner(h, pad), None, *flags_2)
+        ctx.save_for_backward(
+            h, conv_1, conv_2, weight_1, bias_1, weight_2, bias_2, slopes, idle_1, idle_2, z_1, stats_1, z_2, stats_2
+        )
+        ctx.pad, ctx.flags = pad, (flags_1, flags_2)
+        return y
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        h, conv_1, conv_2, weight_1, bias_1, weight_2, bias_2, slopes, idle_1, idle_2, *kept = ctx.saved_tensors
+        z_1, stats_1, z_2, stats_2 = kept
+        flags_1, flags_2 = ctx.flags
+        need_h, need_conv_1, need_conv_2, need_w1, need_b1, need_w2, need_b2, need_slopes = ctx.needs_input_grad[:8]
+        need = (True, need_w2, need_b2, need_h, False)
+        grad_z, grad_w2, grad_b2, grad_residual, _ = gradients(
+            grad, z_2, stats_2, weight_2, bias_2, None, flags_2, need
+        )
+        assert grad_z is not None
+        a = torch.ops.munit_fast.epilogue_again(z_1, stats_1, weight_1, bias_1, None, slopes, *flags_1)
+        grad_a, grad_conv_2, _, _ = _backward(grad_z, a, conv_2, None, 1, (True, need_conv_2, False, False))
+        del a, grad_z
+        assert grad_a is not None
+        need = (True, need_w1, need_b1, False, need_slopes)
+        grad_z, grad_w1, grad_b1, _, grad_slopes = gradients(
+            grad_a, z_1, stats_1, weight_1, bias_1, slopes, flags_1, need
+        )
+        del grad_a
+        assert grad_z is not None
+        grad_h, grad_conv_1, _, _ = _backward(grad_z, h, conv_1, None, 1, (need_h, need_conv_1, False, False))
+        if grad_h is not None:
+            _inner(grad_h, ctx.pad).add_(grad_residual)
+        return (
+            grad_h,
+            grad_conv_1,
+            grad_conv_2,
+            grad_w1,
+            grad_b1,
+            grad_w2,
+            grad_b2,
+            grad_slopes,
+            _zero(idle_1, ctx.needs_input_grad[8]),
+            _zero(idle_2, ctx.needs_input_grad[9]),
+            None,
+            None,
+            None,
+        )
+
+
+def _inner(x: Tensor, pad: int) -> Tensor:
+    return x[:, :, pad:-pad, pad:-pad] if pad else x
+
+
+def convolution(a: Tensor, conv: Conv) -> Tensor:
+    """conv(a) for a padded a [N, C, H, W]."""
+    return _Convolution.apply(a, conv.weight, conv.bias, conv.ring, conv.idle, conv.stride)
+
+
+def step(z: Tensor, epilogue: Epilogue, conv: Conv) -> Tensor:
+    """conv(epilogue(z)) for the output z of the convolution before; keeps z and two numbers a plane for the backward."""
+    e, flags = epilogue, (*epilogue.options, epilogue.impl)
+    return _Step.apply(
+        z, e.weight, e.bias, e.slopes, conv.weight, conv.bias, conv.ring, conv.idle, conv.stride, *flags
+    )
+
+
+def residual_block(h: Tensor, conv_1: Conv, first: Epilogue, conv_2: Conv, second: Epilogue, pad: int) -> Tensor:
+    """second(conv_2(first(conv_1(h)))) with the unpadded h as the residual of `second`; h [N, C, H, W] is padded by `pad`.
+
+    Keeps h and the two convolutions' outputs.
+    """
+    return _ResidualBlock.apply(
+        h,
+        conv_1.weight,
+        conv_2.weight,
+        first.weight,
+        first.bias,
+        second.weight,
+        second.bias,
+        first.slopes,
+        conv_1.idle,
+        conv_2.idle,
+        pad,
+        (*first.options, first.impl),
+        (*second.options, second.impl),
+    )

@@ -1,0 +1,233 @@
+"""The published trainers over the fast networks: same surface, files and mathematics as `munit_fast.reference`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from munit_fast import objectives, reference
+from munit_fast.networks import AdaINGen, Fused, MsImageDis, VAEGen, shared_weights
+from munit_fast.objectives import Codes, frozen
+from munit_fast.precision import amp_dtype, autocast
+from munit_fast.reference.trainers import Hyperparameters, Noise
+
+__all__ = ["MUNIT_Trainer", "UNIT_Trainer"]
+
+
+class _KeptCodes(NamedTuple):
+    """Codes with their graph, and what they were made of. The images are held, so that no other can pass for them."""
+
+    x_a: Tensor
+    x_b: Tensor
+    versions: list[tuple[int, int]]
+    codes: Codes
+
+
+class _Fast(reference.trainers._Trainer):
+    """What the two fast trainers share: the backend, mixed precision, fused Adam, codes kept between the two updates."""
+
+    discriminator = MsImageDis
+
+    def _set_up(self, impl: str, amp: str) -> None:
+        self.amp = amp
+        amp_dtype(amp, torch.device("cpu"))  # an unknown name is refused at once
+        self._codes: _KeptCodes | None = None
+        self._scalers: dict[int, torch.amp.GradScaler] = {}
+        self.impl = impl
+        for module in (self.gen_a, self.gen_b, self.dis_a, self.dis_b):
+            assert isinstance(module, Fused)
+            module.set_impl(impl)
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.parameters()).device
+
+    @property
+    def plain(self) -> bool:
+        return self.impl == "reference"
+
+    def _autocast(self) -> Any:
+        return autocast(amp_dtype(self.amp, self.device), self.device)
+
+    # ---- optimizers ----
+
+    def _adam(self, modules: Iterable[nn.Module]) -> torch.optim.Adam:
+        optimizer = super()._adam(modules)
+        for group in optimizer.param_groups:
+            group["fused"] = True
+        return optimizer
+
+    def load_optimizers(self, states: Mapping[str, Any]) -> None:
+        super().load_optimizers(states)
+        for optimizer in (self.dis_opt, self.gen_opt):
+            for group in optimizer.param_groups:  # absent from files of other programs
+                group["fused"], group["foreach"] = True, None
+
+    def _scaler(self, optimizer: torch.optim.Optimizer) -> torch.amp.GradScaler | None:
+        if amp_dtype(self.amp, self.device) != torch.float16:
+            return None
+        if id(optimizer) not in self._scalers:
+            self._scalers[id(optimizer)] = torch.amp.GradScaler(self.device.type)
+        return self._scalers[id(optimizer)]
+
+    def _descend(self, loss: Tensor, optimizer: torch.optim.Optimizer) -> None:
+        """The gradient of `loss` and one step; a gradient that is not finite is counted and no step taken."""
+        scaler = self._scaler(optimizer)
+        if scaler is None:
+            loss.backward()
+            self._step(optimizer)
+            return
+        scaler.scale(loss).backward()
+        scaler.unscale_(optimizer)
+        before = scaler.get_scale()
+        scaler.step(optimizer)
+        scaler.update()
+        self.skipped_steps += scaler.get_scale() < before
+
+    # ---- codes that both updates of an iteration need ----
+
+    def _versions(self, x_a: Tensor, x_b: Tensor) -> list[tuple[int, int]]:
+        """What tells that the images and the generators' parameters have not changed."""
+        parameters = (p for net in (self.gen_a, self.gen_b) for p in net.parameters())
+        return [(t.data_ptr(), t._version) for t in (x_a, x_b, *parameters)]
+
+    def _encode(self, x_a: Tensor, x_b: Tensor) -> Codes:
+        raise NotImplementedError
+
+    def _kept_codes(self, x_a: Tensor, x_b: Tensor) -> Codes:
+        """The codes with their graph: those of the discriminator update, if nothing has changed since, else new ones."""
+        kept, self._codes = self._codes, None
+        if kept is not None and kept.x_a is x_a and kept.x_b is x_b and kept.versions == self._versions(x_a, x_b):
+            return kept.codes
+        return self._encode(x_a, x_b)
+
+    # ---- the two updates ----
+
+    def _translate(self, codes: Codes, x_a: Tensor, x_b: Tensor, noise: Noise) -> tuple[Tensor, Tensor]:
+        """(x_ab, x_ba) for the discriminators."""
+        raise NotImplementedError
+
+    def _generate(self, x_a: Tensor, x_b: Tensor, noise: Noise, cycle: bool) -> objectives.Generated:
+        raise NotImplementedError
+
+    def _fast_dis_update(self, x_a: Tensor, x_b: Tensor, hp: Hyperparameters, noise: Noise) -> None:
+        self.dis_opt.zero_grad()
+        with self._autocast(), shared_weights():
+            codes = self._encode(x_a, x_b)
+            with torch.no_grad():
+                x_ab, x_ba = self._translate(codes, x_a, x_b, noise)
+            self.loss_dis_a = self.dis_a.calc_dis_loss(x_ba, x_a)
+            self.loss_dis_b = self.dis_b.calc_dis_loss(x_ab, x_b)
+            self.loss_dis_total = hp["gan_w"] * self.loss_dis_a + hp["gan_w"] * self.loss_dis_b
+        self._descend(self.loss_dis_total, self.dis_opt)
+        self._codes = _KeptCodes(x_a, x_b, self._versions(x_a, x_b), codes)
+
+    def _fast_gen_update(self, x_a: Tensor, x_b: Tensor, hp: Hyperparameters, noise: Noise) -> None:
+        self.gen_opt.zero_grad()
+        with frozen(self.dis_a, self.dis_b), self._autocast(), shared_weights():
+            losses, x_ab, x_ba = self._generate(x_a, x_b, noise, hp["recon_x_cyc_w"] > 0)
+            for name, value in losses.items():
+                setattr(self, f"loss_{name}", value)
+            self.loss_gen_adv_a = self.dis_a.calc_gen_loss(x_ba)
+            self.loss_gen_adv_b = self.dis_b.calc_gen_loss(x_ab)
+            self._perceptual_losses(x_a, x_b, x_ab, x_ba)
+            self._total(hp)
+        self._descend(self.loss_gen_total, self.gen_opt)
+
+
+class MUNIT_Trainer(_Fast, reference.MUNIT_Trainer):
+    """`reference.MUNIT_Trainer` over fused networks.
+
+    impl: who computes, as in `munit_fast.functional`; "reference" trains with the reference networks and updates.
+    amp: "off", "bf16", "fp16" (with loss scaling) or "auto" (bf16 where the hardware has it).
+    A generator update on the very tensors of the discriminator update before it takes over its content codes; writing
+    to parameters through `.data` between the two would go unnoticed. Raises ValueError for an unknown impl or amp.
+    """
+
+    generator = AdaINGen
+
+    def __init__(self, hyperparameters: Hyperparameters, impl: str = "auto", amp: str = "off") -> None:
+        super().__init__(hyperparameters)
+        self.loss_gen_cycrecon_x_a = self.loss_gen_cycrecon_x_b = 0.0
+        self._set_up(impl, amp)
+
+    def dis_update(self, x_a: Tensor, x_b: Tensor, hyperparameters: Hyperparameters, noise: Noise = None) -> None:
+        """One discriminator step on images [N, C, H, W] in [-1, 1]. noise: [s_a, s_b], each [N, style_dim, 1, 1]."""
+        if self.plain:
+            with self._autocast():
+                return super().dis_update(x_a, x_b, hyperparameters, noise)
+        self._fast_dis_update(x_a, x_b, hyperparameters, noise)
+
+    def gen_update(self, x_a: Tensor, x_b: Tensor, hyperparameters: Hyperparameters, noise: Noise = None) -> None:
+        """One generator step on images [N, C, H, W] in [-1, 1]. noise: [s_a, s_b], each [N, style_dim, 1, 1]."""
+        if self.plain:
+            with self._autocast():
+                return super().gen_update(x_a, x_b, hyperparameters, noise)
+        self._fast_gen_update(x_a, x_b, hyperparameters, noise)
+
+    def _encode(self, x_a: Tensor, x_b: Tensor) -> Codes:
+        return objectives.munit_codes(self.gen_a, self.gen_b, x_a, x_b)
+
+    def _translate(self, codes: Codes, x_a: Tensor, x_b: Tensor, noise: Noise) -> tuple[Tensor, Tensor]:
+        s_a, s_b = self._styles(x_a, x_b, noise)
+        c_a, c_b = codes.detached()
+        x_ba = self.gen_a.decode(c_b, s_a)
+        return self.gen_b.decode(c_a, s_b), x_ba
+
+    def _generate(self, x_a: Tensor, x_b: Tensor, noise: Noise, cycle: bool) -> objectives.Generated:
+        s_a, s_b = self._styles(x_a, x_b, noise)
+        codes = self._kept_codes(x_a, x_b)
+        return objectives.munit_generator(self.gen_a, self.gen_b, x_a, x_b, codes, s_a, s_b, cycle)
+
+
+class UNIT_Trainer(_Fast, reference.UNIT_Trainer):
+    """`reference.UNIT_Trainer` over fused networks; impl and amp as in `MUNIT_Trainer`."""
+
+    generator = VAEGen
+
+    def __init__(self, hyperparameters: Hyperparameters, impl: str = "auto", amp: str = "off") -> None:
+        super().__init__(hyperparameters)
+        self.loss_gen_cyc_x_a = self.loss_gen_cyc_x_b = 0.0
+        self._set_up(impl, amp)
+
+    def dis_update(self, x_a: Tensor, x_b: Tensor, hyperparameters: Hyperparameters, noise: Noise = None) -> None:
+        """One discriminator step on images [N, C, H, W] in [-1, 1]. noise: [n_a, n_b], each of the code's shape."""
+        if self.plain:
+            with self._autocast():
+                return super().dis_update(x_a, x_b, hyperparameters, noise)
+        self._fast_dis_update(x_a, x_b, hyperparameters, noise)
+
+    def gen_update(self, x_a: Tensor, x_b: Tensor, hyperparameters: Hyperparameters, noise: Noise = None) -> None:
+        """One generator step. noise: [n_a, n_b, n_b_recon, n_a_recon], each of the code's shape."""
+        if self.plain:
+            with self._autocast():
+                return super().gen_update(x_a, x_b, hyperparameters, noise)
+        self._fast_gen_update(x_a, x_b, hyperparameters, noise)
+
+    def _encode(self, x_a: Tensor, x_b: Tensor) -> Codes:
+        return objectives.unit_codes(self.gen_a, self.gen_b, x_a, x_b)
+
+    @staticmethod
+    def _draws(noise: Noise, count: int) -> Any:
+        """The next noise of a code's shape and dtype: recorded, or from the CPU generator."""
+        given = reference.trainers._replay(noise, count)
+
+        def draw(mean: Tensor) -> Tensor:
+            n = next(given)
+            return (torch.randn(mean.shape) if n is None else n).to(mean)
+
+        return draw
+
+    def _translate(self, codes: Codes, x_a: Tensor, x_b: Tensor, noise: Noise) -> tuple[Tensor, Tensor]:
+        draw = self._draws(noise, 2)
+        h_a, h_b = codes.detached()
+        z_a, z_b = h_a + draw(h_a), h_b + draw(h_b)
+        x_ba = self.gen_a.decode(z_b)
+        return self.gen_b.decode(z_a), x_ba
+
+    def _generate(self, x_a: Tensor, x_b: Tensor, noise: Noise, cycle: bool) -> objectives.Generated:
+        codes, draw = self._kept_codes(x_a, x_b), self._draws(noise, 4)
+        return objectives.unit_generator(self.gen_a, self.gen_b, x_a, x_b, codes, draw, cycle)
