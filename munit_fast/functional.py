@@ -27,6 +27,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -182,10 +183,9 @@ def l1_losses(pairs: Iterable[tuple[Tensor, Tensor]], *, impl: str = "auto") -> 
         TypeError: pairs is not made of pairs, or a tensor is not floating-point.
         RuntimeError: `impl` cannot serve these tensors.
     """
-    try:
-        pairs = [(a, b) for a, b in pairs]
-    except (TypeError, ValueError):
-        raise TypeError("pairs must be a list of (a, b), two tensors each") from None
+    pairs = [] if isinstance(pairs, Tensor) else list(pairs)
+    if not all(isinstance(pair, (tuple, list)) and len(pair) == 2 for pair in pairs):
+        raise TypeError("pairs must be a list of (a, b), two tensors each")
     if not pairs:
         raise ValueError("pairs must hold at least one (a, b)")
     return _l1(pairs, [(f"pairs[{i}][0]", f"pairs[{i}][1]") for i in range(len(pairs))], impl)
@@ -242,6 +242,8 @@ def lsgan_loss(outputs: Tensor | Sequence[Tensor], target: float, *, impl: str =
 
 # ---- checks ----
 
+_DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
+
 
 def _options(
     norm: str,
@@ -262,11 +264,7 @@ def _options(
     n, c, h, w = x.shape
     if n == 0 or c == 0 or h == 0 or w == 0:
         raise ValueError(f"x must not be empty (a batch needs at least one image); got {list(x.shape)}")
-    _check_impl(impl)
-    if act not in ACTIVATIONS:
-        raise ValueError(f"act must be one of {', '.join(ACTIVATIONS)}; got {act!r}")
-    if pad_mode not in PAD_MODES:
-        raise ValueError(f"pad_mode must be one of {', '.join(PAD_MODES)}; got {pad_mode!r}")
+    check_names(act, pad_mode, impl)
     eps = _number("eps", eps)
     if not 0 <= eps < float("inf"):
         raise ValueError(f"eps must be a finite number, not negative; got {eps}")
@@ -312,6 +310,8 @@ def _run(
 
 
 def _whole(name: str, value: int, least: int) -> int:
+    if isinstance(value, np.integer):
+        value = int(value)
     if isinstance(value, bool) or not isinstance(value, (int, torch.SymInt)):
         raise TypeError(f"{name} must be a whole number; got {type(value).__name__}")
     if value < least:
@@ -320,9 +320,20 @@ def _whole(name: str, value: int, least: int) -> int:
 
 
 def _number(name: str, value: float) -> float:
+    if isinstance(value, (np.integer, np.floating)):
+        value = float(value)
     if isinstance(value, bool) or not isinstance(value, (int, float, torch.SymInt, torch.SymFloat)):
         raise TypeError(f"{name} must be a number; got {type(value).__name__}")
     return float(value)
+
+
+def check_names(act: str, pad_mode: str, impl: str) -> None:
+    """Raise ValueError for a name that no option has."""
+    _check_impl(impl)
+    if act not in ACTIVATIONS:
+        raise ValueError(f"act must be one of {', '.join(ACTIVATIONS)}; got {act!r}")
+    if pad_mode not in PAD_MODES:
+        raise ValueError(f"pad_mode must be one of {', '.join(PAD_MODES)}; got {pad_mode!r}")
 
 
 def _check_impl(impl: str) -> None:
@@ -333,8 +344,10 @@ def _check_impl(impl: str) -> None:
 def _check_floating(name: str, value: Tensor) -> None:
     if not isinstance(value, Tensor):
         raise TypeError(f"{name} must be a tensor; got {type(value).__name__}")
-    if not value.is_floating_point():
-        raise TypeError(f"{name} must be floating-point (float32, bfloat16, float16); got {value.dtype}")
+    if value.dtype not in _DTYPES:
+        raise TypeError(f"{name} must be floating-point (float32, bfloat16, float16, float64); got {value.dtype}")
+    if value.layout != torch.strided:
+        raise TypeError(f"{name} must be a dense tensor; got layout {value.layout}")
 
 
 def _check_device(name: str, value: Tensor, device: torch.device, other: str) -> None:

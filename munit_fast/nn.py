@@ -21,6 +21,7 @@ class _Epilogue(nn.Module):
     slope: float | Tensor
 
     def _set_epilogue(self, act: str, slope: float, pad: int, pad_mode: str, impl: str) -> None:
+        functional.check_names(act, pad_mode, impl)
         self.act, self.pad, self.pad_mode, self.impl = act, pad, pad_mode, impl
         # As torch.nn.PReLU: one slope for all channels.
         self.slope = nn.Parameter(torch.full((1,), float(slope))) if act == "prelu" else slope

@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 T = TypeVar("T", Tensor, Tensor | None)
 
@@ -26,25 +27,34 @@ class _NoSecondDerivative(torch.autograd.Function):
 
 
 def once_differentiable(backward: Callable[..., tuple[Tensor | None, ...]]) -> Any:
-    """Makes a backward whose own derivative raises.
+    """Makes a backward(ctx, saved, *grads) whose own derivative raises; saved: ctx.saved_tensors.
 
+    Those are unpacked once only: activation checkpointing refuses a second time, and save_on_cpu would copy again.
     torch's decorator of this name is silent where the upstream gradient needs no gradient but the inputs do: the second
     derivative is then zero instead of missing.
     """
 
     @functools.wraps(backward)
     def wrapped(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
+        saved = ctx.saved_tensors
         if torch.compiler.is_compiling():  # which refuses second derivatives itself
-            return backward(ctx, *grads)
+            return backward(ctx, saved, *grads)
         wanted = torch.is_grad_enabled()  # create_graph=True
         with torch.no_grad():
-            results = backward(ctx, *grads)
-        sources = [t for t in (*grads, *ctx.saved_tensors) if t is not None and t.requires_grad]
+            results = backward(ctx, saved, *grads)
+        sources = [t for t in (*grads, *saved) if t is not None and t.requires_grad]
         if not (wanted and sources):
             return results
         return tuple(None if result is None else _NoSecondDerivative.apply(result, *sources) for result in results)
 
     return wrapped
+
+
+def needs_gradient(tensors: Sequence[Tensor | None]) -> bool:
+    """Whether autograd must see an operation on these: outside of it, forward-mode derivatives would be silently zero."""
+    if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors):
+        return True
+    return forward_ad._current_level >= 0  # then autograd.Function raises where there is a tangent
 
 
 def distinct(tensors: Sequence[T]) -> list[T]:

@@ -6,6 +6,7 @@ described by `Conv`; "phase" is the upsampling one of `munit_fast.ops.phase`.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -98,8 +99,8 @@ class _Convolution(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        a, weight, ring, idle = ctx.saved_tensors
+    def backward(ctx: Any, saved: Sequence[Tensor], grad: Tensor) -> tuple[Tensor | None, ...]:
+        a, weight, ring, idle = saved
         need = ctx.needs_input_grad
         return (*_backward(grad, a, weight, ring, ctx.stride, need[:4]), _zero(idle, need[4]), None)
 
@@ -126,8 +127,8 @@ class _Step(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        z, stats, weight, bias, slopes, conv_weight, ring, idle = ctx.saved_tensors
+    def backward(ctx: Any, saved: Sequence[Tensor], grad: Tensor) -> tuple[Tensor | None, ...]:
+        z, stats, weight, bias, slopes, conv_weight, ring, idle = saved
         need_z, need_weight, need_bias, need_slopes, *need_conv, need_idle = ctx.needs_input_grad[:8]
         need_a = need_z or need_weight or need_bias or need_slopes
         a = torch.ops.munit_fast.epilogue_again(z, stats, weight, bias, None, slopes, *ctx.flags)
@@ -158,8 +159,8 @@ class _ResidualBlock(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        h, conv_1, conv_2, weight_1, bias_1, weight_2, bias_2, slopes, idle_1, idle_2, *kept = ctx.saved_tensors
+    def backward(ctx: Any, saved: Sequence[Tensor], grad: Tensor) -> tuple[Tensor | None, ...]:
+        h, conv_1, conv_2, weight_1, bias_1, weight_2, bias_2, slopes, idle_1, idle_2, *kept = saved
         z_1, stats_1, z_2, stats_2 = kept
         flags_1, flags_2 = ctx.flags
         need_h, need_conv_1, need_conv_2, need_w1, need_b1, need_w2, need_b2, need_slopes = ctx.needs_input_grad[:8]

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from munit_fast.ops.autograd import distinct, once_differentiable
+from munit_fast.ops.autograd import distinct, needs_gradient, once_differentiable
 from munit_fast.ops.backends import choose
 from munit_fast.ops.layout import in_format, memory_format, rows_in_format
 from munit_fast.ops.library import LIBRARY
@@ -195,11 +195,11 @@ class _Epilogue(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: Tensor | None) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, saved: Sequence[Tensor], grad: Tensor | None) -> tuple[Tensor | None, ...]:
         nothing = (None,) * len(ctx.flags)
         if grad is None:
             return (None, None, None, None, None, *nothing)
-        return (*gradients(grad, *ctx.saved_tensors, ctx.flags, ctx.needs_input_grad[:5]), *nothing)
+        return (*gradients(grad, *saved, ctx.flags, ctx.needs_input_grad[:5]), *nothing)
 
 
 def epilogue(
@@ -213,6 +213,6 @@ def epilogue(
 ) -> Tensor:
     """One epilogue of checked arguments; autograd is entered only when a gradient is needed."""
     tensors = (x, weight, bias, residual, slopes)
-    if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors):
+    if needs_gradient(tensors):
         return _Epilogue.apply(*distinct(tensors), *options, impl)
     return torch.ops.munit_fast.epilogue(*tensors, *options, impl)[0]

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from munit_fast.ops.autograd import distinct, once_differentiable
+from munit_fast.ops.autograd import distinct, needs_gradient, once_differentiable
 from munit_fast.ops.backends import choose
 from munit_fast.ops.library import LIBRARY
 
@@ -79,8 +80,8 @@ class _L1Losses(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: Tensor | None) -> tuple[Tensor | None, ...]:
-        tensors, need = ctx.saved_tensors, ctx.needs_input_grad[1:]
+    def backward(ctx: Any, tensors: Sequence[Tensor], grad: Tensor | None) -> tuple[Tensor | None, ...]:
+        need = ctx.needs_input_grad[1:]
         if grad is None:
             return (None, *(None for _ in tensors))
         count = len(tensors) // 2
@@ -98,26 +99,21 @@ class _LsganLoss(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: Tensor | None) -> tuple[Tensor | None, ...]:
-        outputs = ctx.saved_tensors
+    def backward(ctx: Any, outputs: Sequence[Tensor], grad: Tensor | None) -> tuple[Tensor | None, ...]:
         if grad is None:
             return (None, None, *(None for _ in outputs))
         return (None, None, *torch.ops.munit_fast.lsgan_loss_backward(grad, outputs, ctx.target, ctx.impl))
 
 
-def _needs_gradient(tensors: list[Tensor]) -> bool:
-    return torch.is_grad_enabled() and any(t.requires_grad for t in tensors)
-
-
 def l1_losses(first: list[Tensor], second: list[Tensor], impl: str) -> Tensor:
     """mean(|a - b|) of each checked pair, [P]."""
-    if _needs_gradient([*first, *second]):
+    if needs_gradient([*first, *second]):
         return _L1Losses.apply(impl, *distinct([*first, *second]))
     return torch.ops.munit_fast.l1_losses(first, second, impl)
 
 
 def lsgan_loss(outputs: list[Tensor], target: float, impl: str) -> Tensor:
     """Σ over scales of mean((output - target)²), a scalar."""
-    if _needs_gradient(outputs):
+    if needs_gradient(outputs):
         return _LsganLoss.apply(target, impl, *distinct(outputs))
     return torch.ops.munit_fast.lsgan_loss(outputs, target, impl)

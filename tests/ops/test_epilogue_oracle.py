@@ -48,6 +48,48 @@ def test_sizes_beyond_every_constant_of_the_kernels(
         check(case, backend)
 
 
+# Results that are streamed past the caches (12 MiB), batches that are worked on a few images at a time (16 MiB), tasks
+# whose running sums are flushed at their very end (65536 values).
+HUGE = (
+    Case("instance_affine", (3, 16, 330, 320), layout="channels_last", act="relu", pad=1, residual=True),
+    Case("adain", (3, 16, 330, 320), layout="channels_last", act="lrelu", pad=2, pad_mode="replicate"),
+    Case("layer_affine", (3, 4, 512, 640), layout="nchw", act="relu", pad=1),
+    Case("instance_affine", (1, 2, 256, 256), layout="nchw"),
+    Case("layer_affine", (1, 2, 256, 256), layout="channels_last", pad=0),
+    Case("bias_act", (1, 2, 256, 256), layout="nchw", act="prelu", pad=0),
+)
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("case", HUGE, ids=str)
+def test_sizes_at_which_the_cpu_works_otherwise(case: Case, threads: int) -> None:
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        check(case, "auto")
+    finally:
+        torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=name)
+@pytest.mark.parametrize("layout", ["nchw", "channels_last"])
+@pytest.mark.parametrize(("norm", "block"), [("instance", 1), ("layer", 1), ("layer", 2), ("none", 1)])
+def test_a_window_of_a_padded_tensor_as_residual(
+    backend: str, norm: str, block: int, layout: str, dtype: torch.dtype
+) -> None:
+    """Read where it lies, it gives the bits that a dense copy gives; and so does the result rebuilt from its statistics."""
+    x = lay_out(torch.randn(2, 12, 5, 7), layout).to(dtype)
+    window = lay_out(torch.randn(2, 12, 9, 11), layout).to(dtype)[:, :, 2:-2, 2:-2]
+    flags = (norm, 1e-5, "relu", 0.2, block, 1, "reflect", "cpu" if backend != "reference" else backend)
+    y, stats = torch.ops.munit_fast.epilogue(x, None, None, window, None, *flags)
+    dense = window.contiguous(memory_format=torch.channels_last if layout == "channels_last" else torch.contiguous_format)
+    assert torch.equal(y, torch.ops.munit_fast.epilogue(x, None, None, dense, None, *flags)[0])
+    assert torch.equal(y, torch.ops.munit_fast.epilogue_again(x, stats, None, None, window, None, *flags))
+    other = stats * 1.5
+    changed = torch.ops.munit_fast.epilogue_again(x, other, None, None, window, None, *flags)
+    assert norm == "none" or not torch.equal(y, changed)
+
+
 def far_from_zero(op: str, dtype: torch.dtype, mean: float) -> Iterator[Case]:
     sizes = [*itertools.product(SHAPES, ("nchw", "channels_last")), *LARGE[:4]]
     for turn, (shape, layout) in enumerate(sizes):

@@ -166,6 +166,9 @@ def test_l1_of_a_first_argument_that_is_a_number() -> None:
 
 def test_l1_of_something_else_than_pairs() -> None:
     raises((TypeError, ValueError), "pairs", mf.l1_losses, [(X, X, X)])
+    a = torch.randn(2, 3)
+    raises(TypeError, "pairs must be a list", mf.l1_losses, (a, a))  # not [(a[0], a[1]), …]
+    raises((TypeError, ValueError), "pairs", mf.l1_losses, torch.randn(2, 2, 3))
 
 
 def test_lsgan() -> None:

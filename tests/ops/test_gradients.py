@@ -7,6 +7,8 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from torch.autograd import forward_ad
+from torch.utils.checkpoint import checkpoint
 from torch import Tensor
 
 from munit_fast import functional as mf
@@ -201,3 +203,36 @@ def test_one_tensor_in_several_places(impl: str) -> None:
     other = x.detach().clone().requires_grad_()
     expected = sum(torch.autograd.grad(mf.instance_norm(x, residual=other, impl=impl), (x, other), upstream))
     torch.testing.assert_close(got, expected, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("name", ["instance_norm", "bias_act", "l1_loss", "lsgan_loss"])
+@pytest.mark.parametrize("reentrant", [False, True])
+def test_activation_checkpointing(name: str, reentrant: bool) -> None:
+    functions = {
+        "instance_norm": lambda x: mf.instance_norm(x, act="relu", pad=1),
+        "bias_act": lambda x: mf.bias_act(x, act="lrelu"),
+        "l1_loss": lambda x: mf.l1_loss(x, torch.zeros_like(x)),
+        "lsgan_loss": lambda x: mf.lsgan_loss([x], 1.0),
+    }
+    x = torch.randn(1, 2, 6, 5, requires_grad=True)
+    y = checkpoint(functions[name], x, use_reentrant=reentrant)
+    upstream = torch.randn_like(y)
+    (got,) = torch.autograd.grad(y, x, upstream) if not reentrant else (_backward(y, x, upstream),)
+    (wanted,) = torch.autograd.grad(functions[name](x), x, upstream)
+    assert torch.equal(got, wanted)
+
+
+def _backward(y: torch.Tensor, x: torch.Tensor, upstream: torch.Tensor) -> torch.Tensor:
+    y.backward(upstream)
+    assert x.grad is not None
+    return x.grad
+
+
+def test_forward_mode_raises() -> None:
+    """Outside of autograd the raw operators would give a tangent of zero."""
+    x, t = torch.randn(1, 2, 4, 4), torch.randn(1, 2, 4, 4)
+    for function in (mf.instance_norm, mf.bias_act, lambda v: mf.l1_loss(v, x), lambda v: mf.lsgan_loss([v], 0.0)):
+        with pytest.raises((RuntimeError, NotImplementedError)):
+            torch.func.jvp(function, (x,), (t,))
+        with forward_ad.dual_level(), pytest.raises((RuntimeError, NotImplementedError)):
+            function(forward_ad.make_dual(x, t))
