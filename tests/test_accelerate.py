@@ -560,7 +560,7 @@ def test_a_lookalike_of_a_container_keeps_its_forward() -> None:
 def test_a_block_with_another_activation_fuses_its_norm_only() -> None:
     block = published.Conv2dBlock(4, 4, 3, 1, 1, "in")
     block.activation = nn.GELU()
-    report = accelerate(block)
+    report = mf.accelerate(block)
     assert [(f.name, f.what) for f in report.replaced] == [("norm", "InstanceNorm2d")]
     assert "its activation GELU has no fused form" in report.skipped[0].reason
 
@@ -811,3 +811,17 @@ def test_what_the_trial_answers() -> None:
     assert difference(nn.InstanceNorm2d(3, affine=True, eps=0.1), swaps.InstanceNorm, 3) is None
     assert difference(published.LayerNorm(3), swaps.InstanceNorm, 3) is not None
     assert isinstance(accelerate(nn.Identity()), Report)
+
+
+def test_a_block_with_dropout_is_fused_with_its_sum() -> None:
+    """Its two trials must drop the same values."""
+    block = published.ResnetBlock(4)
+    plain = block.conv_block
+    block.conv_block = nn.Sequential(*plain[:4], nn.Dropout(0.5), *plain[4:])
+    x = torch.randn(2, 4, 8, 8)
+    torch.manual_seed(1)
+    before = block(x)
+    report = mf.accelerate(block)
+    assert not report.skipped, report
+    torch.manual_seed(1)
+    torch.testing.assert_close(block(x), before)

@@ -211,9 +211,7 @@ def convolution(a: Tensor, conv: Conv) -> Tensor:
 def step(z: Tensor, epilogue: Epilogue, conv: Conv) -> Tensor:
     """conv(epilogue(z)) for the output z of the convolution before; keeps z and two numbers a plane for the backward."""
     e, flags = epilogue, (*epilogue.options, epilogue.impl)
-    return _Step.apply(
-        z, e.weight, e.bias, e.slopes, conv.weight, conv.bias, conv.ring, conv.idle, conv.stride, *flags
-    )
+    return _Step.apply(z, e.weight, e.bias, e.slopes, conv.weight, conv.bias, conv.ring, conv.idle, conv.stride, *flags)
 
 
 def residual_block(h: Tensor, conv_1: Conv, first: Epilogue, conv_2: Conv, second: Epilogue, pad: int) -> Tensor:

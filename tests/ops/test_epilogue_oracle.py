@@ -82,7 +82,9 @@ def test_a_window_of_a_padded_tensor_as_residual(
     window = lay_out(torch.randn(2, 12, 9, 11), layout).to(dtype)[:, :, 2:-2, 2:-2]
     flags = (norm, 1e-5, "relu", 0.2, block, 1, "reflect", "cpu" if backend != "reference" else backend)
     y, stats = torch.ops.munit_fast.epilogue(x, None, None, window, None, *flags)
-    dense = window.contiguous(memory_format=torch.channels_last if layout == "channels_last" else torch.contiguous_format)
+    dense = window.contiguous(
+        memory_format=torch.channels_last if layout == "channels_last" else torch.contiguous_format
+    )
     assert torch.equal(y, torch.ops.munit_fast.epilogue(x, None, None, dense, None, *flags)[0])
     assert torch.equal(y, torch.ops.munit_fast.epilogue_again(x, stats, None, None, window, None, *flags))
     other = stats * 1.5
