@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from munit_fast.config import Config, ConfigError, load_config, make_config
     from munit_fast.model import MUNIT, UNIT
     from munit_fast.native import native_error
-    from munit_fast.reference import MUNIT_Trainer, UNIT_Trainer
+    from munit_fast.trainers import MUNIT_Trainer, UNIT_Trainer
 
 # Names are imported when they are first used: the commands set up the environment of OpenMP before torch is
 # imported, and `munit-fast --help` answers at once.
@@ -27,9 +27,9 @@ _HOMES = {
     "Config": "config",
     "ConfigError": "config",
     "MUNIT": "model",
-    "MUNIT_Trainer": "reference",
+    "MUNIT_Trainer": "trainers",
     "UNIT": "model",
-    "UNIT_Trainer": "reference",
+    "UNIT_Trainer": "trainers",
     "accelerate": "accelerate",
     "load_config": "config",
     "make_config": "config",
@@ -52,7 +52,7 @@ __all__ = [
 ]
 
 
-_MODULES = ("functional", "nn", "reference")
+_MODULES = ("functional", "networks", "nn", "reference")
 
 
 def __getattr__(name: str) -> Any:

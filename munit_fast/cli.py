@@ -35,6 +35,32 @@ class TrainerName(str, Enum):
 
 
 DeviceOption = Annotated[str, typer.Option("--device", help="auto (a GPU if there is one), cpu, cuda or cuda:N.")]
+
+
+class Amp(str, Enum):
+    """Mixed precision."""
+
+    auto = "auto"
+    bf16 = "bf16"
+    fp16 = "fp16"
+    off = "off"
+
+
+class Impl(str, Enum):
+    """Who computes; see munit_fast.functional."""
+
+    auto = "auto"
+    triton = "triton"
+    cpu = "cpu"
+    reference = "reference"
+
+
+AmpOption = Annotated[
+    Amp, typer.Option("--amp", help="Mixed precision. auto: bf16 where the hardware has it, else off.")
+]
+ImplOption = Annotated[
+    Impl, typer.Option("--impl", help="Who computes: the fastest here (auto), one backend, or the plain networks.")
+]
 TrainerOption = Annotated[TrainerName, typer.Option("--trainer", help="The algorithm.", case_sensitive=False)]
 
 
@@ -80,12 +106,15 @@ def demo(
     dim: Annotated[int, typer.Option(min=1, help="Channels of the first layer: capacity against speed.")] = 16,
     device: DeviceOption = "auto",
     seed: Annotated[int, typer.Option(min=0)] = 0,
+    amp: AmpOption = Amp.auto,
+    impl: ImplOption = Impl.auto,
 ) -> None:
     """Train a small MUNIT on drawings here and now, and show what it learned in one page."""
     from munit_fast.demo import DemoOptions, run_demo
 
     console = _console()
-    page = run_demo(DemoOptions(folder, minutes, size, dim, _device(device), seed), console)
+    options = DemoOptions(folder, minutes, size, dim, _device(device), seed, amp.value, impl.value)
+    page = run_demo(options, console)
     console.print(f"\nOpen {page} in a browser.", style="bold green", markup=False, soft_wrap=True)
 
 
@@ -97,6 +126,8 @@ def train(
     trainer: TrainerOption = TrainerName.MUNIT,
     device: DeviceOption = "auto",
     seed: Annotated[int, typer.Option(min=0, help="Of weights, data order, crops and styles.")] = 0,
+    amp: AmpOption = Amp.auto,
+    impl: ImplOption = Impl.auto,
 ) -> None:
     """Train. Ctrl-C or SIGTERM saves and stops; --resume continues."""
     from munit_fast.config import parse_config, read_config
@@ -106,7 +137,9 @@ def train(
     console = _console()
     text = read_config(config)
     cfg = parse_config(text, source=str(config))
-    options = TrainOptions(config.stem, output_path, trainer.value, resume, _device(device), seed)
+    options = TrainOptions(
+        config.stem, output_path, trainer.value, resume, _device(device), seed, amp=amp.value, impl=impl.value
+    )
     result = run(cfg, options, config_text=text, console=console)
     how = "finished" if result.finished else "stopped"
     console.print(
@@ -148,6 +181,8 @@ def translate(
     format: Annotated[str, typer.Option(help="png, jpg, bmp, tif or webp.")] = "png",
     trainer: TrainerOption = TrainerName.MUNIT,
     device: DeviceOption = "auto",
+    amp: AmpOption = Amp.auto,
+    impl: ImplOption = Impl.auto,
     output_path: Annotated[Path, typer.Option("--output_path", hidden=True)] = Path("."),  # published; nothing to do
     compute_is: Annotated[bool, typer.Option("--compute_IS", hidden=True)] = False,
     compute_cis: Annotated[bool, typer.Option("--compute_CIS", hidden=True)] = False,
@@ -170,7 +205,8 @@ def translate(
     if source is None or (input and input_folder):
         raise ValueError("give one of --input and --input_folder")
     console = _console()
-    model = TRANSLATORS[trainer.value](load_config(config)).load(checkpoint).to(_device(device)).eval()
+    model = TRANSLATORS[trainer.value](load_config(config), impl=impl.value)
+    model.load(checkpoint).to(_device(device)).eval()
     options = TranslateOptions(
         "a2b" if a2b else "b2a",
         num_style,
@@ -181,6 +217,7 @@ def translate(
         seed,
         batch_size,
         format,
+        amp.value,
     )
     with Progress(console=console, transient=True) as bar:
         task = bar.add_task("translating")

@@ -24,7 +24,7 @@ from munit_fast.data.openmoji import ATTRIBUTION
 from munit_fast.files import atomic_write_bytes
 from munit_fast.metrics import Evaluation, evaluate
 from munit_fast.model import MUNIT
-from munit_fast.reference import MUNIT_Trainer
+from munit_fast.trainers import MUNIT_Trainer
 from munit_fast.training import TrainOptions, TrainResult, train
 from munit_fast.training.grids import make_grid
 from munit_fast.web import (
@@ -52,6 +52,8 @@ class DemoOptions:
     dim: int = 16
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     seed: int = 0
+    amp: str = "auto"
+    impl: str = "auto"
 
 
 def demo_config(options: DemoOptions, data_root: Path, max_iter: int) -> Config:
@@ -97,7 +99,7 @@ def run_demo(options: DemoOptions, console: Console) -> Path:
 
     console.print("[bold]3/4[/] Translating and evaluating the held-out drawings …")
     checkpoint = result.folder.checkpoints / f"gen_{result.iterations:08d}.pt"
-    model = MUNIT(cfg).load(checkpoint).to(options.device).eval()
+    model = MUNIT(cfg, impl=options.impl).load(checkpoint).to(options.device).eval()
     pictures = _translate_test_set(model, cfg, options)
     evaluation = evaluate(
         a_test=pictures["a_test"].to(options.device),
@@ -133,7 +135,7 @@ def print_evaluation(evaluation: Evaluation, console: Console) -> None:
 
 
 def _train(options: DemoOptions, data_root: Path, console: Console) -> tuple[Config, TrainResult]:
-    speed = _choose_threads(demo_config(options, data_root, 1), options.device, console)
+    speed = _choose_threads(demo_config(options, data_root, 1), options, console)
     seconds = options.minutes * 60
     # Other programs may slow the run down later; finishing early costs less than being cut off before the
     # learning rate has fallen.
@@ -145,22 +147,24 @@ def _train(options: DemoOptions, data_root: Path, console: Console) -> tuple[Con
         device=options.device,
         seed=options.seed,
         time_limit=seconds,
+        amp=options.amp,
+        impl=options.impl,
     )
     result = train(cfg, run, config_text=yaml.safe_dump(cfg.model_dump(exclude_none=True)), console=console)
     return cfg, result
 
 
-def _choose_threads(cfg: Config, device: torch.device, console: Console) -> float:
+def _choose_threads(cfg: Config, options: DemoOptions, console: Console) -> float:
     """Set the number of threads that trains fastest here and now; returns its iterations per second.
 
     Networks this small gain little from a second thread, and lose by it where other programs share the cores.
     """
-    if device.type != "cpu" or torch.get_num_threads() == 1:
-        return _measure_speed(cfg, device)
+    if options.device.type != "cpu" or torch.get_num_threads() == 1:
+        return _measure_speed(cfg, options)
     speeds = {}
     for threads in (torch.get_num_threads(), 1):
         torch.set_num_threads(threads)
-        speeds[threads] = _measure_speed(cfg, device)
+        speeds[threads] = _measure_speed(cfg, options)
     best = max(speeds, key=lambda threads: speeds[threads])
     torch.set_num_threads(best)
     measured = ", ".join(f"{s:.2f} it/s with {n}" for n, s in speeds.items())
@@ -168,11 +172,12 @@ def _choose_threads(cfg: Config, device: torch.device, console: Console) -> floa
     return speeds[best]
 
 
-def _measure_speed(cfg: Config, device: torch.device, seconds: float = 5.0) -> float:
+def _measure_speed(cfg: Config, options: DemoOptions, seconds: float = 5.0) -> float:
     """Training iterations per second on random images."""
+    device = options.device
     with torch.random.fork_rng(devices=[]):
         hp = cfg.hyperparameters()
-        trainer = MUNIT_Trainer(hp).to(device)
+        trainer = MUNIT_Trainer(hp, impl=options.impl, amp=options.amp).to(device)
         x_a = torch.rand(1, cfg.input_dim_a, cfg.crop_image_height, cfg.crop_image_width, device=device) * 2 - 1
         x_b = torch.rand(1, cfg.input_dim_b, cfg.crop_image_height, cfg.crop_image_width, device=device) * 2 - 1
 

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from munit_fast import reference
+from munit_fast import networks
 from munit_fast.checkpoint import load_pair
 from munit_fast.config import Config, make_config, smallest_generator_size
 
@@ -68,17 +68,18 @@ class _Translator(nn.Module):
 class MUNIT(_Translator):
     """MUNIT's two generators (Huang et al., ECCV 2018): images of one domain to many images of the other.
 
-    `config` is what load_config returns, or a mapping with the published keys.
+    `config` is what load_config returns, or a mapping with the published keys; `impl` says who computes, as in
+    `munit_fast.functional` ("reference": the plain networks). Under torch.autocast the convolutions take its dtype.
     """
 
-    gen_a: reference.AdaINGen
-    gen_b: reference.AdaINGen
+    gen_a: networks.AdaINGen
+    gen_b: networks.AdaINGen
 
-    def __init__(self, config: Config | dict[str, Any]) -> None:
+    def __init__(self, config: Config | dict[str, Any], impl: str = "auto") -> None:
         super().__init__(config)
         params = self.config.gen.model_dump()
-        self.gen_a = reference.AdaINGen(self.config.input_dim_a, params)
-        self.gen_b = reference.AdaINGen(self.config.input_dim_b, params)
+        self.gen_a = networks.AdaINGen(self.config.input_dim_a, params, impl)
+        self.gen_b = networks.AdaINGen(self.config.input_dim_b, params, impl)
 
     @torch.no_grad()
     def translate(
@@ -112,8 +113,7 @@ class MUNIT(_Translator):
         codes = self._style_codes(x.to(like), direction, num_styles, style, generator)
         padded = self._pad(x.to(like))
         content = source.enc_content(padded)
-        images = [target.decode(content, codes[:, j, :, None, None]) for j in range(codes.shape[1])]
-        return torch.stack(images, dim=1)[..., : x.shape[2], : x.shape[3]].contiguous().to(x)
+        return target.decode_styles(content, codes)[..., : x.shape[2], : x.shape[3]].to(x).contiguous()
 
     @torch.no_grad()
     def encode_style(self, x: Tensor, domain: Literal["a", "b"]) -> Tensor:
@@ -161,14 +161,14 @@ class MUNIT(_Translator):
 class UNIT(_Translator):
     """UNIT's two generators (Liu et al., NeurIPS 2017) as the MUNIT code base publishes them: one output per image."""
 
-    gen_a: reference.VAEGen
-    gen_b: reference.VAEGen
+    gen_a: networks.VAEGen
+    gen_b: networks.VAEGen
 
-    def __init__(self, config: Config | dict[str, Any]) -> None:
+    def __init__(self, config: Config | dict[str, Any], impl: str = "auto") -> None:
         super().__init__(config)
         params = self.config.gen.model_dump()
-        self.gen_a = reference.VAEGen(self.config.input_dim_a, params)
-        self.gen_b = reference.VAEGen(self.config.input_dim_b, params)
+        self.gen_a = networks.VAEGen(self.config.input_dim_a, params, impl)
+        self.gen_b = networks.VAEGen(self.config.input_dim_b, params, impl)
 
     @torch.no_grad()
     def translate(self, x: Tensor, direction: Direction = "a2b") -> Tensor:

@@ -67,6 +67,10 @@ class Fused(nn.Module):
     def plain(self) -> bool:
         return self.impl == "reference"
 
+    @property
+    def layers(self) -> Any:
+        return self.model
+
 
 def _autocast_off(x: Tensor) -> Any:
     return torch.autocast(x.device.type, enabled=False)
@@ -91,8 +95,8 @@ def _prepared(conv: nn.Conv2d, dtype: torch.dtype, phases: bool = False) -> Tens
     return weight
 
 
-def _pad(block: reference.Conv2dBlock) -> tuple[int, str]:
-    return block.pad.padding[0], _PAD_MODES[type(block.pad)]  # type: ignore[index, union-attr]
+def _pad(block: Any) -> tuple[int, str]:
+    return block.pad.padding[0], _PAD_MODES[type(block.pad)]
 
 
 def _activation(module: nn.Module | None) -> tuple[str, float, Tensor | None]:
@@ -104,7 +108,7 @@ def _activation(module: nn.Module | None) -> tuple[str, float, Tensor | None]:
     return {type(None): "none", nn.ReLU: "relu", nn.SELU: "selu", nn.Tanh: "tanh"}[type(module)], 0.0, None
 
 
-def _norm(block: reference.Conv2dBlock) -> str:
+def _norm(block: Any) -> str:
     norms = {
         type(None): "none",
         nn.InstanceNorm2d: "instance",
@@ -115,7 +119,7 @@ def _norm(block: reference.Conv2dBlock) -> str:
 
 
 def _epilogue(
-    block: reference.Conv2dBlock,
+    block: Any,
     pad: int,
     pad_mode: str,
     impl: str,
@@ -131,18 +135,18 @@ def _epilogue(
     return Epilogue(weight, bias, slopes, options, impl)
 
 
-def _conv(block: reference.Conv2dBlock, dtype: torch.dtype) -> Conv:
+def _conv(block: Any, dtype: torch.dtype) -> Conv:
     """The convolution of `block`, with its bias where that matters."""
-    conv: nn.Conv2d = block.conv  # type: ignore[assignment]
+    conv = block.conv
     assert conv.bias is not None
     if _norm(block) == "instance":  # which subtracts it again
         return Conv(_prepared(conv, dtype), None, conv.stride[0], idle=conv.bias)
     return Conv(_prepared(conv, dtype), conv.bias.to(dtype), conv.stride[0])
 
 
-def _phase_conv(block: reference.Conv2dBlock, dtype: torch.dtype, pad_mode: str) -> Conv:
-    conv: nn.Conv2d = block.conv  # type: ignore[assignment]
-    bias = conv.bias.to(dtype).repeat(4)  # type: ignore[union-attr]
+def _phase_conv(block: Any, dtype: torch.dtype, pad_mode: str) -> Conv:
+    conv = block.conv
+    bias = conv.bias.to(dtype).repeat(4)
     ring = conv.weight.to(dtype) if pad_mode == "reflect" else None
     return Conv(_prepared(conv, dtype, phases=True), bias, 1, ring)
 
@@ -162,7 +166,7 @@ def _check_planes(z: Tensor, what: str) -> None:
         raise ValueError(f"{what} is too small: a plane of 1×1 cannot be normalised; use a larger image")
 
 
-def _chain(p: Tensor, blocks: list[reference.Conv2dBlock], impl: str) -> Tensor:
+def _chain(p: Tensor, blocks: list[Any], impl: str) -> Tensor:
     """The convolutions of `blocks` with everything between them; p is padded for the first. Gives the last one's output."""
     z, previous = convolution(p, _conv(blocks[0], p.dtype)), blocks[0]
     for block in blocks[1:]:
@@ -175,7 +179,7 @@ def _chain(p: Tensor, blocks: list[reference.Conv2dBlock], impl: str) -> Tensor:
 
 def _res_blocks(
     h: Tensor,
-    blocks: nn.Sequential,
+    blocks: Any,
     after: tuple[int, str],
     impl: str,
     adain: list[tuple[Tensor, Tensor]] | None = None,
@@ -203,14 +207,14 @@ class StyleEncoder(reference.StyleEncoder, Fused):
     def forward(self, x: Tensor) -> Tensor:
         if self.plain:
             return super().forward(x)
-        first = self.model[0]
+        first = self.layers[0]
         dtype = _compute(x, first.conv.weight.dtype)
         with _autocast_off(x):
             return self.of_padded(_padded(x, *_pad(first), dtype, self.impl))
 
     def of_padded(self, p: Tensor) -> Tensor:
         """The same of an image that is padded and cast already."""
-        *blocks, _, last = self.model
+        *blocks, _, last = self.layers
         z = _chain(p, blocks, self.impl)
         pooled = _apply(z, _epilogue(blocks[-1], 0, "zero", self.impl)).mean((2, 3), dtype=last.weight.dtype)
         return F.linear(pooled, last.weight.flatten(1), last.bias)[:, :, None, None]
@@ -222,14 +226,14 @@ class ContentEncoder(reference.ContentEncoder, Fused):
     def forward(self, x: Tensor) -> Tensor:
         if self.plain:
             return super().forward(x)
-        first = self.model[0]
+        first = self.layers[0]
         dtype = _compute(x, first.conv.weight.dtype)
         with _autocast_off(x):
             return self.of_padded(_padded(x, *_pad(first), dtype, self.impl))
 
     def of_padded(self, p: Tensor) -> Tensor:
         """The same of an image that is padded and cast already."""
-        *blocks, chain = self.model
+        *blocks, chain = self.layers
         z = _chain(p, blocks, self.impl)
         _check_planes(z, "the image")
         res = chain.model
@@ -244,37 +248,74 @@ class Decoder(reference.Decoder, Fused):
     def forward(self, x: Tensor, adain: list[tuple[Tensor, Tensor]] | None = None) -> Tensor:
         if self.plain:
             return super().forward(x, adain)
-        dtype = _compute(x, self.model[-1].conv.weight.dtype)
+        dtype = _compute(x, self.layers[-1].conv.weight.dtype)
         with _autocast_off(x):
             return self._forward(x, adain, dtype)
 
     def _forward(self, x: Tensor, adain: list[tuple[Tensor, Tensor]] | None, dtype: torch.dtype) -> Tensor:
-        chain, *layers, last = self.model
-        blocks = [block for block in layers if not isinstance(block, nn.Upsample)]
+        res, entry, _ = self._plan(x)
+        h = _padded(x, *entry, dtype, self.impl)
+        return self._tail(h, res, adain)
+
+    def _plan(self, x: Tensor) -> tuple[Any, tuple[int, str], tuple[int, str]]:
+        """The residual blocks; the padding of the first convolution, and of the first one after the blocks."""
+        chain, *layers, last = self.layers
         mode = _pad(last)[1]
-        # A small image padded by 1 for a phase convolution: its border, or zeros.
-        for_phases = (1, "zero" if mode == "zero" else "replicate")
-        paddings = [for_phases] * len(blocks) + [_pad(last)]
-        if mode == "reflect" and blocks and min(x.shape[2:]) < 2:
-            raise ValueError(f"content must be at least 2×2 for reflection padding; got {list(x.shape)}")
-        res = chain.model
-        h = _padded(x, *(_pad(res[0].model[0]) if len(res) else paddings[0]), dtype, self.impl)
-        if len(res):
+        if len(chain.model):
             _check_planes(x, "the content")
-            h = _res_blocks(h, res, paddings[0], self.impl, adain)
+        if not layers:
+            after = _pad(last)
+        else:  # a small image padded by 1 for a phase convolution: its border, or zeros
+            after = (1, "zero" if mode == "zero" else "replicate")
+            if mode == "reflect" and min(x.shape[2:]) < 2:
+                raise ValueError(f"content must be at least 2×2 for reflection padding; got {list(x.shape)}")
+        return chain.model, (_pad(chain.model[0].model[0]) if len(chain.model) else after), after
+
+    def _tail(self, h: Tensor, res: Any, adain: list[tuple[Tensor, Tensor]] | None) -> Tensor:
+        """The image from h, which is padded for the first of the residual blocks `res` (those that are left)."""
+        _, *layers, last = self.layers
+        mode, after = _pad(last)[1], self._plan(h)[2]
+        if len(res):
+            h = _res_blocks(h, res, after, self.impl, adain)
+        blocks = [block for block in layers if not isinstance(block, nn.Upsample)]
         if not blocks:
-            z = convolution(h, _conv(last, dtype))
+            z = convolution(h, _conv(last, h.dtype))
         else:
-            z = convolution(h, _phase_conv(blocks[0], dtype, mode))
-            for i, block in enumerate(blocks):
-                e = _epilogue(block, *paddings[i + 1], self.impl, depth=2)
-                end = i + 1 == len(blocks)
-                z = step(z, e, _conv(last, dtype) if end else _phase_conv(blocks[i + 1], dtype, mode))
+            z = convolution(h, _phase_conv(blocks[0], h.dtype, mode))
+            for block, following in zip(blocks, [*blocks[1:], None]):
+                if following is None:
+                    z = step(z, _epilogue(block, *_pad(last), self.impl, depth=2), _conv(last, h.dtype))
+                else:
+                    z = step(z, _epilogue(block, *after, self.impl, depth=2), _phase_conv(following, h.dtype, mode))
         return _apply(z, _epilogue(last, 0, "zero", self.impl))
+
+    @torch.no_grad()
+    def in_styles(self, x: Tensor, adain: list[list[tuple[Tensor, Tensor]]]) -> list[Tensor]:
+        """`forward` for several styles, without a graph; the first convolution, which sees no style, runs once."""
+        if self.plain or not len(self.layers[0].model):
+            return [self(x, style) for style in adain]
+        dtype = _compute(x, self.layers[-1].conv.weight.dtype)
+        images = []
+        with _autocast_off(x):
+            res, entry, after = self._plan(x)
+            first, second = res[0].model
+            h = _padded(x, *entry, dtype, self.impl)
+            z = convolution(h, _conv(first, dtype))
+            out = entry if len(res) > 1 else after
+            for style in adain:
+                z_2 = step(z, _epilogue(first, *_pad(second), self.impl, style[0]), _conv(second, dtype))
+                inner = h[:, :, entry[0] : h.shape[2] - entry[0], entry[0] : h.shape[3] - entry[0]]
+                y = _apply(z_2, _epilogue(second, *out, self.impl, style[1]), inner)
+                images.append(self._tail(y, res[1:], style[2:]))
+        return images
 
 
 class AdaINGen(reference.AdaINGen, Fused):
     """MUNIT's auto-encoder of one domain; see `reference.AdaINGen`, whose state_dict it shares."""
+
+    enc_style: StyleEncoder
+    enc_content: ContentEncoder
+    dec: Decoder
 
     style_encoder = StyleEncoder
     content_encoder = ContentEncoder
@@ -286,7 +327,7 @@ class AdaINGen(reference.AdaINGen, Fused):
 
     def pad_image(self, images: Tensor) -> Tensor:
         """Images [N, C, H, W] as both encoders read them, for `of_padded`."""
-        first = self.enc_content.model[0]
+        first = self.enc_content.layers[0]
         dtype = _compute(images, first.conv.weight.dtype)
         with _autocast_off(images):
             return _padded(images, *_pad(first), dtype, self.impl)
@@ -295,18 +336,37 @@ class AdaINGen(reference.AdaINGen, Fused):
         if self.plain:
             return super().encode(images)
         p = self.pad_image(images)
-        with _autocast_off(images):
-            return self.enc_content.of_padded(p), self.enc_style.of_padded(p)  # type: ignore[attr-defined]
+        return self.content_of(p), self.style_of(p)
+
+    def content_of(self, p: Tensor) -> Tensor:
+        """The content code of `pad_image(images)`."""
+        with _autocast_off(p):
+            return self.enc_content.of_padded(p)
+
+    def style_of(self, p: Tensor) -> Tensor:
+        """The style code of `pad_image(images)`."""
+        with _autocast_off(p):
+            return self.enc_style.of_padded(p)
 
     def adain_params(self, style: Tensor) -> list[tuple[Tensor, Tensor]]:
         """One (weight, bias) pair [N, C] for each AdaIN layer from a style [N, style_dim, 1, 1]; not under autocast."""
         with _autocast_off(style):
-            return split_adain_params(self.mlp(style.to(self.mlp.model[0].fc.weight.dtype)), self.dec)
+            return split_adain_params(self.mlp(style.to(next(self.mlp.parameters()).dtype)), self.dec)
 
     def decode(self, content: Tensor, style: Tensor) -> Tensor:
         if self.plain:
             return super().decode(content, style)
         return self.dec(content, self.adain_params(style))
+
+    @torch.no_grad()
+    def decode_styles(self, content: Tensor, styles: Tensor) -> Tensor:
+        """content [N, …] in several styles [N, S, style_dim] -> images [N, S, C, H, W], without a graph."""
+        with shared_weights():
+            if self.plain:
+                images = [self.decode(content, s[:, :, None, None]) for s in styles.unbind(1)]
+            else:
+                images = self.dec.in_styles(content, [self.adain_params(s) for s in styles.unbind(1)])
+        return torch.stack(images, dim=1)
 
 
 class VAEGen(reference.VAEGen, Fused):
@@ -339,7 +399,7 @@ class MsImageDis(reference.MsImageDis, Fused):
     def forward(self, x: Tensor) -> list[Tensor]:
         if self.plain:
             return super().forward(x)
-        dtype = _compute(x, self.cnns[0][0].conv.weight.dtype)
+        dtype = _compute(x, next(self.parameters()).dtype)
         outputs = []
         with _autocast_off(x):
             x = x.to(dtype).contiguous(memory_format=torch.channels_last)
@@ -348,7 +408,7 @@ class MsImageDis(reference.MsImageDis, Fused):
                 x = self.downsample(x)
         return outputs
 
-    def _net(self, net: nn.Sequential, x: Tensor) -> Tensor:
+    def _net(self, net: Any, x: Tensor) -> Tensor:
         *blocks, last = net
         p = _padded(x, *_pad(blocks[0]), x.dtype, self.impl)
         z = _chain(p, blocks, self.impl)

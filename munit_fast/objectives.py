@@ -56,7 +56,7 @@ def _l1(pairs: dict[str, tuple[Tensor, Tensor]], impl: str) -> dict[str, Tensor]
     groups: dict[torch.dtype, list[str]] = {}
     for name, (a, b) in pairs.items():
         groups.setdefault(torch.promote_types(a.dtype, b.dtype), []).append(name)
-    found = {}
+    found: dict[str, Tensor] = {}
     for names in groups.values():
         found |= dict(zip(names, functional.l1_losses([pairs[name] for name in names], impl=impl).unbind()))
     return {name: found[name] for name in pairs}
@@ -69,7 +69,7 @@ def _kl(mean: Tensor) -> Tensor:
 def munit_codes(gen_a: AdaINGen, gen_b: AdaINGen, x_a: Tensor, x_b: Tensor) -> Codes:
     """The content codes of images [N, C, H, W]: the same in both updates of an iteration."""
     p_a, p_b = gen_a.pad_image(x_a), gen_b.pad_image(x_b)
-    return Codes(gen_a.enc_content.of_padded(p_a), gen_b.enc_content.of_padded(p_b), p_a, p_b)
+    return Codes(gen_a.content_of(p_a), gen_b.content_of(p_b), p_a, p_b)
 
 
 class Generated(NamedTuple):
@@ -93,7 +93,7 @@ def munit_generator(
     """Reconstruction losses of images, styles, codes and (cycle) cycles, under their published names without `loss_`."""
     c_a, c_b, p_a, p_b = codes
     assert p_a is not None and p_b is not None
-    own_a, own_b = gen_a.enc_style.of_padded(p_a), gen_b.enc_style.of_padded(p_b)
+    own_a, own_b = gen_a.style_of(p_a), gen_b.style_of(p_b)
     x_a_recon, x_ba = _together(gen_a.decode, (c_a, own_a), (c_b, s_a.to(own_a.dtype)))
     x_b_recon, x_ab = _together(gen_b.decode, (c_b, own_b), (c_a, s_b.to(own_b.dtype)))
     c_b_recon, s_a_recon = gen_a.encode(x_ba)

@@ -17,6 +17,26 @@ from munit_fast.reference.trainers import Hyperparameters, Noise
 __all__ = ["MUNIT_Trainer", "UNIT_Trainer"]
 
 
+class _FusedAdam(torch.optim.Adam):
+    """Adam in one pass over memory. Its files are those of the published optimizer, which say nothing of that."""
+
+    def __init__(self, groups: Any) -> None:
+        super().__init__(groups)
+        self._fuse()
+
+    def _fuse(self) -> None:
+        for group in self.param_groups:
+            group["fused"], group["foreach"] = True, None
+
+    def state_dict(self) -> dict[str, Any]:
+        state = super().state_dict()
+        return state | {"param_groups": [group | {"fused": None} for group in state["param_groups"]]}
+
+    def load_state_dict(self, state_dict: Any) -> None:
+        super().load_state_dict(state_dict)
+        self._fuse()
+
+
 class _KeptCodes(NamedTuple):
     """Codes with their graph, and what they were made of. The images are held, so that no other can pass for them."""
 
@@ -29,7 +49,13 @@ class _KeptCodes(NamedTuple):
 class _Fast(reference.trainers._Trainer):
     """What the two fast trainers share: the backend, mixed precision, fused Adam, codes kept between the two updates."""
 
+    gen_a: Any
+    gen_b: Any
+    dis_a: Any
+    dis_b: Any
     discriminator = MsImageDis
+    loss_dis_total: Tensor
+    loss_gen_total: Tensor
 
     def _set_up(self, impl: str, amp: str) -> None:
         self.amp = amp
@@ -55,16 +81,19 @@ class _Fast(reference.trainers._Trainer):
     # ---- optimizers ----
 
     def _adam(self, modules: Iterable[nn.Module]) -> torch.optim.Adam:
-        optimizer = super()._adam(modules)
-        for group in optimizer.param_groups:
-            group["fused"] = True
-        return optimizer
+        return _FusedAdam(super()._adam(modules).param_groups)
 
-    def load_optimizers(self, states: Mapping[str, Any]) -> None:
-        super().load_optimizers(states)
-        for optimizer in (self.dis_opt, self.gen_opt):
-            for group in optimizer.param_groups:  # absent from files of other programs
-                group["fused"], group["foreach"] = True, None
+    def scaler_states(self) -> dict[str, dict[str, Any]]:
+        """The state of fp16's loss scaling, as plain values; {} without."""
+        names = {id(self.gen_opt): "gen", id(self.dis_opt): "dis"}
+        return {names[key]: scaler.state_dict() for key, scaler in self._scalers.items()}
+
+    def load_scalers(self, states: Mapping[str, dict[str, Any]]) -> None:
+        """Take up what `scaler_states` gave."""
+        for optimizer, name in ((self.gen_opt, "gen"), (self.dis_opt, "dis")):
+            scaler = self._scaler(optimizer)
+            if scaler is not None and states.get(name):
+                scaler.load_state_dict(states[name])
 
     def _scaler(self, optimizer: torch.optim.Optimizer) -> torch.amp.GradScaler | None:
         if amp_dtype(self.amp, self.device) != torch.float16:
@@ -147,6 +176,8 @@ class MUNIT_Trainer(_Fast, reference.MUNIT_Trainer):
     to parameters through `.data` between the two would go unnoticed. Raises ValueError for an unknown impl or amp.
     """
 
+    gen_a: AdaINGen
+    gen_b: AdaINGen
     generator = AdaINGen
 
     def __init__(self, hyperparameters: Hyperparameters, impl: str = "auto", amp: str = "off") -> None:
@@ -186,6 +217,8 @@ class MUNIT_Trainer(_Fast, reference.MUNIT_Trainer):
 class UNIT_Trainer(_Fast, reference.UNIT_Trainer):
     """`reference.UNIT_Trainer` over fused networks; impl and amp as in `MUNIT_Trainer`."""
 
+    gen_a: VAEGen
+    gen_b: VAEGen
     generator = VAEGen
 
     def __init__(self, hyperparameters: Hyperparameters, impl: str = "auto", amp: str = "off") -> None:

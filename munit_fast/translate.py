@@ -23,6 +23,7 @@ from munit_fast.data import (
 from munit_fast.data.images import SAVED_FORMATS
 from munit_fast.files import write_error
 from munit_fast.model import MUNIT, UNIT, Direction
+from munit_fast.precision import amp_dtype, autocast
 
 
 @dataclass
@@ -38,6 +39,7 @@ class TranslateOptions:
     seed: int = 10
     batch_size: int = 8
     extension: str = "png"
+    amp: str = "off"  # see munit_fast.precision
 
 
 @dataclass
@@ -75,12 +77,16 @@ def translate_files(
         raise ImageError(f"{source}: every image there is inside --output_folder; choose another")
     names = _output_names(paths, source)
     _protect_inputs(paths, names, output_folder, options)
-    styles = _Styles(model, options, len(paths))
+    device = next(model.parameters()).device
+    precision = amp_dtype(options.amp, device)
+    with autocast(precision, device):
+        styles = _Styles(model, options, len(paths))
     result = TranslateResult([], [])
     done = 0
     for batch in _batches(paths, model.config, options, result.failures):
         indices, images = [i for i, _ in batch], torch.stack([x for _, x in batch])
-        outputs = styles.translate(images, indices)
+        with autocast(precision, device):
+            outputs = styles.translate(images, indices)
         for i, image, translations in zip(indices, images, outputs):
             result.written += _write(output_folder, names[i], image, translations, options)
         done += len(batch)

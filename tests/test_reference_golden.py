@@ -110,7 +110,7 @@ def test_first_iteration(variant: str) -> None:
             agree += int(((moved - step).abs() < 0.05).sum())
             total += step.numel()
     # nsgan's smallest gradients are rounding noise in 0.16 % of the elements. Another order of summation also puts a
-    # value that is zero but for rounding on the other side of a kink (UNIT's: 0.23 %); in float64 there is no difference.
+    # value that is zero but for rounding on the other side of a kink (UNIT's: 0.23 %); in float64 both agree.
     assert agree / total > (0.998 if _source == "reference" else 0.997)
 
 

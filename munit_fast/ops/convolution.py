@@ -180,7 +180,7 @@ class _ResidualBlock(torch.autograd.Function):
         del grad_a
         assert grad_z is not None
         grad_h, grad_conv_1, _, _ = _backward(grad_z, h, conv_1, None, 1, (need_h, need_conv_1, False, False))
-        if grad_h is not None:
+        if grad_h is not None and grad_residual is not None:
             _inner(grad_h, ctx.pad).add_(grad_residual)
         return (
             grad_h,

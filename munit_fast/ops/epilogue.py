@@ -199,7 +199,9 @@ class _Epilogue(torch.autograd.Function):
         nothing = (None,) * len(ctx.flags)
         if grad is None:
             return (None, None, None, None, None, *nothing)
-        return (*gradients(grad, *saved, ctx.flags, ctx.needs_input_grad[:5]), *nothing)
+        x, stats, weight, bias, slopes = saved
+        need = ctx.needs_input_grad[:5]
+        return (*gradients(grad, x, stats, weight, bias, slopes, ctx.flags, need), *nothing)
 
 
 def epilogue(

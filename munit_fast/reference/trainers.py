@@ -99,6 +99,10 @@ class _Trainer(nn.Module):
         else:
             self.skipped_steps += 1
 
+    def _total(self, hp: Hyperparameters) -> None:
+        """loss_gen_total, from its parts."""
+        raise NotImplementedError
+
     def compute_vgg_loss(self, vgg: nn.Module, img: Tensor, target: Tensor) -> Tensor:
         """The perceptual distance between `img` and `target`, [N, C, H, W] in [-1, 1]; a scalar."""
         return perceptual_loss(vgg, img, target)

@@ -14,10 +14,11 @@ from rich.console import Console
 from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
-from munit_fast import reference
 from munit_fast.checkpoint import resume_run, save_run
 from munit_fast.config import Config
 from munit_fast.data import ImageSet, UnpairedBatches, display_images
+from munit_fast.precision import amp_dtype
+from munit_fast.trainers import MUNIT_Trainer, UNIT_Trainer
 from munit_fast.training.folder import RunFolder
 from munit_fast.training.grids import write_grids
 from munit_fast.training.progress import TrainingProgress
@@ -25,10 +26,7 @@ from munit_fast.training.signals import StopRequest
 from munit_fast.training.sources import Sources, open_sources
 from munit_fast.web import TrainingStatus, find_grids, write_training_page
 
-TRAINERS: dict[str, type[reference.MUNIT_Trainer] | type[reference.UNIT_Trainer]] = {
-    "MUNIT": reference.MUNIT_Trainer,
-    "UNIT": reference.UNIT_Trainer,
-}
+TRAINERS: dict[str, type[MUNIT_Trainer] | type[UNIT_Trainer]] = {"MUNIT": MUNIT_Trainer, "UNIT": UNIT_Trainer}
 
 
 @dataclass
@@ -42,6 +40,8 @@ class TrainOptions:
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     seed: int = 0
     time_limit: float | None = None  # seconds of training
+    amp: str = "auto"  # see munit_fast.precision
+    impl: str = "auto"  # who computes; "reference": the plain networks and updates
 
 
 @dataclass
@@ -97,7 +97,8 @@ class _Run:
         self.cfg, self.options, self.folder, self.console = cfg, options, folder, console
         torch.manual_seed(options.seed)
         self.hyperparameters: Mapping[str, Any] = cfg.hyperparameters() | {"vgg_model_path": str(options.output_path)}
-        self.trainer = TRAINERS[options.trainer](self.hyperparameters).to(options.device)
+        trainer = TRAINERS[options.trainer](self.hyperparameters, impl=options.impl, amp=options.amp)
+        self.trainer = trainer.to(options.device)
         self.start = 0
         if options.resume:
             self.start, notes = resume_run(self.trainer, folder.checkpoints)
@@ -125,6 +126,10 @@ class _Run:
     def _take_up(self, notes: Mapping[str, Any]) -> None:
         """Continue what an earlier process counted, and say where this run will not be what it began as."""
         self.trainer.skipped_steps = int(notes.get("skipped_steps", 0))
+        self.trainer.load_scalers(notes.get("scalers", {}))
+        amp = str(amp_dtype(self.options.amp, self.options.device) or "off").removeprefix("torch.")
+        if notes.get("amp", amp) != amp:
+            self.console.print(f"this run began with --amp {notes['amp']}; it goes on with {amp}")
         if notes.get("seed", self.options.seed) != self.options.seed:
             self.console.print(
                 f"this run began with --seed {notes['seed']}; with --seed {self.options.seed} it goes on with other "
@@ -135,7 +140,13 @@ class _Run:
             self.console.print(f"the checkpoint's learning rate {rate:g} is kept; lr: {self.cfg.lr:g} has no effect")
 
     def _save(self, done: int) -> None:
-        notes = {"seed": self.options.seed, "skipped_steps": self.trainer.skipped_steps}
+        amp = amp_dtype(self.options.amp, self.options.device)
+        notes = {
+            "seed": self.options.seed,
+            "skipped_steps": self.trainer.skipped_steps,
+            "amp": str(amp or "off").removeprefix("torch."),
+            "scalers": self.trainer.scaler_states(),
+        }
         save_run(self.trainer, self.folder.checkpoints, done, notes)
 
     def _display(self, set_a: ImageSet, set_b: ImageSet) -> tuple[Tensor, Tensor]:

@@ -7,9 +7,9 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from torch import Tensor
 from torch.autograd import forward_ad
 from torch.utils.checkpoint import checkpoint
-from torch import Tensor
 
 from munit_fast import functional as mf
 from munit_fast.ops.options import ACTIVATIONS, PAD_MODES
