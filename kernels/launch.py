@@ -56,7 +56,7 @@ class Window(NamedTuple):
 
 
 def window(name: str, x: Tensor | None, channels_last: bool) -> Window:
-    """How a kernel finds the rows of x [N, C, H, W], whose pixels must be dense in the given layout (else ValueError)."""
+    """How a kernel finds the rows of x [N, C, H, W]; its pixels must be dense in the given layout (else ValueError)."""
     if x is None or x.is_contiguous(memory_format=torch.channels_last if channels_last else torch.contiguous_format):
         return Window()
     pixel, channel = (x.shape[1], 1) if channels_last else (1, x.stride(1))

@@ -56,7 +56,7 @@ class Fused(nn.Module):
     impl: str = "auto"
 
     def set_impl(self, impl: str) -> None:
-        """Choose the backend of every fused network inside this module; "reference" is the plain forward. Raises ValueError."""
+        """Choose the backend of every fused network inside this module ("reference": plain). Raises ValueError."""
         if impl not in IMPLEMENTATIONS:
             raise ValueError(f"impl must be one of {', '.join(IMPLEMENTATIONS)}; got {impl!r}")
         for module in self.modules():
@@ -167,7 +167,7 @@ def _check_planes(z: Tensor, what: str) -> None:
 
 
 def _chain(p: Tensor, blocks: list[Any], impl: str) -> Tensor:
-    """The convolutions of `blocks` with everything between them; p is padded for the first. Gives the last one's output."""
+    """The convolutions of `blocks` and all between them; p is padded for the first. Gives the last one's output."""
     z, previous = convolution(p, _conv(blocks[0], p.dtype)), blocks[0]
     for block in blocks[1:]:
         if _norm(previous) == "instance":
@@ -243,7 +243,7 @@ class ContentEncoder(reference.ContentEncoder, Fused):
 
 
 class Decoder(reference.Decoder, Fused):
-    """`reference.Decoder`: content [N, dim, h, w] -> images [N, output_dim, h · 2^d, w · 2^d] in [-1, 1], channels_last."""
+    """`reference.Decoder`: content [N, dim, h, w] -> images [N, output_dim, h · 2^d, w · 2^d], channels_last."""
 
     def forward(self, x: Tensor, adain: list[tuple[Tensor, Tensor]] | None = None) -> Tensor:
         if self.plain:

@@ -90,7 +90,7 @@ def munit_generator(
     s_b: Tensor,
     cycle: bool,
 ) -> Generated:
-    """Reconstruction losses of images, styles, codes and (cycle) cycles, under their published names without `loss_`."""
+    """Reconstruction losses of images, styles, codes and (cycle) cycles: the published names without `loss_`."""
     c_a, c_b, p_a, p_b = codes
     assert p_a is not None and p_b is not None
     own_a, own_b = gen_a.style_of(p_a), gen_b.style_of(p_b)

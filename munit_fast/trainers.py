@@ -47,7 +47,7 @@ class _KeptCodes(NamedTuple):
 
 
 class _Fast(reference.trainers._Trainer):
-    """What the two fast trainers share: the backend, mixed precision, fused Adam, codes kept between the two updates."""
+    """What the two fast trainers share: backend, mixed precision, fused Adam, codes kept between the updates."""
 
     gen_a: Any
     gen_b: Any
@@ -127,7 +127,7 @@ class _Fast(reference.trainers._Trainer):
         raise NotImplementedError
 
     def _kept_codes(self, x_a: Tensor, x_b: Tensor) -> Codes:
-        """The codes with their graph: those of the discriminator update, if nothing has changed since, else new ones."""
+        """The codes with their graph: the discriminator update's, if nothing has changed since, else new ones."""
         kept, self._codes = self._codes, None
         if kept is not None and kept.x_a is x_a and kept.x_b is x_b and kept.versions == self._versions(x_a, x_b):
             return kept.codes

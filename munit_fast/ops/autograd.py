@@ -51,7 +51,7 @@ def once_differentiable(backward: Callable[..., tuple[Tensor | None, ...]]) -> A
 
 
 def needs_gradient(tensors: Sequence[Tensor | None]) -> bool:
-    """Whether autograd must see an operation on these: outside of it, forward-mode derivatives would be silently zero."""
+    """Whether autograd must see an operation on these: outside of it, forward-mode derivatives would be zero."""
     if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors):
         return True
     return forward_ad._current_level >= 0  # then autograd.Function raises where there is a tangent

@@ -19,8 +19,11 @@ from munit_fast.ops.options import Options
 
 
 class Conv(NamedTuple):
-    """A convolution. ring: the 5×5 kernel [O, C, 5, 5] of a phase convolution whose borders are mended; idle: a bias that
-    has no influence and is not added; its gradient is exactly zero."""
+    """A convolution.
+
+    ring: the 5×5 kernel [O, C, 5, 5] of a phase convolution whose borders are mended. idle: a bias that has no
+    influence and is not added; its gradient is exactly zero.
+    """
 
     weight: Tensor  # [O, C, k, k], of a phase convolution [4·O, C, 3, 3]
     bias: Tensor | None = None  # [O], or [4·O]
@@ -209,13 +212,13 @@ def convolution(a: Tensor, conv: Conv) -> Tensor:
 
 
 def step(z: Tensor, epilogue: Epilogue, conv: Conv) -> Tensor:
-    """conv(epilogue(z)) for the output z of the convolution before; keeps z and two numbers a plane for the backward."""
+    """conv(epilogue(z)) for the output z of the convolution before; keeps z and two numbers a plane."""
     e, flags = epilogue, (*epilogue.options, epilogue.impl)
     return _Step.apply(z, e.weight, e.bias, e.slopes, conv.weight, conv.bias, conv.ring, conv.idle, conv.stride, *flags)
 
 
 def residual_block(h: Tensor, conv_1: Conv, first: Epilogue, conv_2: Conv, second: Epilogue, pad: int) -> Tensor:
-    """second(conv_2(first(conv_1(h)))) with the unpadded h as the residual of `second`; h [N, C, H, W] is padded by `pad`.
+    """second(conv_2(first(conv_1(h)))) with the unpadded h as the residual of `second`; h is padded by `pad`.
 
     Keeps h and the two convolutions' outputs.
     """

@@ -18,7 +18,7 @@ def memory_format(x: Tensor) -> torch.memory_format:
 
 
 def rows_in_format(x: Tensor, like: Tensor) -> Tensor:
-    """x if the pixels of its rows lie as those of `like` do (a window of a padded tensor in that layout); else a copy."""
+    """x if the pixels of its rows lie as those of `like` do (a window of a padded tensor); else a copy."""
     channels, width = x.shape[1], x.shape[3]
     if is_channels_last(like):
         dense = (channels == 1 or x.stride(1) == 1) and (width == 1 or x.stride(3) == channels)

@@ -84,8 +84,10 @@ def _borders(y: Tensor, vertical: bool) -> tuple[Tensor, Tensor]:
 
 
 def add_ring(y: Tensor, a: Tensor, ring: Tensor) -> None:
-    """Adds to y [N, 4·O, H, W] (channels_last) what reflection padding changes; a [N, C, H+2, W+2] is the replicated input,
-    ring the 5×5 kernel [O, C, 5, 5]. Lines: H, W ≥ 2."""
+    """Adds to y [N, 4·O, H, W] (channels_last) what reflection padding changes.
+
+    a [N, C, H+2, W+2] is the replicated input, ring the 5×5 kernel [O, C, 5, 5]; H, W ≥ 2.
+    """
     for vertical in (False, True):
         found = torch.bmm(_columns(a, vertical), _kernels(ring, vertical))
         for border, line in zip(_borders(y, vertical), found):

@@ -77,7 +77,7 @@ def test_sizes_at_which_the_cpu_works_otherwise(case: Case, threads: int) -> Non
 def test_a_window_of_a_padded_tensor_as_residual(
     backend: str, norm: str, block: int, layout: str, dtype: torch.dtype
 ) -> None:
-    """Read where it lies, it gives the bits that a dense copy gives; and so does the result rebuilt from its statistics."""
+    """Read where it lies, it gives the bits of a dense copy; and so does the result rebuilt from its statistics."""
     x = lay_out(torch.randn(2, 12, 5, 7), layout).to(dtype)
     window = lay_out(torch.randn(2, 12, 9, 11), layout).to(dtype)[:, :, 2:-2, 2:-2]
     flags = (norm, 1e-5, "relu", 0.2, block, 1, "reflect", "cpu" if backend != "reference" else backend)
