@@ -15,6 +15,7 @@ from __future__ import annotations
 from functools import cache
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 _TAPS = (((0, 1), (2, 3), (4,)), ((0,), (1, 2), (3, 4)))
@@ -38,17 +39,14 @@ def phase_weight(weight: Tensor) -> Tensor:
 
 
 @cache
-def _enlarge(size: int, reflect: bool, device: torch.device, dtype: torch.dtype) -> Tensor:
-    """[size, 2·size + 4]: a line of `size` pixels -> the same line, nearest ×2 and padded by two."""
-    sources = torch.arange(2 * size) // 2
+def _windows(size: int, reflect: bool, device: torch.device, dtype: torch.dtype) -> Tensor:
+    """[size, 2·size · 5]: a line of `size` pixels -> nearest ×2, padded by two, cut into windows of five."""
     index = torch.arange(-2, 2 * size + 2)
     if reflect:
         index = index.abs()
         index = torch.where(index < 2 * size, index, 2 * (2 * size - 1) - index)
-    index = index.clamp(0, 2 * size - 1)
-    matrix = torch.zeros(size, 2 * size + 4)
-    matrix[sources[index], torch.arange(2 * size + 4)] = 1
-    return matrix.to(device, dtype)
+    sources = index.clamp(0, 2 * size - 1) // 2
+    return F.one_hot(sources.unfold(0, 5, 1).reshape(-1), size).T.to(device, dtype)
 
 
 def _lines(a: Tensor, vertical: bool) -> Tensor:
@@ -60,18 +58,16 @@ def _lines(a: Tensor, vertical: bool) -> Tensor:
 
 def _kernels(ring: Tensor, vertical: bool) -> Tensor:
     """The kernel lines that read them, [2, 5·C, O]."""
-    lines = ring[:, :, :, [0, 4]].permute(3, 1, 2, 0) if vertical else ring[:, :, [0, 4], :].permute(2, 1, 3, 0)
+    lines = ring[:, :, :, ::4].permute(3, 1, 2, 0) if vertical else ring[:, :, ::4].permute(2, 1, 3, 0)
     return lines.reshape(2, -1, ring.shape[0])
 
 
 def _columns(a: Tensor, vertical: bool) -> Tensor:
-    """The lines enlarged, padded and unfolded, [2, N·2L, 5·C]. Rows reflect and columns replicate, so that the corners
-    count once."""
+    """The windows of the lines, [2, N·2L, 5·C]. Rows reflect and columns replicate, so that the corners count once."""
     lines = _lines(a, vertical)
-    length = lines.shape[3]
-    large = lines @ _enlarge(length, not vertical, a.device, a.dtype)
-    _, n, c, _ = lines.shape
-    return large.unfold(3, 5, 1).permute(0, 1, 3, 2, 4).reshape(2, n * 2 * length, 5 * c)
+    _, n, c, length = lines.shape
+    windows = (lines @ _windows(length, not vertical, a.device, a.dtype)).view(2, n, c, 2 * length, 5)
+    return windows.permute(0, 1, 3, 2, 4).reshape(2, n * 2 * length, 5 * c)
 
 
 def _borders(y: Tensor, vertical: bool) -> tuple[Tensor, Tensor]:
@@ -103,20 +99,15 @@ def ring_backward(grad: Tensor, a: Tensor, ring: Tensor, grad_a: Tensor | None, 
         if grad_ring is not None:
             found = torch.bmm(_columns(a, vertical).transpose(1, 2), lines).view(2, c, 5, -1)
             if vertical:
-                grad_ring[:, :, :, 0] += found[0].permute(2, 0, 1)
-                grad_ring[:, :, :, 4] += found[1].permute(2, 0, 1)
+                grad_ring[:, :, :, ::4] += found.permute(3, 1, 2, 0)
             else:
-                grad_ring[:, :, 0] += found[0].permute(2, 0, 1)
-                grad_ring[:, :, 4] += found[1].permute(2, 0, 1)
+                grad_ring[:, :, ::4] += found.permute(3, 1, 0, 2)
         if grad_a is None:
             continue
         length = lines.shape[1] // (2 * n)
         columns = torch.bmm(lines, _kernels(ring, vertical).transpose(1, 2)).view(2, n, 2 * length, c, 5)
-        large = columns.new_zeros(2, n, 2 * length + 4, c)
-        for k in range(5):
-            large[:, :, k : k + 2 * length] += columns[..., k]
-        enlarge = _enlarge(length, not vertical, a.device, a.dtype)
-        first, last = (enlarge @ large).transpose(2, 3)  # [N, C, L] each
+        windows = _windows(length, not vertical, a.device, a.dtype)
+        first, last = columns.permute(0, 1, 3, 2, 4).reshape(2, n, c, 10 * length) @ windows.T
         if vertical:
             grad_a[:, :, 1:-1, 2] += first
             grad_a[:, :, 1:-1, 1] -= first
