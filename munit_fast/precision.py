@@ -33,4 +33,8 @@ def amp_dtype(amp: str, device: torch.device) -> torch.dtype | None:
 
 def autocast(dtype: torch.dtype | None, device: torch.device) -> AbstractContextManager[object]:
     """torch.autocast to `dtype`, or nothing for None."""
-    return nullcontext() if dtype is None else torch.autocast(device.type, dtype)
+    if dtype is None:
+        return nullcontext()
+    # Its cache would keep tensors of a graph's memory beyond the capture.
+    capturing = device.type == "cuda" and torch.cuda.is_current_stream_capturing()
+    return torch.autocast(device.type, dtype, cache_enabled=not capturing)

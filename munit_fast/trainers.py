@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from munit_fast import objectives, reference
+from munit_fast import graph, objectives, reference
+from munit_fast.graph import CaptureError, StepGraph
 from munit_fast.networks import AdaINGen, Fused, MsImageDis, VAEGen, shared_weights
 from munit_fast.objectives import Codes, frozen
 from munit_fast.precision import amp_dtype, autocast
@@ -22,19 +23,26 @@ class _FusedAdam(torch.optim.Adam):
 
     def __init__(self, groups: Any) -> None:
         super().__init__(groups)
-        self._fuse()
-
-    def _fuse(self) -> None:
         for group in self.param_groups:
             group["fused"], group["foreach"] = True, None
 
+    def make_capturable(self) -> None:
+        """Let a CUDA graph hold the step: the learning rate becomes a tensor, which `set_lr` writes to."""
+        for group in self.param_groups:
+            if not isinstance(group["lr"], Tensor):
+                group["capturable"] = True
+                group["lr"] = torch.tensor(group["lr"], dtype=torch.float32, device=group["params"][0].device)
+
     def state_dict(self) -> dict[str, Any]:
         state = super().state_dict()
-        return state | {"param_groups": [group | {"fused": None} for group in state["param_groups"]]}
+        plain = {"fused": None, "capturable": False}
+        return state | {"param_groups": [g | plain | {"lr": float(g["lr"])} for g in state["param_groups"]]}
 
     def load_state_dict(self, state_dict: Any) -> None:
-        super().load_state_dict(state_dict)
-        self._fuse()
+        # Said before loading: it decides where the step counts go.
+        flags = {"fused": True, "foreach": None}
+        groups = [group | flags for group in state_dict["param_groups"]]
+        super().load_state_dict(state_dict | {"param_groups": groups})
 
 
 class _KeptCodes(NamedTuple):
@@ -53,6 +61,8 @@ class _Fast(reference.trainers._Trainer):
     gen_b: Any
     dis_a: Any
     dis_b: Any
+    dis_opt: _FusedAdam
+    gen_opt: _FusedAdam
     discriminator = MsImageDis
     loss_dis_total: Tensor
     loss_gen_total: Tensor
@@ -61,6 +71,8 @@ class _Fast(reference.trainers._Trainer):
         self.amp = amp
         amp_dtype(amp, torch.device("cpu"))  # an unknown name is refused at once
         self._codes: _KeptCodes | None = None
+        self._graphs: dict[Any, StepGraph] = {}
+        self._no_graph: str | None = None
         self._scalers: dict[int, torch.amp.GradScaler] = {}
         self.impl = impl
         for module in (self.gen_a, self.gen_b, self.dis_a, self.dis_b):
@@ -78,9 +90,87 @@ class _Fast(reference.trainers._Trainer):
     def _autocast(self) -> Any:
         return autocast(amp_dtype(self.amp, self.device), self.device)
 
+    # ---- a whole iteration ----
+
+    def update(self, x_a: Tensor, x_b: Tensor, hyperparameters: Hyperparameters) -> None:
+        """One iteration: update_learning_rate, dis_update and gen_update; on a GPU, from the fourth on, one CUDA graph.
+
+        x_a, x_b [N, C, H, W] in [-1, 1], on any device. The losses are then the graph's tensors: the next iteration
+        overwrites them. What keeps a GPU from capturing is logged once, and the updates run one by one.
+        """
+        device = self.device
+        reason = self._no_graph or graph.why_not(self, device)
+        if reason is None:
+            try:
+                return self._update_in_graph(x_a, x_b, hyperparameters, device)
+            except CaptureError as error:
+                self._no_graph = reason = f"the capture failed: {error}"
+                self._forget_graphs()
+                self.iterations -= 1
+        if device.type == "cuda":
+            graph.warn_once(f"training without a CUDA graph: {reason}")
+        self.update_learning_rate()
+        x_a, x_b = x_a.to(device, non_blocking=True), x_b.to(device, non_blocking=True)
+        self.dis_update(x_a, x_b, hyperparameters)
+        self.gen_update(x_a, x_b, hyperparameters)
+
+    def _update_in_graph(self, x_a: Tensor, x_b: Tensor, hp: Hyperparameters, device: torch.device) -> None:
+        for optimizer in (self.dis_opt, self.gen_opt):
+            optimizer.make_capturable()
+        self.update_learning_rate()
+        state = torch.get_rng_state()
+        of_dis, of_gen = self._noise(x_a, x_b)
+        key = (x_a.shape, x_b.shape, x_a.dtype, id(hp))
+        if key not in self._graphs:
+            count = len(of_dis)
+
+            def iterate(x_a: Tensor, x_b: Tensor, noise: Sequence[Tensor]) -> None:
+                self.dis_update(x_a, x_b, hp, noise[:count])
+                self.gen_update(x_a, x_b, hp, noise[count:])
+
+            like = x_a.to(device), x_b.to(device)
+            self._graphs[key] = StepGraph(iterate, *like, [*of_dis, *of_gen])
+        try:
+            self._graphs[key].run(x_a, x_b, [*of_dis, *of_gen])
+        except CaptureError:
+            torch.set_rng_state(state)
+            raise
+
+    def _noise(self, x_a: Tensor, x_b: Tensor) -> tuple[list[Tensor], list[Tensor]]:
+        """The noise of a discriminator and of a generator update, on the CPU, drawn in the published order."""
+        raise NotImplementedError
+
+    def _forget_graphs(self) -> None:
+        self._graphs.clear()
+        self._codes = None
+        for key, scaler in list(self._scalers.items()):  # one that was in the middle of a step
+            self._scalers[key] = torch.amp.GradScaler(self.device.type)
+            self._scalers[key].load_state_dict(scaler.state_dict())
+
+    def update_learning_rate(self) -> None:
+        rates = [(group, group["lr"]) for o in (self.dis_opt, self.gen_opt) for group in o.param_groups]
+        super().update_learning_rate()
+        for group, rate in rates:
+            if isinstance(rate, Tensor):  # a graph reads this one
+                group["lr"] = rate.fill_(group["lr"])
+
+    def load_optimizers(self, states: Mapping[str, Any]) -> None:
+        super().load_optimizers(states)
+        self._graphs.clear()  # they hold the old moments
+
+    @property
+    def skipped_steps(self) -> int:
+        """Steps that were not taken because their gradient was not finite. Reading it waits for a GPU."""
+        return self._skipped + (0 if self._skipped_there is None else int(self._skipped_there))
+
+    @skipped_steps.setter
+    def skipped_steps(self, value: int) -> None:
+        self._skipped: int = value
+        self._skipped_there: Tensor | None = None
+
     # ---- optimizers ----
 
-    def _adam(self, modules: Iterable[nn.Module]) -> torch.optim.Adam:
+    def _adam(self, modules: Iterable[nn.Module]) -> _FusedAdam:
         return _FusedAdam(super()._adam(modules).param_groups)
 
     def scaler_states(self) -> dict[str, dict[str, Any]]:
@@ -105,16 +195,25 @@ class _Fast(reference.trainers._Trainer):
     def _descend(self, loss: Tensor, optimizer: torch.optim.Optimizer) -> None:
         """The gradient of `loss` and one step; a gradient that is not finite is counted and no step taken."""
         scaler = self._scaler(optimizer)
-        if scaler is None:
-            loss.backward()
-            self._step(optimizer)
+        (loss if scaler is None else scaler.scale(loss)).backward()
+        if scaler is None and loss.device.type == "cpu":
+            return self._step(optimizer)
+        if scaler is not None:
+            scaler.unscale_(optimizer)
+        # Nothing is read back from a GPU: the optimizer itself looks at `found_inf`.
+        gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+        found = 1 - torch.isfinite(torch.nn.utils.get_total_norm(gradients)).float()
+        if self._skipped_there is None:
+            self._skipped_there = torch.zeros_like(found)
+        self._skipped_there += found
+        if scaler is not None:
+            scaler.step(optimizer)
+            scaler.update()
             return
-        scaler.scale(loss).backward()
-        scaler.unscale_(optimizer)
-        before = scaler.get_scale()
-        scaler.step(optimizer)
-        scaler.update()
-        self.skipped_steps += scaler.get_scale() < before
+        step: Any = optimizer
+        step.found_inf, step.grad_scale = found, None
+        optimizer.step()
+        del step.found_inf, step.grad_scale
 
     # ---- codes that both updates of an iteration need ----
 
@@ -199,6 +298,10 @@ class MUNIT_Trainer(_Fast, reference.MUNIT_Trainer):
                 return super().gen_update(x_a, x_b, hyperparameters, noise)
         self._fast_gen_update(x_a, x_b, hyperparameters, noise)
 
+    def _noise(self, x_a: Tensor, x_b: Tensor) -> tuple[list[Tensor], list[Tensor]]:
+        draws = [[torch.randn(x.shape[0], self.style_dim, 1, 1) for x in (x_a, x_b)] for _ in range(2)]
+        return draws[0], draws[1]
+
     def _encode(self, x_a: Tensor, x_b: Tensor) -> Codes:
         return objectives.munit_codes(self.gen_a, self.gen_b, x_a, x_b)
 
@@ -239,6 +342,17 @@ class UNIT_Trainer(_Fast, reference.UNIT_Trainer):
             with self._autocast():
                 return super().gen_update(x_a, x_b, hyperparameters, noise)
         self._fast_gen_update(x_a, x_b, hyperparameters, noise)
+
+    def _noise(self, x_a: Tensor, x_b: Tensor) -> tuple[list[Tensor], list[Tensor]]:
+        a, b = (self._code_size(x) for x in (x_a, x_b))
+        return [torch.randn(a), torch.randn(b)], [torch.randn(size) for size in (a, b, b, a)]
+
+    def _code_size(self, x: Tensor) -> tuple[int, ...]:
+        encoder: Any = self.gen_a.enc
+        height, width = x.shape[2:]
+        for _ in range(len(encoder.layers) - 2):  # 4×4 convolutions of stride 2, padded by 1
+            height, width = height // 2, width // 2
+        return (x.shape[0], encoder.output_dim, height, width)
 
     def _encode(self, x_a: Tensor, x_b: Tensor) -> Codes:
         return objectives.unit_codes(self.gen_a, self.gen_b, x_a, x_b)

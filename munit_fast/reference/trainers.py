@@ -99,6 +99,14 @@ class _Trainer(nn.Module):
         else:
             self.skipped_steps += 1
 
+    def dis_update(self, x_a: Tensor, x_b: Tensor, hyperparameters: Hyperparameters, noise: Noise = None) -> None:
+        """One discriminator step on images [N, C, H, W] in [-1, 1]."""
+        raise NotImplementedError
+
+    def gen_update(self, x_a: Tensor, x_b: Tensor, hyperparameters: Hyperparameters, noise: Noise = None) -> None:
+        """One generator step on images [N, C, H, W] in [-1, 1]."""
+        raise NotImplementedError
+
     def _total(self, hp: Hyperparameters) -> None:
         """loss_gen_total, from its parts."""
         raise NotImplementedError

@@ -187,11 +187,7 @@ class _Run:
 
     def _iterate(self, x_a: Tensor, x_b: Tensor, iteration: int) -> None:
         torch.manual_seed(iteration_seed(self.options.seed, iteration))
-        x_a = x_a.to(self.options.device, non_blocking=True)
-        x_b = x_b.to(self.options.device, non_blocking=True)
-        self.trainer.update_learning_rate()
-        self.trainer.dis_update(x_a, x_b, self.hyperparameters)
-        self.trainer.gen_update(x_a, x_b, self.hyperparameters)
+        self.trainer.update(x_a, x_b, self.hyperparameters)
 
     def _after_iteration(self, done: int, writer: SummaryWriter) -> bool:
         """Log, show and save as the configuration says; whether the run was saved."""

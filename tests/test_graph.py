@@ -1,0 +1,151 @@
+"""A whole iteration at once: on the CPU the three calls, on a GPU one CUDA graph."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from munit_fast import graph, make_config, reference, trainers
+
+needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+
+
+def hyperparameters(**over: Any) -> dict[str, Any]:
+    sizes = {"crop_image_height": 32, "crop_image_width": 40, "display_size": 2, "step_size": 4, "lr": 0.001}
+    gen, dis = {"dim": 8, "mlp_dim": 8, "style_dim": 3, "n_res": 1}, {"dim": 8, "n_layer": 2, "num_scales": 2}
+    return make_config({"gen": gen, "dis": {**dis, **over.pop("dis", {})}, **sizes, **over}).hyperparameters()
+
+
+def batches(count: int) -> list[tuple[Tensor, Tensor]]:
+    draw = torch.Generator().manual_seed(5)
+    return [tuple(torch.rand(2, 1, 3, 32, 40, generator=draw) * 2 - 1) for _ in range(count)]  # type: ignore[misc]
+
+
+def parameters(trainer: Any) -> Tensor:
+    return torch.cat([p.detach().double().cpu().flatten() for p in trainer.parameters()])
+
+
+def trained(kind: str, hp: dict[str, Any], whole: bool, device: str = "cpu", amp: str = "off", count: int = 8) -> Any:
+    torch.manual_seed(0)
+    trainer: Any = getattr(trainers, kind)(hp, amp=amp).to(device)
+    for i, (x_a, x_b) in enumerate(batches(count)):
+        torch.manual_seed(100 + i)
+        if whole:
+            trainer.update(x_a, x_b, hp)
+        else:
+            trainer.update_learning_rate()
+            x_a, x_b = x_a.to(device), x_b.to(device)
+            trainer.dis_update(x_a, x_b, hp)
+            trainer.gen_update(x_a, x_b, hp)
+    return trainer
+
+
+@pytest.mark.parametrize("kind", ["MUNIT_Trainer", "UNIT_Trainer"])
+def test_update_is_the_three_calls(kind: str) -> None:
+    hp = hyperparameters(recon_x_cyc_w=1)
+    whole, parts = (trained(kind, hp, choice, count=4) for choice in (True, False))
+    assert torch.equal(parameters(whole), parameters(parts))
+    assert whole.iterations == 4 and whole.gen_opt.param_groups[0]["lr"] == 0.0005
+
+
+@pytest.mark.parametrize("kind", ["MUNIT_Trainer", "UNIT_Trainer"])
+def test_noise_for_a_graph_is_what_the_updates_draw(kind: str) -> None:
+    """The same numbers in the same order, so that a run is the same with and without a graph."""
+    hp = hyperparameters(recon_x_cyc_w=1)
+    x_a, x_b = batches(1)[0]
+    found = []
+    for drawn in (True, False):
+        torch.manual_seed(0)
+        trainer: Any = getattr(trainers, kind)(hp)
+        torch.manual_seed(1)
+        of_dis, of_gen = trainer._noise(x_a, x_b) if drawn else (None, None)
+        trainer.dis_update(x_a, x_b, hp, of_dis)
+        trainer.gen_update(x_a, x_b, hp, of_gen)
+        found.append((parameters(trainer), torch.rand(1)))
+    assert torch.equal(found[0][0], found[1][0]) and torch.equal(found[0][1], found[1][1])
+
+
+def test_why_not() -> None:
+    cuda = torch.device("cuda")
+    hp = hyperparameters()
+    assert "need a CUDA device" in str(graph.why_not(trainers.MUNIT_Trainer(hp), torch.device("cpu")))
+    assert "published updates" in str(graph.why_not(trainers.MUNIT_Trainer(hp, impl="reference"), cuda))
+    spectral = trainers.MUNIT_Trainer(hyperparameters(dis={"norm": "sn"}))
+    assert "spectral norm" in str(graph.why_not(spectral, cuda))
+    assert graph.why_not(trainers.MUNIT_Trainer(hp), cuda) is None
+
+
+def test_a_capture_that_fails_leaves_a_run_that_goes_on(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The iteration is done once, with the same noise and learning rate, and the reason is logged once."""
+
+    class Failing:
+        def __init__(self, *_: Any) -> None:
+            pass
+
+        def run(self, *_: Any) -> None:
+            raise graph.CaptureError("operation not permitted")
+
+    hp = hyperparameters()
+    plain = trained("MUNIT_Trainer", hp, True, count=3)
+    monkeypatch.setattr(graph, "why_not", lambda trainer, device: None)
+    monkeypatch.setattr(trainers, "StepGraph", Failing)
+    monkeypatch.setattr(trainers._FusedAdam, "make_capturable", lambda self: None)
+    with caplog.at_level(logging.WARNING):
+        failed = trained("MUNIT_Trainer", hp, True, count=3)
+    assert failed._no_graph == "the capture failed: operation not permitted"
+    assert failed.iterations == 3 and torch.equal(parameters(failed), parameters(plain))
+
+
+def test_a_capturable_optimizer_writes_published_files(tmp_path: Path) -> None:
+    hp = hyperparameters()
+    trainer = trained("MUNIT_Trainer", hp, True, count=1)
+    for optimizer in (trainer.gen_opt, trainer.dis_opt):
+        optimizer.make_capturable()
+    trainer.update_learning_rate()
+    rate = trainer.gen_opt.param_groups[0]["lr"]
+    assert isinstance(rate, Tensor)
+    trainer.iterations = 3
+    trainer.update_learning_rate()
+    assert trainer.gen_opt.param_groups[0]["lr"] is rate and float(rate) == pytest.approx(0.0005)
+    trainer.save(tmp_path, 3)
+    state = torch.load(tmp_path / "optimizer.pt", weights_only=True)
+    group = state["gen"]["param_groups"][0]
+    assert type(group["lr"]) is float and group["fused"] is None and group["capturable"] is False
+    plain = reference.MUNIT_Trainer(hp)
+    plain.resume(tmp_path, hp)
+    assert plain.gen_opt.param_groups[0]["lr"] == pytest.approx(0.0005)
+
+
+@pytest.mark.gpu
+@needs_gpu
+@pytest.mark.parametrize("amp", ["off", "bf16", "fp16"])
+@pytest.mark.parametrize("kind", ["MUNIT_Trainer", "UNIT_Trainer"])
+def test_replays_are_eager_iterations(kind: str, amp: str) -> None:
+    """Other images, noise and learning rates in each: eight iterations, five of them replayed."""
+    hp = hyperparameters(recon_x_cyc_w=1)
+    whole, parts = (trained(kind, hp, choice, "cuda", amp) for choice in (True, False))
+    assert whole._no_graph is None and len(whole._graphs) == 1
+    difference = (parameters(whole) - parameters(parts)).norm() / parameters(parts).norm()
+    assert float(difference) < {"off": 1e-4, "bf16": 1e-2, "fp16": 1e-2}[amp]
+    assert whole.iterations == 8
+    assert float(whole.gen_opt.param_groups[0]["lr"]) == pytest.approx(0.00025)
+
+
+@pytest.mark.gpu
+@needs_gpu
+def test_a_step_that_is_not_finite_is_skipped_inside_the_graph() -> None:
+    hp = hyperparameters()
+    trainer = trained("MUNIT_Trainer", hp, True, "cuda", count=6)
+    before = parameters(trainer)
+    nothing = torch.full((1, 3, 32, 40), float("nan"))
+    trainer.update(nothing, nothing, hp)
+    assert trainer.skipped_steps == 2 and torch.equal(parameters(trainer), before)
+    trainer.update(*batches(1)[0], hp)
+    assert trainer.skipped_steps == 2 and not torch.equal(parameters(trainer), before)
