@@ -329,3 +329,51 @@ def test_a_code_too_small_for_its_norm() -> None:
     net = twins("AdaINGen", make_config({"gen": {"dim": 4, "n_downsample": 4}}).gen.model_dump(), torch.float32)[1]
     with pytest.raises(ValueError, match="too small"):
         net.encode(torch.rand(1, 3, 16, 16))
+
+
+@pytest.mark.parametrize("kind", ["MUNIT_Trainer", "UNIT_Trainer"])
+def test_files_go_from_fast_to_reference_and_back(kind: str, tmp_path: Any) -> None:
+    """Two fast iterations, two of the reference, two fast ones, through the published files: as six of either."""
+    hp = small(recon_x_cyc_w=1)
+    trainer = trainer_pair(kind, hp)[0]
+    expected = trainer_pair(kind, hp)[0]
+    draw = torch.Generator().manual_seed(1)
+    for i in range(6):
+        x_a, x_b = torch.rand(2, 1, 3, 32, 40, generator=draw, dtype=torch.float64) * 2 - 1
+        if i % 2 == 0:
+            source = trainers if i != 2 else reference
+            following = getattr(source, kind)(hp).double()
+            if i:
+                trainer.save(tmp_path, i - 1)
+                assert following.resume(tmp_path, hp) == i
+            else:
+                following.load_state_dict(trainer.state_dict())
+            trainer = following
+        for each in (trainer, expected):
+            torch.manual_seed(100 + i)
+            each.update_learning_rate()
+            each.dis_update(x_a, x_b, hp)
+            each.gen_update(x_a, x_b, hp)
+    assert losses(trainer) == pytest.approx(losses(expected), rel=1e-9)
+    for (name, q), (_, p) in zip(trainer.named_parameters(), expected.named_parameters()):
+        if not IDLE_BIAS.search(name):
+            assert relative(q, p) < 1e-9, name
+
+
+@pytest.mark.parametrize("size", [(64, 64), (37, 50)])
+def test_float32(size: tuple[int, int]) -> None:
+    """Outputs to some 50 unit roundoffs a layer, gradients, which cross kinks, in norm."""
+    pair = twins("AdaINGen", make_config({"gen": {"dim": 8, "n_res": 2}}).gen.model_dump(), torch.float32)
+    exact = copy.deepcopy(pair[0]).double()
+    x, style = torch.randn(2, 3, *size), torch.randn(2, 8, 1, 1)
+    upstream: Tensor | None = None
+    found = []
+    for net, dtype in ((exact, torch.float64), (pair[0], torch.float32), (pair[1], torch.float32)):
+        content, _ = net.encode(x.to(dtype))
+        y = net.decode(content, style.to(dtype))
+        upstream = torch.randn_like(y) if upstream is None else upstream
+        y.backward(upstream.to(dtype))
+        found.append((content, y, net.enc_content.model[1].conv.weight.grad, net.dec.model[-1].conv.weight.grad))
+    for wanted, plain, fast in zip(*found):
+        mine, theirs = relative(fast.double(), wanted), relative(plain.double(), wanted)
+        assert mine < max(3 * theirs, 1e-5), (mine, theirs)
