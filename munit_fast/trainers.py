@@ -70,6 +70,8 @@ class _Fast(reference.trainers._Trainer):
     def _set_up(self, impl: str, amp: str) -> None:
         self.amp = amp
         amp_dtype(amp, torch.device("cpu"))  # an unknown name is refused at once
+        if impl == "reference" and amp == "fp16":
+            raise ValueError("amp='fp16' needs loss scaling, which impl='reference' does not have; use 'bf16' or 'off'")
         self._codes: _KeptCodes | None = None
         self._graphs: dict[Any, StepGraph] = {}
         self._no_graph: str | None = None

@@ -311,6 +311,8 @@ def test_impl_reference_is_the_reference() -> None:
 def test_unknown_choices() -> None:
     with pytest.raises(ValueError, match="impl must be one of"):
         trainers.MUNIT_Trainer(small(), impl="fastest")
+    with pytest.raises(ValueError, match="needs loss scaling"):
+        trainers.MUNIT_Trainer(small(), impl="reference", amp="fp16")
     with pytest.raises(ValueError, match="amp must be one of"):
         trainers.MUNIT_Trainer(small(), amp="half")
 
