@@ -45,6 +45,7 @@ class StepGraph:
         self.inputs = [torch.empty_like(t, device=x_a.device) for t in (x_a, x_b, *noise)]
         self.stream = torch.cuda.Stream(x_a.device)
         self.graph: torch.cuda.CUDAGraph | None = None
+        self.losses: dict[str, Tensor | float] = {}  # the graph's own, once it is captured
         self.done = 0
 
     def run(self, x_a: Tensor, x_b: Tensor, noise: Sequence[Tensor]) -> None:
@@ -63,7 +64,8 @@ class StepGraph:
             torch.cuda.synchronize(x_a.device)
             graph = torch.cuda.CUDAGraph()
             try:
-                with torch.cuda.graph(graph, stream=self.stream):
+                # thread_local: a loader's thread may pin memory meanwhile.
+                with torch.cuda.graph(graph, stream=self.stream, capture_error_mode="thread_local"):
                     self.iterate(x_a, x_b, noise)
             except RuntimeError as error:
                 raise CaptureError(str(error).partition("\n")[0]) from error

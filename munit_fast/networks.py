@@ -37,7 +37,7 @@ _PAD_MODES = {nn.ReflectionPad2d: "reflect", nn.ReplicationPad2d: "replicate", n
 _EPS = 1e-5
 
 # The convolutions' weights as they are used: cast, and summed for the phases. Kept for the calls of one context only.
-_cache: ContextVar[dict[Any, Tensor] | None] = ContextVar("munit_fast_weights", default=None)
+_cache: ContextVar[dict[Any, tuple[Tensor, Tensor]] | None] = ContextVar("munit_fast_weights", default=None)
 
 
 @contextmanager
@@ -85,13 +85,13 @@ def _compute(x: Tensor, dtype: torch.dtype) -> torch.dtype:
 
 
 def _prepared(conv: nn.Conv2d, dtype: torch.dtype, phases: bool = False) -> Tensor:
-    cache, key = _cache.get(), (conv, dtype, phases, torch.is_grad_enabled(), conv.weight.requires_grad)
+    cache, key = _cache.get(), (id(conv.weight), dtype, phases, torch.is_grad_enabled(), conv.weight.requires_grad)
     if cache is not None and key in cache:
-        return cache[key]
+        return cache[key][1]
     weight = phase_weight(conv.weight) if phases else conv.weight
     weight = weight.to(dtype=dtype, memory_format=torch.channels_last)
     if cache is not None:
-        cache[key] = weight
+        cache[key] = (conv.weight, weight)  # held, so that no other tensor takes its id
     return weight
 
 
@@ -421,6 +421,8 @@ class MsImageDis(reference.MsImageDis, Fused):
         """The discriminator's loss, summed over the scales: fake towards 0, real towards 1."""
         if self.plain:
             return super().calc_dis_loss(input_fake, input_real)
+        if input_fake.shape[1:] != input_real.shape[1:]:
+            return self._losses(self.forward(input_fake), 0.0) + self._losses(self.forward(input_real), 1.0)
         n = input_fake.shape[0]
         outputs = self.forward(torch.cat([input_fake.to(input_real.dtype), input_real]))
         fake, real = [y[:n] for y in outputs], [y[n:] for y in outputs]

@@ -21,28 +21,46 @@ __all__ = ["MUNIT_Trainer", "UNIT_Trainer"]
 class _FusedAdam(torch.optim.Adam):
     """Adam in one pass over memory. Its files are those of the published optimizer, which say nothing of that."""
 
+    loads = 0  # how often a state was loaded: a graph from before holds the old moments
+
     def __init__(self, groups: Any) -> None:
         super().__init__(groups)
+        self._step_supports_amp_scaling = True  # torch sets it for a flag that comes with the constructor only
+        self.rates: list[float] = []  # what the tensors stand for, to all digits
         for group in self.param_groups:
             group["fused"], group["foreach"] = True, None
 
     def make_capturable(self) -> None:
-        """Let a CUDA graph hold the step: the learning rate becomes a tensor, which `set_lr` writes to."""
+        """Let a CUDA graph hold the step: the learning rate becomes a tensor, which `set_rates` writes to."""
         for group in self.param_groups:
             if not isinstance(group["lr"], Tensor):
                 group["capturable"] = True
+                self.rates.append(group["lr"])
                 group["lr"] = torch.tensor(group["lr"], dtype=torch.float32, device=group["params"][0].device)
 
     def state_dict(self) -> dict[str, Any]:
         state = super().state_dict()
         plain = {"fused": None, "capturable": False}
-        return state | {"param_groups": [g | plain | {"lr": float(g["lr"])} for g in state["param_groups"]]}
+        rates = self.rates or [group["lr"] for group in self.param_groups]
+        groups = [group | plain | {"lr": rate} for group, rate in zip(state["param_groups"], rates)]
+        return state | {"param_groups": groups}
+
+    def set_rates(self, tensors: list[Tensor]) -> None:
+        """Write the groups' rates, which were just set as numbers, into their tensors."""
+        self.rates = [group["lr"] for group in self.param_groups]
+        for group, tensor in zip(self.param_groups, tensors):
+            group["lr"] = tensor.fill_(group["lr"])
 
     def load_state_dict(self, state_dict: Any) -> None:
         # Said before loading: it decides where the step counts go.
         flags = {"fused": True, "foreach": None}
         groups = [group | flags for group in state_dict["param_groups"]]
         super().load_state_dict(state_dict | {"param_groups": groups})
+        self.loads += 1
+        self.rates = []
+
+
+_MOST_GRAPHS = 4  # of one trainer; each has its own memory
 
 
 class _KeptCodes(NamedTuple):
@@ -50,7 +68,7 @@ class _KeptCodes(NamedTuple):
 
     x_a: Tensor
     x_b: Tensor
-    versions: list[tuple[int, int]]
+    versions: list[Any]
     codes: Codes
 
 
@@ -75,7 +93,7 @@ class _Fast(reference.trainers._Trainer):
         self._codes: _KeptCodes | None = None
         self._graphs: dict[Any, StepGraph] = {}
         self._no_graph: str | None = None
-        self._scalers: dict[int, torch.amp.GradScaler] = {}
+        self._scalers: dict[str, torch.amp.GradScaler] = {}
         self.impl = impl
         for module in (self.gen_a, self.gen_b, self.dis_a, self.dis_b):
             assert isinstance(module, Fused)
@@ -122,8 +140,11 @@ class _Fast(reference.trainers._Trainer):
         self.update_learning_rate()
         state = torch.get_rng_state()
         of_dis, of_gen = self._noise(x_a, x_b)
-        key = (x_a.shape, x_b.shape, x_a.dtype, id(hp))
+        loads = (self.dis_opt.loads, self.gen_opt.loads)
+        key = (x_a.shape, x_b.shape, x_a.dtype, x_b.dtype, repr(hp), self.amp, self.impl, loads)
         if key not in self._graphs:
+            if len(self._graphs) >= _MOST_GRAPHS:
+                self._graphs.clear()
             count = len(of_dis)
 
             def iterate(x_a: Tensor, x_b: Tensor, noise: Sequence[Tensor]) -> None:
@@ -132,11 +153,15 @@ class _Fast(reference.trainers._Trainer):
 
             like = x_a.to(device), x_b.to(device)
             self._graphs[key] = StepGraph(iterate, *like, [*of_dis, *of_gen])
+        step = self._graphs[key]
         try:
-            self._graphs[key].run(x_a, x_b, [*of_dis, *of_gen])
+            step.run(x_a, x_b, [*of_dis, *of_gen])
         except CaptureError:
             torch.set_rng_state(state)
             raise
+        if step.graph is not None:  # each graph writes to losses of its own
+            step.losses = step.losses or {k: v for k, v in vars(self).items() if k.startswith("loss_")}
+            vars(self).update(step.losses)
 
     def _noise(self, x_a: Tensor, x_b: Tensor) -> tuple[list[Tensor], list[Tensor]]:
         """The noise of a discriminator and of a generator update, on the CPU, drawn in the published order."""
@@ -150,15 +175,18 @@ class _Fast(reference.trainers._Trainer):
             self._scalers[key].load_state_dict(scaler.state_dict())
 
     def update_learning_rate(self) -> None:
-        rates = [(group, group["lr"]) for o in (self.dis_opt, self.gen_opt) for group in o.param_groups]
+        before = [[group["lr"] for group in o.param_groups] for o in (self.dis_opt, self.gen_opt)]
         super().update_learning_rate()
-        for group, rate in rates:
-            if isinstance(rate, Tensor):  # a graph reads this one
-                group["lr"] = rate.fill_(group["lr"])
+        for optimizer, rates in zip((self.dis_opt, self.gen_opt), before):
+            if isinstance(rates[0], Tensor):  # a graph reads these
+                optimizer.set_rates(rates)
 
-    def load_optimizers(self, states: Mapping[str, Any]) -> None:
-        super().load_optimizers(states)
-        self._graphs.clear()  # they hold the old moments
+    def _apply(self, fn: Any, recurse: bool = True) -> Any:
+        self._graphs, self._codes = {}, None  # the parameters move
+        return super()._apply(fn, recurse)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return vars(self) | {"_graphs": {}, "_codes": None}
 
     @property
     def skipped_steps(self) -> int:
@@ -168,7 +196,8 @@ class _Fast(reference.trainers._Trainer):
     @skipped_steps.setter
     def skipped_steps(self, value: int) -> None:
         self._skipped: int = value
-        self._skipped_there: Tensor | None = None
+        there = vars(self).get("_skipped_there")
+        self._skipped_there: Tensor | None = None if there is None else there.zero_()  # a graph adds to this one
 
     # ---- optimizers ----
 
@@ -177,8 +206,7 @@ class _Fast(reference.trainers._Trainer):
 
     def scaler_states(self) -> dict[str, dict[str, Any]]:
         """The state of fp16's loss scaling, as plain values; {} without."""
-        names = {id(self.gen_opt): "gen", id(self.dis_opt): "dis"}
-        return {names[key]: scaler.state_dict() for key, scaler in self._scalers.items()}
+        return {name: scaler.state_dict() for name, scaler in self._scalers.items()}
 
     def load_scalers(self, states: Mapping[str, dict[str, Any]]) -> None:
         """Take up what `scaler_states` gave."""
@@ -190,9 +218,10 @@ class _Fast(reference.trainers._Trainer):
     def _scaler(self, optimizer: torch.optim.Optimizer) -> torch.amp.GradScaler | None:
         if amp_dtype(self.amp, self.device) != torch.float16:
             return None
-        if id(optimizer) not in self._scalers:
-            self._scalers[id(optimizer)] = torch.amp.GradScaler(self.device.type)
-        return self._scalers[id(optimizer)]
+        name = "gen" if optimizer is self.gen_opt else "dis"
+        if name not in self._scalers:
+            self._scalers[name] = torch.amp.GradScaler(self.device.type)
+        return self._scalers[name]
 
     def _descend(self, loss: Tensor, optimizer: torch.optim.Optimizer) -> None:
         """The gradient of `loss` and one step; a gradient that is not finite is counted and no step taken."""
@@ -204,7 +233,9 @@ class _Fast(reference.trainers._Trainer):
             scaler.unscale_(optimizer)
         # Nothing is read back from a GPU: the optimizer itself looks at `found_inf`.
         gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
-        found = 1 - torch.isfinite(torch.nn.utils.get_total_norm(gradients)).float()
+        # A scaler looks at the elements; without one, squares that overflow inside Adam count too.
+        norm = torch.nn.utils.get_total_norm(gradients, norm_type=2.0 if scaler is None else torch.inf)
+        found = 1 - torch.isfinite(norm).float()
         if self._skipped_there is None:
             self._skipped_there = torch.zeros_like(found)
         self._skipped_there += found
@@ -219,10 +250,12 @@ class _Fast(reference.trainers._Trainer):
 
     # ---- codes that both updates of an iteration need ----
 
-    def _versions(self, x_a: Tensor, x_b: Tensor) -> list[tuple[int, int]]:
-        """What tells that the images and the generators' parameters have not changed."""
+    def _versions(self, x_a: Tensor, x_b: Tensor) -> list[Any]:
+        """What tells that the images, the generators' parameters and the precision have not changed."""
         parameters = (p for net in (self.gen_a, self.gen_b) for p in net.parameters())
-        return [(t.data_ptr(), t._version) for t in (x_a, x_b, *parameters)]
+        kind = x_a.device.type
+        precision = (self.amp, torch.is_autocast_enabled(kind), torch.get_autocast_dtype(kind))
+        return [precision, *((t.data_ptr(), t._version, t.requires_grad) for t in (x_a, x_b, *parameters))]
 
     def _encode(self, x_a: Tensor, x_b: Tensor) -> Codes:
         raise NotImplementedError
@@ -245,15 +278,16 @@ class _Fast(reference.trainers._Trainer):
 
     def _fast_dis_update(self, x_a: Tensor, x_b: Tensor, hp: Hyperparameters, noise: Noise) -> None:
         self.dis_opt.zero_grad()
+        self._codes = None
         with self._autocast(), shared_weights():
-            codes = self._encode(x_a, x_b)
+            codes, versions = self._encode(x_a, x_b), self._versions(x_a, x_b)
             with torch.no_grad():
                 x_ab, x_ba = self._translate(codes, x_a, x_b, noise)
             self.loss_dis_a = self.dis_a.calc_dis_loss(x_ba, x_a)
             self.loss_dis_b = self.dis_b.calc_dis_loss(x_ab, x_b)
             self.loss_dis_total = hp["gan_w"] * self.loss_dis_a + hp["gan_w"] * self.loss_dis_b
         self._descend(self.loss_dis_total, self.dis_opt)
-        self._codes = _KeptCodes(x_a, x_b, self._versions(x_a, x_b), codes)
+        self._codes = _KeptCodes(x_a, x_b, versions, codes)
 
     def _fast_gen_update(self, x_a: Tensor, x_b: Tensor, hp: Hyperparameters, noise: Noise) -> None:
         self.gen_opt.zero_grad()

@@ -379,3 +379,65 @@ def test_float32(size: tuple[int, int]) -> None:
     for wanted, plain, fast in zip(*found):
         mine, theirs = relative(fast.double(), wanted), relative(plain.double(), wanted)
         assert mine < max(3 * theirs, 1e-5), (mine, theirs)
+
+
+def test_training_after_inference_mode() -> None:
+    """What is kept between calls must not be an inference tensor."""
+    from munit_fast.ops import phase
+
+    phase._taps.cache_clear()
+    phase._windows.cache_clear()
+    hp = small()
+    with torch.inference_mode():
+        MUNIT(hp).translate(torch.rand(1, 3, 32, 40) * 2 - 1)
+    trainer = trainers.MUNIT_Trainer(hp)
+    x_a, x_b = torch.rand(2, 1, 3, 32, 40) * 2 - 1
+    trainer.dis_update(x_a, x_b, hp)
+    trainer.gen_update(x_a, x_b, hp)
+    assert torch.isfinite(trainer.loss_gen_total)
+
+
+@pytest.mark.parametrize("kind", ["MUNIT_Trainer", "UNIT_Trainer"])
+def test_images_of_two_sizes(kind: str) -> None:
+    hp = small(recon_x_cyc_w=1)
+    x_a = torch.rand(1, 3, 32, 40, dtype=torch.float64) * 2 - 1
+    x_b = torch.rand(2 if kind == "UNIT_Trainer" else 1, 3, 48, 32, dtype=torch.float64) * 2 - 1
+    pair = trainer_pair(kind, hp)
+    for trainer in pair:
+        torch.manual_seed(1)
+        trainer.dis_update(x_a, x_b, hp)
+        trainer.gen_update(x_a, x_b, hp)
+    assert losses(pair[1]) == pytest.approx(losses(pair[0]), rel=1e-10)
+    torch.manual_seed(1)
+    of_dis, of_gen = pair[1]._noise(x_a, x_b)
+    pair[1].dis_update(x_a, x_b, hp, of_dis)
+    pair[1].gen_update(x_a, x_b, hp, of_gen)
+
+
+def test_codes_made_while_frozen_are_not_kept() -> None:
+    hp = small()
+    x_a, x_b = torch.rand(2, 1, 3, 32, 40, dtype=torch.float64) * 2 - 1
+    noise = [torch.randn(1, 3, 1, 1) for _ in range(2)]
+    pair = trainer_pair("MUNIT_Trainer", hp)
+    for trainer in pair:
+        trainer.gen_a.requires_grad_(False)
+        trainer.gen_b.requires_grad_(False)
+        trainer.dis_update(x_a, x_b, hp, noise)
+        trainer.gen_a.requires_grad_(True)
+        trainer.gen_b.requires_grad_(True)
+        trainer.gen_update(x_a, x_b, hp, noise)
+    compare_gradients(pair[1].gen_a, pair[0].gen_a, IDLE_BIAS, 1e-10)
+
+
+def test_a_trainer_is_copied_and_pickled_between_its_updates() -> None:
+    import pickle
+
+    hp = small()
+    trainer = trainers.MUNIT_Trainer(hp, amp="fp16")
+    x_a, x_b = torch.rand(2, 1, 3, 32, 40) * 2 - 1
+    trainer.dis_update(x_a, x_b, hp)
+    for name in [name for name in vars(trainer) if name.startswith("loss_")]:
+        vars(trainer)[name] = 0.0  # a loss with a graph cannot be copied, the reference's neither
+    for twin in (copy.deepcopy(trainer), pickle.loads(pickle.dumps(trainer))):
+        twin.gen_update(x_a, x_b, hp)
+        assert set(twin.scaler_states()) == {"dis", "gen"}

@@ -12,7 +12,7 @@ what is missing there.
 
 from __future__ import annotations
 
-from functools import cache
+from functools import cache, lru_cache
 
 import torch
 import torch.nn.functional as F
@@ -21,7 +21,12 @@ from torch import Tensor
 _TAPS = (((0, 1), (2, 3), (4,)), ((0,), (1, 2), (3, 4)))
 
 
+# Kept tensors must be usable in training, wherever they were first needed.
+_kept = torch.inference_mode(False)
+
+
 @cache
+@_kept
 def _taps(device: torch.device, dtype: torch.dtype) -> Tensor:
     """[25, 36]: which of the 5×5 taps (row-major) make each tap (i, j, a, b) of the phases."""
     lines = torch.zeros(2, 3, 5, dtype=torch.float64)
@@ -38,7 +43,8 @@ def phase_weight(weight: Tensor) -> Tensor:
     return taps.view(o, c, 2, 2, 3, 3).permute(2, 3, 0, 1, 4, 5).reshape(4 * o, c, 3, 3)
 
 
-@cache
+@lru_cache(maxsize=16)
+@_kept
 def _windows(size: int, reflect: bool, device: torch.device, dtype: torch.dtype) -> Tensor:
     """[size, 2·size · 5]: a line of `size` pixels -> nearest ×2, padded by two, cut into windows of five."""
     index = torch.arange(-2, 2 * size + 2)
