@@ -201,8 +201,8 @@ def _res_blocks(
     return h
 
 
-class StyleEncoder(reference.StyleEncoder, Fused):
-    """`reference.StyleEncoder`: [N, input_dim, H, W] -> [N, style_dim, 1, 1]; float32 under autocast."""
+class _Encoder(Fused):
+    """What both encoders share: they read the same padded image."""
 
     def forward(self, x: Tensor) -> Tensor:
         if self.plain:
@@ -213,26 +213,24 @@ class StyleEncoder(reference.StyleEncoder, Fused):
             return self.of_padded(_padded(x, *_pad(first), dtype, self.impl))
 
     def of_padded(self, p: Tensor) -> Tensor:
-        """The same of an image that is padded and cast already."""
+        """The code of an image that is padded and cast already."""
+        raise NotImplementedError
+
+
+class StyleEncoder(_Encoder, reference.StyleEncoder):
+    """`reference.StyleEncoder`: [N, input_dim, H, W] -> [N, style_dim, 1, 1]; float32 under autocast."""
+
+    def of_padded(self, p: Tensor) -> Tensor:
         *blocks, _, last = self.layers
         z = _chain(p, blocks, self.impl)
         pooled = _apply(z, _epilogue(blocks[-1], 0, "zero", self.impl)).mean((2, 3), dtype=last.weight.dtype)
         return F.linear(pooled, last.weight.flatten(1), last.bias)[:, :, None, None]
 
 
-class ContentEncoder(reference.ContentEncoder, Fused):
+class ContentEncoder(_Encoder, reference.ContentEncoder):
     """`reference.ContentEncoder`: [N, input_dim, H, W] -> [N, dim · 2^d, H / 2^d, W / 2^d], channels_last."""
 
-    def forward(self, x: Tensor) -> Tensor:
-        if self.plain:
-            return super().forward(x)
-        first = self.layers[0]
-        dtype = _compute(x, first.conv.weight.dtype)
-        with _autocast_off(x):
-            return self.of_padded(_padded(x, *_pad(first), dtype, self.impl))
-
     def of_padded(self, p: Tensor) -> Tensor:
-        """The same of an image that is padded and cast already."""
         *blocks, chain = self.layers
         z = _chain(p, blocks, self.impl)
         _check_planes(z, "the image")

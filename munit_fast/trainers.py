@@ -276,7 +276,15 @@ class _Fast(reference.trainers._Trainer):
     def _generate(self, x_a: Tensor, x_b: Tensor, noise: Noise, cycle: bool) -> objectives.Generated:
         raise NotImplementedError
 
-    def _fast_dis_update(self, x_a: Tensor, x_b: Tensor, hp: Hyperparameters, noise: Noise) -> None:
+    def dis_update(self, x_a: Tensor, x_b: Tensor, hyperparameters: Hyperparameters, noise: Noise = None) -> None:
+        """One discriminator step on images [N, C, H, W] in [-1, 1].
+
+        noise: for MUNIT [s_a, s_b], each [N, style_dim, 1, 1]; for UNIT [n_a, n_b], each of the code's shape.
+        """
+        hp = hyperparameters
+        if self.plain:
+            with self._autocast():
+                return super().dis_update(x_a, x_b, hp, noise)
         self.dis_opt.zero_grad()
         self._codes = None
         with self._autocast(), shared_weights():
@@ -289,7 +297,16 @@ class _Fast(reference.trainers._Trainer):
         self._descend(self.loss_dis_total, self.dis_opt)
         self._codes = _KeptCodes(x_a, x_b, versions, codes)
 
-    def _fast_gen_update(self, x_a: Tensor, x_b: Tensor, hp: Hyperparameters, noise: Noise) -> None:
+    def gen_update(self, x_a: Tensor, x_b: Tensor, hyperparameters: Hyperparameters, noise: Noise = None) -> None:
+        """One generator step on images [N, C, H, W] in [-1, 1].
+
+        noise: for MUNIT [s_a, s_b], each [N, style_dim, 1, 1]; for UNIT [n_a, n_b, n_b_recon, n_a_recon], each of the
+        code's shape.
+        """
+        hp = hyperparameters
+        if self.plain:
+            with self._autocast():
+                return super().gen_update(x_a, x_b, hp, noise)
         self.gen_opt.zero_grad()
         with frozen(self.dis_a, self.dis_b), self._autocast(), shared_weights():
             losses, x_ab, x_ba = self._generate(x_a, x_b, noise, hp["recon_x_cyc_w"] > 0)
@@ -319,20 +336,6 @@ class MUNIT_Trainer(_Fast, reference.MUNIT_Trainer):
         super().__init__(hyperparameters)
         self.loss_gen_cycrecon_x_a = self.loss_gen_cycrecon_x_b = 0.0
         self._set_up(impl, amp)
-
-    def dis_update(self, x_a: Tensor, x_b: Tensor, hyperparameters: Hyperparameters, noise: Noise = None) -> None:
-        """One discriminator step on images [N, C, H, W] in [-1, 1]. noise: [s_a, s_b], each [N, style_dim, 1, 1]."""
-        if self.plain:
-            with self._autocast():
-                return super().dis_update(x_a, x_b, hyperparameters, noise)
-        self._fast_dis_update(x_a, x_b, hyperparameters, noise)
-
-    def gen_update(self, x_a: Tensor, x_b: Tensor, hyperparameters: Hyperparameters, noise: Noise = None) -> None:
-        """One generator step on images [N, C, H, W] in [-1, 1]. noise: [s_a, s_b], each [N, style_dim, 1, 1]."""
-        if self.plain:
-            with self._autocast():
-                return super().gen_update(x_a, x_b, hyperparameters, noise)
-        self._fast_gen_update(x_a, x_b, hyperparameters, noise)
 
     def _noise(self, x_a: Tensor, x_b: Tensor) -> tuple[list[Tensor], list[Tensor]]:
         draws = [[torch.randn(x.shape[0], self.style_dim, 1, 1) for x in (x_a, x_b)] for _ in range(2)]
@@ -364,20 +367,6 @@ class UNIT_Trainer(_Fast, reference.UNIT_Trainer):
         super().__init__(hyperparameters)
         self.loss_gen_cyc_x_a = self.loss_gen_cyc_x_b = 0.0
         self._set_up(impl, amp)
-
-    def dis_update(self, x_a: Tensor, x_b: Tensor, hyperparameters: Hyperparameters, noise: Noise = None) -> None:
-        """One discriminator step on images [N, C, H, W] in [-1, 1]. noise: [n_a, n_b], each of the code's shape."""
-        if self.plain:
-            with self._autocast():
-                return super().dis_update(x_a, x_b, hyperparameters, noise)
-        self._fast_dis_update(x_a, x_b, hyperparameters, noise)
-
-    def gen_update(self, x_a: Tensor, x_b: Tensor, hyperparameters: Hyperparameters, noise: Noise = None) -> None:
-        """One generator step. noise: [n_a, n_b, n_b_recon, n_a_recon], each of the code's shape."""
-        if self.plain:
-            with self._autocast():
-                return super().gen_update(x_a, x_b, hyperparameters, noise)
-        self._fast_gen_update(x_a, x_b, hyperparameters, noise)
 
     def _noise(self, x_a: Tensor, x_b: Tensor) -> tuple[list[Tensor], list[Tensor]]:
         a, b = (self._code_size(x) for x in (x_a, x_b))
