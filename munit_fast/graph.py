@@ -49,7 +49,10 @@ class StepGraph:
         self.done = 0
 
     def run(self, x_a: Tensor, x_b: Tensor, noise: Sequence[Tensor]) -> None:
-        """One iteration on these images and this noise, which may lie on the CPU."""
+        """One iteration on images [N, C, H, W] and noise of the sizes of the first call; they may lie on the CPU.
+
+        Raises CaptureError; what an eager iteration raises goes through.
+        """
         for buffer, value in zip(self.inputs, (x_a, x_b, *noise), strict=True):
             buffer.copy_(value, non_blocking=True)
         x_a, x_b, *noise = self.inputs
