@@ -1,7 +1,8 @@
 # make demo   prepare drawings, train a small MUNIT here, open demo/index.html afterwards
 # make test   run the tests
 # make check  format, lint, types, fast tests
-# make bench  time the reference on this machine
+# make bench  time munit-fast against every baseline, write benchmarks/results and the README's tables
+# make gpu-check, gpu-tune, gpu-wheels  what needs an NVIDIA GPU, and what brings missing packages there
 # make clean  remove what these made
 # All of them set up .venv first, with the versions of constraints.txt.
 
@@ -15,7 +16,10 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constr
 # Threads that spin while they wait starve each other on a busy machine.
 export OMP_WAIT_POLICY ?= passive
 
-.PHONY: demo test check bench clean
+GPU_PYTHON ?= python3
+BENCH_ROWS ?= cpu
+
+.PHONY: demo test check bench gpu-check gpu-tune gpu-wheels clean
 .DEFAULT_GOAL := test
 
 # torch first: the native part is built against the one that is installed.
@@ -39,7 +43,23 @@ check: $(STAMP)
 	$(BIN)/python -m pytest -q -m "not slow"
 
 bench: $(STAMP)
-	$(BIN)/python -m pytest benchmarks --benchmark-only
+	$(BIN)/munit-fast bench --output benchmarks/results/$(BENCH_ROWS).jsonl
+	$(BIN)/munit-fast bench --report
+
+# Without a network and without .venv: with the python3 that has torch.
+gpu-check:
+	$(GPU_PYTHON) benchmarks/gpu_check.py $(GPU_FLAGS)
+
+gpu-tune:
+	$(GPU_PYTHON) benchmarks/gpu_tune.py $(GPU_FLAGS)
+
+# For Python 3.12 on x86-64 Linux: what munit-fast needs beside torch, for a machine that has no network.
+gpu-wheels: $(STAMP)
+	$(BIN)/python -m pip download --quiet --dest wheels --no-deps --only-binary=:all: --python-version 3.12 \
+		--platform manylinux_2_17_x86_64 --platform manylinux2014_x86_64 --constraint constraints.txt \
+		pydantic pydantic-core annotated-types typing-inspection typing-extensions typer annotated-doc shellingham rich \
+		markdown-it-py mdurl pygments jinja2 markupsafe filelock pytest pluggy iniconfig packaging pytest-timeout hypothesis \
+		sortedcontainers
 
 clean:
 	rm -rf $(VENV) demo build dist *.egg-info munit_fast/*.so .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks

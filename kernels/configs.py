@@ -1,11 +1,14 @@
 """The tile sizes and split counts of every kernel, as data.
 
 Nothing is tuned at run time: a table is read from top to bottom and the first row whose limits hold is used, so the
-same shapes give the same launch, and the same bits, on every device. A tuner rewrites the tables, nothing else.
+same shapes give the same launch, and the same bits, on every device. `make gpu-tune` measures tiles for exact shapes
+and writes them to tuned.json beside this file, which is asked first; while there is none, nothing has been tuned.
 """
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import NamedTuple
 
 ANY = 1 << 62
@@ -101,8 +104,28 @@ TABLES: dict[str, list[Row]] = {
 }
 
 
+TUNED_FILE = Path(__file__).with_name("tuned.json")
+
+
+def read_tuned(path: Path) -> dict[tuple[str, int, int, int], Tile]:
+    """(table, itemsize, channels, area) -> tile, as `make gpu-tune` wrote them; {} where there is no file."""
+    if not path.exists():
+        return {}
+    entries = json.loads(path.read_text(encoding="utf-8"))["tiles"]
+    return {
+        (e["table"], e["itemsize"], e["channels"], e["area"]): Tile(*(e["tile"][field] for field in Tile._fields))
+        for e in entries
+    }
+
+
+TUNED = read_tuned(TUNED_FILE)
+
+
 def tile(table: str, itemsize: int, channels: int, area: int) -> Tile:
-    """The tile of the first row of `table` that is large enough."""
+    """The tuned tile for exactly this problem, else that of the first row of `table` that is large enough."""
+    exact = TUNED.get((table, itemsize, channels, area))
+    if exact is not None:
+        return exact
     for row in TABLES[table]:
         if itemsize <= row.itemsize and channels <= row.channels and area <= row.area:
             return row.tile

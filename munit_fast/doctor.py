@@ -73,7 +73,7 @@ def examine() -> Examination:
             **{name: _version(name) for name in ("torch", "triton", "numpy")},
         },
         cpu={
-            "model": _cpu_model(),
+            "model": cpu_model(),
             "architecture": platform.machine(),
             "cores": os.cpu_count(),
             "torch threads": torch.get_num_threads(),
@@ -99,7 +99,8 @@ def _version(package: str) -> str:
         return "not installed" if importlib.util.find_spec(package) is None else "installed, of unknown version"
 
 
-def _cpu_model() -> str:
+def cpu_model() -> str:
+    """The processor's name, "unknown" where nothing tells."""
     try:
         found = re.search(r"^model name\s*:\s*(.+)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
     except OSError:
@@ -107,19 +108,24 @@ def _cpu_model() -> str:
     return found[1] if found else platform.processor() or "unknown"
 
 
+def gpu_driver() -> str | None:
+    """The version of NVIDIA's kernel driver, where it tells."""
+    try:
+        found = re.search(r"Kernel Module.*?\s(\d+(?:\.\d+)+)", Path("/proc/driver/nvidia/version").read_text())
+    except OSError:
+        found = None
+    return found[1] if found else None
+
+
 def _gpu(index: int) -> dict[str, Any]:
     properties = torch.cuda.get_device_properties(index)
-    try:
-        driver = re.search(r"Kernel Module.*?\s(\d+(?:\.\d+)+)", Path("/proc/driver/nvidia/version").read_text())
-    except OSError:
-        driver = None
     return {
         "device": f"cuda:{index}",
         "name": properties.name,
         "capability": f"{properties.major}.{properties.minor}",
         "memory": f"{properties.total_memory / 2**30:.1f} GiB",
         "multiprocessors": properties.multi_processor_count,
-        "driver": driver[1] if driver else "unknown",
+        "driver": gpu_driver() or "unknown",
         "runtime": f"HIP {torch.version.hip}" if torch.version.hip else f"CUDA {torch.version.cuda}",
     }
 

@@ -1,0 +1,166 @@
+"""What is timed, as data: operators, blocks and networks of MUNIT at the shapes they have in it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from itertools import product
+
+import torch
+
+LEVELS = ("op", "block", "network", "training", "translation")
+MODES = ("forward", "training")
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+STYLES = 10  # of a translation
+
+
+@dataclass(frozen=True)
+class Case:
+    """One thing to time.
+
+    op, block: on [batch, channels, side, side], alone. network, training, translation: images
+    [batch, 3, side, side] through networks whose first layer has `channels` (the configurations' `dim`).
+    mode: "forward" without a graph, or "training", forward and backward; an iteration is always "training".
+    """
+
+    level: str
+    name: str
+    mode: str
+    dtype: str  # a key of DTYPES; for networks and iterations the dtype of autocast, fp32 being none
+    batch: int
+    channels: int
+    side: int
+
+    @property
+    def shape(self) -> str:
+        return f"{self.batch}×{self.channels}×{self.side}²"
+
+    def __str__(self) -> str:
+        return f"{self.level} {self.name} {self.mode} {self.shape} {self.dtype}"
+
+
+# What stands between two convolutions of MUNIT, then its losses.
+EPILOGUES = (
+    "instance + relu + pad",
+    "adain + relu + pad",
+    "adain + residual + pad",
+    "layer + relu + pad",
+    "bias + lrelu + pad",
+)
+LOSSES = ("l1 of ten pairs", "lsgan of three scales")
+BLOCKS = ("residual block", "downsampling block", "upsampling block", "discriminator layer")
+NETWORKS = ("content encoder", "style encoder", "decoder", "discriminator")
+
+# Planes of the networks for an image of `px`, dim 64: after the residual blocks, one and two upsamplings.
+_PLANES = ((256, 4), (128, 2), (64, 1))
+
+
+def _planes(px: int, every: bool = True) -> list[tuple[int, int]]:
+    return [(channels, px // divisor) for channels, divisor in (_PLANES if every else _PLANES[:1])]
+
+
+def _op_cases(px: int, batches: Iterable[int], dtypes: Iterable[str], every: bool = True) -> Iterator[Case]:
+    for name, dtype, (channels, side), batch, mode in product(EPILOGUES, dtypes, _planes(px, every), batches, MODES):
+        yield Case("op", name, mode, dtype, batch, channels, side)
+
+
+def _loss_cases(px: int, batches: Iterable[int], dtypes: Iterable[str]) -> Iterator[Case]:
+    for name, dtype, batch in product(LOSSES, dtypes, batches):
+        yield Case("op", name, "training", dtype, batch, 3, px)
+
+
+def _block_cases(px: int, batches: Iterable[int], dtypes: Iterable[str]) -> Iterator[Case]:
+    planes = dict(zip(BLOCKS, ((256, px // 4), (64, px), (256, px // 4), (64, px // 2))))
+    for (name, (channels, side)), dtype, batch in product(planes.items(), dtypes, batches):
+        yield Case("block", name, "training", dtype, batch, channels, side)
+
+
+def _network_cases(px: int, batches: Iterable[int], dtypes: Iterable[str], dim: int = 64) -> Iterator[Case]:
+    for name, dtype, batch in product(NETWORKS, dtypes, batches):
+        yield Case("network", name, "training", dtype, batch, dim, px)
+
+
+def _iteration(px: int, batch: int, dtype: str, dim: int = 64) -> Case:
+    return Case("training", "MUNIT iteration", "training", dtype, batch, dim, px)
+
+
+def _translation(px: int, batch: int, dtype: str, dim: int = 64) -> Case:
+    return Case("translation", f"in {STYLES} styles", "forward", dtype, batch, dim, px)
+
+
+_BOTH = ("fp32", "bf16")
+
+SETS: dict[str, tuple[Case, ...]] = {
+    # Runs in seconds and proves that everything runs.
+    "smoke": (
+        *(Case("op", name, mode, "fp32", 1, 8, 16) for name in EPILOGUES for mode in MODES),
+        *_loss_cases(16, (1,), ("fp32",)),
+        *(Case("block", name, "training", "fp32", 1, 8, 16) for name in BLOCKS),
+        *_network_cases(32, (1,), ("fp32",), dim=8),
+        _iteration(32, 1, "fp32", dim=8),
+        _translation(32, 1, "fp32", dim=8),
+    ),
+    # What a GPU gate affords: the published size, bf16 first.
+    "gate": (
+        *(_iteration(256, batch, dtype) for batch, dtype in ((1, "bf16"), (4, "bf16"), (8, "bf16"), (1, "fp32"))),
+        _translation(256, 8, "bf16"),
+        *_op_cases(256, (8,), ("bf16",)),
+        *_op_cases(512, (8,), _BOTH, every=False),
+        *_op_cases(256, (1,), ("bf16",)),
+        *_loss_cases(256, (8,), ("bf16",)),
+        *_network_cases(256, (1,), ("bf16",)),
+        *_block_cases(256, (1,), ("bf16",)),
+    ),
+    # A processor with a few cores: about an hour, most of it torch.compile's.
+    "cpu": (
+        *(_iteration(256, 1, dtype) for dtype in _BOTH),
+        *(_iteration(128, batch, dtype) for batch, dtype in ((1, "fp32"), (1, "bf16"), (4, "bf16"))),
+        *(_translation(256, 1, dtype) for dtype in _BOTH),
+        *_network_cases(256, (1,), _BOTH),
+        *_block_cases(256, (1,), _BOTH),
+        *_loss_cases(256, (1,), _BOTH),
+        *_op_cases(256, (1,), _BOTH),
+        *_op_cases(256, (4,), _BOTH, every=False),
+        *_op_cases(128, (16,), _BOTH, every=False),
+        *_op_cases(1024, (1,), _BOTH, every=False),
+    ),
+    # Everything that is supported: a GPU, and patience.
+    "full": (
+        *(c for px in (128, 256, 512, 1024) for c in _op_cases(px, (1, 4, 16), ("fp32", "bf16", "fp16"))),
+        *(c for px in (128, 256, 512, 1024) for c in _loss_cases(px, (1, 4, 16), ("fp32", "bf16", "fp16"))),
+        *(c for px in (128, 256, 512) for c in _block_cases(px, (1, 4, 16), _BOTH)),
+        *(c for px in (128, 256, 512) for c in _network_cases(px, (1, 4, 16), _BOTH)),
+        *(_iteration(px, b, d) for px, b, d in product((128, 256, 512, 1024), (1, 2, 4, 8, 16), _BOTH)),
+        *(_translation(px, b, d) for px, b, d in product((128, 256, 512, 1024), (1, 8, 16), _BOTH)),
+    ),
+}
+
+
+def select(
+    cases: Iterable[Case],
+    levels: Iterable[str] = (),
+    names: Iterable[str] = (),
+    sides: Iterable[int] = (),
+    batches: Iterable[int] = (),
+    dtypes: Iterable[str] = (),
+) -> list[Case]:
+    """The cases that match every filter that is given; `names` match parts of names.
+
+    Raises ValueError: an unknown level or dtype, or nothing is left.
+    """
+    cases, levels, names, sides, batches, dtypes = map(list, (cases, levels, names, sides, batches, dtypes))  # type: ignore[assignment]
+    for what, given, known in (("level", levels, LEVELS), ("dtype", dtypes, DTYPES)):
+        if unknown := [value for value in given if value not in known]:
+            raise ValueError(f"{what} must be one of {', '.join(known)}; got {unknown[0]!r}")
+    found = [
+        case
+        for case in cases
+        if (not levels or case.level in levels)
+        and (not names or any(name in case.name for name in names))
+        and (not sides or case.side in sides)
+        and (not batches or case.batch in batches)
+        and (not dtypes or case.dtype in dtypes)
+    ]
+    if not found:
+        raise ValueError("no case matches; `munit-fast bench --list` shows what there is")
+    return found

@@ -1,0 +1,193 @@
+"""Contenders at the level of whole models: a training iteration, and an image in ten styles."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from munit_fast import MUNIT, make_config, reference
+from munit_fast.bench.cases import STYLES, Case
+from munit_fast.bench.contenders import COMPILED, LAYOUTS, OURS, PUBLISHED, Contender, Work, autocast, placed
+from munit_fast.graph import StepGraph
+from munit_fast.trainers import MUNIT_Trainer
+
+_PARTS = ("enc_content", "enc_style", "dec", "dis_a", "dis_b")
+
+
+class _Published(reference.MUNIT_Trainer):
+    """The published updates without the guard against steps that are not finite, which the published code lacks.
+
+    On a GPU the guard waits for the device, and a CUDA graph could not hold it.
+    """
+
+    def _step(self, optimizer: torch.optim.Optimizer) -> None:
+        optimizer.step()
+
+
+def hyperparameters(case: Case) -> dict[str, Any]:
+    """The published configuration at the case's size; small images get fewer scales."""
+    small = case.side < 128
+    dis = {"dim": case.channels, "n_layer": 2 if small else 4, "num_scales": 2 if small else 3}
+    return make_config(
+        {
+            "gen": {"dim": case.channels},
+            "dis": dis,
+            "crop_image_height": case.side,
+            "crop_image_width": case.side,
+            "display_size": 1,
+        }
+    ).hyperparameters()
+
+
+def _compile_parts(module: nn.Module, implementation: str) -> None:
+    """Compile each part of the networks that runs as one call."""
+    for name, part in module.named_modules():
+        if name.rpartition(".")[2] in _PARTS:
+            part.compile(mode=COMPILED[implementation], dynamic=False)
+
+
+def _losses(trainer: Any) -> list[Tensor]:
+    terms = [f"recon_{what}_{domain}" for what in "xsc" for domain in "ab"] + ["adv_a", "adv_b", "total"]
+    found = [getattr(trainer, f"loss_gen_{term}") for term in terms] + [trainer.loss_dis_total]
+    return [torch.stack([value.detach().float() for value in found])]
+
+
+def _capturable(trainer: Any) -> None:
+    for optimizer in (trainer.dis_opt, trainer.gen_opt):
+        for group in optimizer.param_groups:
+            group["capturable"], group["fused"], group["foreach"] = True, True, None
+
+
+def training_contenders(case: Case, device: torch.device) -> list[Contender]:
+    """A whole iteration: learning rate, discriminator update, generator update."""
+    hp = hyperparameters(case)
+
+    def images(layout: str) -> tuple[Tensor, Tensor]:
+        draw = torch.Generator().manual_seed(2)
+        x = (torch.rand(2, case.batch, 3, case.side, case.side, generator=draw) * 2 - 1).to(device)
+        a, b = (t.contiguous(memory_format=LAYOUTS[layout]) for t in x)
+        return a, b
+
+    def noise() -> list[Tensor]:
+        draw = torch.Generator().manual_seed(3)
+        return [torch.randn(case.batch, hp["gen"]["style_dim"], 1, 1, generator=draw).to(device) for _ in range(4)]
+
+    def work(trainer: Any, step: Callable[[], None]) -> Work:
+        """The losses of the first iteration are what contenders agree on, so they are asked for once, first."""
+
+        def outputs() -> list[Tensor]:
+            step()
+            return _losses(trainer)
+
+        return Work(step, outputs)
+
+    def published(layout: str, precision: str, implementation: str, graph: bool) -> Work:
+        torch.manual_seed(0)
+        trainer: Any = placed(_Published(hp), layout, device)
+        if implementation in COMPILED:
+            _compile_parts(trainer, implementation)
+        x_a, x_b = images(layout)
+        styles = noise()
+
+        def iterate(x_a: Tensor, x_b: Tensor, styles: Any) -> None:
+            with autocast(precision, device):
+                trainer.dis_update(x_a, x_b, hp, styles[:2])
+                trainer.gen_update(x_a, x_b, hp, styles[2:])
+
+        def step() -> None:
+            trainer.update_learning_rate()
+            iterate(x_a, x_b, styles)
+
+        if not graph:
+            return work(trainer, step)
+        _capturable(trainer)
+        captured = StepGraph(iterate, x_a, x_b, styles)
+        return work(trainer, lambda: captured.run(x_a, x_b, styles))
+
+    def ours(graph: bool) -> Work:
+        torch.manual_seed(0)
+        trainer = MUNIT_Trainer(hp, amp="off" if case.dtype == "fp32" else case.dtype).to(device)
+        x_a, x_b = images("NCHW")
+        styles = noise()
+        if graph:
+            trainer._noise = lambda *_: (styles[:2], styles[2:])  # type: ignore[method-assign]
+            return work(trainer, lambda: trainer.update(x_a, x_b, hp))
+
+        def step() -> None:
+            trainer.update_learning_rate()
+            trainer.dis_update(x_a, x_b, hp, styles[:2])
+            trainer.gen_update(x_a, x_b, hp, styles[2:])
+
+        return work(trainer, step)
+
+    found = [
+        Contender(OURS, "channels_last", lambda graph=graph: ours(graph), graph)  # type: ignore[misc]
+        for graph in _graphs(device)
+    ]
+    for layout in LAYOUTS:
+        for precision in dict.fromkeys(("fp32", case.dtype)):
+            for graph in _graphs(device):
+                found.append(
+                    Contender(
+                        PUBLISHED,
+                        layout,
+                        lambda layout=layout, precision=precision, graph=graph: published(  # type: ignore[misc]
+                            layout, precision, PUBLISHED, graph
+                        ),
+                        graph,
+                        None if precision == case.dtype else precision,
+                    )
+                )
+    for name in COMPILED:
+        found.append(
+            Contender(
+                name,
+                "channels_last",
+                lambda name=name: published("channels_last", case.dtype, name, False),  # type: ignore[misc]
+            )
+        )
+    return found
+
+
+def _graphs(device: torch.device) -> tuple[bool, ...]:
+    return (False, True) if device.type == "cuda" else (False,)
+
+
+def translation_contenders(case: Case, device: torch.device) -> list[Contender]:
+    """Images in ten styles each, without gradients."""
+    hp = hyperparameters(case)
+
+    def work(implementation: str, layout: str, precision: str) -> Work:
+        torch.manual_seed(0)
+        model = MUNIT(hp, impl="auto" if implementation == OURS else "reference").eval().to(device)
+        draw = torch.Generator().manual_seed(2)
+        x = (torch.rand(case.batch, 3, case.side, case.side, generator=draw) * 2 - 1).to(device)
+        codes = torch.randn(STYLES, hp["gen"]["style_dim"], generator=torch.Generator().manual_seed(1)).to(device)
+        if implementation != OURS:
+            model = placed(model, layout, device)
+            x = x.contiguous(memory_format=LAYOUTS[layout])
+        if implementation in COMPILED:
+            _compile_parts(model, implementation)
+
+        @torch.no_grad()
+        def step() -> list[Tensor]:
+            with autocast(precision, device):
+                return [model.translate(x, style=codes)]
+
+        return Work(step, step)
+
+    ways = [(OURS, "channels_last", case.dtype)]
+    ways += [(PUBLISHED, layout, p) for layout in LAYOUTS for p in dict.fromkeys(("fp32", case.dtype))]
+    ways += [(name, "channels_last", case.dtype) for name in COMPILED]
+    return [
+        Contender(
+            name,
+            layout,
+            lambda name=name, layout=layout, precision=precision: work(name, layout, precision),  # type: ignore[misc]
+            precision=None if precision == case.dtype else precision,
+        )
+        for name, layout, precision in ways
+    ]

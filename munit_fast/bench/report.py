@@ -1,0 +1,214 @@
+"""The README's tables from committed rows. Losses are printed as wins are."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from statistics import geometric_mean
+
+from munit_fast.bench import plots
+from munit_fast.bench.contenders import COMPILED, OURS, PUBLISHED
+from munit_fast.bench.rows import Row, load
+from munit_fast.bench.summary import Summary, by_machine, summarize
+from munit_fast.files import atomic_write_bytes
+
+BEGIN = "<!-- written by `munit-fast bench --report`; edits between here and the end are lost -->"
+END = "<!-- end of what `munit-fast bench --report` writes -->"
+
+
+def write_report(results: Path, readme: Path, pictures: Path) -> list[Path]:
+    """Put tables and plots of all rows in `results` between the two marks of `readme`; returns the files written.
+
+    A `readme` that is not there is made. Raises RowsError, or ValueError where it lacks the marks.
+    """
+    rows = load(results)
+    text = readme.read_text(encoding="utf-8") if readme.exists() else f"# Measured speed\n\n{BEGIN}\n{END}\n"
+    if text.count(BEGIN) != 1 or text.count(END) != 1 or text.index(BEGIN) > text.index(END):
+        raise ValueError(f"{readme} needs one line\n{BEGIN}\nand after it one line\n{END}")
+    drawn = plots.draw(rows, pictures)
+    body = report(rows, [Path(os.path.relpath(picture, readme.parent)).as_posix() for picture in drawn])
+    before, after = text[: text.index(BEGIN) + len(BEGIN)], text[text.index(END) :]
+    atomic_write_bytes(readme, f"{before}\n\n{body}\n\n{after}".encode())
+    return [readme, *drawn]
+
+
+def report(rows: Sequence[Row], pictures: Iterable[str] = ()) -> str:
+    """All tables as Markdown, machine by machine, then what was not measured."""
+    parts = []
+    shown = list(pictures)
+    for (device, cpu, threads), mine in by_machine(rows).items():
+        parts.append(f"### {device}" + (f", {threads} threads" if device == cpu else ""))
+        parts.append(_provenance(mine))
+        parts += [f"![{alt}]({path})" for path, alt in _pictures(shown, device)]
+        summaries = [s for s in summarize(mine) if s.ours is not None and s.best_baseline is not None]
+        for level, make in _TABLES.items():
+            chosen = [s for s in summaries if s.first.level == level]
+            if chosen:
+                parts.append(make(chosen))
+        parts.append(_losses(summaries))
+    parts.append(_not_measured(rows))
+    return "\n\n".join(parts)
+
+
+def _pictures(paths: list[str], device: str) -> list[tuple[str, str]]:
+    start = f"{plots.slug(device)}-"
+    mine = [path for path in paths if Path(path).name.startswith(start)]
+    return [(path, plots.ALT[Path(path).stem.removeprefix(start)]) for path in mine]
+
+
+def _provenance(rows: list[Row]) -> str:
+    def values(name: str) -> str:
+        return ", ".join(sorted({str(getattr(row, name)) for row in rows if getattr(row, name) is not None}))
+
+    words = [f"torch {values('torch')}", f"CPU {values('cpu')} ({values('isa')})"]
+    words += [f"triton {values('triton')}, CUDA {values('cuda')}, driver {values('driver')}"] if values("cuda") else []
+    copy = sorted(row.copy_speed for row in rows)[len(rows) // 2]
+    rates = {row.precision: row.matrix_rate for row in rows}
+    ceilings = ", ".join(f"{rate / 1e12:.3g} TFLOP/s in {name}" for name, rate in sorted(rates.items(), reverse=True))
+    return (
+        f"{len(rows)} rows of {values('date')}, commits {values('commit')}; {'; '.join(words)}. Measured ceilings: "
+        f"copy {copy / 1e9:.3g} GB/s (read and written), matrix products {ceilings}. "
+        "Speed is the time of the fastest baseline over ours, so 1 is a draw."
+    )
+
+
+def _table(header: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
+    rows = [header, ["---"] * len(header), *lines]
+    return "\n".join("| " + " | ".join(row) + " |" for row in rows)
+
+
+def _mean_and_worst(values: list[float], worst: float) -> str:
+    return f"{geometric_mean(values):.2f} ({worst:.2f})"
+
+
+def _ratios(summaries: list[Summary], others: set[str]) -> list[float]:
+    """The fastest of the named baselines over ours, where one was measured."""
+    found = []
+    for s in summaries:
+        times = [row.p50 for row in s.rows if row.implementation in others]
+        if times and s.ours is not None:
+            found.append(min(times) / s.ours.p50)
+    return found
+
+
+def _op_table(summaries: list[Summary]) -> str:
+    """One line for each operation, mode and dtype, over the shapes."""
+    groups: dict[tuple[str, ...], list[Summary]] = {}
+    for s in summaries:
+        row = s.first
+        l2 = f", {row.l2} L2" if row.l2 else ""
+        groups.setdefault((row.name, f"{row.mode}{l2}", row.dtype), []).append(s)
+    groups[("all", "", "")] = summaries
+    lines = []
+    for (name, mode, dtype), chosen in groups.items():
+        speed = [s.speedup for s in chosen]
+        cells = [name, mode, dtype, str(len(chosen)), _mean_and_worst(speed, min(speed))]
+        for others in ({PUBLISHED}, set(COMPILED)):
+            ratios = _ratios(chosen, others)
+            cells.append(_mean_and_worst(ratios, min(ratios)) if ratios else "–")
+        shares = [s.ours.share_of_copy for s in chosen if s.ours and s.ours.share_of_copy]
+        cells.append(_mean_and_worst(shares, min(shares)) if shares else "–")
+        memory = [s.memory for s in chosen if s.memory]
+        cells.append(_mean_and_worst(memory, max(memory)) if memory else "–")
+        lines.append(cells)
+    header = (
+        "operation",
+        "mode",
+        "dtype",
+        "shapes",
+        "over the fastest baseline",
+        "over eager as published",
+        "over torch.compile",
+        "share of copy speed",
+        "peak memory over the leanest",
+    )
+    return "**Operations.** Geometric means over shapes, with the worst in brackets.\n\n" + _table(header, lines)
+
+
+def _part_table(summaries: list[Summary]) -> str:
+    lines = []
+    for s in summaries:
+        assert s.ours is not None and s.best_baseline is not None
+        row = s.first
+        memory = "–" if s.memory is None else f"{s.memory:.2f}"
+        share = "–" if s.ours.share_of_matrix is None else f"{s.ours.share_of_matrix:.2f}"
+        lines.append(
+            (
+                f"{row.name}, {row.shape}",
+                row.dtype,
+                f"{s.ours.p50 * 1e3:.4g}",
+                f"{s.speedup:.2f}×",
+                s.best_baseline.title,
+                share,
+                memory,
+            )
+        )
+    level = {"block": "Blocks", "network": "Networks"}[summaries[0].first.level]
+    header = ("", "dtype", "ms", "speed", "fastest baseline", "share of matrix rate", "peak memory over the leanest")
+    return f"**{level}**, forward and backward.\n\n" + _table(header, lines)
+
+
+def _whole_table(summaries: list[Summary]) -> str:
+    """Every contender of iterations and translations, fastest last."""
+    blocks = []
+    for s in summaries:
+        row, published = s.first, s.published
+        training = row.level == "training"
+        lines = []
+        for r in sorted(s.rows, key=lambda r: -r.p50):
+            base = "–" if published is None else f"{published.p50 / r.p50:.2f}×"
+            peak = "–" if r.peak_bytes is None else f"{r.peak_bytes / 1e6:.0f}"
+            mark = "**" if r.implementation == OURS else ""
+            spread = f"{r.p50:.4g} ({r.p20:.4g} – {r.p80:.4g})"
+            rate = f"{1 / r.p50:.3g}" if training else f"{row.batch * 10 / r.p50:.3g}"
+            cells = [f"{mark}{r.title}{mark}", spread, base, rate, peak]
+            lines.append([*cells, f"{r.hours_per_million:,.0f}"] if training else cells)
+        size = f"{row.side}², batch {row.batch}, dim {row.channels}, {row.dtype}"
+        what = "Training iteration" if training else f"Translation {row.name}"
+        assert s.best_baseline is not None
+        title = f"**{what}**, {size}: {s.speedup:.2f}× the fastest baseline ({s.best_baseline.title})."
+        header = ["", "seconds, median (p20 – p80)", "over published", "it/s" if training else "images/s", "peak MB"]
+        header += ["hours for 1M iterations"] if training else []
+        blocks.append(f"{title}\n\n{_table(header, lines)}")
+    return "\n\n".join(blocks)
+
+
+_TABLES = {
+    "training": _whole_table,
+    "translation": _whole_table,
+    "network": _part_table,
+    "block": _part_table,
+    "op": _op_table,
+}
+
+
+def _losses(summaries: list[Summary]) -> str:
+    lost = sorted((s for s in summaries if s.speedup < 1), key=lambda s: s.speedup)
+    if not lost:
+        return f"No case of {len(summaries)} is slower than its fastest baseline."
+    named = []
+    for s in lost:
+        assert s.best_baseline is not None
+        l2 = f", {s.first.l2} L2" if s.first.l2 else ""
+        what = f"{s.first.name} {s.first.mode} {s.first.shape} {s.first.dtype}{l2}"
+        named.append(f"{what}: {s.speedup:.2f}× ({s.best_baseline.title})")
+    return f"Slower than the fastest baseline in {len(lost)} of {len(summaries)} cases: " + "; ".join(named) + "."
+
+
+def _not_measured(rows: Sequence[Row]) -> str:
+    """A plain sentence on what these numbers do not say."""
+    gpus = sorted({row.device for row in rows if row.cuda})
+    cpus = sorted({row.cpu for row in rows if not row.cuda})
+    sides = sorted({row.side for row in rows if row.level == "training"})
+    batches = sorted({row.batch for row in rows if row.level == "training"})
+    words = []
+    words.append(f"Measured on {', '.join([*gpus, *cpus])} alone; no other processor or GPU has been measured.")
+    if not gpus:
+        words.append("**Nothing has been measured on a GPU.**")
+    if sides:
+        words.append(
+            f"Iterations were timed at {', '.join(f'{side}²' for side in sides)} with batches of "
+            f"{', '.join(map(str, batches))}; other sizes were not."
+        )
+    return " ".join(words)

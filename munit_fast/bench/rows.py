@@ -1,0 +1,181 @@
+"""Rows: one JSON line for each contender of each case, with all that is needed to judge it."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+
+class RowsError(ValueError):
+    """A file is not one of rows; the message names the line."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """What was seen. Times in seconds a call, rates a second; None where a figure does not apply."""
+
+    # where
+    date: str
+    commit: str | None
+    device: str
+    driver: str | None
+    cuda: str | None
+    cpu: str
+    isa: str | None
+    threads: int
+    omp_wait_policy: str | None
+    torch: str
+    triton: str | None
+    python: str
+    # what
+    level: str
+    name: str
+    mode: str
+    dtype: str
+    batch: int
+    channels: int
+    side: int
+    # who
+    implementation: str
+    layout: str
+    precision: str  # of autocast: dtype, or fp32 as a baseline
+    graph: bool
+    l2: str | None  # warm or cold, on a GPU
+    # how long
+    rounds: int
+    p20: float
+    p50: float
+    p80: float
+    # how good
+    bytes: int | None  # the least that must be moved
+    copy_speed: float  # bytes a second of a large copy on this machine, read and written
+    flops: int | None
+    matrix_rate: float  # FLOP a second of a large matrix product of `precision`
+    peak_bytes: int | None
+    launches: int | None
+    error: float  # relative, of the check before the timing
+
+    @property
+    def case(self) -> tuple[Any, ...]:
+        """What rows that may be compared with one another share."""
+        where = (self.device, self.cpu, self.threads)
+        return (*where, self.level, self.name, self.mode, self.dtype, self.batch, self.channels, self.side, self.l2)
+
+    @property
+    def who(self) -> tuple[Any, ...]:
+        return (self.implementation, self.layout, self.precision, self.graph)
+
+    @property
+    def title(self) -> str:
+        """The contender in words, as in a table."""
+        words = [self.implementation]
+        words += [self.layout] if self.implementation != "munit_fast" or self.layout == "NCHW" else []
+        return " ".join([*words, self.precision]) + (" in a CUDA graph" if self.graph else "")
+
+    @property
+    def shape(self) -> str:
+        return f"{self.batch}×{self.channels}×{self.side}²"
+
+    @property
+    def bandwidth(self) -> float | None:
+        """Bytes a second, counting each byte that must be moved once."""
+        return None if self.bytes is None else self.bytes / self.p50
+
+    @property
+    def share_of_copy(self) -> float | None:
+        return None if self.bandwidth is None else self.bandwidth / self.copy_speed
+
+    @property
+    def flop_rate(self) -> float | None:
+        return None if self.flops is None else self.flops / self.p50
+
+    @property
+    def share_of_matrix(self) -> float | None:
+        return None if self.flop_rate is None else self.flop_rate / self.matrix_rate
+
+    @property
+    def hours_per_million(self) -> float:
+        """Of a million calls: for an iteration, the published length of a training."""
+        return self.p50 * 1e6 / 3600
+
+    def line(self) -> str:
+        """As one line of JSON; the derived figures are written for readers, and not read back."""
+        derived = {
+            name: None if value is None else float(f"{value:.4g}")
+            for name, value in (
+                ("bandwidth", self.bandwidth),
+                ("share_of_copy", self.share_of_copy),
+                ("flop_rate", self.flop_rate),
+                ("share_of_matrix", self.share_of_matrix),
+                ("calls_per_second", 1 / self.p50),
+                ("hours_per_million", self.hours_per_million),
+            )
+        }
+        return json.dumps(asdict(self) | derived, ensure_ascii=False)
+
+
+def parse(text: str, source: str) -> list[Row]:
+    """The rows of a file's text; the last of several for the same contender and case counts.
+
+    Raises RowsError.
+    """
+    names = {f.name for f in fields(Row)}
+    found: dict[Any, Row] = {}
+    for number, line in enumerate(text.splitlines(), 1):
+        if not line.strip():
+            continue
+        try:
+            values = json.loads(line)
+            row = Row(**{name: values[name] for name in names})
+        except (ValueError, TypeError, KeyError) as error:
+            what = f"{error} is missing" if isinstance(error, KeyError) else str(error)
+            raise RowsError(f"{source}, line {number} is not a row of `munit-fast bench`: {what}") from None
+        if not 0 < row.p20 <= row.p50 <= row.p80:
+            raise RowsError(f"{source}, line {number}: times must be positive and p20 ≤ p50 ≤ p80")
+        found[row.case, row.who] = row
+    return list(found.values())
+
+
+def load(*paths: Path) -> list[Row]:
+    """The rows of files and of folders' *.jsonl. Raises RowsError: none, or one that is not of rows."""
+    files = [file for path in paths for file in (sorted(path.glob("*.jsonl")) if path.is_dir() else [path])]
+    try:
+        rows = [row for file in files for row in parse(file.read_text(encoding="utf-8"), str(file))]
+    except OSError as error:
+        raise RowsError(f"cannot read {error.filename}: {error.strerror}") from None
+    if not rows:
+        raise RowsError(f"no rows in {', '.join(map(str, paths))}; `munit-fast bench --output FILE` makes them")
+    return rows
+
+
+def load_revision(revision: str, folder: Path) -> list[Row]:
+    """The rows that `folder` held at a git revision. Raises RowsError."""
+
+    def git(*words: str) -> str:
+        done = subprocess.run(["git", *words], capture_output=True, text=True, check=False, cwd=folder)
+        if done.returncode:
+            raise RowsError(f"{revision!r} is neither a file nor a revision here: {done.stderr.strip()}")
+        return done.stdout
+
+    names = git("ls-tree", "--name-only", revision, "./").split()
+    texts = [(name, git("show", f"{revision}:./{name}")) for name in names if name.endswith(".jsonl")]
+    rows = []
+    for name, text in texts:
+        try:
+            rows += parse(text, f"{name} at {revision}")
+        except RowsError:  # of an older form
+            continue
+    if not rows:
+        raise RowsError(f"no rows in {folder} at {revision}")
+    return rows
+
+
+def append(path: Path, rows: Iterable[Row]) -> None:
+    """Add rows to a file, whole lines at a time."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a", encoding="utf-8") as file:
+        file.write("".join(row.line() + "\n" for row in rows))
