@@ -90,7 +90,7 @@ def _speed(summaries: list[Summary]) -> Any:
     ]
     if any(s.speedup < 1 for s in chosen):
         handles.append(Patch(color=BASE_COLOUR, label="slower than the fastest baseline"))
-    axes.legend(handles=handles, fontsize=8, frameon=False, loc="lower right")
+    figure.legend(handles=handles, fontsize=8, frameon=False, loc="outside upper center", ncols=3)
     return figure
 
 
@@ -133,7 +133,7 @@ def _roofline(summaries: list[Summary]) -> Any:
     ):
         if dtype in {s.first.dtype for s in moved + counted}:
             right.plot([], [], marker, color=colour, label=label, ms=5)
-    right.legend(fontsize=8, frameon=False)
+    figure.legend(*right.get_legend_handles_labels(), fontsize=8, frameon=False, loc="outside upper center", ncols=4)
     return figure
 
 
