@@ -1,11 +1,12 @@
 """Measure the Triton kernels' tiles at the shapes of MUNIT's networks, and keep the best for each.
 
-    make gpu-tune                          # on a machine with a GPU; writes kernels/tuned.json
-    python benchmarks/gpu_tune.py --smoke  # two tiny shapes, three tiles, in Triton's interpreter: proves that it runs
+    make gpu-tune                          # on a machine with a GPU; writes kernels/tuned.json, or tuned.json in OUT
+    python benchmarks/gpu_tune.py --smoke --output FILE  # tiny shapes in Triton's interpreter: proves that it runs
 
 One kernel is varied at a time, the others keep what the tables or an earlier round chose. Every candidate is compared
 with the tables' tile before it is timed; one that is wrong or does not compile is dropped and said. A candidate
-replaces the tables' tile only if it is faster by more than the spread of both.
+replaces the tables' tile only if it is faster by more than the spread of both at batch 8, and not slower at batch 1.
+The file is written after every problem, and a second call goes on where the first one stopped.
 """
 
 from __future__ import annotations
@@ -15,13 +16,17 @@ import datetime
 import json
 import os
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from bare_checkout import prepare
+
 if "--smoke" in sys.argv:  # decided before triton is imported
     os.environ["TRITON_INTERPRET"] = "1"
+prepare()
 
 import torch
 from torch import Tensor
@@ -64,15 +69,16 @@ def candidates(tile: configs.Tile, smoke: bool) -> list[configs.Tile]:
 @contextmanager
 def using(key: tuple[str, int, int, int], tile: configs.Tile | None) -> Iterator[None]:
     """Let the kernels take `tile` for the problem `key`."""
-    before = configs.TUNED.get(key)
+    tuned = configs.tuned()
+    before = tuned.get(key)
     if tile is not None:
-        configs.TUNED[key] = tile
+        tuned[key] = tile
     try:
         yield
     finally:
-        configs.TUNED.pop(key, None)
+        tuned.pop(key, None)
         if before is not None:
-            configs.TUNED[key] = before
+            tuned[key] = before
 
 
 @contextmanager
@@ -121,23 +127,25 @@ def close(a: Any, b: Any) -> bool:
 
 
 def tune(
-    step: Any, key: tuple[str, int, int, int], device: torch.device, smoke: bool
-) -> tuple[configs.Tile, float] | None:
+    at_8: Any, at_1: Any, key: tuple[str, int, int, int], device: torch.device, smoke: bool
+) -> tuple[Any, float] | None:
     """The best tile for a problem and how much faster it makes the step; None where the tables' stays."""
     standing = configs.tile(*key)
-    expected = [t.clone() if isinstance(t, Tensor) else t for t in step()]
+    expected = [t.clone() if isinstance(t, Tensor) else t for t in at_8()]
+
+    def under(tile: configs.Tile, step: Any) -> Any:
+        def run() -> Any:
+            with using(key, tile):
+                return step()
+
+        return run
+
     trials: dict[str, Any] = {}
     tiles: dict[str, configs.Tile] = {}
     for tile in [standing, *candidates(standing, smoke)]:
-        name = str(tuple(tile))
-
-        def run(tile: configs.Tile = tile) -> None:
-            with using(key, tile):
-                step()
-
+        name, run = str(tuple(tile)), under(tile, at_8)
         try:
-            with using(key, tile):
-                right = close(step(), expected)
+            right = close(run(), expected)
         except Exception as error:  # too large for shared memory or registers
             print(f"    {name}: {type(error).__name__}", flush=True)
             continue
@@ -145,58 +153,80 @@ def tune(
             print(f"    {name}: wrong result", flush=True)
             continue
         trials[name], tiles[name] = run, tile
-    first, rest = str(tuple(standing)), 4
-    spreads = interleaved(trials, device, 2 if smoke else 5, 0 if smoke else 0.001, cold=device.type == "cuda")
-    best = sorted(spreads, key=lambda name: spreads[name].p50)[:rest]
+    first, cold = str(tuple(standing)), device.type == "cuda"
+    spreads = interleaved(trials, device, 2 if smoke else 5, 0 if smoke else 0.001, cold=cold)
+    best = sorted(spreads, key=lambda name: spreads[name].p50)[:4]
     finalists = {name: trials[name] for name in dict.fromkeys([first, *best])}
-    spreads = interleaved(finalists, device, 2 if smoke else 15, 0 if smoke else 0.003, cold=device.type == "cuda")
+    rounds, least = (2, 0.0) if smoke else (15, 0.003)
+    spreads = interleaved(finalists, device, rounds, least, cold=cold)
     winner = min(spreads, key=lambda name: spreads[name].p50)
     if winner == first or spreads[winner].p80 >= spreads[first].p20:
+        return None
+    pair = {"standing": under(standing, at_1), "winner": under(tiles[winner], at_1)}
+    single = interleaved(pair, device, rounds, least, cold=cold)
+    if single["winner"].p50 > 1.02 * single["standing"].p50:
         return None
     return tiles[winner], spreads[first].p50 / spreads[winner].p50
 
 
+class Results:
+    """The file: tiles that won, and the problems that were tried."""
+
+    def __init__(self, path: Path, where: str) -> None:
+        self.path, self.where = path, where
+        self.tiles: list[dict[str, Any]] = []
+        self.tried: list[list[Any]] = []
+        if path.exists():
+            content = json.loads(path.read_text())
+            if content["measured_on"] != where:
+                sys.exit(f"{path} was measured on {content['measured_on']}, this is {where}; give another --output")
+            self.tiles, self.tried = content["tiles"], content["tried"]
+
+    def add(self, key: tuple[str, int, int, int], found: tuple[configs.Tile, float] | None) -> None:
+        self.tried.append(list(key))
+        if found is not None:
+            table, itemsize, channels, area = key
+            entry = {"table": table, "itemsize": itemsize, "channels": channels, "area": area}
+            self.tiles.append(entry | {"tile": found[0]._asdict(), "gain": round(found[1], 3)})
+        content = {"measured_on": self.where, "date": datetime.date.today().isoformat()}
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        text = json.dumps(content | {"tiles": self.tiles, "tried": self.tried}, indent=1)
+        atomic_write_bytes(self.path, (text + "\n").encode())
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--smoke", action="store_true", help="run on the CPU, in the interpreter")
-    parser.add_argument("--output", type=Path, default=configs.TUNED_FILE, help="the file of tuned tiles")
-    parser.add_argument("--batch", type=int, action="append", help="default 1 and 8")
+    parser.add_argument("--smoke", action="store_true", help="run on the CPU, in the interpreter; needs --output")
+    out = Path(os.environ["OUT"], "tuned.json") if os.environ.get("OUT") else configs.TUNED_FILE
+    parser.add_argument("--output", type=Path, help="the file of tuned tiles")
+    parser.add_argument("--minutes", type=float, default=8.0, help="no problem is begun after this")
     args = parser.parse_args()
+    if args.smoke and args.output is None:
+        sys.exit("--smoke measures nothing that may be used: give --output")
     if not args.smoke and not torch.cuda.is_available():
         sys.exit("gpu_tune needs a GPU; --smoke runs without one, and proves nothing about speed")
     device = "cpu" if args.smoke else "cuda"
-    dtypes = (torch.float32,) if args.smoke else (torch.bfloat16, torch.float32)
-    gains: dict[tuple[str, int, int, int], float] = {}
-    for c, side, flags in SMOKE_SHAPES if args.smoke else SHAPES:
-        for dtype in dtypes:
-            for n in (1,) if args.smoke else args.batch or (1, 8):
-                made = steps(n, c, side, flags, dtype, device)
-                for mode, step in made.items():
-                    with keys_of(step) as keys:
-                        pass
-                    for key in keys:
-                        if key in gains:  # tuned at another batch: that one stays
-                            continue
-                        found = tune(step, key, torch.device(device), args.smoke)
-                        print(f"{n}×{c}×{side}² {dtype} {mode}, {key[0]}: {found or 'the tables stay'}", flush=True)
-                        if found is not None:
-                            configs.TUNED[key], gains[key] = found
-    tiles = [
-        {
-            "table": table,
-            "itemsize": item,
-            "channels": channels,
-            "area": area,
-            "tile": configs.TUNED[table, item, channels, area]._asdict(),
-            "gain": round(gain, 3),
-        }
-        for (table, item, channels, area), gain in gains.items()
-    ]
     where = "Triton's interpreter: times mean nothing" if args.smoke else torch.cuda.get_device_name()
-    content = {"measured_on": where, "date": datetime.date.today().isoformat(), "tiles": tiles}
-    args.output.parent.mkdir(parents=True, exist_ok=True)
-    atomic_write_bytes(args.output, (json.dumps(content, indent=1) + "\n").encode())
-    print(f"{len(tiles)} tiles in {args.output}")
+    results = Results(args.output or out, where)
+    begin = time.monotonic()
+    for c, side, flags in SMOKE_SHAPES if args.smoke else SHAPES:
+        for dtype in (torch.float32,) if args.smoke else (torch.bfloat16, torch.float32):
+            made = [steps(n, c, side, flags, dtype, device) for n in ((1, 1) if args.smoke else (8, 1))]
+            for mode in made[0]:
+                at_8, at_1 = made[0][mode], made[1][mode]
+                with keys_of(at_8) as keys:
+                    pass
+                for key in keys:
+                    if list(key) in results.tried:
+                        continue
+                    if time.monotonic() - begin > 60 * args.minutes:
+                        sys.exit(f"time is up: {len(results.tried)} problems tried; call again to go on")
+                    found = tune(at_8, at_1, key, torch.device(device), args.smoke)
+                    print(f"{c}×{side}² {dtype} {mode}, {key[0]}: {found or 'the tables stay'}", flush=True)
+                    if found is not None:
+                        configs.tuned()[key] = found[0]
+                    results.add(key, found)
+    print(f"{len(results.tiles)} tiles of {len(results.tried)} problems in {results.path}")
 
 
 if __name__ == "__main__":

@@ -2,12 +2,14 @@
 
 Nothing is tuned at run time: a table is read from top to bottom and the first row whose limits hold is used, so the
 same shapes give the same launch, and the same bits, on every device. `make gpu-tune` measures tiles for exact shapes
-and writes them to tuned.json beside this file, which is asked first; while there is none, nothing has been tuned.
+and writes them to tuned.json beside this file: asked first, on the GPU that it was measured on. While there is none,
+nothing has been tuned.
 """
 
 from __future__ import annotations
 
 import json
+from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -107,23 +109,38 @@ TABLES: dict[str, list[Row]] = {
 TUNED_FILE = Path(__file__).with_name("tuned.json")
 
 
-def read_tuned(path: Path) -> dict[tuple[str, int, int, int], Tile]:
-    """(table, itemsize, channels, area) -> tile, as `make gpu-tune` wrote them; {} where there is no file."""
+def read_tuned(path: Path, device: str | None) -> dict[tuple[str, int, int, int], Tile]:
+    """(table, itemsize, channels, area) -> tile, as `make gpu-tune` measured them on `device`.
+
+    {} where there is no file, or one of another device. Raises ValueError for a file that is none of these.
+    """
     if not path.exists():
         return {}
-    entries = json.loads(path.read_text(encoding="utf-8"))["tiles"]
-    return {
-        (e["table"], e["itemsize"], e["channels"], e["area"]): Tile(*(e["tile"][field] for field in Tile._fields))
-        for e in entries
-    }
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        if content["measured_on"] != device:
+            return {}
+        return {
+            (e["table"], e["itemsize"], e["channels"], e["area"]): Tile(*(int(e["tile"][f]) for f in Tile._fields))
+            for e in content["tiles"]
+        }
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{path} is not what `make gpu-tune` writes ({error}); remove it, or tune again") from None
 
 
-TUNED = read_tuned(TUNED_FILE)
+@cache
+def tuned() -> dict[tuple[str, int, int, int], Tile]:
+    """The tuned tiles for this machine's GPU."""
+    if not TUNED_FILE.exists():
+        return {}
+    import torch
+
+    return read_tuned(TUNED_FILE, torch.cuda.get_device_name() if torch.cuda.is_available() else None)
 
 
 def tile(table: str, itemsize: int, channels: int, area: int) -> Tile:
     """The tuned tile for exactly this problem, else that of the first row of `table` that is large enough."""
-    exact = TUNED.get((table, itemsize, channels, area))
+    exact = tuned().get((table, itemsize, channels, area))
     if exact is not None:
         return exact
     for row in TABLES[table]:

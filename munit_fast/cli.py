@@ -323,7 +323,8 @@ def bench(
     turn: Annotated[float, typer.Option(min=0, help="Least seconds of a turn.")] = 0.02,
     compile: Annotated[bool, typer.Option(help="torch.compile as baselines; takes most of the time.")] = True,
     max_autotune: Annotated[bool, typer.Option(help="Its mode max-autotune too.")] = True,
-    minutes: Annotated[float | None, typer.Option(min=0, help="No case begins after this.")] = None,
+    minutes: Annotated[float | None, typer.Option(min=0.1, help="Stop before the case that would take longer.")] = None,
+    missing: Annotated[bool, typer.Option("--missing", help="Only cases that --output has no rows of.")] = False,
     output: Annotated[Path | None, typer.Option(help="Append the rows to this file.")] = None,
     list_cases: Annotated[bool, typer.Option("--list", help="Only print the cases.")] = False,
     report: Annotated[
@@ -341,6 +342,8 @@ def bench(
     from munit_fast.bench import office
 
     console = Console()
+    if report and compare is not None:
+        raise ValueError("give one of --report and --compare")
     if report:
         return office.write(results, readme, pictures, console)
     if compare is not None:
@@ -357,7 +360,7 @@ def bench(
     if list_cases:
         return typer.echo("\n".join(map(str, chosen)))
     seconds = None if minutes is None else minutes * 60
-    options = suite.BenchOptions(where, rounds, turn, compile, max_autotune, output, seconds)
+    options = suite.BenchOptions(where, rounds, turn, compile, max_autotune, output, seconds, missing)
     office.measure(chosen, options, console)
 
 

@@ -31,3 +31,8 @@ def _positive_int(name: str, default: int) -> int:
 def cpu_isa() -> str | None:
     """``MUNIT_FAST_CPU_ISA``: the instruction set that the CPU kernels use (``munit-fast doctor`` lists them)."""
     return os.environ.get("MUNIT_FAST_CPU_ISA", "").strip().lower() or None
+
+
+def commit_override() -> str | None:
+    """``MUNIT_FAST_COMMIT``: the revision that benchmark rows name, where the sources lie without their history."""
+    return os.environ.get("MUNIT_FAST_COMMIT", "").strip() or None

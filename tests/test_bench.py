@@ -12,9 +12,24 @@ from typing import Any
 import pytest
 import torch
 from rich.console import Console
+from torch import Tensor
 from typer.testing import CliRunner
 
-from munit_fast.bench import SETS, BenchOptions, Case, measure, report, rows, run, runner, select
+from munit_fast import trainers
+from munit_fast.bench import (
+    SETS,
+    BenchOptions,
+    Case,
+    machine,
+    measure,
+    models,
+    ops,
+    report,
+    rows,
+    run,
+    runner,
+    select,
+)
 from munit_fast.bench.cases import LEVELS
 from munit_fast.bench.compare import compare
 from munit_fast.bench.contenders import OURS, PUBLISHED, Contender, Work
@@ -33,7 +48,16 @@ def quiet() -> Console:
 
 def row(**changes: Any) -> Row:
     values: dict[str, Any] = {f.name: None for f in fields(Row)}
-    values |= {"date": "2026-01-02", "commit": "abc", "device": "A CPU", "cpu": "A CPU", "isa": "avx2", "threads": 2}
+    values |= {
+        "run": "1",
+        "version": "0",
+        "date": "2026-01-02",
+        "commit": "abc",
+        "device": "A CPU",
+        "cpu": "A CPU",
+        "isa": "avx2",
+        "threads": 2,
+    }
     values |= {"torch": "2.13", "python": "3.11", "level": "op", "name": "layer + relu + pad", "mode": "training"}
     values |= {
         "dtype": "fp32",
@@ -62,54 +86,191 @@ def test_every_level_is_measured_and_complete(level: str) -> None:
     for case in cases:
         mine = [r for r in found if r.name == case.name]
         assert {r.implementation for r in mine} >= {OURS, PUBLISHED}
-        assert len({r.who for r in mine}) == len(mine) >= 2
+        assert len({r.who for r in mine}) == len(mine) >= 2 and len({r.run for r in mine}) == 1
         for r in mine:
-            assert 0 < r.p20 <= r.p50 <= r.p80 and r.peak_bytes and r.error < 0.01
-            assert r.commit and r.torch == torch.__version__ and r.threads == torch.get_num_threads()
-            assert (r.flops or 0) > 0 if level != "op" else r.flops is None
+            assert r.p20 and r.p50 and r.p80 and 0 < r.p20 <= r.p50 <= r.p80
+            assert r.peak_bytes and r.error is not None and r.error < 0.05
+            assert r.torch == torch.__version__ and r.threads == torch.get_num_threads()
+            assert (r.flops or 0) > 0 if level != "op" else r.flops is None and (r.bytes or 0) > 0
 
 
-def test_the_phase_convolution_multiplies_less() -> None:
-    """25 products a pixel become 9: what a step computes is counted, not assumed."""
-    case = next(c for c in SETS["smoke"] if c.name == "upsampling block")
-    found, _ = run([case], QUICK, quiet())
-    count = {r.implementation: r.flops for r in found}
-    # The phase kernel's own summation and the border's strips cost a little.
-    assert 0.3 < count[OURS] / count[PUBLISHED] < 0.75  # type: ignore[operator]
+def test_modes_of_an_operator() -> None:
+    """The backward alone gives the gradients that forward and backward together give."""
+    [backward], [training] = (
+        [c for c in SETS["smoke"] if c.name == "adain + residual + pad" and c.mode == mode]
+        for mode in ("backward", "training")
+    )
+    for contender in runner.contenders(backward, CPU):
+        if not contender.compiled:
+            same = next(c for c in runner.contenders(training, CPU) if str(c) == str(contender))
+            alone, both = contender.make().step(), same.make().step()
+            assert len(alone) == 4 and len(both) == 5  # x, weight, bias, residual; and the result
+            assert all(torch.equal(a, b) for a, b in zip(alone, both[1:]))
 
 
-def test_a_contender_with_wrong_numbers_gets_no_time(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_compiled_contenders_compile_every_convolution(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Inside and outside of the discriminators: none is left to eager."""
+    seen: list[str] = []
+
+    def backend(module: torch.fx.GraphModule, inputs: Any) -> Any:
+        def counted(*arguments: Any) -> Any:
+            seen.extend(str(n.target) for n in module.graph.nodes if "conv2d" in str(n.target))
+            return module(*arguments)
+
+        return counted
+
+    monkeypatch.setattr(
+        models, "compiled", lambda function, name: torch.compile(function, backend=backend, dynamic=False)
+    )
+    called: list[int] = []
+    conv2d = torch.conv2d
+
+    def counting(*args: Any, **kwargs: Any) -> Tensor:
+        called.append(1)
+        return conv2d(*args, **kwargs)
+
+    [case] = select(SETS["smoke"], levels=["training"])
+    contender = next(c for c in models.training_contenders(case, CPU) if c.compiled)
+    work = contender.make()
+    work.step()
+    seen.clear()
+    work.step()
+    plain = next(c for c in models.training_contenders(case, CPU) if c.implementation == PUBLISHED).make()
+    monkeypatch.setattr(torch.nn.functional, "conv2d", counting)
+    plain.step()
+    assert len(seen) == len(called) > 50
+
+
+def _spoiled(monkeypatch: pytest.MonkeyPatch, spoil: Any) -> None:
+    """Let ours of the layout NCHW, or of an iteration, do its work through `spoil`."""
     made = runner.contenders
 
-    def spoiled(case: Case, device: torch.device) -> list[Contender]:
+    def replaced(case: Case, device: torch.device) -> list[Contender]:
         def wrong(contender: Contender) -> Work:
-            work = contender.make()
-            return Work(work.step, lambda: [1.1 * t for t in work.outputs()])
+            return spoil(contender.make())
 
         return [
-            replace(c, make=lambda c=c: wrong(c)) if c.ours and c.layout == "NCHW" else c for c in made(case, device)
+            replace(c, make=lambda c=c: wrong(c)) if c.ours and (c.layout == "NCHW" or case.level != "op") else c
+            for c in made(case, device)
         ]
 
-    monkeypatch.setattr(runner, "contenders", spoiled)
-    case = SETS["smoke"][0]
-    found, failures = run([case], QUICK, quiet())
+    monkeypatch.setattr(runner, "contenders", replaced)
+
+
+@pytest.mark.parametrize("mode", ["forward", "backward", "training"])
+def test_a_contender_with_wrong_numbers_gets_no_time(monkeypatch: pytest.MonkeyPatch, mode: str) -> None:
+    """What is checked is what the timed step itself gives."""
+    _spoiled(monkeypatch, lambda work: Work(lambda: [*work.step()[:-1], 1.1 * work.step()[-1]]))
+    case = next(c for c in SETS["smoke"] if c.mode == mode)
+    console = quiet()
+    found, failures = run([case], QUICK, console)
     assert len(failures) == 1 and "off by 1.0e-01" in failures[0] and "no time is reported" in failures[0]
-    assert not [r for r in found if r.implementation == OURS and r.layout == "NCHW"]
-    assert [r for r in found if r.implementation == OURS]
+    [bad] = [r for r in found if r.failure]
+    assert bad.implementation == OURS and bad.layout == "NCHW" and bad.p50 is None
+    assert [r for r in found if r.implementation == OURS and r.failure is None]
+    assert "Without a time (1)" in report.report(found)
 
 
-def test_a_wrong_gradient_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
-    case = next(c for c in SETS["smoke"] if c.name.startswith("adain + relu") and c.mode == "training")
-    contender = runner.contenders(case, CPU)[0]
-    outputs = contender.make().outputs()
-    assert len(outputs) == 4  # the result, and the gradients of x, weight and bias
-    assert runner.check(case, contender, outputs, outputs) == 0
-    for i in range(4):
-        spoiled = [2 * t if j == i else t for j, t in enumerate(outputs)]
-        with pytest.raises(runner.RedCheck):
-            runner.check(case, contender, spoiled, outputs)
-    with pytest.raises(runner.RedCheck, match="off by inf"):
-        runner.check(case, contender, [outputs[0] * float("nan"), *outputs[1:]], outputs)
+def test_an_iteration_that_does_not_train_gets_no_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Losses of the first iteration are right, but the generators do not move."""
+    monkeypatch.setattr(trainers.MUNIT_Trainer, "_descend", _only_discriminators(trainers.MUNIT_Trainer._descend))
+    [case] = select(SETS["smoke"], levels=["training"])
+    _, failures = run([case], QUICK, quiet())
+    assert len(failures) == 1 and "off by 1.0e+00" in failures[0]
+
+
+def _only_discriminators(descend: Any) -> Any:
+    def patched(self: Any, loss: Tensor, optimizer: Any, *rest: Any) -> None:
+        if optimizer is self.dis_opt:
+            descend(self, loss, optimizer, *rest)
+
+    return patched
+
+
+def test_a_step_that_breaks_costs_its_own_time_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(work: Work) -> Work:
+        def step() -> Any:
+            raise RuntimeError("out of luck\nand more")
+
+        return Work(step)
+
+    _spoiled(monkeypatch, broken)
+    found, failures = run([SETS["smoke"][0]], QUICK, quiet())
+    assert len(failures) == 1 and failures[0].endswith("out of luck")
+    assert len([r for r in found if r.failure is None]) >= 4
+
+
+def _numbers(*scales: float) -> list[Tensor]:
+    return [scale * torch.ones(2, 2, 2, 2) for scale in scales]
+
+
+def test_each_number_is_held_to_its_limit() -> None:
+    op = next(c for c in SETS["smoke"] if c.name == "adain + relu + pad")
+    ours = next(c for c in runner.contenders(op, CPU) if c.ours)
+    for level, limits in runner.LIMITS.items():
+        if level == "moved":
+            continue
+        for dtype, limit in limits.items():
+            case = replace(op, level=level, dtype=dtype)
+            assert runner.check(case, ours, _numbers(1, 0.01 * (1 + 0.9 * limit)), _numbers(1, 0.01)) > 0.8 * limit
+            with pytest.raises(runner.RedCheck):  # a small one beside a large one, too
+                runner.check(case, ours, _numbers(1, 0.01 * (1 + 1.1 * limit)), _numbers(1, 0.01))
+    with pytest.raises(runner.RedCheck, match="off by nan"):
+        runner.check(op, ours, _numbers(float("nan")), _numbers(1))
+    with pytest.raises(runner.RedCheck, match="1 results instead of 2"):
+        runner.check(op, ours, _numbers(1), _numbers(1, 1))
+    # The gradient of a bias before an instance norm is rounding noise in one and zero in the other.
+    block = replace(op, level="block")
+    noise, nothing = torch.full((8,), 1e-6), torch.zeros(8)
+    assert runner.check(block, ours, [*_numbers(1), nothing], [*_numbers(1), noise]) < 1e-4
+    moved = [torch.zeros(9)], [torch.ones(9)]
+    with pytest.raises(runner.RedCheck, match=r"off by 1\.0e"):
+        runner.check(replace(op, level="training", dtype="bf16"), ours, *moved)
+
+
+def test_figures_by_hand() -> None:
+    """Bytes, operations, memory and quantiles of things that can be counted on paper."""
+    case = Case("op", "adain + residual + pad", "forward", "bf16", 2, 3, 4)
+    x, y = 2 * 3 * 16, 2 * 3 * 36
+    assert ops.minimal_bytes(case) == 2 * (2 * x + y)
+    assert ops.minimal_bytes(replace(case, mode="backward")) == 2 * (y + 3 * x)
+    assert ops.minimal_bytes(replace(case, mode="training")) == 2 * (5 * x + 2 * y)
+    plain = replace(case, name="bias + lrelu + pad", dtype="fp32")
+    assert ops.minimal_bytes(plain) == 4 * (x + y)
+    scales = Case("op", "lsgan of three scales", "training", "fp32", 1, 3, 64)
+    assert ops.minimal_bytes(scales) == 4 * 2 * (16 + 4 + 1)
+    a, b = torch.randn(3, 5), torch.randn(5, 7)
+    assert measure.flops(lambda: [a @ b]) == 2 * 3 * 5 * 7
+    image, kernel = torch.randn(1, 2, 6, 6), torch.randn(4, 2, 3, 3)
+    assert measure.flops(lambda: [torch.conv2d(image, kernel)]) == 2 * 4 * 16 * 2 * 9
+    assert measure.peak_bytes(lambda: [torch.empty(1000), torch.empty(500)], CPU) == pytest.approx(6000, abs=128)
+    assert measure.Spread.of([float(i) for i in range(11)]) == measure.Spread(2, 5, 8)
+
+
+def test_a_turn_repeats_short_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    now, calls = [0.0], []
+
+    def step() -> Any:
+        now[0] += 0.001
+        calls.append(1)
+        return []
+
+    monkeypatch.setattr(measure, "perf_counter", lambda: now[0])
+    spread = measure.interleaved({"a": step}, CPU, rounds=3, least_s=0.01)["a"]
+    assert spread.p50 == pytest.approx(0.001) and len(calls) == 2 + 3 * 10
+
+
+def test_where_it_was_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    where = machine.describe(CPU)
+    assert where["cpu"] and where["python"].count(".") == 2 and where["version"]
+    monkeypatch.setenv("MUNIT_FAST_COMMIT", "abc1234")
+    assert machine.describe(CPU)["commit"] == "abc1234"
+    copy, rate = machine.copy_speed(CPU), machine.matrix_rate(CPU, torch.float32)
+    assert 1e8 < copy < 1e13 and 1e9 < rate < 1e15
+    source = torch.empty(machine.COPY_BYTES, dtype=torch.uint8).random_()
+    target = torch.empty_like(source)
+    again = 2 * machine.COPY_BYTES / measure.seconds_per_call(lambda: target.copy_(source), CPU)
+    assert 0.25 < again / copy < 4  # bytes read and written, on a machine that others use too
 
 
 def test_time_that_is_up_leaves_cases_out_and_says_so() -> None:
@@ -120,9 +281,9 @@ def test_time_that_is_up_leaves_cases_out_and_says_so() -> None:
 
 def test_interleaving() -> None:
     order: list[str] = []
-    steps = {name: (lambda name=name: order.append(name)) for name in "ab"}
+    steps: dict[str, Any] = {name: (lambda name=name: order.append(name)) for name in "ab"}
     spreads = measure.interleaved(steps, CPU, rounds=3, least_s=0)
-    assert order[-6:] == ["a", "b"] * 3 and set(spreads) == {"a", "b"}
+    assert order[-6:] == ["a", "b", "b", "a", "a", "b"] and set(spreads) == {"a", "b"}
 
 
 def test_selection() -> None:
@@ -138,8 +299,9 @@ def test_rows_survive_their_file(tmp_path: Path) -> None:
     path = tmp_path / "deep" / "rows.jsonl"
     first, second = row(), baseline(2.0, bytes=None, flops=10)
     rows.append(path, [first])
-    rows.append(path, [second, replace(first, p50=1.05)])
-    assert rows.load(path) == rows.load(tmp_path / "deep") == [replace(first, p50=1.05), second]  # the later one counts
+    failed = replace(baseline(1.0), p20=None, p50=None, p80=None, failure="out of memory")
+    rows.append(path, [second, failed])
+    assert rows.load(path) == rows.load(tmp_path / "deep") == [first, second, failed]
     line = json.loads(path.read_text().splitlines()[0])
     assert line["bandwidth"] == 4e9 and line["share_of_copy"] == 0.5 and line["hours_per_million"] == 277.8
 
@@ -150,6 +312,10 @@ def test_rows_survive_their_file(tmp_path: Path) -> None:
         (lambda d: d.pop("p50"), "line 2 is not a row of `munit-fast bench`: 'p50' is missing"),
         (lambda d: d.update(p50=-1), "times must be positive"),
         (lambda d: d.update(p20=3), "p20 ≤ p50"),
+        (lambda d: d.update(p50=None), "times must be positive"),
+        (lambda d: d.update(p50="x"), "p50 must be float or NoneType, got 'x'"),
+        (lambda d: d.update(side="a"), "side must be int, got 'a'"),
+        (lambda d: d.update(threads=True), "threads must be int, got True"),
     ],
 )
 def test_rows_that_are_none(tmp_path: Path, spoil: Any, message: str) -> None:
@@ -175,6 +341,17 @@ def test_the_score_is_against_the_fastest_baseline() -> None:
     text = report.report([row(), baseline(3.0), compiled])
     assert "Slower than the fastest baseline in 1 of 1 cases" in text and "0.80× (torch.compile channels_last" in text
     assert "Nothing has been measured on a GPU" in text
+
+
+def test_runs_are_never_mixed() -> None:
+    """Ours of one run and a baseline of another say nothing; the newest run that has both counts."""
+    old = [row(p20=0.1, p50=0.2, p80=0.3, run="1"), baseline(2.0, run="1")]
+    new = [row(run="2"), baseline(3.0, run="2")]
+    [summary] = summarize(old + new)
+    assert summary.speedup == pytest.approx(3.0) and len(summary.rows) == 2
+    [summary] = summarize([*old, row(run="2")])  # the second run has no baseline
+    assert summary.speedup == pytest.approx(10.0)
+    assert len(summarize([*old, *(replace(r, torch="2.11") for r in new)])) == 2
 
 
 def test_machines_are_kept_apart() -> None:
@@ -210,6 +387,12 @@ def test_the_command(tmp_path: Path) -> None:
     quick = ["--rounds", "2", "--turn", "0", "--no-compile", "--device", "cpu"]
     done = call(app, ["bench", "--set", "smoke", "--level", "translation", *quick, "--output", str(output)])
     assert done.exit_code == 0 and "rows added" in done.output
+    again = call(
+        app, ["bench", "--set", "smoke", "--level", "translation", *quick, "--output", str(output), "--missing"]
+    )
+    assert again.exit_code == 0 and "0 rows added" in again.output
+    nowhere = call(app, ["bench", "--set", "smoke", *quick, "--output", str(tmp_path)])
+    assert nowhere.exit_code == 1 and "cannot write" in str(nowhere.exception)
     readme = tmp_path / "speed.md"
     written = ["--results", str(output), "--readme", str(readme), "--pictures", str(tmp_path / "plots")]
     assert call(app, ["bench", "--report", *written], catch_exceptions=False).exit_code == 0

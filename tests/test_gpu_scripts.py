@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+import sysconfig
 from pathlib import Path
 
 import pytest
@@ -16,10 +17,34 @@ from munit_fast.bench import rows
 ROOT = Path(__file__).parent.parent
 
 
+def bare(*command: str, folder: Path = ROOT) -> subprocess.CompletedProcess[str]:
+    """Run Python as where munit_fast is not installed: what an editable install adds to the path is left out."""
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": sysconfig.get_path("purelib")}
+    return subprocess.run(
+        [sys.executable, "-S", *command], capture_output=True, text=True, check=False, env=environment, cwd=folder
+    )
+
+
 def script(name: str, *arguments: str) -> subprocess.CompletedProcess[str]:
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, str(ROOT / "benchmarks" / name), *arguments]
-    return subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+    return bare(str(ROOT / "benchmarks" / name), *arguments)
+
+
+def test_steps_find_the_checkout() -> None:
+    """In the folder that the steps run in, everything is importable, kernels and what was compiled in place included."""
+    sys.path.insert(0, str(ROOT / "benchmarks"))
+    try:
+        import bare_checkout
+    finally:
+        sys.path.pop(0)
+    bare_checkout.place()
+    code = "import munit_fast, munit_fast.kernels, munit_fast.native as n; print(munit_fast.__file__, n.module)"
+    assert bare("-c", code).returncode != 0  # a checkout by itself lacks the kernels: the test can fail
+    done = bare("-c", code, folder=bare_checkout.PLACE)
+    assert done.returncode == 0, done.stderr
+    assert str(bare_checkout.PLACE) in done.stdout
+    from munit_fast import native
+
+    assert (native.module is None) == ("None" in done.stdout)
 
 
 @pytest.mark.slow
@@ -49,12 +74,15 @@ def test_gpu_check_without_a_gpu_says_so(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_gpu_tune(tmp_path: Path) -> None:
     output = tmp_path / "tuned.json"
+    refused = script("gpu_tune.py", "--smoke")
+    assert refused.returncode == 1 and "give --output" in refused.stderr
     done = script("gpu_tune.py", "--smoke", "--output", str(output))
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     from munit_fast.kernels import configs
 
     assert "times mean nothing" in json.loads(output.read_text())["measured_on"]
-    tuned = configs.read_tuned(output)
+    tuned = configs.read_tuned(output, "Triton's interpreter: times mean nothing")
+    assert configs.read_tuned(output, "NVIDIA H100") == {}
     assert all(table in configs.TABLES and tile.num_warps == 4 for (table, *_), tile in tuned.items())
     for table in ("statistics, columns", "forward, channels_last", "sums, channels_last", "backward, channels_last"):
         assert table in done.stdout  # each kernel of the epilogue was tried
@@ -66,7 +94,16 @@ def test_tuned_tiles_are_used_for_their_shape_alone(tmp_path: Path, monkeypatch:
     entry = {"table": "forward, channels_last", "itemsize": 2, "channels": 64, "area": 100, "tile": tile, "gain": 1.1}
     path = tmp_path / "tuned.json"
     path.write_text(json.dumps({"measured_on": "x", "date": "y", "tiles": [entry]}))
-    monkeypatch.setattr(configs, "TUNED", configs.read_tuned(path))
+    monkeypatch.setattr(configs, "tuned", lambda: configs.read_tuned(path, "x"))
     assert configs.tile("forward, channels_last", 2, 64, 100) == configs.Tile(4, 8, 2, 3)
     standing = configs.tile("forward, channels_last", 2, 64, 101)
     assert standing != configs.Tile(4, 8, 2, 3) and standing == configs.tile("forward, channels_last", 4, 64, 100)
+
+
+def test_a_damaged_file_of_tiles_is_named(tmp_path: Path) -> None:
+    configs = pytest.importorskip("munit_fast.kernels.configs")
+    path = tmp_path / "tuned.json"
+    for text in ("{", '{"measured_on": "x"}', '{"measured_on": "x", "tiles": [{"table": 1}]}'):
+        path.write_text(text)
+        with pytest.raises(ValueError, match=r"tuned\.json is not what `make gpu-tune` writes"):
+            configs.read_tuned(path, "x")

@@ -20,7 +20,7 @@ from munit_fast.bench.contenders import (
     Work,
     autocast,
     compiled,
-    forward_and_backward,
+    differentiable,
     placed,
 )
 from munit_fast.ops.convolution import convolution
@@ -134,24 +134,27 @@ def block_contenders(case: Case, device: torch.device) -> list[Contender]:
         plain, ours = (_Part(network, case.name) for network in _network(case))
         call = ours
 
-    def make(module: nn.Module, layout: str, function: Callable[[nn.Module], Call]) -> Work:
+    def make(module: nn.Module, layout: str, function: Callable[[nn.Module], Call], precision: str) -> Work:
         module = placed(module, layout, device)
         run, x = function(module), _input(case, layout, device)
 
         def forward() -> Any:
-            with autocast(case.dtype, device):
+            with autocast(precision, device):
                 return run(x)
 
         # An encoder leaves half of its generator unused.
-        return forward_and_backward(forward, [x, *module.parameters()], case.mode == "training")
+        return differentiable(forward, [x, *module.parameters()], case.mode)
 
-    def of_plain(name: str, layout: str) -> Contender:
-        if name == PUBLISHED:
-            return Contender(name, layout, lambda: make(copy.deepcopy(plain), layout, lambda m: m))
-        return Contender(name, layout, lambda: make(copy.deepcopy(plain), layout, lambda m: compiled(m, name)))
+    def of_plain(name: str, layout: str, precision: str = case.dtype) -> Contender:
+        function: Callable[[nn.Module], Call] = (lambda m: m) if name == PUBLISHED else lambda m: compiled(m, name)
+        differs = None if precision == case.dtype else precision
+        return Contender(
+            name, layout, lambda: make(copy.deepcopy(plain), layout, function, precision), precision=differs
+        )
 
     return [
-        Contender(OURS, "channels_last", lambda: make(ours, "channels_last", lambda _: call)),
+        Contender(OURS, "channels_last", lambda: make(ours, "channels_last", lambda _: call, case.dtype)),
         *(of_plain(PUBLISHED, layout) for layout in LAYOUTS),
+        *(of_plain(PUBLISHED, "NCHW", "fp32") for _ in range(case.dtype != "fp32")),
         *(of_plain(name, "channels_last") for name in COMPILED),
     ]

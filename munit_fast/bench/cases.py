@@ -9,7 +9,7 @@ from itertools import product
 import torch
 
 LEVELS = ("op", "block", "network", "training", "translation")
-MODES = ("forward", "training")
+MODES = ("forward", "backward", "training")  # the last: forward and backward together
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 STYLES = 10  # of a translation
 
@@ -20,7 +20,7 @@ class Case:
 
     op, block: on [batch, channels, side, side], alone. network, training, translation: images
     [batch, 3, side, side] through networks whose first layer has `channels` (the configurations' `dim`).
-    mode: "forward" without a graph, or "training", forward and backward; an iteration is always "training".
+    mode: "forward" without a graph, "backward" alone, or "training", both; an iteration is always "training".
     """
 
     level: str
@@ -59,8 +59,13 @@ def _planes(px: int, every: bool = True) -> list[tuple[int, int]]:
     return [(channels, px // divisor) for channels, divisor in (_PLANES if every else _PLANES[:1])]
 
 
-def _op_cases(px: int, batches: Iterable[int], dtypes: Iterable[str], every: bool = True) -> Iterator[Case]:
-    for name, dtype, (channels, side), batch, mode in product(EPILOGUES, dtypes, _planes(px, every), batches, MODES):
+_TWO = ("forward", "training")
+
+
+def _op_cases(
+    px: int, batches: Iterable[int], dtypes: Iterable[str], every: bool = True, modes: Iterable[str] = _TWO
+) -> Iterator[Case]:
+    for name, dtype, (channels, side), batch, mode in product(EPILOGUES, dtypes, _planes(px, every), batches, modes):
         yield Case("op", name, mode, dtype, batch, channels, side)
 
 
@@ -103,16 +108,16 @@ SETS: dict[str, tuple[Case, ...]] = {
     # What a GPU gate affords, what matters most first: it stops where the time is up.
     "gate": (
         _iteration(256, 1, "bf16"),
-        *_op_cases(512, (8,), ("bf16",), every=False),
+        *_op_cases(512, (8,), ("bf16",), every=False, modes=("forward", "backward")),
         _translation(256, 8, "bf16"),
-        *_op_cases(256, (1,), ("bf16",), every=False),
         _iteration(256, 4, "bf16"),
-        *_loss_cases(256, (8,), ("bf16",)),
         _iteration(256, 8, "bf16"),
+        *_op_cases(256, (1,), ("bf16",), every=False, modes=("forward", "backward")),
+        *_loss_cases(256, (8,), ("bf16",)),
         _iteration(256, 1, "fp32"),
         *_network_cases(256, (1,), ("bf16",)),
         *_block_cases(256, (1,), ("bf16",)),
-        *_op_cases(512, (8,), ("fp32",), every=False),
+        *_op_cases(512, (8,), ("fp32",), every=False, modes=("forward", "backward")),
     ),
     # A processor with a few cores: about an hour, most of it torch.compile's.
     "cpu": (
@@ -129,7 +134,7 @@ SETS: dict[str, tuple[Case, ...]] = {
     ),
     # Everything that is supported: a GPU, and patience.
     "full": (
-        *(c for px in (128, 256, 512, 1024) for c in _op_cases(px, (1, 4, 16), ("fp32", "bf16", "fp16"))),
+        *(c for px in (128, 256, 512, 1024) for c in _op_cases(px, (1, 4, 16), ("fp32", "bf16", "fp16"), modes=MODES)),
         *(c for px in (128, 256, 512, 1024) for c in _loss_cases(px, (1, 4, 16), ("fp32", "bf16", "fp16"))),
         *(c for px in (128, 256, 512) for c in _block_cases(px, (1, 4, 16), _BOTH)),
         *(c for px in (128, 256, 512) for c in _network_cases(px, (1, 4, 16), _BOTH)),

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from math import log, sqrt
+from math import exp, log, sqrt
+from statistics import fmean, pvariance
 
 from munit_fast.bench.contenders import OURS
 from munit_fast.bench.rows import Row
@@ -14,9 +15,9 @@ from munit_fast.bench.summary import Summary, summarize
 class Change:
     """One case of ours, before and after.
 
-    ratio: how much faster it became (above 1) against the fastest baseline of its own run, which takes a busier machine
-    out; where a side has no baseline, the plain times are compared and `relative` is False. noise: the ratio that
-    the spreads of the four times explain (20th to 80th percentile, combined).
+    ratio: how much faster it became (above 1) beside the baselines that both runs have, which takes a busier machine
+    out; without any, the plain times are compared and `relative` is False. noise: the ratio that the spreads of our
+    times and the scatter of the baselines explain.
     """
 
     case: Row
@@ -56,22 +57,21 @@ def compare(before: list[Row], after: list[Row]) -> list[Change]:
 
 def _change(before: Summary, after: Summary) -> Change:
     assert before.ours is not None and after.ours is not None
-    common = {row.who for row in before.rows} & {row.who for row in after.rows}
-    pairs = [
-        (next(r for r in before.rows if r.who == who), next(r for r in after.rows if r.who == who))
-        for who in common
-        if who[0] != OURS
-    ]
-    ratio = before.ours.p50 / after.ours.p50
-    spreads = [_spread(before.ours), _spread(after.ours)]
-    if pairs:  # the steadiest baseline says how fast the machine was
-        a, b = min(pairs, key=lambda pair: _spread(pair[0]) + _spread(pair[1]))
-        ratio *= b.p50 / a.p50
-        spreads += [_spread(a), _spread(b)]
-    noise = sqrt(sum(s**2 for s in spreads))
-    return Change(after.ours, before.ours.p50, after.ours.p50, ratio, 2.718281828459045**noise, bool(pairs))
+    old = {row.who: row for row in before.rows if row.implementation != OURS}
+    new = {row.who: row for row in after.rows if row.implementation != OURS}
+    # How much slower the machine was, as each common baseline saw it.
+    drifts = [log(new[who].seconds / old[who].seconds) for who in old if who in new]
+    shift = log(before.ours.seconds / after.ours.seconds)
+    variance = _spread(before.ours) ** 2 + _spread(after.ours) ** 2
+    if drifts:
+        shift += fmean(drifts)
+        # One baseline says nothing of the scatter between runs; its own spread stands in.
+        alone = [_spread(old[who]) ** 2 + _spread(new[who]) ** 2 for who in old if who in new]
+        variance += max(pvariance(drifts), fmean(alone) / len(alone))
+    return Change(after.ours, before.ours.seconds, after.ours.seconds, exp(shift), exp(sqrt(variance)), bool(drifts))
 
 
 def _spread(row: Row) -> float:
     """Half the distance of the percentiles, as a log ratio, and at least half a percent."""
+    assert row.p20 is not None and row.p80 is not None
     return max(log(row.p80 / row.p20) / 2, 0.005)

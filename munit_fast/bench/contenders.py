@@ -11,7 +11,6 @@ import torch
 from torch import Tensor
 
 from munit_fast.bench.cases import DTYPES
-from munit_fast.bench.measure import Step
 
 OURS = "munit_fast"
 PUBLISHED = "published"
@@ -24,10 +23,16 @@ LAYOUTS = {"NCHW": torch.contiguous_format, "channels_last": torch.channels_last
 
 @dataclass
 class Work:
-    """step: what is timed. outputs: the numbers that every contender of a case must agree on, computed anew."""
+    """step: what is timed; it returns its results, which are what is checked.
 
-    step: Step
-    outputs: Callable[[], list[Tensor]]
+    numbers: for an iteration, whose step returns nothing: what to check, after running it. state_bytes: weights and
+    moments, which are there before and after a step. close: raises if the step is not what it is called.
+    """
+
+    step: Callable[[], Sequence[Tensor]]
+    numbers: Callable[[], Sequence[Tensor]] | None = None
+    state_bytes: int | None = None
+    close: Callable[[], None] = lambda: None
 
 
 @dataclass(frozen=True)
@@ -76,7 +81,10 @@ def autocast(dtype: str, device: torch.device) -> Any:
 
 
 def in_graph(work: Work) -> Work:
-    """The same work with its step captured in a CUDA graph; what it reads must stay where it is."""
+    """The same work with its step captured in a CUDA graph; what it reads must stay where it is.
+
+    Its results are poisoned before the first replay, so that a check sees what the replay writes.
+    """
     stream = torch.cuda.Stream()
     stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):
@@ -85,37 +93,52 @@ def in_graph(work: Work) -> Work:
     torch.cuda.current_stream().wait_stream(stream)
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
-        work.step()
-    return Work(graph.replay, work.outputs)
+        results = work.step()
+    for result in results:
+        result.fill_(float("nan"))
+
+    def step() -> Sequence[Tensor]:
+        graph.replay()
+        return results
+
+    return Work(step)
 
 
-def forward_and_backward(
-    run: Callable[[], Tensor | Sequence[Tensor]], inputs: Sequence[Tensor], training: bool, seed: int = 7
+def differentiable(
+    run: Callable[[], Tensor | Sequence[Tensor]], inputs: Sequence[Tensor], mode: str, seed: int = 7
 ) -> Work:
-    """Work of a differentiable function: its result alone, or with the gradients of `inputs` for a random upstream."""
+    """Work of a differentiable function in a case's mode.
+
+    forward: its results, without a graph. training: results and gradients of `inputs` for a random upstream gradient.
+    backward: the gradients alone, from a graph that is kept.
+    """
 
     def flat() -> list[Tensor]:
         y = run()
         return [y] if isinstance(y, Tensor) else list(y)
 
-    with torch.no_grad():
-        like = flat()
-    random = torch.Generator().manual_seed(seed)
-    upstream = []
-    for y in like:
-        given = torch.randn(y.shape, generator=random).to(y)
-        form = torch.channels_last if y.dim() == 4 and y.is_contiguous(memory_format=torch.channels_last) else None
-        upstream.append(given if form is None else given.contiguous(memory_format=form))
-
-    def train() -> tuple[Tensor, ...]:
-        return torch.autograd.grad(flat(), list(inputs), upstream, allow_unused=True)
-
     @torch.no_grad()
     def infer() -> list[Tensor]:
         return flat()
 
-    def outputs() -> list[Tensor]:
-        found = [y.detach() for y in flat()]
-        return found + [g for g in train() if g is not None] if training else found
+    random = torch.Generator().manual_seed(seed)
+    upstream = []
+    for y in infer():
+        given = torch.randn(y.shape, generator=random).to(y)
+        last = y.dim() == 4 and y.is_contiguous(memory_format=torch.channels_last)
+        upstream.append(given.contiguous(memory_format=torch.channels_last) if last else given)
 
-    return Work(train if training else infer, outputs)
+    def gradients(results: Sequence[Tensor], keep: bool) -> list[Tensor]:
+        found = torch.autograd.grad(results, list(inputs), upstream, allow_unused=True, retain_graph=keep)
+        return [g for g in found if g is not None]
+
+    def train() -> list[Tensor]:
+        results = flat()
+        return [*(y.detach() for y in results), *gradients(results, False)]
+
+    if mode == "forward":
+        return Work(infer)
+    if mode == "training":
+        return Work(train)
+    kept = flat()
+    return Work(lambda: gradients(kept, True))

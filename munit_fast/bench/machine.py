@@ -17,6 +17,8 @@ import torch
 from munit_fast import native
 from munit_fast.bench.measure import seconds_per_call
 from munit_fast.doctor import cpu_model, gpu_driver
+from munit_fast.env import commit_override
+from munit_fast.version import __version__
 
 COPY_BYTES = 256 * 2**20  # more than a cache holds
 
@@ -26,7 +28,7 @@ def describe(device: torch.device) -> dict[str, Any]:
     gpu = device.type == "cuda"
     return {
         "date": datetime.date.today().isoformat(),
-        "commit": _commit(),
+        "commit": commit_override() or _commit(),
         "device": torch.cuda.get_device_name(device) if gpu else cpu_model(),
         "driver": gpu_driver() if gpu else None,
         "cuda": torch.version.cuda if gpu else None,
@@ -37,6 +39,8 @@ def describe(device: torch.device) -> dict[str, Any]:
         "torch": torch.__version__,
         "triton": _version("triton"),
         "python": platform.python_version(),
+        "version": __version__,
+        "tf32": torch.backends.cudnn.allow_tf32 if gpu else None,
     }
 
 
@@ -54,18 +58,18 @@ def _commit() -> str | None:
     Results are no sources: rows that are being written do not make a tree dirty.
     """
     here = Path(__file__).parent
-    command = ["git", "-C", str(here)]
+
+    def git(*words: str) -> str:
+        done = subprocess.run(["git", "-C", str(here), *words], capture_output=True, text=True, check=True)
+        return done.stdout.strip()
+
     try:
-        head = subprocess.run([*command, "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=True)
-        changed = subprocess.run(
-            [*command, "status", "--porcelain", "--untracked-files=no", "--", ":/*.py", ":/csrc", ":/kernels"],
-            capture_output=True,
-            text=True,
-            check=True,
-        )
+        git("ls-files", "--error-unmatch", Path(__file__).name)  # another project's checkout may lie around an install
+        head = git("rev-parse", "--short", "HEAD")
+        changed = git("status", "--porcelain", "--", ":/*.py", ":/munit_fast", ":/csrc", ":/kernels")
     except (OSError, subprocess.CalledProcessError):
         return None
-    return head.stdout.strip() + ("-dirty" if changed.stdout.strip() else "")
+    return head + ("-dirty" if changed else "")
 
 
 @cache
@@ -81,7 +85,12 @@ def matrix_rate(device: torch.device, dtype: torch.dtype) -> float:
     """FLOP a second of a product of two square matrices, through the library that torch uses."""
     n = 8192 if device.type == "cuda" else 2048
     a, b = (torch.randn(n, n, device=device).to(dtype) for _ in range(2))
-    return 2 * n**3 / seconds_per_call(lambda: a @ b, device)
+    before = torch.backends.cuda.matmul.allow_tf32
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32  # as the convolutions
+    try:
+        return 2 * n**3 / seconds_per_call(lambda: a @ b, device)
+    finally:
+        torch.backends.cuda.matmul.allow_tf32 = before
 
 
 def keep_freed_memory() -> bool:

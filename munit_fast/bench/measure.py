@@ -48,9 +48,10 @@ def interleaved(
         step()
         repeats[name] = max(1, int(least_s / max(_turn(step, device, 1, False), 1e-6)))
     taken: dict[str, list[float]] = {name: [] for name in steps}
-    for _ in range(rounds):
-        for name, step in steps.items():
-            taken[name].append(_turn(step, device, repeats[name], cold))
+    order = list(steps)
+    for turn in range(rounds):
+        for name in order[turn % len(order) :] + order[: turn % len(order)]:  # nobody is always behind the same other
+            taken[name].append(_turn(steps[name], device, repeats[name], cold))
     return {name: Spread.of(seconds) for name, seconds in taken.items()}
 
 
@@ -88,7 +89,7 @@ def _cache_filler(device: torch.device) -> torch.Tensor:
 
 
 def _flush(device: torch.device) -> None:
-    _cache_filler(device).zero_()
+    _cache_filler(device).max()  # read, not written: dirty lines would be written back in the next kernel's time
 
 
 @contextmanager

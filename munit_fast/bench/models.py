@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from munit_fast import MUNIT, make_config, reference
 from munit_fast.bench.cases import STYLES, Case
-from munit_fast.bench.contenders import COMPILED, LAYOUTS, OURS, PUBLISHED, Contender, Work, autocast, placed
-from munit_fast.graph import StepGraph
+from munit_fast.bench.contenders import COMPILED, LAYOUTS, OURS, PUBLISHED, Contender, Work, autocast, compiled, placed
+from munit_fast.graph import WARM_UP, StepGraph
 from munit_fast.trainers import MUNIT_Trainer
 
 _PARTS = ("enc_content", "enc_style", "dec", "dis_a", "dis_b")
@@ -43,16 +43,49 @@ def hyperparameters(case: Case) -> dict[str, Any]:
 
 
 def _compile_parts(module: nn.Module, implementation: str) -> None:
-    """Compile each part of the networks that runs as one call."""
+    """Compile each part of the networks that runs as one call; their `forward`, which the losses call by itself."""
     for name, part in module.named_modules():
         if name.rpartition(".")[2] in _PARTS:
-            part.compile(mode=COMPILED[implementation], dynamic=False)
+            part.forward = compiled(part.forward, implementation)
 
 
 def _losses(trainer: Any) -> list[Tensor]:
     terms = [f"recon_{what}_{domain}" for what in "xsc" for domain in "ab"] + ["adv_a", "adv_b", "total"]
     found = [getattr(trainer, f"loss_gen_{term}") for term in terms] + [trainer.loss_dis_total]
-    return [torch.stack([value.detach().float() for value in found])]
+    return [value.detach().float().clone() for value in found]
+
+
+_NETWORKS = ("gen_a", "gen_b", "dis_a", "dis_b")
+
+
+def _weights(trainer: Any) -> list[Tensor]:
+    """The weights of each network as one vector; biases before an instance norm get rounding noise for a gradient."""
+    return [
+        torch.cat([p.detach().flatten().cpu() for p in getattr(trainer, name).parameters() if p.dim() > 1])
+        for name in _NETWORKS
+    ]
+
+
+def _checked_iterations(trainer: Any, step: Callable[[], None], device: torch.device) -> Callable[[], list[Tensor]]:
+    """Every loss of the first iteration, then how far each network's weights moved in all of them.
+
+    On a GPU enough of them that the last ones are replayed, where there is a graph.
+    """
+
+    def numbers() -> list[Tensor]:
+        before = _weights(trainer)
+        step()
+        first = _losses(trainer)
+        for _ in range(WARM_UP + 2 if device.type == "cuda" else 1):
+            step()
+        return [*first, *(b - a for a, b in zip(before, _weights(trainer)))]
+
+    return numbers
+
+
+def _state_bytes(trainer: Any) -> int:
+    """Weights and Adam's two moments."""
+    return 3 * sum(p.numel() * p.element_size() for p in trainer.parameters())
 
 
 def _capturable(trainer: Any) -> None:
@@ -75,14 +108,12 @@ def training_contenders(case: Case, device: torch.device) -> list[Contender]:
         draw = torch.Generator().manual_seed(3)
         return [torch.randn(case.batch, hp["gen"]["style_dim"], 1, 1, generator=draw).to(device) for _ in range(4)]
 
-    def work(trainer: Any, step: Callable[[], None]) -> Work:
-        """The losses of the first iteration are what contenders agree on, so they are asked for once, first."""
-
-        def outputs() -> list[Tensor]:
+    def work(trainer: Any, step: Callable[[], None], close: Callable[[], None] = lambda: None) -> Work:
+        def timed() -> list[Tensor]:
             step()
-            return _losses(trainer)
+            return []
 
-        return Work(step, outputs)
+        return Work(timed, _checked_iterations(trainer, step, device), _state_bytes(trainer), close)
 
     def published(layout: str, precision: str, implementation: str, graph: bool) -> Work:
         torch.manual_seed(0)
@@ -105,7 +136,12 @@ def training_contenders(case: Case, device: torch.device) -> list[Contender]:
             return work(trainer, step)
         _capturable(trainer)
         captured = StepGraph(iterate, x_a, x_b, styles)
-        return work(trainer, lambda: captured.run(x_a, x_b, styles))
+
+        def replay() -> None:
+            trainer.iterations += 1
+            captured.run(x_a, x_b, styles)
+
+        return work(trainer, replay, lambda: _assert_captured(captured.graph is not None, ""))
 
     def ours(graph: bool) -> Work:
         torch.manual_seed(0)
@@ -114,7 +150,11 @@ def training_contenders(case: Case, device: torch.device) -> list[Contender]:
         styles = noise()
         if graph:
             trainer._noise = lambda *_: (styles[:2], styles[2:])  # type: ignore[method-assign]
-            return work(trainer, lambda: trainer.update(x_a, x_b, hp))
+
+            def captured() -> None:
+                _assert_captured(trainer._no_graph is None, f": {trainer._no_graph}")
+
+            return work(trainer, lambda: trainer.update(x_a, x_b, hp), captured)
 
         def step() -> None:
             trainer.update_learning_rate()
@@ -127,29 +167,25 @@ def training_contenders(case: Case, device: torch.device) -> list[Contender]:
         Contender(OURS, "channels_last", lambda graph=graph: ours(graph), graph)  # type: ignore[misc]
         for graph in _graphs(device)
     ]
-    for layout in LAYOUTS:
-        for precision in dict.fromkeys(("fp32", case.dtype)):
-            for graph in _graphs(device):
-                found.append(
-                    Contender(
-                        PUBLISHED,
-                        layout,
-                        lambda layout=layout, precision=precision, graph=graph: published(  # type: ignore[misc]
-                            layout, precision, PUBLISHED, graph
-                        ),
-                        graph,
-                        None if precision == case.dtype else precision,
-                    )
-                )
-    for name in COMPILED:
+    ways = [(PUBLISHED, layout, case.dtype, graph) for layout in LAYOUTS for graph in _graphs(device)]
+    ways += [(PUBLISHED, "NCHW", "fp32", False)] if case.dtype != "fp32" else []
+    ways += [(name, "channels_last", case.dtype, graph) for name in COMPILED for graph in _graphs(device)]
+    for name, layout, precision, graph in ways:
         found.append(
             Contender(
                 name,
-                "channels_last",
-                lambda name=name: published("channels_last", case.dtype, name, False),  # type: ignore[misc]
+                layout,
+                lambda w=(layout, precision, name, graph): published(*w),  # type: ignore[misc]
+                graph,
+                None if precision == case.dtype else precision,
             )
         )
     return found
+
+
+def _assert_captured(captured: bool, why: str) -> None:
+    if not captured:
+        raise RuntimeError(f"it ran without its CUDA graph{why}")
 
 
 def _graphs(device: torch.device) -> tuple[bool, ...]:
@@ -177,10 +213,11 @@ def translation_contenders(case: Case, device: torch.device) -> list[Contender]:
             with autocast(precision, device):
                 return [model.translate(x, style=codes)]
 
-        return Work(step, step)
+        return Work(step)
 
     ways = [(OURS, "channels_last", case.dtype)]
-    ways += [(PUBLISHED, layout, p) for layout in LAYOUTS for p in dict.fromkeys(("fp32", case.dtype))]
+    ways += [(PUBLISHED, layout, case.dtype) for layout in LAYOUTS]
+    ways += [(PUBLISHED, "NCHW", "fp32")] if case.dtype != "fp32" else []
     ways += [(name, "channels_last", case.dtype) for name in COMPILED]
     return [
         Contender(

@@ -15,13 +15,13 @@ from munit_fast.bench import rows
 from munit_fast.bench.cases import LEVELS, Case
 from munit_fast.bench.report import write_report
 from munit_fast.bench.runner import BenchOptions, run
-from munit_fast.bench.summary import summarize
+from munit_fast.bench.summary import complete
 
 
 def measure(cases: Sequence[Case], options: BenchOptions, console: Console) -> None:
     """Run the cases and sum them up. Raises RuntimeError where a contender had wrong numbers or broke."""
     found, failures = run(cases, options, console)
-    summaries = [s for s in summarize(found) if s.ours is not None and s.best_baseline is not None]
+    summaries = complete(found)
     for level in LEVELS:
         speed = [s.speedup for s in summaries if s.first.level == level]
         if speed:

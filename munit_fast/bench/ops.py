@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from munit_fast import functional as MF
-from munit_fast.bench.cases import DTYPES, EPILOGUES, Case
+from munit_fast.bench.cases import DTYPES, EPILOGUES, LOSSES, Case
 from munit_fast.bench.contenders import (
     BATCH_NORM,
     COMPILED,
@@ -21,7 +21,7 @@ from munit_fast.bench.contenders import (
     Contender,
     Work,
     compiled,
-    forward_and_backward,
+    differentiable,
 )
 
 Function = Callable[[Tensor, Tensor, Tensor, "Tensor | None"], Tensor]
@@ -149,7 +149,7 @@ def tensors(case: Case, layout: str, device: torch.device) -> list[Tensor | None
 def _work(function: Function, case: Case, layout: str, device: torch.device) -> Work:
     arguments = tensors(case, layout, device)
     used = [t for t in arguments if t is not None]
-    return forward_and_backward(lambda: function(*arguments), used, case.mode == "training")  # type: ignore[arg-type]
+    return differentiable(lambda: function(*arguments), used, case.mode)  # type: ignore[arg-type]
 
 
 def epilogue_contenders(case: Case, device: torch.device) -> list[Contender]:
@@ -168,26 +168,31 @@ def epilogue_contenders(case: Case, device: torch.device) -> list[Contender]:
     return found
 
 
-def expected(case: Case) -> list[Tensor]:
+def expected(case: Case) -> Sequence[Tensor]:
     """An epilogue's numbers in float64, as the published formula gives them, on the CPU."""
     spec, device = SPECS[case.name], torch.device("cpu")
     arguments = [None if t is None else t.detach().double().requires_grad_() for t in tensors(case, "NCHW", device)]
     function = eager(spec, NORMS[spec.norm][PUBLISHED])
     used = [t for t in arguments if t is not None]
-    return forward_and_backward(lambda: function(*arguments), used, case.mode == "training").outputs()  # type: ignore[arg-type]
+    return differentiable(lambda: function(*arguments), used, case.mode).step()  # type: ignore[arg-type]
 
 
 def minimal_bytes(case: Case) -> int:
-    """What must be moved: forward, x (and a residual) in and y out; backward, dy and x in and dx out."""
-    spec, item = SPECS[case.name], DTYPES[case.dtype].itemsize
+    """What must be moved, every tensor once: inputs in and results out; for the backward, dy and x in and dx out."""
+    item = DTYPES[case.dtype].itemsize
+    if case.name in LOSSES:
+        cpu = torch.device("cpu")
+        read = (
+            [*_pairs(case, "NCHW", cpu)[0], *_pairs(case, "NCHW", cpu)[1]] if "l1" in case.name else _scales(case, cpu)
+        )
+        written = [t for t in read if t.requires_grad]
+        return item * sum(t.numel() for t in [*read, *written])  # value and gradient can be had in one pass
+    spec = SPECS[case.name]
     x = case.batch * case.channels * case.side**2
     y = case.batch * case.channels * (case.side + 2 * spec.pad) ** 2
     forward = x * (2 if spec.residual else 1) + y
     backward = y + 2 * x + (x if spec.residual else 0)
-    return item * (forward + backward if case.mode == "training" else forward)
-
-
-# ---- losses ----
+    return item * {"forward": forward, "backward": backward, "training": forward + backward}[case.mode]
 
 
 def _pairs(case: Case, layout: str, device: torch.device) -> tuple[list[Tensor], list[Tensor]]:
@@ -225,9 +230,9 @@ def loss_contenders(case: Case, device: torch.device) -> list[Contender]:
     def make(function: Callable[..., Tensor], layout: str) -> Work:
         if l1:
             first, second = _pairs(case, layout, device)
-            return forward_and_backward(lambda: function(first, second), first, True)
+            return differentiable(lambda: function(first, second), first, case.mode)
         scales = _scales(case, device)
-        return forward_and_backward(lambda: function(*scales), scales, True)
+        return differentiable(lambda: function(*scales), scales, case.mode)
 
     plain: Callable[..., Tensor] = _eager_l1 if l1 else _eager_lsgan
     ours: Callable[..., Tensor] = (

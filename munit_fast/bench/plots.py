@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import logging
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any
 
 from munit_fast.bench.contenders import OURS
 from munit_fast.bench.rows import Row
-from munit_fast.bench.summary import Summary, by_machine, summarize
+from munit_fast.bench.summary import Machine, Summary, by_machine, complete
 from munit_fast.files import atomic_write_bytes
 
 ALT = {
@@ -19,6 +20,7 @@ ALT = {
     "memory": "Peak memory of a training iteration against resolution",
     "throughput": "Training images a second against batch size",
 }
+_log = logging.getLogger("munit_fast")
 OURS_COLOUR, BASE_COLOUR, PUBLISHED_COLOUR = "#1f6f8b", "#e07a3f", "#9a9a9a"
 
 
@@ -27,29 +29,30 @@ def slug(name: str) -> str:
     return re.sub(r"[^a-z0-9]+", "-", name.lower().replace("(r)", "").replace("(tm)", "")).strip("-")
 
 
-def draw(rows: Sequence[Row], folder: Path) -> list[Path]:
-    """Draw what the rows allow, as PNG files named after the device and the plot; returns their paths.
+def draw(rows: Sequence[Row], folder: Path) -> dict[Machine, dict[str, Path]]:
+    """Draw what the rows allow, as PNG files named after the machine and the plot: {machine: {plot: path}}.
 
-    Raises ImportError with what to install.
+    Without matplotlib nothing is drawn, and that is logged.
     """
     try:
         import matplotlib
     except ImportError:
-        raise ImportError('the plots need matplotlib: pip install "munit-fast[bench]"') from None
+        _log.warning('no plots: they need matplotlib (pip install "munit-fast[bench]")')
+        return {}
     matplotlib.use("Agg")
     folder.mkdir(parents=True, exist_ok=True)
-    written = []
-    for (device, _, _), mine in by_machine(rows).items():
-        summaries = [s for s in summarize(mine) if s.ours is not None and s.best_baseline is not None]
+    written: dict[Machine, dict[str, Path]] = {}
+    for (device, cpu, threads), mine in by_machine(rows).items():
+        machine = slug(device) + (f"-{threads}-threads" if device == cpu else "")
         for name, plot in _PLOTS.items():
-            figure = plot(summaries)
+            figure = plot(complete(mine))
             if figure is None:
                 continue
-            path = folder / f"{slug(device)}-{name}.png"
+            path = folder / f"{machine}-{name}.png"
             data = io.BytesIO()
             figure.savefig(data, dpi=110, bbox_inches="tight", metadata={"Software": None})
             atomic_write_bytes(path, data.getvalue())
-            written.append(path)
+            written.setdefault((device, cpu, threads), {})[name] = path
     return written
 
 
@@ -119,9 +122,11 @@ def _roofline(summaries: list[Summary]) -> Any:
     left.set_title("operations", fontsize=10)
     for s in counted:
         assert s.ours is not None
-        others = [r for r in s.rows if r.implementation != OURS and r.flops]
-        for row, colour in ((min(others, key=lambda r: r.p50), BASE_COLOUR), (s.ours, OURS_COLOUR)):
-            right.plot(row.flops / 1e9, row.share_of_matrix, markers[row.precision], color=colour, alpha=0.7, ms=5)  # type: ignore[operator]
+        assert s.best_baseline is not None
+        for row, colour in ((s.best_baseline, BASE_COLOUR), (s.ours, OURS_COLOUR)):
+            if row.flops is None:
+                continue
+            right.plot(row.flops / 1e9, row.share_of_matrix, markers[row.precision], color=colour, alpha=0.7, ms=5)
     right.set_xlabel("GFLOP that are computed")
     right.set_ylabel("share of the measured matrix rate")
     right.set_title("blocks, networks, iterations", fontsize=10)
@@ -180,7 +185,7 @@ def _memory(summaries: list[Summary]) -> Any:
 def _throughput(summaries: list[Summary]) -> Any:
     def rate(s: Summary, ours: bool) -> float | None:
         row = s.ours if ours else s.best_baseline
-        return None if row is None else s.first.batch / row.p50
+        return None if row is None else s.first.batch / row.seconds
 
     return _lines(summaries, "batch", rate, ("batch", "images of each domain a second"))
 

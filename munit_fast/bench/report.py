@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from statistics import geometric_mean
 
 from munit_fast.bench import plots
+from munit_fast.bench.cases import STYLES
 from munit_fast.bench.contenders import COMPILED, OURS, PUBLISHED
 from munit_fast.bench.rows import Row, load
-from munit_fast.bench.summary import Summary, by_machine, summarize
+from munit_fast.bench.summary import Machine, Summary, by_machine, complete, summarize
 from munit_fast.files import atomic_write_bytes
 
 BEGIN = "<!-- written by `munit-fast bench --report`; edits between here and the end are lost -->"
@@ -27,34 +28,38 @@ def write_report(results: Path, readme: Path, pictures: Path) -> list[Path]:
     if text.count(BEGIN) != 1 or text.count(END) != 1 or text.index(BEGIN) > text.index(END):
         raise ValueError(f"{readme} needs one line\n{BEGIN}\nand after it one line\n{END}")
     drawn = plots.draw(rows, pictures)
-    body = report(rows, [Path(os.path.relpath(picture, readme.parent)).as_posix() for picture in drawn])
+    shown = {
+        machine: [
+            (Path(os.path.relpath(path, readme.parent)).as_posix(), plots.ALT[name]) for name, path in made.items()
+        ]
+        for machine, made in drawn.items()
+    }
     before, after = text[: text.index(BEGIN) + len(BEGIN)], text[text.index(END) :]
-    atomic_write_bytes(readme, f"{before}\n\n{body}\n\n{after}".encode())
-    return [readme, *drawn]
+    atomic_write_bytes(readme, f"{before}\n\n{report(rows, shown)}\n\n{after}".encode())
+    return [readme, *(path for made in drawn.values() for path in made.values())]
 
 
-def report(rows: Sequence[Row], pictures: Iterable[str] = ()) -> str:
-    """All tables as Markdown, machine by machine, then what was not measured."""
+def report(rows: Sequence[Row], pictures: Mapping[Machine, Sequence[tuple[str, str]]] | None = None) -> str:
+    """All tables as Markdown, machine by machine, then what was not measured.
+
+    pictures: (path, description) of each machine's plots.
+    """
     parts = []
-    shown = list(pictures)
-    for (device, cpu, threads), mine in by_machine(rows).items():
+    for machine, mine in by_machine(rows).items():
+        device, cpu, threads = machine
         parts.append(f"### {device}" + (f", {threads} threads" if device == cpu else ""))
-        parts.append(_provenance(mine))
-        parts += [f"![{alt}]({path})" for path, alt in _pictures(shown, device)]
-        summaries = [s for s in summarize(mine) if s.ours is not None and s.best_baseline is not None]
+        every = summarize(mine)
+        parts.append(_provenance([row for s in every for row in (*s.rows, *s.failed)]))
+        parts += [f"![{alt}]({path})" for path, alt in (pictures or {}).get(machine, ())]
+        summaries = complete(mine)
         for level, make in _TABLES.items():
             chosen = [s for s in summaries if s.first.level == level]
             if chosen:
                 parts.append(make(chosen))
         parts.append(_losses(summaries))
+        parts += _failures(every)
     parts.append(_not_measured(rows))
     return "\n\n".join(parts)
-
-
-def _pictures(paths: list[str], device: str) -> list[tuple[str, str]]:
-    start = f"{plots.slug(device)}-"
-    mine = [path for path in paths if Path(path).name.startswith(start)]
-    return [(path, plots.ALT[Path(path).stem.removeprefix(start)]) for path in mine]
 
 
 def _provenance(rows: list[Row]) -> str:
@@ -86,9 +91,9 @@ def _ratios(summaries: list[Summary], others: set[str]) -> list[float]:
     """The fastest of the named baselines over ours, where one was measured."""
     found = []
     for s in summaries:
-        times = [row.p50 for row in s.rows if row.implementation in others]
+        times = [row.seconds for row in s.rows if row.implementation in others]
         if times and s.ours is not None:
-            found.append(min(times) / s.ours.p50)
+            found.append(min(times) / s.ours.seconds)
     return found
 
 
@@ -118,7 +123,7 @@ def _op_table(summaries: list[Summary]) -> str:
         "dtype",
         "shapes",
         "over the fastest baseline",
-        "over eager as published",
+        "over the published formula",
         "over torch.compile",
         "share of copy speed",
         "peak memory over the leanest",
@@ -137,7 +142,7 @@ def _part_table(summaries: list[Summary]) -> str:
             (
                 f"{row.name}, {row.shape}",
                 row.dtype,
-                f"{s.ours.p50 * 1e3:.4g}",
+                f"{s.ours.seconds * 1e3:.4g}",
                 f"{s.speedup:.2f}×",
                 s.best_baseline.title,
                 share,
@@ -150,28 +155,40 @@ def _part_table(summaries: list[Summary]) -> str:
 
 
 def _whole_table(summaries: list[Summary]) -> str:
-    """Every contender of iterations and translations, fastest last."""
+    """Every contender of iterations and translations, slowest first."""
     blocks = []
     for s in summaries:
         row, published = s.first, s.published
         training = row.level == "training"
-        lines = []
-        for r in sorted(s.rows, key=lambda r: -r.p50):
-            base = "–" if published is None else f"{published.p50 / r.p50:.2f}×"
-            peak = "–" if r.peak_bytes is None else f"{r.peak_bytes / 1e6:.0f}"
-            mark = "**" if r.implementation == OURS else ""
-            spread = f"{r.p50:.4g} ({r.p20:.4g} – {r.p80:.4g})"
-            rate = f"{1 / r.p50:.3g}" if training else f"{row.batch * 10 / r.p50:.3g}"
-            cells = [f"{mark}{r.title}{mark}", spread, base, rate, peak]
-            lines.append([*cells, f"{r.hours_per_million:,.0f}"] if training else cells)
+        columns: dict[str, Callable[[Row], str]] = {
+            "": lambda r: f"**{r.title}**" if r.implementation == OURS else r.title,
+            "seconds, median (p20 – p80)": lambda r: f"{r.p50:.4g} ({r.p20:.4g} – {r.p80:.4g})",
+            "over published": lambda r, p=published: "–" if p is None else f"{p.seconds / r.seconds:.2f}×",  # type: ignore[misc]
+        }
+        if training:
+            columns["it/s"] = lambda r: f"{1 / r.seconds:.3g}"
+            columns["hours for 1M"] = lambda r: f"{r.hours_per_million:,.0f}"
+        else:
+            columns["images/s"] = lambda r: f"{r.batch * STYLES / r.seconds:.3g}"
+        columns["TFLOP/s"] = lambda r: "–" if r.flop_rate is None else f"{r.flop_rate / 1e12:.3g}"
+        columns["peak MB"] = _memory_cell
+        if any(r.launches is not None for r in s.rows):
+            columns["launches"] = lambda r: "–" if r.launches is None else str(r.launches)
+        lines = [[cell(r) for cell in columns.values()] for r in sorted(s.rows, key=lambda r: -r.seconds)]
         size = f"{row.side}², batch {row.batch}, dim {row.channels}, {row.dtype}"
         what = "Training iteration" if training else f"Translation {row.name}"
         assert s.best_baseline is not None
         title = f"**{what}**, {size}: {s.speedup:.2f}× the fastest baseline ({s.best_baseline.title})."
-        header = ["", "seconds, median (p20 – p80)", "over published", "it/s" if training else "images/s", "peak MB"]
-        header += ["hours for 1M iterations"] if training else []
-        blocks.append(f"{title}\n\n{_table(header, lines)}")
+        note = " Peak memory beyond weights and moments, and with them in brackets." if training else ""
+        blocks.append(f"{title}{note}\n\n{_table(list(columns), lines)}")
     return "\n\n".join(blocks)
+
+
+def _memory_cell(row: Row) -> str:
+    if row.peak_bytes is None:
+        return "–"
+    whole = "" if row.state_bytes is None else f" ({(row.peak_bytes + row.state_bytes) / 1e6:.0f})"
+    return f"{row.peak_bytes / 1e6:.0f}{whole}"
 
 
 _TABLES = {
@@ -194,6 +211,15 @@ def _losses(summaries: list[Summary]) -> str:
         what = f"{s.first.name} {s.first.mode} {s.first.shape} {s.first.dtype}{l2}"
         named.append(f"{what}: {s.speedup:.2f}× ({s.best_baseline.title})")
     return f"Slower than the fastest baseline in {len(lost)} of {len(summaries)} cases: " + "; ".join(named) + "."
+
+
+def _failures(summaries: list[Summary]) -> list[str]:
+    """What has no time, and why: a baseline that is missing is no baseline that was beaten."""
+    failed = [row for s in summaries for row in s.failed]
+    if not failed:
+        return []
+    named = [f"{row.name} {row.mode} {row.shape} {row.dtype}, {row.title}: {row.failure}" for row in failed]
+    return [f"Without a time ({len(failed)}): " + "; ".join(named) + "."]
 
 
 def _not_measured(rows: Sequence[Row]) -> str:

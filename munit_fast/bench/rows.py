@@ -7,7 +7,9 @@ import subprocess
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_type_hints
+
+from munit_fast.files import write_error
 
 
 class RowsError(ValueError):
@@ -19,8 +21,10 @@ class Row:
     """What was seen. Times in seconds a call, rates a second; None where a figure does not apply."""
 
     # where
+    run: str  # one process; only its rows were timed in turns
     date: str
     commit: str | None
+    version: str  # of munit-fast
     device: str
     driver: str | None
     cuda: str | None
@@ -31,6 +35,7 @@ class Row:
     torch: str
     triton: str | None
     python: str
+    tf32: bool | None  # whether float32 convolutions on a GPU may use it
     # what
     level: str
     name: str
@@ -47,27 +52,35 @@ class Row:
     l2: str | None  # warm or cold, on a GPU
     # how long
     rounds: int
-    p20: float
-    p50: float
-    p80: float
+    p20: float | None  # None: see failure
+    p50: float | None
+    p80: float | None
     # how good
     bytes: int | None  # the least that must be moved
     copy_speed: float  # bytes a second of a large copy on this machine, read and written
     flops: int | None
     matrix_rate: float  # FLOP a second of a large matrix product of `precision`
-    peak_bytes: int | None
+    peak_bytes: int | None  # beyond what is held before a step: weights, moments, inputs
+    state_bytes: int | None  # weights and moments of an iteration
     launches: int | None
-    error: float  # relative, of the check before the timing
+    error: float | None  # relative, of the check before the timing
+    failure: str | None  # why there is no time
 
     @property
     def case(self) -> tuple[Any, ...]:
-        """What rows that may be compared with one another share."""
-        where = (self.device, self.cpu, self.threads)
+        """What rows that may be compared with one another share, beside their run."""
+        where = (self.device, self.cpu, self.threads, self.torch)
         return (*where, self.level, self.name, self.mode, self.dtype, self.batch, self.channels, self.side, self.l2)
 
     @property
     def who(self) -> tuple[Any, ...]:
         return (self.implementation, self.layout, self.precision, self.graph)
+
+    @property
+    def seconds(self) -> float:
+        """The median; only rows without a failure have one."""
+        assert self.p50 is not None
+        return self.p50
 
     @property
     def title(self) -> str:
@@ -83,7 +96,7 @@ class Row:
     @property
     def bandwidth(self) -> float | None:
         """Bytes a second, counting each byte that must be moved once."""
-        return None if self.bytes is None else self.bytes / self.p50
+        return None if self.bytes is None or self.p50 is None else self.bytes / self.p50
 
     @property
     def share_of_copy(self) -> float | None:
@@ -91,16 +104,16 @@ class Row:
 
     @property
     def flop_rate(self) -> float | None:
-        return None if self.flops is None else self.flops / self.p50
+        return None if self.flops is None or self.p50 is None else self.flops / self.p50
 
     @property
     def share_of_matrix(self) -> float | None:
         return None if self.flop_rate is None else self.flop_rate / self.matrix_rate
 
     @property
-    def hours_per_million(self) -> float:
+    def hours_per_million(self) -> float | None:
         """Of a million calls: for an iteration, the published length of a training."""
-        return self.p50 * 1e6 / 3600
+        return None if self.p50 is None else self.p50 * 1e6 / 3600
 
     def line(self) -> str:
         """As one line of JSON; the derived figures are written for readers, and not read back."""
@@ -111,71 +124,92 @@ class Row:
                 ("share_of_copy", self.share_of_copy),
                 ("flop_rate", self.flop_rate),
                 ("share_of_matrix", self.share_of_matrix),
-                ("calls_per_second", 1 / self.p50),
+                ("calls_per_second", None if self.p50 is None else 1 / self.p50),
                 ("hours_per_million", self.hours_per_million),
             )
         }
         return json.dumps(asdict(self) | derived, ensure_ascii=False)
 
 
-def parse(text: str, source: str) -> list[Row]:
-    """The rows of a file's text; the last of several for the same contender and case counts.
+_TYPES = {name: get_args(hint) or (hint,) for name, hint in get_type_hints(Row).items()}
 
-    Raises RowsError.
-    """
-    names = {f.name for f in fields(Row)}
-    found: dict[Any, Row] = {}
+
+def _checked(values: Any) -> Row:
+    """A row of plain values. Raises ValueError, TypeError or KeyError in words."""
+    if not isinstance(values, dict):
+        raise TypeError(f"expected an object, got {type(values).__name__}")
+    for name, types in _TYPES.items():
+        value = values[name]
+        fits = isinstance(value, types) or (float in types and isinstance(value, int))
+        if not fits or (isinstance(value, bool) and bool not in types):
+            raise TypeError(f"{name} must be {' or '.join(t.__name__ for t in types)}, got {value!r}")
+    row = Row(**{f.name: values[f.name] for f in fields(Row)})
+    times = (row.p20, row.p50, row.p80)
+    if row.failure is None and (None in times or not 0 < row.p20 <= row.p50 <= row.p80):  # type: ignore[operator]
+        raise ValueError("times must be positive and p20 ≤ p50 ≤ p80")
+    return row
+
+
+def parse(text: str, source: str) -> list[Row]:
+    """The rows of a file's text. Raises RowsError."""
+    found = []
     for number, line in enumerate(text.splitlines(), 1):
         if not line.strip():
             continue
         try:
-            values = json.loads(line)
-            row = Row(**{name: values[name] for name in names})
+            found.append(_checked(json.loads(line)))
         except (ValueError, TypeError, KeyError) as error:
             what = f"{error} is missing" if isinstance(error, KeyError) else str(error)
             raise RowsError(f"{source}, line {number} is not a row of `munit-fast bench`: {what}") from None
-        if not 0 < row.p20 <= row.p50 <= row.p80:
-            raise RowsError(f"{source}, line {number}: times must be positive and p20 ≤ p50 ≤ p80")
-        found[row.case, row.who] = row
-    return list(found.values())
+    return found
 
 
 def load(*paths: Path) -> list[Row]:
     """The rows of files and of folders' *.jsonl. Raises RowsError: none, or one that is not of rows."""
     files = [file for path in paths for file in (sorted(path.glob("*.jsonl")) if path.is_dir() else [path])]
-    try:
-        rows = [row for file in files for row in parse(file.read_text(encoding="utf-8"), str(file))]
-    except OSError as error:
-        raise RowsError(f"cannot read {error.filename}: {error.strerror}") from None
+    rows = []
+    for file in files:
+        try:
+            rows += parse(file.read_text(encoding="utf-8"), str(file))
+        except OSError as error:
+            raise RowsError(f"cannot read {error.filename}: {error.strerror}") from None
+        except UnicodeDecodeError:
+            raise RowsError(f"{file} is not a text file of rows") from None
     if not rows:
         raise RowsError(f"no rows in {', '.join(map(str, paths))}; `munit-fast bench --output FILE` makes them")
     return rows
 
 
 def load_revision(revision: str, folder: Path) -> list[Row]:
-    """The rows that `folder` held at a git revision. Raises RowsError."""
+    """The rows that `folder` held at a git revision; files of an older form are passed over. Raises RowsError."""
 
     def git(*words: str) -> str:
-        done = subprocess.run(["git", *words], capture_output=True, text=True, check=False, cwd=folder)
+        try:
+            done = subprocess.run(["git", *words], capture_output=True, text=True, check=False, cwd=folder)
+        except OSError:
+            raise RowsError(f"{revision!r} is no file, and without git no revision can be read") from None
         if done.returncode:
             raise RowsError(f"{revision!r} is neither a file nor a revision here: {done.stderr.strip()}")
         return done.stdout
 
-    names = git("ls-tree", "--name-only", revision, "./").split()
-    texts = [(name, git("show", f"{revision}:./{name}")) for name in names if name.endswith(".jsonl")]
+    names = git("ls-tree", "--name-only", revision, "./").splitlines()
     rows = []
-    for name, text in texts:
-        try:
-            rows += parse(text, f"{name} at {revision}")
-        except RowsError:  # of an older form
-            continue
+    for name in names:
+        if name.endswith(".jsonl"):
+            try:
+                rows += parse(git("show", f"{revision}:./{name}"), f"{name} at {revision}")
+            except RowsError:
+                continue
     if not rows:
         raise RowsError(f"no rows in {folder} at {revision}")
     return rows
 
 
 def append(path: Path, rows: Iterable[Row]) -> None:
-    """Add rows to a file, whole lines at a time."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a", encoding="utf-8") as file:
-        file.write("".join(row.line() + "\n" for row in rows))
+    """Add rows to a file, whole lines at a time. Raises FileWriteError."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("a", encoding="utf-8") as file:
+            file.write("".join(row.line() + "\n" for row in rows))
+    except OSError as error:
+        raise write_error(path, error) from None

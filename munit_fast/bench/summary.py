@@ -12,63 +12,84 @@ from munit_fast.bench.rows import Row
 
 @dataclass(frozen=True)
 class Summary:
-    """One case on one machine."""
+    """One case on one machine, in one run."""
 
-    rows: tuple[Row, ...]
+    rows: tuple[Row, ...]  # with a time
+    failed: tuple[Row, ...]
     ours: Row | None  # the fastest of ours
     best_baseline: Row | None  # the fastest of all others
-    published: Row | None  # the published algorithm as it is: eager NCHW float32
+    published: Row | None  # the published algorithm as it is: eager NCHW, float32 where that was measured
     leanest_baseline: Row | None  # the one of least memory, where that is known
 
     @property
     def first(self) -> Row:
-        return self.rows[0]
+        return (*self.rows, *self.failed)[0]
+
+    @property
+    def complete(self) -> bool:
+        return self.ours is not None and self.best_baseline is not None
 
     @property
     def speedup(self) -> float:
-        """Over the fastest baseline: below 1 is a loss. Both must be there."""
+        """Over the fastest baseline: below 1 is a loss. The summary must be complete."""
         assert self.ours is not None and self.best_baseline is not None
-        return self.best_baseline.p50 / self.ours.p50
+        return self.best_baseline.seconds / self.ours.seconds
 
     @property
     def over_published(self) -> float | None:
-        return None if self.ours is None or self.published is None else self.published.p50 / self.ours.p50
+        return None if self.ours is None or self.published is None else self.published.seconds / self.ours.seconds
 
     @property
     def memory(self) -> float | None:
-        """Ours over the leanest baseline."""
-        if self.ours is None or self.leanest_baseline is None:
-            return None
+        """Ours over the leanest baseline, beyond weights and moments."""
         mine = [row.peak_bytes for row in self.rows if row.implementation == OURS and row.peak_bytes]
+        if self.leanest_baseline is None or not mine:
+            return None
         assert self.leanest_baseline.peak_bytes is not None
-        return min(mine) / self.leanest_baseline.peak_bytes if mine else None
+        return min(mine) / self.leanest_baseline.peak_bytes
 
 
 def summarize(rows: Iterable[Row]) -> list[Summary]:
-    """One summary a case, in the order of the first rows."""
-    order: dict[tuple[object, ...], list[Row]] = {}
+    """One summary a case, in the order of the first rows: of the newest run that has ours and a baseline.
+
+    Times of two runs are never set against each other.
+    """
+    order: dict[tuple[object, ...], dict[str, list[Row]]] = {}
     for row in rows:
-        order.setdefault(row.case, []).append(row)
-    return [_summary(tuple(group)) for group in order.values()]
+        order.setdefault(row.case, {}).setdefault(row.run, []).append(row)
+    found = []
+    for runs in order.values():
+        summaries = [_summary(runs[name]) for name in sorted(runs, reverse=True)]
+        found.append(next((s for s in summaries if s.complete), summaries[0]))
+    return found
 
 
-def _summary(rows: tuple[Row, ...]) -> Summary:
-    mine = [row for row in rows if row.implementation == OURS]
-    others = [row for row in rows if row.implementation != OURS]
+def complete(rows: Iterable[Row]) -> list[Summary]:
+    """Those that have ours and a baseline."""
+    return [summary for summary in summarize(rows) if summary.complete]
+
+
+def _summary(rows: list[Row]) -> Summary:
+    timed = tuple(row for row in rows if row.failure is None)
+    mine = [row for row in timed if row.implementation == OURS]
+    others = [row for row in timed if row.implementation != OURS]
     plain = [row for row in others if row.implementation == PUBLISHED and row.layout == "NCHW" and not row.graph]
-    # Where the case's own dtype is fp32, its autocast is none; else the float32 contender stands beside.
     plain.sort(key=lambda row: row.precision != "fp32")
     lean = [row for row in others if row.peak_bytes]
     return Summary(
-        rows,
-        min(mine, key=lambda row: row.p50, default=None),
-        min(others, key=lambda row: row.p50, default=None),
+        timed,
+        tuple(row for row in rows if row.failure is not None),
+        min(mine, key=lambda row: row.seconds, default=None),
+        min(others, key=lambda row: row.seconds, default=None),
         plain[0] if plain else None,
         min(lean, key=lambda row: row.peak_bytes or 0, default=None),
     )
 
 
-def by_machine(rows: Iterable[Row]) -> dict[tuple[str, str, int], list[Row]]:
-    """Rows by (device, cpu, threads)."""
+Machine = tuple[str, str, int]  # device, cpu, threads
+
+
+def by_machine(rows: Iterable[Row]) -> dict[Machine, list[Row]]:
+    """Rows by the machine that they were measured on."""
     key = lambda row: (row.device, row.cpu, row.threads)  # noqa: E731
     return {name: list(group) for name, group in groupby(sorted(rows, key=key), key)}
