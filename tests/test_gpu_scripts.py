@@ -30,7 +30,7 @@ def script(name: str, *arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_steps_find_the_checkout() -> None:
-    """In the folder that the steps run in, everything is importable, kernels and what was compiled in place included."""
+    """In the folder that the steps run in, everything is importable, kernels and the compiled part included."""
     sys.path.insert(0, str(ROOT / "benchmarks"))
     try:
         import bare_checkout
