@@ -45,21 +45,30 @@ def load_pair(path: str | Path, net_a: nn.Module, net_b: nn.Module) -> None:
     Files written by PyTorch 0.3 are brought up to date. Raises CheckpointError when the file is of another program or
     of networks of another size.
     """
-    states = load_file(path)
+    states = checked_pair(path, load_file(path), net_a, net_b)
+    for key, net in (("a", net_a), ("b", net_b)):
+        net.load_state_dict(states[key])
+
+
+def load_average(path: str | Path, networks: Mapping[str, nn.Module]) -> dict[str, Mapping[str, Tensor]]:
+    """The state dicts {"a", "b"} of an ema_*.pt that fit the networks {"a", "b"}. Raises CheckpointError."""
+    return checked_pair(path, load_file(path), networks["a"], networks["b"])
+
+
+def checked_pair(path: str | Path, states: Any, net_a: nn.Module, net_b: nn.Module) -> dict[str, Mapping[str, Tensor]]:
+    """The state dicts {"a", "b"} as two networks take them. Raises CheckpointError, which names `path`."""
     if not isinstance(states, Mapping) or not {"a", "b"} <= set(states):
         raise CheckpointError(f"{path}: not a gen_*.pt or dis_*.pt file: it must hold the two networks 'a' and 'b'")
-    upgraded = []
+    upgraded: dict[str, Mapping[str, Tensor]] = {}
     for key, net in (("a", net_a), ("b", net_b)):
         state = states[key]
         if not isinstance(state, Mapping) or not all(
             isinstance(k, str) and isinstance(v, Tensor) for k, v in state.items()
         ):
             raise CheckpointError(f"{path}: entry {key!r} is not a state_dict")
-        state = upgrade_state_dict(state, net)
-        _check_fit(path, key, state, net)
-        upgraded.append(state)
-    for state, net in zip(upgraded, (net_a, net_b)):
-        net.load_state_dict(state)
+        upgraded[key] = upgrade_state_dict(state, net)
+        _check_fit(path, key, upgraded[key], net)
+    return upgraded
 
 
 def _check_fit(path: str | Path, key: str, state: Mapping[str, Tensor], net: nn.Module) -> None:

@@ -177,6 +177,9 @@ def translate(
         bool,
         typer.Option("--native_size", help="Keep each image's own size instead of the configuration's new_size."),
     ] = False,
+    ema: Annotated[
+        bool, typer.Option("--ema/--no-ema", help="Use the moving average of the weights where the run kept one.")
+    ] = True,
     batch_size: Annotated[int, typer.Option("--batch_size", min=1)] = 8,
     format: Annotated[str, typer.Option(help="png, jpg, bmp, tif or webp.")] = "png",
     trainer: TrainerOption = TrainerName.MUNIT,
@@ -206,7 +209,9 @@ def translate(
         raise ValueError("give one of --input and --input_folder")
     console = _console()
     model = TRANSLATORS[trainer.value](load_config(config), impl=impl.value)
-    model.load(checkpoint).to(_device(device)).eval()
+    model.load(checkpoint, average=ema).to(_device(device)).eval()
+    if model.loaded != checkpoint:
+        console.print(f"weights: {model.loaded} (--no-ema: {checkpoint})", markup=False, soft_wrap=True)
     options = TranslateOptions(
         "a2b" if a2b else "b2a",
         num_style,

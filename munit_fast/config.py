@@ -72,7 +72,9 @@ class Config(_Section):
 
     # Optimisation.
     max_iter: Count = 1_000_000
-    batch_size: Count = 1
+    batch_size: Count = 1  # in each process
+    accumulation: Count = 1  # not published: batches whose mean gradient makes one step
+    ema_half_life: Weight = 10000  # not published: of the generators' moving average, in images; 0 keeps none
     weight_decay: Weight = 0.0001
     beta1: Annotated[float, Field(ge=0, lt=1)] = 0.5
     beta2: Annotated[float, Field(ge=0, lt=1)] = 0.999

@@ -82,6 +82,8 @@ def why_not(trainer: Any, device: torch.device) -> str | None:
         return f"CUDA graphs need a CUDA device; the trainer is on {device}"
     if trainer.plain:
         return "impl='reference' runs the published updates"
+    if trainer._parallel:
+        return "several processes: the exchange of DistributedDataParallel is not captured"
     if any(type(m).__name__ == "SpectralNorm" for m in trainer.modules()):
         return "spectral norm (dis.norm: sn) replaces its vectors in each forward, which a graph cannot follow"
     return None

@@ -29,18 +29,26 @@ class _Translator(nn.Module):
 
     gen_a: nn.Module
     gen_b: nn.Module
+    loaded: Path | None = None
 
     def __init__(self, config: Config | dict[str, Any]) -> None:
         super().__init__()
         self.config = config if isinstance(config, Config) else make_config(config)
 
-    def load(self, path: str | Path) -> Self:
+    def load(self, path: str | Path, average: bool = True) -> Self:
         """Load both generators from a gen_########.pt file; returns self.
 
+        average: take the moving average instead, where the ema_########.pt of the same iteration lies beside; an
+        ema_########.pt may also be given itself. `loaded` says which file it was.
         The weights that NVIDIA published with MUNIT are licensed CC BY-NC-SA 4.0: not for commercial use.
         Raises CheckpointError when the file is missing, damaged, of another program or of another configuration.
         """
+        path = Path(path)
+        averaged = path.with_name(path.name.replace("gen_", "ema_", 1))
+        if average and path.name.startswith("gen_") and path.is_file() and averaged.is_file():
+            path = averaged
         load_pair(path, self.gen_a, self.gen_b)
+        self.loaded = path
         return self
 
     def _check_images(self, name: str, x: Tensor, domain: str) -> None:

@@ -14,7 +14,7 @@ MLP, the discriminator's last layer) stays in float32.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any
@@ -22,6 +22,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from munit_fast import functional, ops, reference
 from munit_fast.ops.backends import IMPLEMENTATIONS
@@ -51,9 +52,10 @@ def shared_weights() -> Iterator[None]:
 
 
 class Fused(nn.Module):
-    """What the fused networks share: the choice of implementation, and nothing else."""
+    """What the fused networks share: who computes, and whether the backward computes activations again."""
 
     impl: str = "auto"
+    checkpointing: bool = False
 
     def set_impl(self, impl: str) -> None:
         """Choose the backend of every fused network inside this module ("reference": plain). Raises ValueError."""
@@ -62,6 +64,26 @@ class Fused(nn.Module):
         for module in self.modules():
             if isinstance(module, Fused):
                 module.impl = impl
+
+    def set_checkpointing(self, on: bool) -> None:
+        """Choose whether the encoders and decoders inside this module keep their activations for the backward."""
+        for module in self.modules():
+            if isinstance(module, Fused):
+                module.checkpointing = on
+
+    def _recomputed(self, stage: Callable[..., Tensor], *arguments: Any) -> Tensor:
+        """stage(*arguments); with checkpointing only the arguments are kept, and the backward runs it again."""
+        if not (self.checkpointing and torch.is_grad_enabled()):
+            return stage(*arguments)
+
+        def alone(*arguments: Any) -> Tensor:
+            token = _cache.set(None)  # the weights of another call would not be there the second time
+            try:
+                return stage(*arguments)
+            finally:
+                _cache.reset(token)
+
+        return checkpoint(alone, *arguments, use_reentrant=False, preserve_rng_state=False)
 
     @property
     def plain(self) -> bool:
@@ -214,13 +236,16 @@ class _Encoder(Fused):
 
     def of_padded(self, p: Tensor) -> Tensor:
         """The code of an image that is padded and cast already."""
+        return self._recomputed(self._of_padded, p)
+
+    def _of_padded(self, p: Tensor) -> Tensor:
         raise NotImplementedError
 
 
 class StyleEncoder(_Encoder, reference.StyleEncoder):
     """`reference.StyleEncoder`: [N, input_dim, H, W] -> [N, style_dim, 1, 1]; float32 under autocast."""
 
-    def of_padded(self, p: Tensor) -> Tensor:
+    def _of_padded(self, p: Tensor) -> Tensor:
         *blocks, _, last = self.layers
         z = _chain(p, blocks, self.impl)
         pooled = _apply(z, _epilogue(blocks[-1], 0, "zero", self.impl)).mean((2, 3), dtype=last.weight.dtype)
@@ -230,7 +255,7 @@ class StyleEncoder(_Encoder, reference.StyleEncoder):
 class ContentEncoder(_Encoder, reference.ContentEncoder):
     """`reference.ContentEncoder`: [N, input_dim, H, W] -> [N, dim · 2^d, H / 2^d, W / 2^d], channels_last."""
 
-    def of_padded(self, p: Tensor) -> Tensor:
+    def _of_padded(self, p: Tensor) -> Tensor:
         *blocks, chain = self.layers
         z = _chain(p, blocks, self.impl)
         _check_planes(z, "the image")
@@ -248,7 +273,7 @@ class Decoder(reference.Decoder, Fused):
             return super().forward(x, adain)
         dtype = _compute(x, self.layers[-1].conv.weight.dtype)
         with _autocast_off(x):
-            return self._forward(x, adain, dtype)
+            return self._recomputed(self._forward, x, adain, dtype)
 
     def _forward(self, x: Tensor, adain: list[tuple[Tensor, Tensor]] | None, dtype: torch.dtype) -> Tensor:
         res, entry, _ = self._plan(x)

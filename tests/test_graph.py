@@ -63,7 +63,7 @@ def test_noise_for_a_graph_is_what_the_updates_draw(kind: str) -> None:
         torch.manual_seed(0)
         trainer: Any = getattr(trainers, kind)(hp)
         torch.manual_seed(1)
-        of_dis, of_gen = trainer._noise(x_a, x_b) if drawn else (None, None)
+        of_dis, of_gen = trainer.draw_noise(x_a, x_b) if drawn else (None, None)
         trainer.dis_update(x_a, x_b, hp, of_dis)
         trainer.gen_update(x_a, x_b, hp, of_gen)
         found.append((parameters(trainer), torch.rand(1)))
@@ -96,7 +96,7 @@ def test_a_capture_that_fails_leaves_a_run_that_goes_on(
     plain = trained("MUNIT_Trainer", hp, True, count=3)
     monkeypatch.setattr(graph, "why_not", lambda trainer, device: None)
     monkeypatch.setattr(trainers, "StepGraph", Failing)
-    monkeypatch.setattr(trainers._FusedAdam, "make_capturable", lambda self: None)
+    monkeypatch.setattr(trainers.FusedAdam, "make_capturable", lambda self: None)
     with caplog.at_level(logging.WARNING):
         failed = trained("MUNIT_Trainer", hp, True, count=3)
     assert failed._no_graph == "the capture failed: operation not permitted"

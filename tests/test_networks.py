@@ -410,7 +410,7 @@ def test_images_of_two_sizes(kind: str) -> None:
         trainer.gen_update(x_a, x_b, hp)
     assert losses(pair[1]) == pytest.approx(losses(pair[0]), rel=1e-10)
     torch.manual_seed(1)
-    of_dis, of_gen = pair[1]._noise(x_a, x_b)
+    of_dis, of_gen = pair[1].draw_noise(x_a, x_b)
     pair[1].dis_update(x_a, x_b, hp, of_dis)
     pair[1].gen_update(x_a, x_b, hp, of_gen)
 

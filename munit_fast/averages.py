@@ -1,0 +1,64 @@
+"""The moving average of the generators: smoother than any one iteration's weights, and what translates best."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+_RAMP_UP = 0.05  # of the images seen: the longest half-life while a run is young
+
+
+class GeneratorAverage:
+    """Exponential moving average of networks' parameters (Yazıcı et al., ICLR 2019), where the parameters are.
+
+    half_life: after this many images a weight's share has halved, so the average means the same at any batch size. A
+    young run has a shorter one, 5 % of the images seen (Karras et al., NeurIPS 2020), and forgets where it began.
+    """
+
+    def __init__(self, half_life: float) -> None:
+        if not half_life > 0:
+            raise ValueError(f"half_life must be a positive number of images; got {half_life}")
+        self.half_life = half_life
+        self.images = 0
+        self.tensors: list[Tensor] = []  # in the order of the parameters; empty before the first update
+
+    def weight(self, images: int) -> float:
+        """The share that the current parameters get in an update after `images` more images."""
+        half_life = min(self.half_life, _RAMP_UP * (self.images + images))
+        return float(1 - 0.5 ** (images / half_life))
+
+    @torch.no_grad()
+    def update(self, networks: Mapping[str, nn.Module], images: int) -> None:
+        """Take in the parameters after an iteration on `images` images of each domain. In place."""
+        parameters = [p for _, _, p in _named(networks)]
+        if not self.tensors:
+            self.tensors = [p.detach().clone() for p in parameters]
+        else:
+            torch._foreach_lerp_(self.tensors, parameters, self.weight(images))
+        self.images += images
+
+    def apply(self, fn: Any) -> None:
+        """What nn.Module._apply does to parameters."""
+        self.tensors = [fn(t) for t in self.tensors]
+
+    def states(self, networks: Mapping[str, nn.Module]) -> dict[str, dict[str, Tensor]]:
+        """A state_dict for each network with the averaged parameters; {} before the first update."""
+        states = {key: dict(network.state_dict()) for key, network in networks.items()} if self.tensors else {}
+        if states:
+            for (key, name, _), tensor in zip(_named(networks), self.tensors):
+                states[key][name] = tensor
+        return states
+
+    def load(self, networks: Mapping[str, nn.Module], states: Mapping[str, Mapping[str, Tensor]], images: int) -> None:
+        """Take up what `states` gave, on the networks' devices, after `images` images."""
+        self.tensors = [states[key][name].to(p, copy=True) for key, name, p in _named(networks)]
+        self.images = images
+
+
+def _named(networks: Mapping[str, nn.Module]) -> Iterator[tuple[str, str, Tensor]]:
+    for key, network in networks.items():
+        for name, parameter in network.named_parameters():
+            yield key, name, parameter
