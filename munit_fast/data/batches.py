@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import ctypes
 import signal
-from collections.abc import Iterator
+import sys
+from collections.abc import Callable, Iterator
 from itertools import count
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -16,10 +18,17 @@ from torch.utils.data import DataLoader, Dataset
 from munit_fast.data.datasets import ImageSet, check_crops, shuffled, train_crop
 from munit_fast.data.images import ImageError
 
-_SHUFFLE, _AUGMENT = 0, 1  # what a random stream is for: the first word of its key
+_SHUFFLE, _AUGMENT, _REPLACE = 0, 1, 2  # what a random stream is for: the first word of its key
 _A, _B = 0, 1
 
+_SUBSTITUTES = 8  # images tried in the place of one that cannot be read
+_DEATHS = 3  # of loader processes, without a batch between them, that are made good
+
 Crop = tuple[int, int]
+
+
+class LoaderError(RuntimeError):
+    """The processes that load images keep dying. The message is one line."""
 
 
 class UnpairedBatches:
@@ -33,6 +42,10 @@ class UnpairedBatches:
 
     With several ranks the global batch has ``batch_size * world_size`` images and each rank takes its slice.
 
+    With a ``report``, an image that cannot be read is replaced by another one of its set, which the seed and its
+    place decide: as long as the same files are bad, a resumed run sees the same images. A loader process that dies
+    is started again. Without one, both end the iteration.
+
     Args:
         set_a: domain A.
         set_b: domain B.
@@ -44,6 +57,7 @@ class UnpairedBatches:
         start_iteration: the iteration that every new iterator begins with.
         rank: of this process in data-parallel training.
         world_size: number of such processes.
+        report: takes a line for each image that was replaced, once a file, and for each loader restarted.
 
     Attributes:
         iterations_per_epoch: batches per epoch.
@@ -51,7 +65,8 @@ class UnpairedBatches:
     Raises:
         ValueError: a set has fewer images than the global batch, or a number is out of its range.
         ImageError: an image cannot be read or is smaller than the crop. For sets in memory this shows at
-            once, for others when the batch is due.
+            once, for others when the batch is due, and with a ``report`` when no other image can be read either.
+        LoaderError: loader processes die again and again.
     """
 
     def __init__(
@@ -66,6 +81,7 @@ class UnpairedBatches:
         start_iteration: int = 0,
         rank: int = 0,
         world_size: int = 1,
+        report: Callable[[str], None] | None = None,
     ) -> None:
         if batch_size < 1 or num_workers < 0 or start_iteration < 0 or not 0 <= rank < world_size:
             raise ValueError(
@@ -76,32 +92,68 @@ class UnpairedBatches:
         self._sets = (set_a, set_b)
         for image_set, crop in zip(self._sets, (crop_a, crop_b), strict=True):
             _check_set(image_set, crop, batch_size, world_size)
-        self._samples = _Samples(self._sets, (crop_a, crop_b), seed)
+        self._samples = _Samples(self._sets, (crop_a, crop_b), seed, replace=report is not None)
+        self._report = report
+        self._reported: set[tuple[int, int]] = set()
         self._schedule = _Schedule((len(set_a), len(set_b)), batch_size, seed, rank, world_size)
         self._num_workers = 0 if set_a.cached and set_b.cached else num_workers
         self.start_iteration = start_iteration
         self.iterations_per_epoch = self._schedule.iterations_per_epoch
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        iteration, deaths = self.start_iteration, 0
+        loader = self._loader(iteration)
+        while True:
+            try:
+                batch = next(loader)
+            except RuntimeError as error:
+                if self._report is None or not str(error).startswith("DataLoader worker"):
+                    raise
+                deaths += 1
+                if deaths > _DEATHS:
+                    raise LoaderError(
+                        f"a process that loads images died {deaths} times in a row, before iteration {iteration + 1}; "
+                        "is there too little memory? lower num_workers (0: load in the training process)"
+                    ) from error
+                self._report(f"a process that loads images died before iteration {iteration + 1}; starting it again")
+                loader = self._loader(iteration)
+                continue
+            if isinstance(batch, _Failure):
+                del loader  # and its workers, which a traceback would keep
+                raise ImageError(batch.message)
+            for failure in batch.replaced:
+                self._report_once(failure)
+            iteration, deaths = iteration + 1, 0
+            yield batch.x_a, batch.x_b
+
+    def _loader(self, start: int) -> Iterator[Any]:
         # One endless epoch: the workers live as long as this iterator. With persistent_workers the loader would
         # hold on to them after an error, for as long as its traceback is kept.
         loader: DataLoader[_Sample] = DataLoader(
             self._samples,
-            batch_sampler=self._schedule.batches(self.start_iteration),
+            batch_sampler=self._schedule.batches(start),
             num_workers=self._num_workers,
             collate_fn=_collate,
-            worker_init_fn=_leave_signals_to_the_parent,
+            worker_init_fn=_live_and_die_with_the_parent,
             pin_memory=torch.cuda.is_available(),
             generator=torch.Generator(),  # without one, the loader takes a number from the global generator
         )
-        for batch in loader:
-            if isinstance(batch, _Failure):
-                raise ImageError(batch.message)
-            yield batch
+        on_death = signal.getsignal(signal.SIGCHLD)
+        iterator = iter(loader)
+        if signal.getsignal(signal.SIGCHLD) is not on_death:
+            # The loader's handler raises wherever the process is, in the middle of an update for example. Without it a
+            # death is noticed when the next batch is due, within five seconds.
+            signal.signal(signal.SIGCHLD, on_death)
+        return iterator
+
+    def _report_once(self, failure: _Failure) -> None:
+        if self._report is not None and failure.image not in self._reported:
+            self._reported.add(failure.image)
+            self._report(f"{failure.message}; another image takes its place")
 
     def paths(self, iteration: int) -> tuple[list[Path], list[Path]]:
-        """The files of this rank's batch at ``iteration``, in the batch's order: for error reports."""
-        keys = self._schedule.keys(iteration)
+        """The files of the global batch at ``iteration``, in its order: for error reports."""
+        keys = self._schedule.global_keys(iteration)
         files_a, files_b = ([self._sets[d].path(key.number) for key in keys if key.domain == d] for d in (_A, _B))
         return files_a, files_b
 
@@ -119,11 +171,19 @@ class _Failure(NamedTuple):
     """An ImageError on its way out of a worker: raised there, it would arrive inside a traceback."""
 
     message: str
+    image: tuple[int, int]  # domain, number in the set
 
 
 class _Sample(NamedTuple):
     domain: int
     content: Tensor | _Failure  # [C, H, W]
+    replaced: _Failure | None = None
+
+
+class _Batch(NamedTuple):
+    x_a: Tensor
+    x_b: Tensor
+    replaced: list[_Failure]
 
 
 class _Schedule:
@@ -141,9 +201,16 @@ class _Schedule:
 
     def keys(self, iteration: int) -> list[_Key]:
         """The keys of this rank's samples: batch_size of A, then batch_size of B."""
+        return self._keys(iteration, self._rank * self._batch_size, self._batch_size)
+
+    def global_keys(self, iteration: int) -> list[_Key]:
+        """The keys of all ranks' samples."""
+        return self._keys(iteration, 0, self._global_batch)
+
+    def _keys(self, iteration: int, start: int, length: int) -> list[_Key]:
         epoch, step = divmod(iteration, self.iterations_per_epoch)
-        first = step * self._global_batch + self._rank * self._batch_size
-        positions = range(first, first + self._batch_size)
+        first = step * self._global_batch + start
+        positions = range(first, first + length)
         return [_Key(d, epoch, p, int(self._epoch_order(d, epoch)[p])) for d in (_A, _B) for p in positions]
 
     def _epoch_order(self, domain: int, epoch: int) -> np.ndarray:
@@ -157,34 +224,50 @@ class _Schedule:
 class _Samples(Dataset[_Sample]):
     """Training samples by key; runs in the workers."""
 
-    def __init__(self, sets: tuple[ImageSet, ImageSet], crops: tuple[Crop, Crop], seed: int) -> None:
-        self._sets, self._crops, self._seed = sets, crops, seed
+    def __init__(self, sets: tuple[ImageSet, ImageSet], crops: tuple[Crop, Crop], seed: int, replace: bool) -> None:
+        self._sets, self._crops, self._seed, self._replace = sets, crops, seed, replace
 
     def __getitem__(self, key: _Key) -> _Sample:
+        sample = self._read(key)
+        failure = sample.content
+        if not isinstance(failure, _Failure) or not self._replace:
+            return sample
+        stream = _stream(self._seed, _REPLACE, key.epoch, key.domain, key.position)
+        for word in stream.generate_state(_SUBSTITUTES, np.uint64):
+            other = self._read(key._replace(number=int(word) % len(self._sets[key.domain])))
+            if isinstance(other.content, Tensor):
+                return other._replace(replaced=failure)
+        return sample
+
+    def _read(self, key: _Key) -> _Sample:
         stream = _stream(self._seed, _AUGMENT, key.epoch, key.domain, key.position)
         try:
             content = train_crop(self._sets[key.domain], key.number, self._crops[key.domain], stream)
         except ImageError as error:
-            return _Sample(key.domain, _Failure(str(error)))
+            return _Sample(key.domain, _Failure(str(error), (key.domain, key.number)))
         return _Sample(key.domain, content)
 
 
-def _leave_signals_to_the_parent(worker: int) -> None:
+def _live_and_die_with_the_parent(worker: int) -> None:
     """Ctrl-C reaches every process of a terminal; the parent decides, and SIGTERM must still end a worker.
 
-    A forked worker would otherwise inherit the parent's handlers, which take the first signal as a request only.
+    A forked worker would otherwise inherit the parent's handlers, which take the first signal as a request only. It
+    also holds the parent's lock on the run's folder, so it must not outlive a parent that is killed.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG; elsewhere the loader looks every few seconds
 
 
-def _collate(samples: list[_Sample]) -> tuple[Tensor, Tensor] | _Failure:
+def _collate(samples: list[_Sample]) -> _Batch | _Failure:
     images: tuple[list[Tensor], list[Tensor]] = ([], [])
     for sample in samples:
         if isinstance(sample.content, _Failure):
             return sample.content
         images[sample.domain].append(sample.content)
-    return torch.stack(images[_A]), torch.stack(images[_B])
+    replaced = [sample.replaced for sample in samples if sample.replaced is not None]
+    return _Batch(torch.stack(images[_A]), torch.stack(images[_B]), replaced)
 
 
 def _stream(seed: int, *key: int) -> np.random.SeedSequence:
