@@ -15,8 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from munit_fast.files import write_error
-from munit_fast.reference.files import checkpoint_name, found_checkpoints, save_atomically, upgrade_state_dict
+from munit_fast.reference.files import upgrade_state_dict
 
 
 class CheckpointError(ValueError):
@@ -67,11 +66,12 @@ def checked_pair(path: str | Path, states: Any, net_a: nn.Module, net_b: nn.Modu
         ):
             raise CheckpointError(f"{path}: entry {key!r} is not a state_dict")
         upgraded[key] = upgrade_state_dict(state, net)
-        _check_fit(path, key, upgraded[key], net)
+        check_fit(path, key, upgraded[key], net)
     return upgraded
 
 
-def _check_fit(path: str | Path, key: str, state: Mapping[str, Tensor], net: nn.Module) -> None:
+def check_fit(path: str | Path, key: str, state: Mapping[str, Tensor], net: nn.Module) -> None:
+    """Raise CheckpointError, in words about the configuration, unless `state` has what network `key` takes."""
     own = net.state_dict()
     differences = [f"{name} is missing" for name in own if name not in state]
     differences += [f"{name} is not expected" for name in state if name not in own]
@@ -141,88 +141,3 @@ def _describe_discriminator(state: Mapping[str, Tensor]) -> dict[str, Any]:
         "dis.n_layer": len(_indices(state, r"cnns\.0\.(\d+)\.")) - 1,
         "dis.norm": "sn" if spectral else "one with parameters" if normed else "one without parameters",
     }
-
-
-def save_run(trainer: Any, folder: str | Path, iterations: int, notes: Mapping[str, Any] | None = None) -> None:
-    """Write the state after `iterations` completed iterations; a process killed at any moment leaves a whole state.
-
-    The order matters: gen_########.pt comes last but for the published optimizer.pt, and resume_run takes the newest
-    iteration whose files are all there. `notes` are plain values kept for `resume_run`. Raises FileWriteError.
-    """
-    folder = Path(folder)
-    resume: dict[str, Any] = {
-        "iterations": iterations,
-        "optimizers": {"gen": trainer.gen_opt.state_dict(), "dis": trainer.dis_opt.state_dict()},
-        "notes": dict(notes or {}),
-    }
-    if hasattr(trainer, "s_a"):
-        resume["styles"] = {"a": trainer.s_a.cpu(), "b": trainer.s_b.cpu()}
-    try:
-        save_atomically(resume, folder / checkpoint_name("resume", iterations))
-        trainer.save(folder, iterations - 1)
-    except OSError as error:
-        raise write_error(folder, error) from None
-    for old in folder.glob("resume_*.pt"):  # as large as the networks together, and of use for the newest state only
-        if old.name != checkpoint_name("resume", iterations):
-            old.unlink(missing_ok=True)
-
-
-def resume_run(trainer: Any, folder: str | Path) -> tuple[int, dict[str, Any]]:
-    """Load the newest complete state of a run; returns the completed iterations and the notes of save_run.
-
-    Folders of the published implementation, which have no resume_########.pt, are taken with their optimizer.pt.
-    Raises CheckpointError.
-    """
-    folder = Path(folder)
-    generators, resumes = found_checkpoints(folder, "gen"), found_checkpoints(folder, "resume")
-    complete = set(generators) & set(found_checkpoints(folder, "dis"))
-    if resumes:
-        complete &= set(resumes)
-    if not complete:
-        raise CheckpointError(
-            f"{folder}: nothing to resume from: no gen_########.pt, dis_########.pt and optimizer.pt of one iteration"
-        )
-    iterations = max(complete)
-    source = resumes.get(iterations, folder / "optimizer.pt")
-    state = load_file(source)
-    if not resumes:
-        state = {"optimizers": state}
-    # Everything is read and checked before anything is changed.
-    optimizers = _checked_optimizers(trainer, state, source)
-    styles = _checked_styles(trainer, state, source)
-    load_pair(generators[iterations], trainer.gen_a, trainer.gen_b)
-    load_pair(folder / checkpoint_name("dis", iterations), trainer.dis_a, trainer.dis_b)
-    trainer.load_optimizers(optimizers)
-    for name, rows in styles.items():
-        getattr(trainer, name)[: len(rows)] = rows[: len(getattr(trainer, name))]
-    trainer.iterations = iterations
-    return iterations, dict(state.get("notes", {}))
-
-
-def _checked_optimizers(trainer: Any, state: Any, source: Path) -> dict[str, Any]:
-    """The two optimizer states if they fit the trainer's parameters. Raises CheckpointError."""
-    try:
-        for kind, optimizer in (("gen", trainer.gen_opt), ("dis", trainer.dis_opt)):
-            found = state["optimizers"][kind]
-            parameters = [p for group in optimizer.param_groups for p in group["params"]]
-            if sum(len(group["params"]) for group in found["param_groups"]) != len(parameters):
-                raise ValueError("another number of parameters")
-            for index, moments in found["state"].items():
-                if any(moments[m].shape != parameters[index].shape for m in ("exp_avg", "exp_avg_sq")):
-                    raise ValueError("moments of another shape")
-        return dict(state["optimizers"])
-    except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
-        raise CheckpointError(f"{source}: does not fit this configuration: {error}") from None
-
-
-def _checked_styles(trainer: Any, state: Any, source: Path) -> dict[str, Tensor]:
-    """The display styles {"s_a", "s_b"} of a state, each [N, style_dim, 1, 1]; {} where it has none."""
-    if "styles" not in state or not hasattr(trainer, "s_a"):
-        return {}
-    try:
-        styles = {"s_a": state["styles"]["a"], "s_b": state["styles"]["b"]}
-        if any(rows.shape[1:] != trainer.s_a.shape[1:] for rows in styles.values()):
-            raise ValueError("display styles of another shape")
-        return styles
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise CheckpointError(f"{source}: does not fit this configuration: {error}") from None

@@ -128,19 +128,53 @@ def train(
     seed: Annotated[int, typer.Option(min=0, help="Of weights, data order, crops and styles.")] = 0,
     amp: AmpOption = Amp.auto,
     impl: ImplOption = Impl.auto,
+    auto_resume: Annotated[
+        bool, typer.Option("--auto_resume", help="Continue if there is a run, else begin one: for jobs that restart.")
+    ] = False,
+    checkpointing: Annotated[
+        bool, typer.Option("--checkpointing", help="Compute activations again instead of keeping them: less memory.")
+    ] = False,
+    save_minutes: Annotated[
+        float, typer.Option("--save_minutes", min=0, help="Save the state this often, besides snapshot_save_iter.")
+    ] = 15.0,
+    keep: Annotated[int, typer.Option(min=1, help="States to keep (resume_########.pt).")] = 3,
+    patience: Annotated[
+        int, typer.Option(min=1, max=256, help="Stop after this many iterations in a row without a finite gradient.")
+    ] = 50,
+    peer_timeout: Annotated[
+        float, typer.Option("--peer_timeout", min=1, help="Under torchrun: seconds until a silent rank counts as lost.")
+    ] = 300.0,
 ) -> None:
-    """Train. Ctrl-C or SIGTERM saves and stops; --resume continues."""
+    """Train. Ctrl-C or SIGTERM saves and stops; --resume continues. torchrun -m munit_fast train: on many devices."""
     from munit_fast.config import parse_config, read_config
-    from munit_fast.training import TrainOptions
+    from munit_fast.training import PeerError, TrainOptions
     from munit_fast.training import train as run
 
     console = _console()
     text = read_config(config)
     cfg = parse_config(text, source=str(config))
     options = TrainOptions(
-        config.stem, output_path, trainer.value, resume, _device(device), seed, amp=amp.value, impl=impl.value
+        config.stem,
+        output_path,
+        trainer.value,
+        resume,
+        _device(device),
+        seed,
+        amp=amp.value,
+        impl=impl.value,
+        auto_resume=auto_resume,
+        checkpointing=checkpointing,
+        save_minutes=save_minutes,
+        keep=keep,
+        patience=patience,
+        peer_timeout=peer_timeout,
     )
-    result = run(cfg, options, config_text=text, console=console)
+    try:
+        result = run(cfg, options, config_text=text, console=console)
+    except PeerError:  # the main rank has said it
+        raise typer.Exit(1) from None
+    if not result.main:
+        return
     how = "finished" if result.finished else "stopped"
     console.print(
         f"{how} after iteration {result.iterations}; checkpoints in {result.folder.checkpoints}",

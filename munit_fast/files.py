@@ -30,11 +30,23 @@ def atomic_write_bytes(path: str | os.PathLike[str], data: bytes) -> None:
     try:
         _write_and_sync(temporary, data)
         os.replace(temporary, target)
+        sync(target.parent)
     except OSError as error:
         raise write_error(target, error) from error
     finally:
         with suppress(OSError):
             temporary.unlink()
+
+
+def sync(path: str | os.PathLike[str]) -> None:
+    """Have the system write a file, or the names in a folder, to the disk. Raises OSError."""
+    if os.name != "posix":  # Windows opens no folders
+        return
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def write_error(path: str | os.PathLike[str], error: OSError) -> FileWriteError:

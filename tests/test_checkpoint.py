@@ -11,8 +11,9 @@ import pytest
 import torch
 
 from munit_fast import MUNIT, UNIT, CheckpointError, MUNIT_Trainer, UNIT_Trainer, make_config
-from munit_fast.checkpoint import load_file, resume_run, save_run
+from munit_fast.checkpoint import load_file
 from munit_fast.reference.files import save_atomically
+from munit_fast.state import resume_run, save_run
 
 FILES = Path(__file__).parent / "golden" / "files"
 
@@ -156,7 +157,7 @@ def test_a_save_killed_at_any_file_leaves_a_state_to_resume(
     hp = make_config(small_config).hyperparameters()
     trainer = MUNIT_Trainer(hp)
     replace = os.replace
-    for survivors in range(5):
+    for survivors in range(6):
         folder = tmp_path / str(survivors)
         folder.mkdir()
         save_run(trainer, folder, 5)
@@ -172,10 +173,10 @@ def test_a_save_killed_at_any_file_leaves_a_state_to_resume(
         try:
             save_run(trainer, folder, 10)
         except KeyboardInterrupt:
-            assert survivors < 4
+            assert survivors < 4  # the state, then dis, gen and optimizer.pt; there is no average yet
         monkeypatch.undo()
         iterations, _ = resume_run(MUNIT_Trainer(hp), folder)
-        assert iterations == (10 if survivors >= 3 else 5), renamed
+        assert iterations == (10 if survivors >= 1 else 5), renamed
 
 
 def test_published_optimizer_of_a_constant_rate(small_config: dict[str, Any], tmp_path: Path) -> None:

@@ -106,8 +106,8 @@ def test_a_capture_that_fails_leaves_a_run_that_goes_on(
 def test_a_capturable_optimizer_writes_published_files(tmp_path: Path) -> None:
     hp = hyperparameters()
     trainer = trained("MUNIT_Trainer", hp, True, count=1)
-    for optimizer in (trainer.gen_opt, trainer.dis_opt):
-        optimizer.make_capturable()
+    for each in (trainer.gen_opt, trainer.dis_opt):
+        each.make_capturable()
     trainer.update_learning_rate()
     rate = trainer.gen_opt.param_groups[0]["lr"]
     assert isinstance(rate, Tensor)

@@ -64,5 +64,11 @@ def save_atomically(obj: Any, path: str | Path) -> None:
         with open(temporary, "rb") as file:
             os.fsync(file.fileno())
         os.replace(temporary, path)
+        if os.name == "posix":  # or a power failure could bring the old name back
+            descriptor = os.open(path.parent, os.O_RDONLY)
+            try:
+                os.fsync(descriptor)
+            finally:
+                os.close(descriptor)
     finally:
         shutil.rmtree(folder, ignore_errors=True)

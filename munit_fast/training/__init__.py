@@ -4,6 +4,7 @@
 what surrounds it: data, schedule, progress, files, signals.
 """
 
+from munit_fast.training.ranks import PeerError
 from munit_fast.training.run import TrainOptions, TrainResult, train
 
-__all__ = ["TrainOptions", "TrainResult", "train"]
+__all__ = ["PeerError", "TrainOptions", "TrainResult", "train"]

@@ -6,11 +6,13 @@ import json
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
+from datetime import datetime, timezone
 from pathlib import Path
+from typing import Any
 
 from filelock import FileLock, Timeout
 
-from munit_fast.files import atomic_write_bytes, write_error
+from munit_fast.files import atomic_write_bytes, sync, write_error
 
 
 class RunFolderError(RuntimeError):
@@ -27,6 +29,7 @@ class RunFolder:
         self.images = self.root / "images"
         self.checkpoints = self.root / "checkpoints"
         self.history = self.logs / "losses.jsonl"
+        self.events = self.logs / "events.jsonl"
 
     @contextmanager
     def opened(self, resume: bool) -> Iterator[RunFolder]:
@@ -45,19 +48,31 @@ class RunFolder:
         except OSError as error:
             raise write_error(self.root, error) from None
         try:
-            if not resume and any(self.checkpoints.glob("*.pt")):
+            if not resume and self.has_run:
                 raise RunFolderError(
                     f"{self.checkpoints}: a run is saved here already; continue it with --resume, or choose another "
                     "--output_path"
                 )
-            for leftover in self.checkpoints.glob(".saving-*"):  # of a killed process
-                shutil.rmtree(leftover, ignore_errors=True)
+            self._remove_leftovers()
             yield self
         except BaseException:
             self._remove_if_empty()
             raise
         finally:
             lock.release()
+
+    @property
+    def has_run(self) -> bool:
+        """Whether a run was saved here."""
+        return any(self.checkpoints.glob("*.pt"))
+
+    def _remove_leftovers(self) -> None:
+        """What a process that was killed was about to write."""
+        for folder in (self.root, self.images, self.checkpoints, self.logs):
+            for leftover in folder.glob(".saving-*"):
+                shutil.rmtree(leftover, ignore_errors=True)
+            for leftover in folder.glob(".*.tmp"):
+                leftover.unlink(missing_ok=True)
 
     def _remove_if_empty(self) -> None:
         """Leave no tree of empty folders behind a run that was refused."""
@@ -74,12 +89,19 @@ class RunFolder:
 
     def append_losses(self, iteration: int, losses: Mapping[str, float]) -> None:
         """Add one line to the loss history."""
-        line = json.dumps({"iteration": iteration, **losses})
-        try:
-            with self.history.open("a", encoding="utf-8") as file:
-                file.write(line + "\n")
-        except OSError as error:
-            raise write_error(self.history, error) from None
+        _append(self.history, {"iteration": iteration, **losses})
+
+    def append_event(self, event: Mapping[str, Any]) -> None:
+        """Add one line to what happened to the run; unlike the losses it is never cut."""
+        _append(self.events, {"time": datetime.now(timezone.utc).isoformat(timespec="seconds"), **event})
+
+    def sync_losses(self) -> None:
+        """Have the loss history on the disk, before a state that is to be continued with it."""
+        if self.history.exists():
+            try:
+                sync(self.history)
+            except OSError as error:
+                raise write_error(self.history, error) from None
 
     def read_losses(self) -> dict[str, list[tuple[int, float]]]:
         """The loss history, {name: [(iteration, value), …]}; a torn last line is left out."""
@@ -106,3 +128,11 @@ class RunFolder:
                 continue
             if up_to is None or row["iteration"] <= up_to:
                 yield row
+
+
+def _append(path: Path, row: Mapping[str, Any]) -> None:
+    try:
+        with path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(row) + "\n")
+    except OSError as error:
+        raise write_error(path, error) from None

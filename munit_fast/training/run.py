@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from contextlib import ExitStack
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,14 +15,16 @@ from rich.console import Console
 from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
-from munit_fast.checkpoint import resume_run, save_run
 from munit_fast.config import Config
 from munit_fast.data import ImageSet, UnpairedBatches, display_images
 from munit_fast.precision import amp_dtype
-from munit_fast.trainers import MUNIT_Trainer, UNIT_Trainer
+from munit_fast.state import KEEP, apply_state, find_state, save_published, save_state, state_from_bytes
+from munit_fast.trainers import MUNIT_Trainer, TrainingNoise, UNIT_Trainer
+from munit_fast.training.faults import Faults
 from munit_fast.training.folder import RunFolder
 from munit_fast.training.grids import write_grids
 from munit_fast.training.progress import TrainingProgress
+from munit_fast.training.ranks import Ranks, joined, restarted
 from munit_fast.training.signals import StopRequest
 from munit_fast.training.sources import Sources, open_sources
 from munit_fast.web import TrainingStatus, find_grids, write_training_page
@@ -42,6 +45,13 @@ class TrainOptions:
     time_limit: float | None = None  # seconds of training
     amp: str = "auto"  # see munit_fast.precision
     impl: str = "auto"  # who computes; "reference": the plain networks and updates
+    auto_resume: bool = False  # resume where there is a run, else begin one
+    checkpointing: bool = False  # compute activations again in the backward
+    save_minutes: float = 15.0  # between states; the published files follow the configuration
+    keep: int = KEEP  # states
+    patience: int = 50  # iterations in a row without a step, after which the run ends
+    peer_timeout: float = 300.0  # seconds after which a silent rank counts as lost
+    double: bool = False  # float64, to compare runs
 
 
 @dataclass
@@ -53,6 +63,7 @@ class TrainResult:
     seconds: float
     finished: bool
     skipped_steps: int
+    main: bool = True  # whether this process wrote the files
 
 
 def train(
@@ -67,11 +78,18 @@ def train(
     `config_text` is kept beside the results.
     Raises ConfigError, ImageError, CheckpointError, RunFolderError or FileWriteError, each with one clear message.
     """
-    folder = RunFolder(options.output_path, options.name)
-    sources = open_sources(cfg)
-    with folder.opened(options.resume):
-        run = _Run(cfg, options, folder, sources, console or Console(stderr=True))
-        folder.write_config(config_text)
+    with joined(options.device, options.peer_timeout) as ranks, ExitStack() as held:
+        folder = RunFolder(options.output_path, options.name)
+        console = console or Console(stderr=True)
+        with ranks.main_first():  # what is wrong for all of them is said once
+            sources = open_sources(cfg)
+            if ranks.main:
+                resume = options.resume or ((options.auto_resume or restarted()) and folder.has_run)
+                held.enter_context(folder.opened(resume))
+                options = replace(options, resume=resume)
+        run = _Run(cfg, replace(options, device=ranks.device), folder, sources, console, ranks)
+        if ranks.main:
+            folder.write_config(config_text)
         return run.train()
 
 
@@ -81,9 +99,22 @@ def collect_losses(trainer: Any) -> dict[str, float]:
     return {name: float(v.detach() if isinstance(v, Tensor) else v) for name, v in found.items()}
 
 
-def iteration_seed(seed: int, iteration: int) -> int:
-    """The seed of an iteration's style noise: it does not depend on what ran before, so a resumed run repeats it."""
-    return int(np.random.SeedSequence([seed, iteration]).generate_state(1, np.uint64)[0] >> 1)
+def iteration_seed(seed: int, iteration: int, place: int = 0) -> int:
+    """The seed of the noise of the image at `place` in an iteration's global batch.
+
+    It does not depend on what ran before, nor on how many processes and parts the batch is divided into.
+    """
+    return int(np.random.SeedSequence([seed, iteration, place]).generate_state(1, np.uint64)[0] >> 1)
+
+
+def iteration_noise(trainer: Any, x_a: Tensor, x_b: Tensor, seed: int, iteration: int, first: int) -> TrainingNoise:
+    """The noise of an iteration for the images from place `first` of the global batch on."""
+    draws = []
+    for i in range(x_a.shape[0]):
+        generator = torch.Generator().manual_seed(iteration_seed(seed, iteration, first + i))
+        draws.append(trainer.draw_noise(x_a[i : i + 1], x_b[i : i + 1], generator))
+    of_dis, of_gen = ([torch.cat(parts) for parts in zip(*(draw[kind] for draw in draws))] for kind in (0, 1))
+    return of_dis, of_gen
 
 
 def _passed(deadline: float | None) -> bool:
@@ -92,41 +123,69 @@ def _passed(deadline: float | None) -> bool:
 
 class _Run:
     def __init__(
-        self, cfg: Config, options: TrainOptions, folder: RunFolder, sources: Sources, console: Console
+        self, cfg: Config, options: TrainOptions, folder: RunFolder, sources: Sources, console: Console, ranks: Ranks
     ) -> None:
-        self.cfg, self.options, self.folder, self.console = cfg, options, folder, console
+        self.cfg, self.options, self.folder, self.console, self.ranks = cfg, options, folder, console, ranks
+        self.faults = Faults(folder, console, ranks, options.patience)
         torch.manual_seed(options.seed)
         self.hyperparameters: Mapping[str, Any] = cfg.hyperparameters() | {"vgg_model_path": str(options.output_path)}
-        trainer = TRAINERS[options.trainer](self.hyperparameters, impl=options.impl, amp=options.amp)
-        self.trainer = trainer.to(options.device)
-        self.start = 0
-        if options.resume:
-            self.start, notes = resume_run(self.trainer, folder.checkpoints)
-            self._take_up(notes)
-            console.print(f"resuming after iteration {self.start}")
-        folder.cut_losses(self.start)
-        self.history = folder.read_losses()
+        if not ranks.main:
+            self.hyperparameters = {**self.hyperparameters, "ema_half_life": 0}  # one rank keeps the average
+        trainer = TRAINERS[options.trainer](
+            self.hyperparameters, impl=options.impl, amp=options.amp, checkpointing=options.checkpointing
+        )
+        self.dtype = torch.float64 if options.double else torch.float32
+        self.trainer = trainer.to(options.device, self.dtype)
+        self.start = self._resume()
+        if ranks.size > 1:
+            self.trainer.distribute()
         crop = (cfg.crop_image_height, cfg.crop_image_width)
+        self.batch_size = cfg.batch_size * cfg.accumulation
         self.batches = UnpairedBatches(
             sources.train_a,
             sources.train_b,
             crop,
             crop,
-            cfg.batch_size,
+            self.batch_size,
             seed=options.seed,
             num_workers=cfg.num_workers,
             start_iteration=self.start,
+            rank=ranks.rank,
+            world_size=ranks.size,
+            report=self.faults.data,
         )
+        if not ranks.main:
+            return
+        folder.cut_losses(self.start)
+        self.history = folder.read_losses()
         self.display = {"train": self._display(sources.train_a, sources.train_b)}
         if sources.test_a is not None and sources.test_b is not None:
             self.display["test"] = self._display(sources.test_a, sources.test_b)
         else:
             console.print("no test images: grids show training images only")
 
+    def _resume(self) -> int:
+        """Take up the newest good state, which the main rank reads for all; the iterations done."""
+        data, ranks = b"", self.ranks
+        with ranks.main_first():
+            if ranks.main and self.options.resume:
+                found = find_state(self.folder.checkpoints)
+                for reason in found.damaged.values():
+                    self.faults.note("checkpoint", f"{reason}; going on from {found.source.name} instead")
+                found.move_damaged_aside()
+                start, notes = apply_state(self.trainer, found.state, found.source)
+                data = found.as_bytes() if ranks.size > 1 else b""
+                self._take_up(notes)
+                if notes.get("published"):  # a process killed after the state may not have come to these
+                    save_published(self.trainer, self.folder.checkpoints, start)
+                self.console.print(f"resuming after iteration {start}")
+        data = ranks.from_main(data)
+        if data and not ranks.main:
+            apply_state(self.trainer, state_from_bytes(data, "the main rank's state"), self.folder.checkpoints)
+        return self.trainer.iterations
+
     def _take_up(self, notes: Mapping[str, Any]) -> None:
         """Continue what an earlier process counted, and say where this run will not be what it began as."""
-        self.trainer.skipped_steps = int(notes.get("skipped_steps", 0))
-        self.trainer.load_scalers(notes.get("scalers", {}))
         amp = str(amp_dtype(self.options.amp, self.options.device) or "off").removeprefix("torch.")
         if notes.get("amp", amp) != amp:
             self.console.print(f"this run began with --amp {notes['amp']}; it goes on with {amp}")
@@ -139,15 +198,21 @@ class _Run:
         if rate != self.cfg.lr:
             self.console.print(f"the checkpoint's learning rate {rate:g} is kept; lr: {self.cfg.lr:g} has no effect")
 
-    def _save(self, done: int) -> None:
+    def _save(self, done: int, published: bool = True) -> None:
+        """Write the state, and the published files unless they are not due."""
+        if not self.ranks.main:
+            return
         amp = amp_dtype(self.options.amp, self.options.device)
         notes = {
             "seed": self.options.seed,
-            "skipped_steps": self.trainer.skipped_steps,
             "amp": str(amp or "off").removeprefix("torch."),
-            "scalers": self.trainer.scaler_states(),
+            "published": published,
         }
-        save_run(self.trainer, self.folder.checkpoints, done, notes)
+        self.folder.sync_losses()
+        save_state(self.trainer, self.folder.checkpoints, done, notes, self.options.keep)
+        if published:
+            save_published(self.trainer, self.folder.checkpoints, done)
+        self.saved = time.monotonic()
 
     def _display(self, set_a: ImageSet, set_b: ImageSet) -> tuple[Tensor, Tensor]:
         crop = (self.cfg.crop_image_height, self.cfg.crop_image_width)
@@ -159,15 +224,18 @@ class _Run:
         begin = time.monotonic()
         done = saved = self.start
         whole = True  # False in the middle of an iteration
-        writer = SummaryWriter(str(self.folder.logs), purge_step=self.start + 1)
+        main = self.ranks.main
+        writer = SummaryWriter(str(self.folder.logs), purge_step=self.start + 1) if main else None
         limit = self.options.time_limit
         deadline = None if limit is None else begin + limit
-        self.bar = TrainingProgress(self.console, self.start, self.cfg.max_iter, deadline)
+        self.saved = begin
+        quiet = self.console if main else Console(quiet=True)
+        self.bar = TrainingProgress(quiet, self.start, self.cfg.max_iter, deadline)
         stop = StopRequest()
         try:
             with stop, self.bar:
                 batches = iter(self.batches)
-                while done < self.cfg.max_iter and not stop.requested and not _passed(deadline):
+                while done < self.cfg.max_iter and not self.ranks.stop(stop.requested or _passed(deadline)):
                     x_a, x_b = next(batches)
                     whole = False
                     self._iterate(x_a, x_b, done + 1)
@@ -180,20 +248,31 @@ class _Run:
             # after a second Ctrl-C in the middle of one, where the discriminator may be a step ahead.
             if saved != done and whole:
                 self._save(done)
-            writer.close()
-        self._write_page(done, refresh=False)
+            if writer is not None:
+                writer.close()
+        if main:
+            self._write_page(done, refresh=False)
         finished = done >= self.cfg.max_iter
-        return TrainResult(self.folder, done, time.monotonic() - begin, finished, self.trainer.skipped_steps)
+        return TrainResult(self.folder, done, time.monotonic() - begin, finished, self.trainer.skipped_steps, main)
 
     def _iterate(self, x_a: Tensor, x_b: Tensor, iteration: int) -> None:
-        torch.manual_seed(iteration_seed(self.options.seed, iteration))
-        self.trainer.update(x_a, x_b, self.hyperparameters)
+        seed = self.options.seed
+        torch.manual_seed(iteration_seed(seed, iteration))
+        x_a, x_b = x_a.to(self.dtype), x_b.to(self.dtype)
+        first = self.ranks.rank * self.batch_size
+        noise = iteration_noise(self.trainer, x_a, x_b, seed, iteration, first)
+        self.trainer.update(x_a, x_b, self.hyperparameters, noise)
+        self.last = (x_a, x_b, noise)
 
-    def _after_iteration(self, done: int, writer: SummaryWriter) -> bool:
-        """Log, show and save as the configuration says; whether the run was saved."""
+    def _after_iteration(self, done: int, writer: SummaryWriter | None) -> bool:
+        """Log, show and save as the configuration says; whether the run was saved with the published files."""
+        self.faults.check_steps(self.trainer, self.batches, done, self.last, done % self.cfg.log_iter == 0)
+        losses = self.ranks.mean(collect_losses(self.trainer)) if done % self.cfg.log_iter == 0 else {}
+        if writer is None:
+            return False
         cfg = self.cfg
         if done % cfg.log_iter == 0:
-            self._log(done, writer)
+            self._log(done, losses, writer)
         if done % cfg.image_save_iter == 0:
             for split in self.display:
                 self._write_grids(split, f"{split}_{done:08d}")
@@ -204,10 +283,11 @@ class _Run:
         if done % cfg.snapshot_save_iter == 0:
             self._save(done)
             return True
+        if time.monotonic() - self.saved >= 60 * self.options.save_minutes:
+            self._save(done, published=False)
         return False
 
-    def _log(self, done: int, writer: SummaryWriter) -> None:
-        losses = collect_losses(self.trainer)
+    def _log(self, done: int, losses: Mapping[str, float], writer: SummaryWriter) -> None:
         self.bar.losses(losses)
         self.folder.append_losses(done, losses)
         for name, value in losses.items():

@@ -1,0 +1,288 @@
+"""The whole state of a run as one file, resume_########.pt: whole or absent, checked when read, the newest ones kept.
+
+A run that goes on from it computes what it would have computed without the interruption. The published files lie
+beside it for other programs; where there are none of ours, a run goes on from those.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from munit_fast.checkpoint import CheckpointError, check_fit, load_file
+from munit_fast.files import write_error
+from munit_fast.reference.files import checkpoint_name, found_checkpoints, save_atomically, upgrade_state_dict
+
+KEEP = 3  # states of a run
+_NETWORKS = ("gen_a", "gen_b", "dis_a", "dis_b")
+
+
+def run_state(trainer: Any, iterations: int, notes: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """Everything that the iterations after the first `iterations` depend on, on the CPU, with its checksum.
+
+    `notes` are plain values that `resume_run` gives back.
+    """
+    state: dict[str, Any] = {
+        "iterations": iterations,
+        "networks": {name: dict(getattr(trainer, name).state_dict()) for name in _NETWORKS},
+        "optimizers": {"gen": trainer.gen_opt.state_dict(), "dis": trainer.dis_opt.state_dict()},
+        "skips": trainer.skips.values,
+        "scalers": trainer.scaler_states(),
+        "notes": dict(notes or {}),
+    }
+    if trainer.average is not None and trainer.average.tensors:
+        state["average"] = {"images": trainer.average.images, **trainer.average.states(trainer.generators)}
+    if hasattr(trainer, "s_a"):
+        state["styles"] = {"a": trainer.s_a, "b": trainer.s_b}
+    state = _on_cpu(state)
+    return state | {"checksum": checksum(state)}
+
+
+def checksum(state: Any) -> str:
+    """SHA-256 of a nest of tensors, containers and plain values, in their order."""
+    digest = hashlib.sha256()
+
+    def add(value: Any) -> None:
+        if isinstance(value, Tensor):
+            digest.update(f"{value.dtype}{list(value.shape)}".encode())
+            digest.update(value.contiguous().flatten().view(torch.uint8).numpy().data)
+        elif isinstance(value, Mapping):
+            for key, item in value.items():
+                digest.update(f"{key!r}:".encode())
+                add(item)
+            digest.update(b"}")
+        elif isinstance(value, (list, tuple)):
+            for item in value:
+                add(item)
+            digest.update(b"]")
+        else:
+            digest.update(f"{value!r},".encode())
+
+    add(state)
+    return digest.hexdigest()
+
+
+def _on_cpu(value: Any) -> Any:
+    if isinstance(value, Tensor):
+        return value.detach().cpu()
+    if isinstance(value, Mapping):
+        return {key: _on_cpu(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return type(value)(_on_cpu(item) for item in value)
+    return value
+
+
+# ---- out ----
+
+
+def save_state(
+    trainer: Any, folder: str | Path, iterations: int, notes: Mapping[str, Any] | None = None, keep: int = KEEP
+) -> None:
+    """Write resume_########.pt and leave the newest `keep` of them. Raises FileWriteError."""
+    folder = Path(folder)
+    try:
+        save_atomically(run_state(trainer, iterations, notes), folder / checkpoint_name("resume", iterations))
+    except OSError as error:
+        raise write_error(folder, error) from None
+    found = found_checkpoints(folder, "resume")
+    for old in sorted(found)[:-keep]:
+        found[old].unlink(missing_ok=True)
+
+
+def save_published(trainer: Any, folder: str | Path, iterations: int) -> None:
+    """Write gen_########.pt, dis_########.pt, optimizer.pt and, if there is an average, ema_########.pt.
+
+    Raises FileWriteError.
+    """
+    try:
+        trainer.save(folder, iterations - 1)
+    except OSError as error:
+        raise write_error(folder, error) from None
+
+
+def save_run(
+    trainer: Any, folder: str | Path, iterations: int, notes: Mapping[str, Any] | None = None, keep: int = KEEP
+) -> None:
+    """Write the state after `iterations` completed iterations, then the published files. Raises FileWriteError.
+
+    A process killed at any moment leaves the states that were there, and the new one whole or not at all.
+    """
+    save_state(trainer, folder, iterations, notes, keep)
+    save_published(trainer, folder, iterations)
+
+
+# ---- in ----
+
+
+@dataclass
+class Found:
+    """The newest good state of a folder, and what is wrong with newer ones."""
+
+    source: Path
+    state: dict[str, Any]
+    damaged: dict[Path, str] = field(default_factory=dict)
+
+    def as_bytes(self) -> bytes:
+        """The state as a file of it: for another process."""
+        buffer = io.BytesIO()
+        torch.save(self.state, buffer)
+        return buffer.getvalue()
+
+    def move_damaged_aside(self) -> None:
+        """Rename the damaged files, so that they are neither read nor counted again."""
+        for path in self.damaged:
+            with suppress(OSError):  # a folder that cannot be written to will be reported when the run saves
+                path.replace(path.with_name(path.name + ".damaged"))
+
+
+def find_state(folder: str | Path) -> Found:
+    """The newest state that is as it was written; without resume_########.pt, that of the published files.
+
+    Raises CheckpointError when there is neither.
+    """
+    folder = Path(folder)
+    resumes = found_checkpoints(folder, "resume")
+    damaged: dict[Path, str] = {}
+    for iterations in sorted(resumes, reverse=True):
+        path = resumes[iterations]
+        try:
+            return Found(path, _checked(load_file(path), path), damaged)
+        except CheckpointError as error:
+            damaged[path] = str(error)
+    if damaged:
+        raise CheckpointError(
+            "; ".join(damaged.values()) + "; no state is left to go on from exactly (without the resume_########.pt "
+            "files, --resume takes the newest gen_########.pt, dis_########.pt and optimizer.pt)"
+        )
+    return _published(folder)
+
+
+def _checked(state: Any, path: Path) -> dict[str, Any]:
+    if not isinstance(state, dict) or not isinstance(state.get("checksum"), str):
+        raise CheckpointError(f"{path}: not a state of a run")
+    content = {key: value for key, value in state.items() if key != "checksum"}
+    if checksum(content) != state["checksum"]:
+        raise CheckpointError(f"{path}: damaged: its checksum is not that of its content")
+    return state
+
+
+def state_from_bytes(data: bytes, source: str) -> dict[str, Any]:
+    """What `Found.as_bytes` gave. Raises CheckpointError."""
+    try:
+        state = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+    except Exception as error:
+        raise CheckpointError(f"{source}: {error}") from None
+    return dict(state)
+
+
+def _published(folder: Path) -> Found:
+    """The state that the published files hold: networks and optimizers."""
+    generators, discriminators, averages = (found_checkpoints(folder, kind) for kind in ("gen", "dis", "ema"))
+    complete = set(generators) & set(discriminators)
+    if not complete:
+        raise CheckpointError(
+            f"{folder}: nothing to resume from: no resume_########.pt, and no gen_########.pt, dis_########.pt and "
+            "optimizer.pt of one iteration"
+        )
+    iterations = max(complete)
+    networks: dict[str, Any] = {}
+    for kind, path in (("gen", generators[iterations]), ("dis", discriminators[iterations])):
+        pair = load_file(path)
+        if not isinstance(pair, Mapping) or not {"a", "b"} <= set(pair):
+            raise CheckpointError(f"{path}: not a {kind}_*.pt file: it must hold the two networks 'a' and 'b'")
+        networks |= {f"{kind}_{key}": pair[key] for key in "ab"}
+    source = folder / "optimizer.pt"
+    state = {"iterations": iterations, "networks": networks, "optimizers": load_file(source)}
+    if iterations in averages:
+        state["average"] = {"images": iterations, **load_file(averages[iterations])}
+    return Found(source, state)
+
+
+def apply_state(trainer: Any, state: Mapping[str, Any], source: Path) -> tuple[int, dict[str, Any]]:
+    """Load a state into a trainer, or leave it as it was; returns the completed iterations and the notes.
+
+    Raises CheckpointError when it is of another configuration.
+    """
+    # Everything is checked before anything is changed.
+    networks = _checked_networks(trainer, state, source)
+    optimizers = _checked_optimizers(trainer, state, source)
+    styles = _checked_styles(trainer, state, source)
+    average = _checked_average(trainer, state, source)
+    for name, values in networks.items():
+        getattr(trainer, name).load_state_dict(values)
+    trainer.load_optimizers(optimizers)
+    for name, rows in styles.items():
+        getattr(trainer, name)[: len(rows)] = rows[: len(getattr(trainer, name))]
+    if average is not None:
+        trainer.average.load(trainer.generators, average, int(average["images"]))
+    if "skips" in state:
+        trainer.skips.values.copy_(state["skips"])
+    trainer.load_scalers(state.get("scalers", {}))
+    trainer.iterations = int(state["iterations"])
+    return trainer.iterations, dict(state.get("notes", {}))
+
+
+def resume_run(trainer: Any, folder: str | Path) -> tuple[int, dict[str, Any]]:
+    """Load the newest good state of a folder; returns the completed iterations and the notes of save_run.
+
+    Raises CheckpointError.
+    """
+    found = find_state(folder)
+    return apply_state(trainer, found.state, found.source)
+
+
+def _checked_networks(trainer: Any, state: Mapping[str, Any], source: Path) -> dict[str, Mapping[str, Tensor]]:
+    found = {}
+    for name in _NETWORKS:
+        values = state["networks"].get(name)
+        if not isinstance(values, Mapping) or not all(isinstance(v, Tensor) for v in values.values()):
+            raise CheckpointError(f"{source}: does not fit this configuration: no network {name}")
+        found[name] = upgrade_state_dict(values, getattr(trainer, name))
+        check_fit(source, name, found[name], getattr(trainer, name))
+    return dict(found)
+
+
+def _checked_average(trainer: Any, state: Mapping[str, Any], source: Path) -> Mapping[str, Any] | None:
+    if "average" not in state or trainer.average is None:
+        return None
+    for key, network in trainer.generators.items():
+        check_fit(source, f"average of generator {key}", state["average"][key], network)
+    average: Mapping[str, Any] = state["average"]
+    return average
+
+
+def _checked_optimizers(trainer: Any, state: Any, source: Path) -> dict[str, Any]:
+    """The two optimizer states if they fit the trainer's parameters. Raises CheckpointError."""
+    try:
+        for kind, optimizer in (("gen", trainer.gen_opt), ("dis", trainer.dis_opt)):
+            found = state["optimizers"][kind]
+            parameters = [p for group in optimizer.param_groups for p in group["params"]]
+            if sum(len(group["params"]) for group in found["param_groups"]) != len(parameters):
+                raise ValueError("another number of parameters")
+            for index, moments in found["state"].items():
+                if any(moments[m].shape != parameters[index].shape for m in ("exp_avg", "exp_avg_sq")):
+                    raise ValueError("moments of another shape")
+        return dict(state["optimizers"])
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
+        raise CheckpointError(f"{source}: does not fit this configuration: {error}") from None
+
+
+def _checked_styles(trainer: Any, state: Any, source: Path) -> dict[str, Tensor]:
+    """The display styles {"s_a", "s_b"} of a state, each [N, style_dim, 1, 1]; {} where it has none."""
+    if "styles" not in state or not hasattr(trainer, "s_a"):
+        return {}
+    try:
+        styles = {"s_a": state["styles"]["a"], "s_b": state["styles"]["b"]}
+        if any(rows.shape[1:] != trainer.s_a.shape[1:] for rows in styles.values()):
+            raise ValueError("display styles of another shape")
+        return styles
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise CheckpointError(f"{source}: does not fit this configuration: {error}") from None

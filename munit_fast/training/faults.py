@@ -1,0 +1,106 @@
+"""What goes wrong in a run and does not end it: said once on the screen, kept in logs/<name>/events.jsonl."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.text import Text
+from torch import Tensor
+
+from munit_fast.data import UnpairedBatches
+from munit_fast.files import write_error
+from munit_fast.guard import WINDOW, in_a_row
+from munit_fast.reference.files import checkpoint_name, save_atomically
+from munit_fast.state import run_state
+from munit_fast.training.folder import RunFolder
+from munit_fast.training.ranks import Ranks
+
+_LINES = 20  # of one kind on the screen; the file has all
+_NAMES = 8  # images of a domain that a line names
+_CHECK = 50  # iterations after which a GPU is asked for its skipped steps, at the latest
+
+
+class NotFiniteError(RuntimeError):
+    """Step after step had a gradient that was not finite. The message says what would help."""
+
+
+class Faults:
+    """The faults of one run. Every rank has one; files are the main rank's."""
+
+    def __init__(self, folder: RunFolder, console: Console, ranks: Ranks, patience: int) -> None:
+        if not 1 <= patience <= WINDOW:
+            raise ValueError(f"--patience must be in 1..{WINDOW} iterations; got {patience}")
+        self.folder, self.console, self.ranks, self.patience = folder, console, ranks, patience
+        self._checked: int | None = None
+        self._lines: dict[str, int] = {}
+
+    def note(self, kind: str, message: str, **details: Any) -> None:
+        """Say something once, and keep it."""
+        said = self._lines[kind] = self._lines.get(kind, 0) + 1
+        if said <= _LINES:
+            more = " (the rest: logs/events.jsonl)" if said == _LINES else ""
+            self.console.print(Text(message + more), soft_wrap=True)
+        if self.ranks.main:
+            self.folder.append_event({"kind": kind, "message": message, **details})
+
+    def data(self, message: str) -> None:
+        """An image was replaced or a loader started again: `UnpairedBatches`' report."""
+        where = f"rank {self.ranks.rank}: " if self.ranks.size > 1 else ""
+        self.note("data", where + message)
+
+    def check_steps(self, trainer: Any, batches: UnpairedBatches, done: int, last: tuple[Any, ...], due: bool) -> None:
+        """Report the iterations that took no step. Raises NotFiniteError after `patience` of them in a row.
+
+        due: whether losses are read after this iteration anyway. `last` is its images and noise, for the dump.
+        """
+        before = done - 1 if self._checked is None else self._checked
+        if not (due or trainer.device.type == "cpu" or done - before >= _CHECK):
+            self._checked = before
+            return
+        self._checked = done
+        flags = trainer.skips.flags()
+        for iteration in range(before + 1, done + 1):
+            if flags[iteration - done - 1] and self.ranks.main:  # the gradients are the same on every rank
+                names = [_names(paths) for paths in batches.paths(iteration - 1)]
+                self.note(
+                    "skipped",
+                    f"iteration {iteration}: the gradient was not finite, so no step was taken; A: {names[0]}; "
+                    f"B: {names[1]}",
+                    iteration=iteration,
+                )
+        count = in_a_row(flags)
+        if count >= self.patience:
+            dump = self._dump(trainer, batches, done, last) if self.ranks.main else self.folder.root
+            raise NotFiniteError(
+                f"{count} iterations in a row had a gradient that was not finite, up to iteration {done}; the weights "
+                f"are as they were before. Look at the images that the log names, lower lr, or try --amp off; {dump} "
+                "holds weights, images and noise to repeat it with"
+            )
+
+    def _dump(self, trainer: Any, batches: UnpairedBatches, done: int, last: tuple[Any, ...]) -> Path:
+        x_a, x_b, (of_dis, of_gen) = last
+        files_a, files_b = batches.paths(done - 1)
+        content = {
+            "state": run_state(trainer, done),
+            "x_a": _cpu(x_a),
+            "x_b": _cpu(x_b),
+            "noise": {"dis": [_cpu(t) for t in of_dis], "gen": [_cpu(t) for t in of_gen]},
+            "images": {"a": [str(path) for path in files_a], "b": [str(path) for path in files_b]},
+        }
+        path = self.folder.root / checkpoint_name("notfinite", done)
+        try:
+            save_atomically(content, path)
+        except OSError as error:
+            raise write_error(path, error) from None
+        return path
+
+
+def _cpu(tensor: Tensor) -> Tensor:
+    return tensor.detach().cpu()
+
+
+def _names(paths: list[Path]) -> str:
+    shown = ", ".join(str(path) for path in paths[:_NAMES])
+    return shown if len(paths) <= _NAMES else f"{shown} and {len(paths) - _NAMES} more"
