@@ -106,8 +106,10 @@ class UnpairedBatches:
         while True:
             try:
                 batch = next(loader)
-            except RuntimeError as error:
-                if self._report is None or not str(error).startswith("DataLoader worker"):
+            except (RuntimeError, EOFError, OSError) as error:
+                # The latter two come from the pipes of a process that died in the middle of a batch.
+                other = isinstance(error, RuntimeError) and not str(error).startswith("DataLoader worker")
+                if self._report is None or self._num_workers == 0 or other:
                     raise
                 deaths += 1
                 if deaths > _DEATHS:
@@ -233,8 +235,8 @@ class _Samples(Dataset[_Sample]):
         if not isinstance(failure, _Failure) or not self._replace:
             return sample
         stream = _stream(self._seed, _REPLACE, key.epoch, key.domain, key.position)
-        for word in stream.generate_state(_SUBSTITUTES, np.uint64):
-            other = self._read(key._replace(number=int(word) % len(self._sets[key.domain])))
+        for number in shuffled(len(self._sets[key.domain]), stream)[:_SUBSTITUTES]:
+            other = self._read(key._replace(number=int(number)))
             if isinstance(other.content, Tensor):
                 return other._replace(replaced=failure)
         return sample

@@ -1,0 +1,489 @@
+"""Runs that are left alone: killed, out of disk, with damaged files, with gradients that are not finite."""
+
+from __future__ import annotations
+
+import copy
+import errno
+import json
+import os
+import random
+import resource
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from rich.console import Console
+
+from munit_fast import CheckpointError, MUNIT_Trainer, make_config, trainers
+from munit_fast.checkpoint import load_file
+from munit_fast.files import FileWriteError
+from munit_fast.guard import WINDOW, SkipRecord, in_a_row
+from munit_fast.state import find_state, resume_run, run_state, save_run, save_state
+from munit_fast.training import TrainOptions, TrainResult, train
+from munit_fast.training.faults import NotFiniteError
+from munit_fast.training.run import iteration_noise, iteration_seed
+
+
+def run(config: dict[str, Any], data: Path, out: Path, console: Console | None = None, **options: Any) -> TrainResult:
+    values = config | {"data_root": str(data)}
+    return train(
+        make_config(values),
+        TrainOptions("small", out, **options),
+        config_text=yaml.safe_dump(values),
+        console=console or Console(quiet=True),
+    )
+
+
+def checkpoints(out: Path) -> Path:
+    return out / "outputs" / "small" / "checkpoints"
+
+
+def events(out: Path) -> list[dict[str, Any]]:
+    path = out / "logs" / "small" / "events.jsonl"
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def tensors(value: Any) -> Any:
+    if isinstance(value, dict):
+        for item in value.values():
+            yield from tensors(item)
+    elif isinstance(value, torch.Tensor):
+        yield value
+
+
+def equal(a: Any, b: Any) -> bool:
+    pairs = list(zip(tensors(a), tensors(b), strict=True))
+    return len(pairs) > 20 and all(torch.equal(x, y) for x, y in pairs)
+
+
+# ---- exact resume ----
+
+
+@pytest.mark.slow
+def test_a_run_killed_fifty_times_is_the_run_that_was_not(tmp_path: Path) -> None:
+    """By the clock and inside saves; every file of every run that got to its end is the same to the bit."""
+    script = Path(__file__).with_name("crash.py")
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [sys.executable, script, tmp_path, "50"], capture_output=True, text=True, env=environment, timeout=280
+    )
+    assert done.returncode == 0, done.stderr
+    clock, save = (int(done.stdout.split()[i]) for i in (0, 5))
+    assert clock + save >= 50 and min(clock, save) >= 10, done.stdout
+
+
+@pytest.mark.parametrize("trainer", ["MUNIT", "UNIT"])
+def test_states_are_whole_or_noticed(small_config: dict[str, Any], tmp_path: Path, trainer: str) -> None:
+    """One flipped bit anywhere: either nothing that is loaded has changed, or the file is not used."""
+    hp = make_config(small_config).hyperparameters()
+    mine: Any = {"MUNIT": MUNIT_Trainer, "UNIT": trainers.UNIT_Trainer}[trainer](hp)
+    other: Any = type(mine)(hp)
+    save_state(other, tmp_path, 1, keep=2)
+    x_a, x_b = torch.rand(2, 1, 3, 32, 32) * 2 - 1
+    mine.update(x_a, x_b, hp)
+    save_state(mine, tmp_path, 2, keep=2)
+    path = tmp_path / "resume_00000002.pt"
+    whole, wanted = path.read_bytes(), load_file(path)
+    draw = random.Random(0)
+    damaged = 0
+    for _ in range(80):
+        data = bytearray(whole)
+        data[draw.randrange(len(data))] ^= 1 << draw.randrange(8)
+        path.write_bytes(data)
+        found = find_state(tmp_path)
+        if found.source == path:
+            assert found.state["checksum"] == wanted["checksum"] and equal(found.state, wanted)
+        else:
+            assert found.source.name == "resume_00000001.pt" and list(found.damaged) == [path]
+            damaged += 1
+    assert damaged > 30
+    for length in (0, 10, len(whole) // 2, len(whole) - 1):
+        path.write_bytes(whole[:length])
+        assert find_state(tmp_path).source.name == "resume_00000001.pt"
+
+
+def test_the_state_before_a_damaged_one_is_used_and_said(
+    small_config: dict[str, Any], picture_folders: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    run(small_config, picture_folders, out, save_minutes=0, keep=2)
+    assert sorted(p.name for p in checkpoints(out).glob("resume_*")) == ["resume_00000003.pt", "resume_00000004.pt"]
+    newest = checkpoints(out) / "resume_00000004.pt"
+    wanted, data = load_file(newest), bytearray(newest.read_bytes())
+    data[len(data) // 2] ^= 1
+    newest.write_bytes(data)
+    console = Console(record=True, quiet=False, file=open(os.devnull, "w"), width=500)  # noqa: SIM115
+    result = run(small_config, picture_folders, out, console, resume=True)
+    said = console.export_text()
+    assert "resume_00000004.pt" in said and "going on from resume_00000003.pt instead" in said
+    assert "resuming after iteration 3" in said
+    assert (result.iterations, [e["kind"] for e in events(out)]) == (4, ["checkpoint"])
+    assert equal(load_file(newest), wanted)
+    assert (checkpoints(out) / "resume_00000004.pt.damaged").exists()
+
+
+def test_without_a_good_state_nothing_is_guessed(small_config: dict[str, Any], tmp_path: Path) -> None:
+    hp = make_config(small_config).hyperparameters()
+    save_run(MUNIT_Trainer(hp), tmp_path, 1)
+    (tmp_path / "resume_00000001.pt").write_bytes(b"")
+    with pytest.raises(CheckpointError, match=r"resume_00000001\.pt.*no state is left") as caught:
+        find_state(tmp_path)
+    assert "\n" not in str(caught.value)
+    other = make_config(small_config | {"gen": small_config["gen"] | {"dim": 8}}).hyperparameters()
+    save_state(MUNIT_Trainer(hp), tmp_path, 2)
+    trainer = MUNIT_Trainer(other)
+    before = run_state(trainer, 0)
+    with pytest.raises(CheckpointError, match=r"gen\.dim is 4 in the file and 8 here"):  # another model is no damage
+        resume_run(trainer, tmp_path)
+    assert run_state(trainer, 0)["checksum"] == before["checksum"]
+
+
+def test_auto_resume_begins_or_goes_on(small_config: dict[str, Any], picture_folders: Path, tmp_path: Path) -> None:
+    assert run(small_config | {"max_iter": 2}, picture_folders, tmp_path, auto_resume=True).iterations == 2
+    history = (tmp_path / "logs/small/losses.jsonl").read_text()
+    assert run(small_config, picture_folders, tmp_path, auto_resume=True).iterations == 4
+    assert (tmp_path / "logs/small/losses.jsonl").read_text().startswith(history)
+
+
+# ---- a disk that fills ----
+
+
+def in_child(work: Any) -> tuple[int, str]:
+    """Exit code and last words of `work`, done in a process of its own."""
+    read, write = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        code, words = 1, ""
+        try:
+            work()
+            code = 0
+        except BaseException as error:
+            words = f"{type(error).__name__}: {error}"
+        os.write(write, words.encode())
+        os._exit(code)
+    os.close(write)
+    with os.fdopen(read) as pipe:
+        words = pipe.read()
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), words
+
+
+def test_a_file_that_cannot_grow(small_config: dict[str, Any], picture_folders: Path, tmp_path: Path) -> None:
+    """The system refuses the bytes of a state: the run ends in one clear line, and goes on later as if it had not."""
+    long = small_config | {"max_iter": 6}
+    run(long, picture_folders, tmp_path / "whole")
+    run(long | {"max_iter": 2}, picture_folders, tmp_path / "parts")
+    before = sorted(p.name for p in checkpoints(tmp_path / "parts").iterdir())
+
+    def limited() -> None:
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (60_000, 60_000))
+        run(long, picture_folders, tmp_path / "parts", resume=True)
+
+    code, words = in_child(limited)
+    assert code == 1 and words.startswith("FileWriteError: cannot write") and "checkpoints" in words, words
+    left = sorted(p.name for p in checkpoints(tmp_path / "parts").iterdir())
+    assert [name for name in left if name in before] == before and not [n for n in left if n.startswith(".")]
+    run(long, picture_folders, tmp_path / "parts", resume=True)
+    for name in ("resume_00000006.pt", "gen_00000006.pt", "ema_00000006.pt", "optimizer.pt"):
+        assert equal(*(load_file(checkpoints(tmp_path / part) / name) for part in ("whole", "parts")))
+    histories = [(tmp_path / part / "logs" / "small" / "losses.jsonl").read_text() for part in ("whole", "parts")]
+    assert histories[0] == histories[1]
+
+
+def test_a_small_disk(small_config: dict[str, Any], picture_folders: Path, tmp_path: Path) -> None:
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=6m", "tmpfs", disk], capture_output=True)
+    if mounted.returncode:
+        pytest.skip(f"no mount here: {mounted.stderr.decode().strip()}")
+    try:
+        config = small_config | {"image_save_iter": 100, "image_display_iter": 100}
+        with pytest.raises(FileWriteError, match="cannot write") as caught:
+            run(config | {"max_iter": 50}, picture_folders, disk, save_minutes=0, keep=50)
+        assert caught.value.errno == errno.ENOSPC
+        done = find_state(checkpoints(disk)).state["iterations"]
+        assert 2 <= done < 50
+        for old in checkpoints(disk).glob("*.pt"):
+            if old.name != f"resume_{done:08d}.pt":
+                old.unlink()
+        result = run(config | {"max_iter": done + 2}, picture_folders, disk, resume=True, keep=1)
+        assert result.finished
+        run(config | {"max_iter": done + 2}, picture_folders, tmp_path / "whole", keep=1)
+        name = f"resume_{done + 2:08d}.pt"
+        assert equal(*(load_file(checkpoints(out) / name) for out in (disk, tmp_path / "whole")))
+    finally:
+        subprocess.run(["umount", "-l", disk], check=True)
+
+
+# ---- gradients that are not finite ----
+
+
+def test_skipped_steps_are_counted_named_and_kept(
+    small_config: dict[str, Any], picture_folders: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    update = MUNIT_Trainer.update
+    seen: list[int] = []
+
+    def poisoned(self: Any, x_a: Any, x_b: Any, hp: Any, noise: Any = None) -> None:
+        x_a = torch.full_like(x_a, float("nan")) if self.iterations in (1, 2) else x_a
+        seen.append(self.iterations)
+        update(self, x_a, x_b, hp, noise)
+
+    monkeypatch.setattr(MUNIT_Trainer, "update", poisoned)
+    result = run(small_config | {"log_iter": 3}, picture_folders, tmp_path)
+    assert result.skipped_steps == 4 and result.finished  # two iterations of two steps
+    told = [e for e in events(tmp_path) if e["kind"] == "skipped"]
+    assert [e["iteration"] for e in told] == [2, 3]
+    assert "trainA" in told[0]["message"] and "trainB" in told[0]["message"]
+    state = load_file(checkpoints(tmp_path) / "resume_00000004.pt")
+    assert state["skips"][0] == 4 and state["skips"][-4:].tolist() == [0, 1, 1, 0]
+    assert all(torch.isfinite(t).all() for t in tensors(state) if t.is_floating_point())
+
+
+def test_too_many_in_a_row_end_the_run_with_what_repeats_them(
+    small_config: dict[str, Any], picture_folders: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    update = MUNIT_Trainer.update
+
+    def poisoned(self: Any, x_a: Any, x_b: Any, hp: Any, noise: Any = None) -> None:
+        if self.iterations >= 2:
+            x_b.fill_(float("inf"))
+        update(self, x_a, x_b, hp, noise)
+
+    monkeypatch.setattr(MUNIT_Trainer, "update", poisoned)
+    with pytest.raises(NotFiniteError, match=r"3 iterations in a row .* up to iteration 5; the weights are as they"):
+        run(small_config | {"max_iter": 20}, picture_folders, tmp_path, patience=3)
+    state = load_file(checkpoints(tmp_path) / "resume_00000005.pt")
+    good = load_file(checkpoints(tmp_path) / "resume_00000002.pt")
+    assert state["optimizers"]["gen"]["state"][0]["step"] == 2
+    assert equal(state["networks"], good["networks"]) and equal(state["optimizers"], good["optimizers"])
+    assert all(torch.isfinite(t).all() for t in tensors(state) if t.is_floating_point())
+    # The dump repeats it, elsewhere and without the data.
+    monkeypatch.undo()
+    dump = load_file(tmp_path / "outputs" / "small" / "notfinite_00000005.pt")
+    assert len(dump["images"]["a"]) == 1 and torch.isinf(dump["x_b"]).all()
+    hp = make_config(small_config).hyperparameters()
+    trainer = MUNIT_Trainer(hp)
+    from munit_fast.state import apply_state
+
+    apply_state(trainer, dump["state"], tmp_path)
+    before = trainer.skipped_steps
+    trainer.update(dump["x_a"], dump["x_b"], hp, (dump["noise"]["dis"], dump["noise"]["gen"]))
+    assert trainer.skipped_steps == before + 2
+
+
+@pytest.mark.parametrize("kind", ["MUNIT_Trainer", "UNIT_Trainer"])
+@pytest.mark.parametrize("scaled", [False, True])
+def test_the_step_that_a_graph_holds_reads_nothing_and_poisons_nothing(
+    small_config: dict[str, Any], kind: str, scaled: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The GPU's way of skipping, on the CPU: fused Adam looks at found_inf itself."""
+    hp = make_config(small_config | {"ema_half_life": 5}).hyperparameters()
+    trainer: Any = getattr(trainers, kind)(hp, amp="fp16" if scaled else "off")
+    monkeypatch.setattr(type(trainer), "_step", lambda self, optimizer: self._step_unread(optimizer, None))
+    x_a, x_b = torch.rand(2, 1, 3, 32, 32) * 2 - 1
+    trainer.update(x_a, x_b, hp)
+    before, skipped = copy.deepcopy(run_state(trainer, 0)), trainer.skipped_steps
+    trainer.update(x_a, torch.full_like(x_b, float("nan")), hp)
+    after = copy.deepcopy(run_state(trainer, 0))
+    assert trainer.skipped_steps == skipped + 2 and trainer.skips.flags()[-1]
+    for part in ("networks", "optimizers"):
+        assert equal(before[part], after[part])
+    assert all(torch.isfinite(t).all() for t in trainer.average.tensors)
+    for _ in range(4):  # fp16's scale may have to fall first
+        trainer.update(x_a, x_b, hp)
+    assert trainer.skips.flags()[-1] is False and not equal(after["networks"], run_state(trainer, 0)["networks"])
+
+
+def test_a_loss_that_is_not_finite_is_enough(small_config: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Even where every gradient would be finite."""
+    hp = make_config(small_config).hyperparameters()
+    trainer = MUNIT_Trainer(hp)
+    total = MUNIT_Trainer._total
+
+    def infinite(self: Any, hp: Any) -> None:
+        total(self, hp)
+        self.loss_gen_total = self.loss_gen_total + float("inf")
+
+    monkeypatch.setattr(MUNIT_Trainer, "_total", infinite)
+    before = [p.detach().clone() for p in trainer.gen_a.parameters()]
+    x_a, x_b = torch.rand(2, 1, 3, 32, 32) * 2 - 1
+    trainer.update(x_a, x_b, hp)
+    assert trainer.skipped_steps == 1
+    assert all(torch.equal(p, q) for p, q in zip(before, trainer.gen_a.parameters()))
+
+
+def test_running_statistics_are_not_poisoned_either(small_config: dict[str, Any]) -> None:
+    hp = make_config(small_config | {"dis": small_config["dis"] | {"norm": "bn"}}).hyperparameters()
+    trainer = MUNIT_Trainer(hp)
+    x_a, x_b = torch.rand(2, 2, 3, 32, 32) * 2 - 1
+    trainer.update(x_a, x_b, hp)
+    trainer.update(torch.full_like(x_a, float("nan")), x_b, hp)
+    assert trainer.skipped_steps == 2
+    assert all(torch.isfinite(b).all() for b in trainer.state_dict().values())
+
+
+def test_the_record_counts_and_forgets() -> None:
+    record = SkipRecord()
+    for i in range(WINDOW + 5):
+        record.begin()
+        record.add(torch.tensor(1.0 if i in (3, WINDOW + 3, WINDOW + 4) else 0.0))
+        record.add(torch.tensor(0.0))
+    flags = record.flags()
+    assert record.total == 3 and sum(flags) == 2 and len(flags) == WINDOW and in_a_row(flags) == 2
+    record.begin()
+    assert in_a_row(record.flags()) == 0
+
+
+# ---- noise by place ----
+
+
+@pytest.mark.parametrize("kind", ["MUNIT_Trainer", "UNIT_Trainer"])
+def test_noise_is_the_same_however_a_batch_is_divided(small_config: dict[str, Any], kind: str) -> None:
+    hp = make_config(small_config).hyperparameters()
+    trainer: Any = getattr(trainers, kind)(hp)
+    x_a, x_b = torch.rand(2, 4, 3, 32, 32)
+    whole = iteration_noise(trainer, x_a, x_b, 7, 3, 0)
+    parts = [iteration_noise(trainer, x_a[i : i + 2], x_b[i : i + 2], 7, 3, i) for i in (0, 2)]
+    for k in (0, 1):
+        for t, p, q in zip(whole[k], parts[0][k], parts[1][k], strict=True):
+            assert torch.equal(t, torch.cat([p, q]))
+    assert len({iteration_seed(s, i, p) for s in range(3) for i in range(5) for p in range(4)}) == 60
+    torch.manual_seed(iteration_seed(7, 3))
+    alone = trainer.draw_noise(x_a[:1], x_b[:1])  # what a batch of one drew from the global generator
+    assert all(torch.equal(t[:1], a) for k in (0, 1) for t, a in zip(whole[k], alone[k], strict=True))
+
+
+# ---- images that go bad, loaders that die ----
+
+
+def lazy(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Image sets that read from the disk."""
+    from munit_fast.training import sources
+
+    monkeypatch.setattr(sources, "ImageSet", lambda *args: _lazy_set(*args))
+
+
+def _lazy_set(paths: Any, channels: int, short: int, cache: Any) -> Any:
+    from munit_fast.data import ImageSet
+
+    return ImageSet(paths, channels, short, False)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_images_that_go_bad_are_replaced_and_said_once(
+    small_config: dict[str, Any], picture_folders: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, workers: int
+) -> None:
+    lazy(monkeypatch)
+    config = small_config | {"max_iter": 8, "num_workers": workers, "image_display_iter": 100, "image_save_iter": 100}
+    (picture_folders / "trainA" / "2.png").write_bytes(b"\x89PNG\r\n\x1a\n and then nothing")
+    whole = picture_folders / "trainB" / "3.png"
+    whole.write_bytes(whole.read_bytes()[:200])
+    run(config, picture_folders, tmp_path / "whole")
+    run(config | {"max_iter": 3}, picture_folders, tmp_path / "parts")
+    run(config, picture_folders, tmp_path / "parts", resume=True)
+    told = [e["message"] for e in events(tmp_path / "whole") if e["kind"] == "data"]
+    assert len(told) == 2 and all("another image takes its place" in m for m in told)
+    assert any("trainA/2.png" in m for m in told) and any("trainB/3.png" in m for m in told)
+    name = "resume_00000008.pt"
+    assert equal(*(load_file(checkpoints(tmp_path / part) / name) for part in ("whole", "parts")))
+
+
+def test_when_no_image_can_be_read_the_run_ends(
+    small_config: dict[str, Any], picture_folders: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from munit_fast.data import ImageError
+
+    lazy(monkeypatch)
+    config = small_config | {"display_size": 1, "max_iter": 50}
+    update = MUNIT_Trainer.update
+
+    def vanish(self: Any, *arguments: Any) -> None:
+        update(self, *arguments)
+        if self.iterations == 5:
+            for path in (picture_folders / "trainA").iterdir():
+                path.unlink()
+
+    monkeypatch.setattr(MUNIT_Trainer, "update", vanish)
+    with pytest.raises(ImageError, match=r"trainA/.*no such file"):
+        run(config, picture_folders, tmp_path)
+    assert find_state(checkpoints(tmp_path)).state["iterations"] == 5  # what was done is kept
+
+
+@pytest.fixture
+def watchful(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A loader that looks after its processes five times a second instead of every five seconds."""
+    from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
+
+    monkeypatch.setattr(_MultiProcessingDataLoaderIter._try_get_data, "__defaults__", (0.2,))
+
+
+@pytest.mark.usefixtures("watchful")
+def test_a_loader_that_dies_is_started_again(picture_folders: Path) -> None:
+    from munit_fast.data import ImageSet, UnpairedBatches, list_images
+
+    sets = [ImageSet(list_images(picture_folders / name), cache=False) for name in ("trainA", "trainB")]
+
+    def batches(**options: Any) -> Any:
+        return UnpairedBatches(*sets, (32, 32), (32, 32), 2, **options)
+
+    whole = iter(batches())
+    wanted = [next(whole) for _ in range(12)]
+    said: list[str] = []
+    found = []
+    import multiprocessing
+
+    for i, pair in enumerate(batches(num_workers=2, report=said.append)):
+        found.append(pair)
+        if i in (2, 6):
+            os.kill(multiprocessing.active_children()[0].pid or 0, signal.SIGKILL)
+        if len(found) == 12:
+            break
+    assert all(torch.equal(a[k], b[k]) for a, b in zip(found, wanted) for k in (0, 1))
+    assert 1 <= len(said) <= 2 and "a process that loads images died" in said[0]
+
+
+@pytest.mark.usefixtures("watchful")
+def test_loaders_that_keep_dying_end_the_run_in_words(picture_folders: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from munit_fast.data import ImageSet, UnpairedBatches, batches, list_images
+
+    sets = [ImageSet(list_images(picture_folders / name), cache=False) for name in ("trainA", "trainB")]
+    monkeypatch.setattr(batches, "train_crop", lambda *_: os.kill(os.getpid(), signal.SIGKILL))
+    said: list[str] = []
+    loader = UnpairedBatches(*sets, (32, 32), (32, 32), 2, num_workers=1, report=said.append)
+    with pytest.raises(batches.LoaderError, match=r"died 4 times in a row, before iteration 1; .* lower num_workers"):
+        next(iter(loader))
+    assert len(said) == 3
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere the loader looks every few seconds")
+def test_loaders_do_not_outlive_a_parent_that_is_killed(picture_folders: Path) -> None:
+    """They hold its lock on the run's folder."""
+    script = f"""
+import multiprocessing
+from pathlib import Path
+from munit_fast.data import ImageSet, UnpairedBatches, list_images
+sets = [ImageSet(list_images(Path({str(picture_folders)!r}) / name), cache=False) for name in ("trainA", "trainB")]
+batches = iter(UnpairedBatches(*sets, (32, 32), (32, 32), 2, num_workers=1))
+next(batches)
+print(multiprocessing.active_children()[0].pid, flush=True)
+import time; time.sleep(60)
+"""
+    process = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    worker = int(process.stdout.readline())
+    process.kill()
+    process.wait()
+    process.stdout.read()  # until nobody holds the pipe any more
+    deadline = time.monotonic() + 3  # the loader's own look at its parent comes after five seconds
+    while Path(f"/proc/{worker}/stat").exists() and time.monotonic() < deadline:
+        if Path(f"/proc/{worker}/stat").read_text().split()[2] in "ZX":  # dead, though nobody has asked for it yet
+            return
+        time.sleep(0.05)
+    assert not Path(f"/proc/{worker}").exists()
