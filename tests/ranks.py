@@ -1,0 +1,28 @@
+"""One rank of a training run in float64, for test_ranks.py: torchrun … ranks.py CONFIG OUT TRAINER [--resume]."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from munit_fast.process import prepare
+
+prepare()
+
+import torch  # noqa: E402
+import yaml  # noqa: E402
+from rich.console import Console  # noqa: E402
+
+from munit_fast import make_config  # noqa: E402
+from munit_fast.training import TrainOptions, train  # noqa: E402
+
+
+def main() -> None:
+    config, out, trainer = Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3]
+    torch.set_num_threads(1)
+    options = TrainOptions("small", out, trainer, resume="--resume" in sys.argv, double=True, amp="off")
+    text = config.read_text()
+    train(make_config(yaml.safe_load(text)), options, config_text=text, console=Console(quiet=True))
+
+
+main()

@@ -1,0 +1,275 @@
+"""Training on several processes: the same numbers as on one, and no process that waits for a lost one."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from rich.console import Console
+
+from munit_fast import make_config, trainers
+from munit_fast.state import find_state
+from munit_fast.training import TrainOptions, train
+from munit_fast.training.ranks import Ranks
+
+SCRIPT = Path(__file__).with_name("ranks.py")
+ITERATIONS = 20
+ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1"}
+
+
+def config(small_config: dict[str, Any], data: Path, **over: Any) -> dict[str, Any]:
+    quiet = {"image_save_iter": 10**6, "image_display_iter": 10**6, "snapshot_save_iter": 10}
+    weights = {"recon_x_cyc_w": 1, "recon_kl_w": 0.01, "recon_kl_cyc_w": 0.01, "ema_half_life": 20}
+    return small_config | quiet | weights | {"data_root": str(data), "max_iter": ITERATIONS, "step_size": 7} | over
+
+
+def torchrun(count: int, *arguments: object, restarts: int = 0) -> list[str]:
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(count)]
+    return [*command, "--max-restarts", str(restarts), *map(str, arguments)]
+
+
+def on_ranks(count: int, values: dict[str, Any], out: Path, trainer: str, *flags: str) -> None:
+    out.mkdir(exist_ok=True)
+    path = out / "small.yaml"
+    path.write_text(yaml.safe_dump(values))
+    command = torchrun(count, SCRIPT, path, out, trainer, *flags)
+    done = subprocess.run(command, capture_output=True, text=True, env=ENVIRONMENT, timeout=120)
+    assert done.returncode == 0, done.stderr[-3000:]
+
+
+def alone(values: dict[str, Any], out: Path, trainer: str) -> Path:
+    options = TrainOptions("small", out, trainer, double=True, amp="off")
+    train(make_config(values), options, config_text=yaml.safe_dump(values), console=Console(quiet=True))
+    return out
+
+
+def compare(out: Path, whole: Path) -> None:
+    """Losses of every iteration, and every parameter, moment and average at the end, to 1e-9."""
+    rows = [
+        [json.loads(line) for line in (path / "logs/small/losses.jsonl").read_text().splitlines()]
+        for path in (out, whole)
+    ]
+    assert len(rows[0]) == len(rows[1]) == ITERATIONS
+    for mine, theirs in zip(*rows):
+        assert mine == pytest.approx(theirs, rel=1e-9, abs=1e-12)
+    states = [find_state(path / "outputs/small/checkpoints").state for path in (out, whole)]
+    assert states[0]["iterations"] == states[1]["iterations"] == ITERATIONS
+    for part in ("networks", "average"):
+        pairs = list(zip(flat(states[0][part]), flat(states[1][part]), strict=True))
+        assert len(pairs) > 20
+        for (name, mine), (_, theirs) in pairs:
+            assert float((mine - theirs).norm()) <= 1e-9 * float(theirs.norm()) + 1e-12, name
+
+
+def flat(value: Any, name: str = "") -> Iterator[tuple[str, torch.Tensor]]:
+    if isinstance(value, dict):
+        for key, item in value.items():
+            yield from flat(item, f"{name}.{key}")
+    elif isinstance(value, torch.Tensor):
+        yield name, value
+
+
+@pytest.mark.slow
+def test_many_ranks_are_one_process_with_their_batch(
+    small_config: dict[str, Any], picture_folders: Path, tmp_path: Path
+) -> None:
+    """2 ranks of 2 images, 4 of 1, and 2 for ten iterations and then 4: one process of 4 images."""
+    values = config(small_config, picture_folders, batch_size=4)
+    whole = alone(values, tmp_path / "one", "MUNIT")
+    for count in (2, 4):
+        out = tmp_path / f"{count}"
+        on_ranks(count, values | {"batch_size": 4 // count}, out, "MUNIT")
+        compare(out, whole)
+        names = sorted(p.name for p in (out / "outputs/small/checkpoints").iterdir())
+        assert names == sorted(p.name for p in (whole / "outputs/small/checkpoints").iterdir())
+    out = tmp_path / "changing"
+    on_ranks(2, values | {"batch_size": 2, "max_iter": 10}, out, "MUNIT")
+    on_ranks(4, values | {"batch_size": 1}, out, "MUNIT", "--resume")
+    compare(out, whole)
+
+
+@pytest.mark.slow
+def test_unit_on_two_ranks_in_two_parts(small_config: dict[str, Any], picture_folders: Path, tmp_path: Path) -> None:
+    values = config(small_config, picture_folders, batch_size=4)
+    on_ranks(2, values | {"batch_size": 1, "accumulation": 2}, tmp_path / "two", "UNIT")
+    compare(tmp_path / "two", alone(values, tmp_path / "one", "UNIT"))
+
+
+# ---- a rank that is lost ----
+
+
+def ranks_of(path: Path) -> dict[int, int]:
+    """Rank -> process id of the training processes that were given `path`."""
+    found = {}
+    for entry in Path("/proc").iterdir():
+        try:
+            if entry.name.isdigit() and str(path).encode() in (entry / "cmdline").read_bytes():
+                variables = dict(item.split(b"=", 1) for item in (entry / "environ").read_bytes().split(b"\0") if item)
+                if b"RANK" in variables:
+                    found[int(variables[b"RANK"])] = int(entry.name)
+        except (OSError, ValueError):
+            continue
+    return found
+
+
+def lines(path: Path) -> int:
+    return path.read_text().count("\n") if path.exists() else 0
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="finds the ranks in /proc")
+@pytest.mark.parametrize("restarts", [0, 1])
+def test_a_killed_rank_ends_or_restarts_the_job(
+    small_config: dict[str, Any], picture_folders: Path, tmp_path: Path, restarts: int
+) -> None:
+    values = config(small_config, picture_folders, batch_size=2, max_iter=10**6, snapshot_save_iter=5)
+    path = tmp_path / "small.yaml"
+    path.write_text(yaml.safe_dump(values))
+    command = torchrun(
+        2, "-m", "munit_fast", "train", "--config", path, "--output_path", tmp_path, "--device", "cpu",
+        "--save_minutes", 0, restarts=restarts,
+    )  # fmt: skip
+    job = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=ENVIRONMENT)
+    history, folder = tmp_path / "logs/small/losses.jsonl", tmp_path / "outputs/small/checkpoints"
+    try:
+        wait_for(lambda: lines(history) >= 6, job)
+        before = ranks_of(path)
+        assert sorted(before) == [0, 1]
+        os.kill(before[1], signal.SIGKILL)
+        if restarts == 0:
+            _, text = job.communicate(timeout=60)
+            assert job.returncode != 0 and not ranks_of(path), text
+            assert find_state(folder).state["iterations"] >= 5
+            return
+        wait_for(
+            lambda: sorted(ranks_of(path)) == [0, 1] and not set(ranks_of(path).values()) & set(before.values()), job
+        )
+        done = find_state(folder).state["iterations"]
+        wait_for(lambda: find_state(folder).state["iterations"] >= done + 5, job)
+        os.kill(ranks_of(path)[1], signal.SIGTERM)  # one rank is asked to stop: all do, after the same iteration
+        _, text = job.communicate(timeout=60)
+        assert job.returncode == 0, text
+        assert text.count("resuming after iteration") == 1 and text.count("stopped after iteration") == 1
+    finally:
+        job.kill()
+        for number in ranks_of(path).values():
+            os.kill(number, signal.SIGKILL)
+
+
+def wait_for(condition: Any, job: subprocess.Popen[str]) -> None:
+    deadline = time.monotonic() + 60
+    while not condition():
+        assert job.poll() is None and time.monotonic() < deadline, "the job ended" if job.poll() else "nothing happened"
+        time.sleep(0.1)
+
+
+# ---- what is wrong is said once ----
+
+
+@pytest.mark.slow
+def test_a_refusal_is_said_by_one_rank(small_config: dict[str, Any], picture_folders: Path, tmp_path: Path) -> None:
+    values = config(small_config, picture_folders)
+    path = tmp_path / "small.yaml"
+    path.write_text(yaml.safe_dump(values | {"data_root": "nowhere"}))
+    command = torchrun(2, "-m", "munit_fast", "train", "--config", path, "--output_path", tmp_path, "--device", "cpu")
+    done = subprocess.run(command, capture_output=True, text=True, env=ENVIRONMENT, timeout=60)
+    assert done.returncode != 0
+    assert done.stderr.count("munit-fast: ") == 1 and "nowhere" in done.stderr, done.stderr
+    assert not (tmp_path / "outputs").exists()
+
+
+def test_one_process_has_nobody_to_ask() -> None:
+    ranks = Ranks()
+    assert ranks.main and ranks.stop(True) and not ranks.stop(False)
+    assert ranks.mean({"x": 1.5}) == {"x": 1.5} and ranks.from_main(b"abc") == b"abc"
+    with pytest.raises(ValueError, match="mine"), ranks.main_first():
+        raise ValueError("mine")
+
+
+def test_what_cannot_be_distributed(small_config: dict[str, Any]) -> None:
+    hp = make_config(small_config).hyperparameters()
+    with pytest.raises(ValueError, match="impl='reference' trains in one process"):
+        trainers.MUNIT_Trainer(hp, impl="reference").distribute()
+    with pytest.raises(RuntimeError, match="start the processes with torchrun"):
+        trainers.MUNIT_Trainer(hp).distribute()
+
+
+# ---- two hosts ----
+
+
+def ip(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(["ip", *arguments], capture_output=True, text=True)
+
+
+@pytest.fixture
+def hosts() -> Iterator[list[str]]:
+    """Two network namespaces with a cable between them: 10.77.0.1 and 10.77.0.2."""
+    if shutil.which("ip") is None:
+        pytest.skip("no ip command (iproute2)")
+    names = [f"munit{os.getpid()}{end}" for end in "ab"]
+    if (refused := ip("netns", "add", names[0])).returncode:
+        pytest.skip(f"no network namespaces here: {refused.stderr.strip()}")
+    try:
+        ip("netns", "add", names[1])
+        ip("-n", names[0], "link", "add", "cable0", "type", "veth", "peer", "name", "cable1", "netns", names[1])
+        for i, name in enumerate(names):
+            ip("-n", name, "addr", "add", f"10.77.0.{i + 1}/24", "dev", f"cable{i}")
+            for device in ("lo", f"cable{i}"):
+                if (refused := ip("-n", name, "link", "set", device, "up")).returncode:
+                    pytest.skip(f"no network between namespaces here: {refused.stderr.strip()}")
+        yield names
+    finally:
+        for name in names:
+            ip("netns", "del", name)
+
+
+@pytest.mark.slow
+def test_two_hosts(small_config: dict[str, Any], picture_folders: Path, tmp_path: Path, hosts: list[str]) -> None:
+    """Each with two ranks, in a network of its own; one is lost, and the other one's ranks do not wait for it."""
+    values = config(small_config, picture_folders, batch_size=1)
+    path = tmp_path / "small.yaml"
+    path.write_text(yaml.safe_dump(values))
+
+    def start(host: int, *arguments: object) -> subprocess.Popen[str]:
+        command = [
+            "ip", "netns", "exec", hosts[host], sys.executable, "-m", "torch.distributed.run", "--nnodes", "2",
+            "--nproc-per-node", "2", "--node-rank", str(host), "--master-addr", "10.77.0.1", "--master-port", "29577",
+            *map(str, arguments),
+        ]  # fmt: skip
+        environment = ENVIRONMENT | {"GLOO_SOCKET_IFNAME": f"cable{host}"}
+        return subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment)
+
+    jobs = [start(host, SCRIPT, path, tmp_path / "two", "MUNIT") for host in (0, 1)]
+    for job in jobs:
+        _, text = job.communicate(timeout=120)
+        assert job.returncode == 0, text[-3000:]
+    compare(tmp_path / "two", alone(values | {"batch_size": 4}, tmp_path / "one", "MUNIT"))
+
+    path.write_text(yaml.safe_dump(values | {"max_iter": 10**6}))
+    jobs = [start(host, SCRIPT, path, tmp_path / "lost", "MUNIT") for host in (0, 1)]
+    try:
+        wait_for(lambda: lines(tmp_path / "lost/logs/small/losses.jsonl") >= 12, jobs[0])
+        found = ranks_of(path)
+        assert sorted(found) == [0, 1, 2, 3]
+        for rank in (2, 3):
+            os.kill(found[rank], signal.SIGKILL)
+        for job in jobs:
+            job.communicate(timeout=60)
+            assert job.returncode != 0
+        assert find_state(tmp_path / "lost/outputs/small/checkpoints").state["iterations"] >= 10
+    finally:
+        for job in jobs:
+            job.kill()
+        for number in ranks_of(path).values():
+            os.kill(number, signal.SIGKILL)
