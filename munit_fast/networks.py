@@ -236,14 +236,14 @@ class _Encoder(Fused):
 
     def of_padded(self, p: Tensor) -> Tensor:
         """The code of an image that is padded and cast already."""
-        return self._recomputed(self._of_padded, p)
-
-    def _of_padded(self, p: Tensor) -> Tensor:
         raise NotImplementedError
 
 
 class StyleEncoder(_Encoder, reference.StyleEncoder):
     """`reference.StyleEncoder`: [N, input_dim, H, W] -> [N, style_dim, 1, 1]; float32 under autocast."""
+
+    def of_padded(self, p: Tensor) -> Tensor:
+        return self._recomputed(self._of_padded, p)
 
     def _of_padded(self, p: Tensor) -> Tensor:
         *blocks, _, last = self.layers
@@ -255,14 +255,18 @@ class StyleEncoder(_Encoder, reference.StyleEncoder):
 class ContentEncoder(_Encoder, reference.ContentEncoder):
     """`reference.ContentEncoder`: [N, input_dim, H, W] -> [N, dim · 2^d, H / 2^d, W / 2^d], channels_last."""
 
-    def _of_padded(self, p: Tensor) -> Tensor:
-        *blocks, chain = self.layers
+    def of_padded(self, p: Tensor) -> Tensor:
+        res = self.layers[-1].model
+        after = _pad(res[0].model[0]) if len(res) else (0, "zero")
+        h = self._recomputed(self._halved, p, after)
+        return self._recomputed(_res_blocks, h, res, (0, "zero"), self.impl) if len(res) else h
+
+    def _halved(self, p: Tensor, after: tuple[int, str]) -> Tensor:
+        """What comes before the residual blocks, padded for the first of them as `after` says."""
+        blocks = list(self.layers[:-1])
         z = _chain(p, blocks, self.impl)
         _check_planes(z, "the image")
-        res = chain.model
-        after = _pad(res[0].model[0]) if len(res) else (0, "zero")
-        h = _apply(z, _epilogue(blocks[-1], *after, self.impl))
-        return _res_blocks(h, res, (0, "zero"), self.impl)
+        return _apply(z, _epilogue(blocks[-1], *after, self.impl))
 
 
 class Decoder(reference.Decoder, Fused):
@@ -273,12 +277,11 @@ class Decoder(reference.Decoder, Fused):
             return super().forward(x, adain)
         dtype = _compute(x, self.layers[-1].conv.weight.dtype)
         with _autocast_off(x):
-            return self._recomputed(self._forward, x, adain, dtype)
-
-    def _forward(self, x: Tensor, adain: list[tuple[Tensor, Tensor]] | None, dtype: torch.dtype) -> Tensor:
-        res, entry, _ = self._plan(x)
-        h = _padded(x, *entry, dtype, self.impl)
-        return self._tail(h, res, adain)
+            res, entry, after = self._plan(x)
+            h = _padded(x, *entry, dtype, self.impl)
+            if len(res):
+                h = self._recomputed(_res_blocks, h, res, after, self.impl, adain)
+            return self._recomputed(self._tail, h, [], None)
 
     def _plan(self, x: Tensor) -> tuple[Any, tuple[int, str], tuple[int, str]]:
         """The residual blocks; the padding of the first convolution, and of the first one after the blocks."""

@@ -38,6 +38,7 @@ def hyperparameters(case: Case) -> dict[str, Any]:
             "crop_image_height": case.side,
             "crop_image_width": case.side,
             "display_size": 1,
+            "ema_half_life": 0,  # the published iteration has no average
         }
     ).hyperparameters()
 
@@ -149,12 +150,11 @@ def training_contenders(case: Case, device: torch.device) -> list[Contender]:
         x_a, x_b = images("NCHW")
         styles = noise()
         if graph:
-            trainer._noise = lambda *_: (styles[:2], styles[2:])  # type: ignore[method-assign]
 
             def captured() -> None:
                 _assert_captured(trainer._no_graph is None, f": {trainer._no_graph}")
 
-            return work(trainer, lambda: trainer.update(x_a, x_b, hp), captured)
+            return work(trainer, lambda: trainer.update(x_a, x_b, hp, (styles[:2], styles[2:])), captured)
 
         def step() -> None:
             trainer.update_learning_rate()
