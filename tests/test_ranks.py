@@ -150,6 +150,7 @@ def test_a_killed_rank_ends_or_restarts_the_job(
         if restarts == 0:
             _, text = job.communicate(timeout=60)
             assert job.returncode != 0 and not ranks_of(path), text
+            assert "munit-fast: rank 0: another process of the job is gone" in text
             assert find_state(folder).state["iterations"] >= 5
             return
         wait_for(

@@ -17,6 +17,10 @@ class PeerError(RuntimeError):
     """Another process of the job failed; the message is its own."""
 
 
+class LostPeerError(RuntimeError):
+    """Another process of the job is gone."""
+
+
 @dataclass
 class Ranks:
     """This process among those that train together.
@@ -98,7 +102,7 @@ def joined(device: torch.device, timeout: float) -> Iterator[Ranks]:
     """The process group that torchrun's environment describes; without it, this process alone.
 
     timeout: seconds after which a rank that is silent counts as lost. Raises ValueError when `device` is not there for
-    this rank.
+    this rank, LostPeerError when another rank is gone.
     """
     size = int(os.environ.get("WORLD_SIZE", 1))
     if size == 1:
@@ -113,5 +117,12 @@ def joined(device: torch.device, timeout: float) -> Iterator[Ranks]:
     limit = timedelta(seconds=timeout)
     dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=limit)
     control = dist.new_group(backend="gloo", timeout=limit)
-    yield Ranks(dist.get_rank(), size, device, control)
+    rank = dist.get_rank()
+    try:
+        yield Ranks(rank, size, device, control)
+    except RuntimeError as error:
+        if isinstance(error, dist.DistError) or "gloo" in str(error):  # gloo's own errors are plain RuntimeErrors
+            reason = str(error).partition("\n")[0]
+            raise LostPeerError(f"rank {rank}: another process of the job is gone ({reason})") from error
+        raise
     dist.destroy_process_group()  # not after a failure: it could wait for a rank that is lost
