@@ -42,6 +42,7 @@ def trained(kind: str, hp: dict[str, Any], whole: bool, device: str = "cpu", amp
             x_a, x_b = x_a.to(device), x_b.to(device)
             trainer.dis_update(x_a, x_b, hp)
             trainer.gen_update(x_a, x_b, hp)
+            trainer.update_average(x_a.shape[0])
     return trainer
 
 
@@ -50,6 +51,7 @@ def test_update_is_the_three_calls(kind: str) -> None:
     hp = hyperparameters(recon_x_cyc_w=1)
     whole, parts = (trained(kind, hp, choice, count=4) for choice in (True, False))
     assert torch.equal(parameters(whole), parameters(parts))
+    assert all(torch.equal(t, u) for t, u in zip(whole.average.tensors, parts.average.tensors, strict=True))
     assert whole.iterations == 4 and whole.gen_opt.param_groups[0]["lr"] == 0.0005
 
 
@@ -134,6 +136,10 @@ def test_replays_are_eager_iterations(kind: str, amp: str) -> None:
     assert whole._no_graph is None and len(whole._graphs) == 1
     difference = (parameters(whole) - parameters(parts)).norm() / parameters(parts).norm()
     assert float(difference) < {"off": 1e-4, "bf16": 1e-2, "fp16": 1e-2}[amp]
+    averages = [torch.cat([t.flatten() for t in trainer.average.tensors]) for trainer in (whole, parts)]
+    assert (
+        float((averages[0] - averages[1]).norm() / averages[1].norm()) < {"off": 1e-4, "bf16": 1e-2, "fp16": 1e-2}[amp]
+    )
     assert whole.iterations == 8
     assert float(whole.gen_opt.param_groups[0]["lr"]) == pytest.approx(0.00025)
 
