@@ -1,4 +1,4 @@
-"""One rank of a training run in float64, for test_ranks.py: torchrun … ranks.py CONFIG OUT TRAINER [--resume]."""
+"""One rank of a training run in float64, for test_ranks.py: torchrun … ranks.py CONFIG OUT TRAINER [FLAGS]."""
 
 from __future__ import annotations
 
@@ -20,7 +20,8 @@ from munit_fast.training import TrainOptions, train  # noqa: E402
 def main() -> None:
     config, out, trainer = Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3]
     torch.set_num_threads(1)
-    options = TrainOptions("small", out, trainer, resume="--resume" in sys.argv, double=True, amp="off")
+    flags = {"resume": "--resume" in sys.argv, "checkpointing": "--checkpointing" in sys.argv}
+    options = TrainOptions("small", out, trainer, double=True, amp="off", **flags)
     text = config.read_text()
     train(make_config(yaml.safe_load(text)), options, config_text=text, console=Console(quiet=True))
 

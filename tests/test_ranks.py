@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 import torch
+import torch.distributed as dist
 import yaml
 from rich.console import Console
 
@@ -102,7 +103,7 @@ def test_many_ranks_are_one_process_with_their_batch(
 @pytest.mark.slow
 def test_unit_on_two_ranks_in_two_parts(small_config: dict[str, Any], picture_folders: Path, tmp_path: Path) -> None:
     values = config(small_config, picture_folders, batch_size=4)
-    on_ranks(2, values | {"batch_size": 1, "accumulation": 2}, tmp_path / "two", "UNIT")
+    on_ranks(2, values | {"batch_size": 1, "accumulation": 2}, tmp_path / "two", "UNIT", "--checkpointing")
     compare(tmp_path / "two", alone(values, tmp_path / "one", "UNIT"))
 
 
@@ -204,6 +205,43 @@ def test_what_cannot_be_distributed(small_config: dict[str, Any]) -> None:
         trainers.MUNIT_Trainer(hp, impl="reference").distribute()
     with pytest.raises(RuntimeError, match="start the processes with torchrun"):
         trainers.MUNIT_Trainer(hp).distribute()
+
+
+@pytest.fixture
+def group() -> Iterator[None]:
+    """A process group of this process alone."""
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    yield
+    dist.destroy_process_group()
+
+
+@pytest.mark.usefixtures("group")
+@pytest.mark.parametrize("amp", ["off", "fp16"])
+@pytest.mark.parametrize(
+    ("kind", "gen", "dis"),
+    [
+        ("MUNIT_Trainer", {"n_res": 0}, {}),  # no AdaIN, so the MLP's parameters get no gradient
+        ("UNIT_Trainer", {"n_res": 0, "activ": "prelu"}, {"norm": "in"}),
+        ("MUNIT_Trainer", {}, {"norm": "sn"}),
+    ],
+)
+def test_every_network_can_be_distributed(
+    small_config: dict[str, Any], kind: str, gen: dict[str, Any], dis: dict[str, Any], amp: str
+) -> None:
+    parts = {"gen": small_config["gen"] | gen, "dis": small_config["dis"] | dis}
+    hp = make_config(small_config | parts).hyperparameters()
+    found = []
+    for distributed in (False, True):
+        torch.manual_seed(0)
+        trainer: Any = getattr(trainers, kind)(hp, amp=amp)
+        if distributed:
+            trainer.distribute()
+        for _ in range(3):
+            trainer.update(*(torch.rand(2, 2, 3, 32, 32) * 2 - 1), hp)
+        found.append(trainer.state_dict())
+    assert list(found[0]) == list(found[1])  # DistributedDataParallel's names stay out of the files
+    for name, value in found[0].items():
+        assert torch.allclose(value, found[1][name], rtol=1e-4, atol=1e-6), name
 
 
 # ---- two hosts ----

@@ -76,7 +76,9 @@ def train(
     """Train MUNIT or UNIT until max_iter, a time limit, Ctrl-C or SIGTERM; each of them saves first.
 
     `config_text` is kept beside the results.
-    Raises ConfigError, ImageError, CheckpointError, RunFolderError or FileWriteError, each with one clear message.
+    Under torchrun it is one rank of many; the first one writes the files.
+    Raises ConfigError, ImageError, LoaderError, CheckpointError, RunFolderError, FileWriteError, NotFiniteError,
+    PeerError or LostPeerError, each with one clear message.
     """
     with joined(options.device, options.peer_timeout) as ranks, ExitStack() as held:
         folder = RunFolder(options.output_path, options.name)
