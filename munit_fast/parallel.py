@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from typing import Any
 
@@ -30,9 +31,8 @@ def distributed(loss: Callable[..., Tensor], *networks: nn.Module) -> Distribute
     if not dist.is_initialized():
         raise RuntimeError("torch.distributed is not initialised: start the processes with torchrun")
     unused = any(p.numel() == 0 for network in networks for p in network.parameters())  # gen.n_res: 0 has no AdaIN
-    return DistributedDataParallel(
-        Objective(loss, *networks),
-        broadcast_buffers=False,  # the same on every process, or read in evaluation only
-        gradient_as_bucket_view=True,
-        find_unused_parameters=unused,
-    )
+    options: dict[str, Any] = {"gradient_as_bucket_view": True, "find_unused_parameters": unused}
+    # Buffers are the same on every process, or read in evaluation only. torch 2.13 renames the flag.
+    names = inspect.signature(DistributedDataParallel.__init__).parameters
+    options["forward_sync_buffers" if "forward_sync_buffers" in names else "broadcast_buffers"] = False
+    return DistributedDataParallel(Objective(loss, *networks), **options)
