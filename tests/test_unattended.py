@@ -4,63 +4,27 @@ from __future__ import annotations
 
 import copy
 import errno
-import json
 import os
 import random
 import resource
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-import yaml
 from rich.console import Console
+from runs import checkpoints, equal, events, run, tensors
 
 from munit_fast import CheckpointError, MUNIT_Trainer, make_config, trainers
 from munit_fast.checkpoint import load_file
 from munit_fast.files import FileWriteError
 from munit_fast.guard import WINDOW, SkipRecord, in_a_row
-from munit_fast.state import find_state, resume_run, run_state, save_run, save_state
-from munit_fast.training import TrainOptions, TrainResult, train
+from munit_fast.state import apply_state, find_state, resume_run, run_state, save_run, save_state
 from munit_fast.training.faults import NotFiniteError
 from munit_fast.training.run import iteration_noise, iteration_seed
-
-
-def run(config: dict[str, Any], data: Path, out: Path, console: Console | None = None, **options: Any) -> TrainResult:
-    values = config | {"data_root": str(data)}
-    return train(
-        make_config(values),
-        TrainOptions("small", out, **options),
-        config_text=yaml.safe_dump(values),
-        console=console or Console(quiet=True),
-    )
-
-
-def checkpoints(out: Path) -> Path:
-    return out / "outputs" / "small" / "checkpoints"
-
-
-def events(out: Path) -> list[dict[str, Any]]:
-    path = out / "logs" / "small" / "events.jsonl"
-    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
-
-
-def tensors(value: Any) -> Any:
-    if isinstance(value, dict):
-        for item in value.values():
-            yield from tensors(item)
-    elif isinstance(value, torch.Tensor):
-        yield value
-
-
-def equal(a: Any, b: Any) -> bool:
-    pairs = list(zip(tensors(a), tensors(b), strict=True))
-    return len(pairs) > 20 and all(torch.equal(x, y) for x, y in pairs)
-
 
 # ---- exact resume ----
 
@@ -270,8 +234,6 @@ def test_too_many_in_a_row_end_the_run_with_what_repeats_them(
     assert len(dump["images"]["a"]) == 1 and torch.isinf(dump["x_b"]).all()
     hp = make_config(small_config).hyperparameters()
     trainer = MUNIT_Trainer(hp)
-    from munit_fast.state import apply_state
-
     apply_state(trainer, dump["state"], tmp_path)
     before = trainer.skipped_steps
     trainer.update(dump["x_a"], dump["x_b"], hp, (dump["noise"]["dis"], dump["noise"]["gen"]))
@@ -358,132 +320,3 @@ def test_noise_is_the_same_however_a_batch_is_divided(small_config: dict[str, An
     torch.manual_seed(iteration_seed(7, 3))
     alone = trainer.draw_noise(x_a[:1], x_b[:1])  # what a batch of one drew from the global generator
     assert all(torch.equal(t[:1], a) for k in (0, 1) for t, a in zip(whole[k], alone[k], strict=True))
-
-
-# ---- images that go bad, loaders that die ----
-
-
-def lazy(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Image sets that read from the disk."""
-    from munit_fast.training import sources
-
-    monkeypatch.setattr(sources, "ImageSet", lambda *args: _lazy_set(*args))
-
-
-def _lazy_set(paths: Any, channels: int, short: int, cache: Any) -> Any:
-    from munit_fast.data import ImageSet
-
-    return ImageSet(paths, channels, short, False)
-
-
-@pytest.mark.parametrize("workers", [0, 1])
-def test_images_that_go_bad_are_replaced_and_said_once(
-    small_config: dict[str, Any], picture_folders: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, workers: int
-) -> None:
-    lazy(monkeypatch)
-    config = small_config | {"max_iter": 8, "num_workers": workers, "image_display_iter": 100, "image_save_iter": 100}
-    (picture_folders / "trainA" / "2.png").write_bytes(b"\x89PNG\r\n\x1a\n and then nothing")
-    whole = picture_folders / "trainB" / "3.png"
-    whole.write_bytes(whole.read_bytes()[:200])
-    run(config, picture_folders, tmp_path / "whole")
-    run(config | {"max_iter": 3}, picture_folders, tmp_path / "parts")
-    run(config, picture_folders, tmp_path / "parts", resume=True)
-    told = [e["message"] for e in events(tmp_path / "whole") if e["kind"] == "data"]
-    assert len(told) == 2 and all("another image takes its place" in m for m in told)
-    assert any("trainA/2.png" in m for m in told) and any("trainB/3.png" in m for m in told)
-    name = "resume_00000008.pt"
-    assert equal(*(load_file(checkpoints(tmp_path / part) / name) for part in ("whole", "parts")))
-
-
-def test_when_no_image_can_be_read_the_run_ends(
-    small_config: dict[str, Any], picture_folders: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from munit_fast.data import ImageError
-
-    lazy(monkeypatch)
-    config = small_config | {"display_size": 1, "max_iter": 50}
-    update = MUNIT_Trainer.update
-
-    def vanish(self: Any, *arguments: Any) -> None:
-        update(self, *arguments)
-        if self.iterations == 5:
-            for path in (picture_folders / "trainA").iterdir():
-                path.unlink()
-
-    monkeypatch.setattr(MUNIT_Trainer, "update", vanish)
-    with pytest.raises(ImageError, match=r"trainA/.*no such file"):
-        run(config, picture_folders, tmp_path)
-    assert find_state(checkpoints(tmp_path)).state["iterations"] == 5  # what was done is kept
-
-
-@pytest.fixture
-def watchful(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A loader that looks after its processes five times a second instead of every five seconds."""
-    from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
-
-    monkeypatch.setattr(_MultiProcessingDataLoaderIter._try_get_data, "__defaults__", (0.2,))
-
-
-@pytest.mark.usefixtures("watchful")
-def test_a_loader_that_dies_is_started_again(picture_folders: Path) -> None:
-    from munit_fast.data import ImageSet, UnpairedBatches, list_images
-
-    sets = [ImageSet(list_images(picture_folders / name), cache=False) for name in ("trainA", "trainB")]
-
-    def batches(**options: Any) -> Any:
-        return UnpairedBatches(*sets, (32, 32), (32, 32), 2, **options)
-
-    whole = iter(batches())
-    wanted = [next(whole) for _ in range(12)]
-    said: list[str] = []
-    found = []
-    import multiprocessing
-
-    for i, pair in enumerate(batches(num_workers=2, report=said.append)):
-        found.append(pair)
-        if i in (2, 6):
-            os.kill(multiprocessing.active_children()[0].pid or 0, signal.SIGKILL)
-        if len(found) == 12:
-            break
-    assert all(torch.equal(a[k], b[k]) for a, b in zip(found, wanted) for k in (0, 1))
-    assert 1 <= len(said) <= 2 and "a process that loads images died" in said[0]
-
-
-@pytest.mark.usefixtures("watchful")
-def test_loaders_that_keep_dying_end_the_run_in_words(picture_folders: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from munit_fast.data import ImageSet, UnpairedBatches, batches, list_images
-
-    sets = [ImageSet(list_images(picture_folders / name), cache=False) for name in ("trainA", "trainB")]
-    monkeypatch.setattr(batches, "train_crop", lambda *_: os.kill(os.getpid(), signal.SIGKILL))
-    said: list[str] = []
-    loader = UnpairedBatches(*sets, (32, 32), (32, 32), 2, num_workers=1, report=said.append)
-    with pytest.raises(batches.LoaderError, match=r"died 4 times in a row, before iteration 1; .* lower num_workers"):
-        next(iter(loader))
-    assert len(said) == 3
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere the loader looks every few seconds")
-def test_loaders_do_not_outlive_a_parent_that_is_killed(picture_folders: Path) -> None:
-    """They hold its lock on the run's folder."""
-    script = f"""
-import multiprocessing
-from pathlib import Path
-from munit_fast.data import ImageSet, UnpairedBatches, list_images
-sets = [ImageSet(list_images(Path({str(picture_folders)!r}) / name), cache=False) for name in ("trainA", "trainB")]
-batches = iter(UnpairedBatches(*sets, (32, 32), (32, 32), 2, num_workers=1))
-next(batches)
-print(multiprocessing.active_children()[0].pid, flush=True)
-import time; time.sleep(60)
-"""
-    process = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True)
-    assert process.stdout is not None
-    worker = int(process.stdout.readline())
-    process.kill()
-    process.wait()
-    process.stdout.read()  # until nobody holds the pipe any more
-    deadline = time.monotonic() + 3  # the loader's own look at its parent comes after five seconds
-    while Path(f"/proc/{worker}/stat").exists() and time.monotonic() < deadline:
-        if Path(f"/proc/{worker}/stat").read_text().split()[2] in "ZX":  # dead, though nobody has asked for it yet
-            return
-        time.sleep(0.05)
-    assert not Path(f"/proc/{worker}").exists()
