@@ -138,6 +138,14 @@ class _Fast(Stepping):
     def _noise(self, kind: str, x_a: Tensor, x_b: Tensor, generator: torch.Generator | None) -> list[Tensor]:
         raise NotImplementedError
 
+    def forward(self, x_a: Tensor, x_b: Tensor) -> tuple[Tensor, Tensor]:
+        self._codes = None  # with their graph, as large as an iteration's
+        return super().forward(x_a, x_b)
+
+    def sample(self, x_a: Tensor, x_b: Tensor, noise: Noise = None) -> tuple[Tensor, ...]:
+        self._codes = None
+        return super().sample(x_a, x_b, noise)  # type: ignore[misc]  # of the reference trainer beside this class
+
     def _forget_graphs(self) -> None:
         self._graphs.clear()
         self._codes = None

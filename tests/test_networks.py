@@ -442,3 +442,16 @@ def test_a_trainer_is_copied_and_pickled_between_its_updates() -> None:
     for twin in (copy.deepcopy(trainer), pickle.loads(pickle.dumps(trainer))):
         twin.gen_update(x_a, x_b, hp)
         assert set(twin.scaler_states()) == {"dis", "gen"}
+
+
+@pytest.mark.parametrize("kind", ["MUNIT_Trainer", "UNIT_Trainer"])
+def test_showing_images_lets_kept_codes_go(kind: str) -> None:
+    """They hold a graph as large as an iteration's; pictures of a run are made between two iterations."""
+    hp = small()
+    x_a, x_b = torch.rand(2, hp["display_size"], 3, 32, 40) * 2 - 1
+    for show in ("forward", "sample"):
+        trainer: Any = getattr(trainers, kind)(hp)
+        trainer.dis_update(x_a, x_b, hp)
+        assert trainer._codes is not None
+        getattr(trainer, show)(x_a, x_b)
+        assert trainer._codes is None
