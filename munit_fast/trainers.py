@@ -142,9 +142,9 @@ class _Fast(Stepping):
         self._codes = None  # with their graph, as large as an iteration's
         return super().forward(x_a, x_b)
 
-    def sample(self, x_a: Tensor, x_b: Tensor, noise: Noise = None) -> tuple[Tensor, ...]:
+    def sample(self, x_a: Tensor, x_b: Tensor, **noise: Noise) -> tuple[Tensor, ...]:
         self._codes = None
-        return super().sample(x_a, x_b, noise)  # type: ignore[misc]  # of the reference trainer beside this class
+        return super().sample(x_a, x_b, **noise)  # type: ignore[misc]  # of the reference trainer beside this class
 
     def _forget_graphs(self) -> None:
         self._graphs.clear()
