@@ -138,13 +138,9 @@ class _Fast(Stepping):
     def _noise(self, kind: str, x_a: Tensor, x_b: Tensor, generator: torch.Generator | None) -> list[Tensor]:
         raise NotImplementedError
 
-    def forward(self, x_a: Tensor, x_b: Tensor) -> tuple[Tensor, Tensor]:
-        self._codes = None  # with their graph, as large as an iteration's
-        return super().forward(x_a, x_b)
-
-    def sample(self, x_a: Tensor, x_b: Tensor, **noise: Noise) -> tuple[Tensor, ...]:
-        self._codes = None
-        return super().sample(x_a, x_b, **noise)  # type: ignore[misc]  # of the reference trainer beside this class
+    def train(self, mode: bool = True) -> Any:
+        self._codes = None  # their graph is as large as an iteration's; `sample` and `forward` come through here
+        return super().train(mode)
 
     def _forget_graphs(self) -> None:
         self._graphs.clear()
