@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from types import ModuleType
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from munit_fast.ops.autograd import distinct, needs_gradient, once_differentiable
-from munit_fast.ops.backends import choose
-from munit_fast.ops.layout import in_format, memory_format, rows_in_format
+from munit_fast.ops.backends import Problem, choose
+from munit_fast.ops.layout import in_format, is_channels_last, memory_format, rows_in_format
 from munit_fast.ops.library import LIBRARY
 from munit_fast.ops.options import Options
 
@@ -35,6 +36,15 @@ def _accumulator(x: Tensor) -> torch.dtype:
     return torch.promote_types(x.dtype, torch.float32)
 
 
+def _backend(impl: str, x: Tensor, o: Options) -> ModuleType:
+    if x.device.type == "cpu" and impl != "cuda":  # there a backend serves all sizes, and the question would cost 1 µs
+        return choose(impl, x.device, x.dtype)
+    n, c, h, w = x.shape
+    padded = (o.block * h + 2 * o.pad) * (o.block * w + 2 * o.pad) * (c // o.block**2)
+    problem = Problem("epilogue", o.norm, is_channels_last(x), n, max(c * h * w, padded), x.element_size())
+    return choose(impl, x.device, x.dtype, problem)
+
+
 @torch.library.impl(LIBRARY, "epilogue", "CompositeExplicitAutograd")
 def _forward(
     x: Tensor,
@@ -45,9 +55,10 @@ def _forward(
     *flags: Any,
 ) -> tuple[Tensor, Tensor]:
     *options, impl = flags
+    o = Options(*options)
     if residual is not None:
         residual = rows_in_format(residual, x)
-    return choose(impl, x.device, x.dtype).epilogue_forward(x, weight, bias, residual, slopes, Options(*options))
+    return _backend(impl, x, o).epilogue_forward(x, weight, bias, residual, slopes, o)
 
 
 @torch.library.impl(LIBRARY, "epilogue_again", "CompositeExplicitAutograd")
@@ -61,10 +72,10 @@ def _again(
     *flags: Any,
 ) -> Tensor:
     *options, impl = flags
+    o = Options(*options)
     if residual is not None:
         residual = rows_in_format(residual, x)
-    backend = choose(impl, x.device, x.dtype)
-    return backend.epilogue_forward(x, weight, bias, residual, slopes, Options(*options), stats)[0]
+    return _backend(impl, x, o).epilogue_forward(x, weight, bias, residual, slopes, o, stats)[0]
 
 
 @torch.library.register_fake("munit_fast::epilogue_again", lib=LIBRARY)
@@ -108,8 +119,9 @@ def _backward(
     *flags: Any,
 ) -> tuple[Tensor, Tensor, Tensor]:
     *options, impl, need_x, need_residual, need_sums = flags
-    results = choose(impl, x.device, x.dtype).epilogue_backward(
-        in_format(grad, x), x, stats, weight, bias, slopes, Options(*options), need_x, need_residual, need_sums
+    o = Options(*options)
+    results = _backend(impl, x, o).epilogue_backward(
+        in_format(grad, x), x, stats, weight, bias, slopes, o, need_x, need_residual, need_sums
     )
     grad_x, grad_residual, sums = (x.new_empty(0) if result is None else result for result in results)
     return grad_x, grad_residual, sums if need_sums else sums.to(_accumulator(x))

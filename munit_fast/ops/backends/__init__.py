@@ -1,30 +1,34 @@
 """Who computes: one module for each backend, with the same functions, and the choice between them.
 
 A backend has `why_not(device, dtype)` (None, or in words why it cannot serve), `epilogue_forward`,
-`epilogue_backward`, `l1_losses`, `l1_losses_backward`, `lsgan_loss` and `lsgan_loss_backward`.
+`epilogue_backward`, `l1_losses`, `l1_losses_backward`, `lsgan_loss` and `lsgan_loss_backward`; one that does not serve
+every problem also `why_not_problem(problem)`. `choice` has the table that "auto" follows.
 """
 
 from __future__ import annotations
 
 import logging
-from functools import cache
+from functools import cache, lru_cache
 from types import ModuleType
 
 import torch
 
-from munit_fast.ops.backends import cpu, reference, triton
+from munit_fast.ops.backends import choice, cpu, cuda, reference, triton
+from munit_fast.ops.backends.choice import Problem
 
-# Best first: "auto" takes the first that can.
-BACKENDS: dict[str, ModuleType] = {"triton": triton, "cpu": cpu, "reference": reference}
+BACKENDS: dict[str, ModuleType] = {"triton": triton, "cuda": cuda, "cpu": cpu, "reference": reference}
 IMPLEMENTATIONS = ("auto", *BACKENDS)
-_BEST_FOR = {"cpu": "cpu", "cuda": "triton"}
 
 _log = logging.getLogger("munit_fast")
 
 
-def why_not(impl: str, device: torch.device, dtype: torch.dtype) -> str | None:
-    """None if the backend called `impl` can serve tensors of this device and dtype, or the reason in words."""
-    return BACKENDS[impl].why_not(device, dtype)
+def why_not(impl: str, device: torch.device, dtype: torch.dtype, problem: Problem | None = None) -> str | None:
+    """None if the backend called `impl` can serve this, or the reason in words; no problem: its best one."""
+    backend = BACKENDS[impl]
+    reason = backend.why_not(device, dtype)
+    if reason is None and problem is not None and hasattr(backend, "why_not_problem"):
+        reason = backend.why_not_problem(problem)
+    return reason
 
 
 @cache
@@ -32,21 +36,29 @@ def _warn_once(message: str) -> None:
     _log.warning(message)
 
 
-@cache
-def choose(impl: str, device: torch.device, dtype: torch.dtype) -> ModuleType:
+def _capability(device: torch.device) -> tuple[int, int]:
+    if device.type != "cuda" or torch.version.cuda is None or not torch.cuda.is_available():
+        return (0, 0)
+    return torch.cuda.get_device_capability(device)
+
+
+@lru_cache(4096)
+def choose(impl: str, device: torch.device, dtype: torch.dtype, problem: Problem | None = None) -> ModuleType:
     """The backend for `impl`; "auto" takes the best that can and says once why it is not the fast one.
 
     Raises:
-        RuntimeError: `impl` names a backend that cannot serve this device and dtype.
+        RuntimeError: `impl` names a backend that cannot serve this device, dtype or problem.
     """
     if impl != "auto":
-        if reason := why_not(impl, device, dtype):
+        if reason := why_not(impl, device, dtype, problem):
             raise RuntimeError(f"impl={impl!r} cannot be used here: {reason}")
         return BACKENDS[impl]
-    for name, backend in BACKENDS.items():
-        if backend.why_not(device, dtype) is None:
-            best = _BEST_FOR.get(device.type)
-            if best is not None and name != best:
-                _warn_once(f"using the slower {name!r} backend on {device.type}: {why_not(best, device, dtype)}")
-            return backend
+    order = choice.order(device.type, _capability(device), problem)
+    for name in order:
+        if why_not(name, device, dtype, problem) is None:
+            if name in choice.FALLBACK and name != order[0]:
+                reasons = {better: why_not(better, device, dtype, problem) for better in order if better != name}
+                said = [reason or "" if len(reasons) == 1 else f"{who}: {reason}" for who, reason in reasons.items()]
+                _warn_once(f"using the slower {name!r} backend on {device.type}: {'; '.join(said)}")
+            return BACKENDS[name]
     raise AssertionError("the reference serves everything")

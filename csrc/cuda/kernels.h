@@ -1,0 +1,32 @@
+// The compiled kernels: one table for each type in memory and width of access.
+#pragma once
+
+#include "problem.h"
+
+namespace munit_fast::cuda {
+
+struct Kernels {
+  int itemsize, channels;  // bytes of a number, numbers of an access
+  void (*statistics)(StatisticsLaunch);
+  void (*forward)(ForwardLaunch);
+  void (*backward_sums)(BackwardLaunch);
+  void (*backward)(BackwardLaunch);
+  void (*slab_forward)(SlabForwardLaunch);  // these with 16-byte accesses only, else null
+  void (*slab_backward)(SlabBackwardLaunch);
+};
+
+struct LossKernels {
+  void (*losses)(LossLaunch);
+  void (*combine)(CombineLaunch);
+};
+
+const Kernels& kernels_f32(bool wide);
+const Kernels& kernels_bf16(bool wide);
+const Kernels& kernels_f16(bool wide);
+const LossKernels& loss_kernels(Number type);
+
+inline const Kernels& kernels(Number type, bool wide) {
+  return type == Number::f32 ? kernels_f32(wide) : type == Number::bf16 ? kernels_bf16(wide) : kernels_f16(wide);
+}
+
+}  // namespace munit_fast::cuda

@@ -1,0 +1,255 @@
+#include "launch.h"
+
+#include <algorithm>
+#include <map>
+#include <mutex>
+#include <stdexcept>
+#include <tuple>
+
+#include "kernels.h"
+
+namespace munit_fast::cuda {
+namespace {
+
+void check(cudaError_t error, const char* what) {
+  if (error != cudaSuccess)
+    throw std::runtime_error(std::string("munit_fast: ") + what + ": " + cudaGetErrorString(error));
+}
+
+int attribute(cudaDeviceAttr name, int index) {
+  int value = 0;
+  check(cudaDeviceGetAttribute(&value, name, index), "reading a device's limits");
+  return value;
+}
+
+template <class A> const void* address(void (*kernel)(A)) { return reinterpret_cast<const void*>(kernel); }
+
+template <class A> void load(void (*kernel)(A)) {
+  cudaFuncAttributes unused;
+  check(cudaFuncGetAttributes(&unused, address(kernel)), "loading a kernel");
+}
+
+template <class A> void set(void (*kernel)(A), cudaFuncAttribute what, int value) {
+  check(cudaFuncSetAttribute(address(kernel), what, value), "setting a kernel's attribute");
+}
+
+template <class A> void allow(const Device& d, void (*kernel)(A)) {
+  set(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, d.shared_bytes);
+  if (d.max_cluster > 8) set(kernel, cudaFuncAttributeNonPortableClusterSizeAllowed, 1);
+}
+
+Device look_at(int index) {
+  Device d{};
+  d.index = index;
+  d.capability = 10 * attribute(cudaDevAttrComputeCapabilityMajor, index) +
+                 attribute(cudaDevAttrComputeCapabilityMinor, index);
+  d.multiprocessors = attribute(cudaDevAttrMultiProcessorCount, index);
+  d.shared_bytes = attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin, index);
+  d.max_cluster = attribute(cudaDevAttrClusterLaunch, index) ? 16 : 1;
+  for (const Number type : {Number::f32, Number::bf16, Number::f16}) {
+    for (const bool wide : {true, false}) {
+      const Kernels& k = kernels(type, wide);
+      load(k.statistics), load(k.forward), load(k.backward_sums), load(k.backward);
+      if (k.slab_forward) allow(d, k.slab_forward), allow(d, k.slab_backward);
+    }
+    const LossKernels& l = loss_kernels(type);
+    load(l.losses), load(l.combine);
+    if (d.max_cluster > 8) set(l.losses, cudaFuncAttributeNonPortableClusterSizeAllowed, 1);
+  }
+  return d;
+}
+
+// A launch of blocks of `threads`, in clusters along x.
+struct Configuration {
+  cudaLaunchConfig_t config{};
+  cudaLaunchAttribute cluster_attribute{};
+  Configuration(dim3 grid, int cluster, size_t shared, cudaStream_t stream) {
+    config.gridDim = grid;
+    config.blockDim = dim3(threads);
+    config.dynamicSmemBytes = shared;
+    config.stream = stream;
+    if (cluster > 1) {
+      cluster_attribute.id = cudaLaunchAttributeClusterDimension;
+      cluster_attribute.val.clusterDim.x = cluster;
+      cluster_attribute.val.clusterDim.y = cluster_attribute.val.clusterDim.z = 1;
+      config.attrs = &cluster_attribute;
+      config.numAttrs = 1;
+    }
+  }
+  Configuration(const Configuration&) = delete;
+};
+
+template <class A>
+void launch(void (*kernel)(A), dim3 grid, int cluster, size_t shared, cudaStream_t stream, const A& argument) {
+  if (grid.x == 0 || grid.y == 0 || grid.z == 0) return;
+  if (grid.y > 65535 || grid.z > 65535) throw std::runtime_error("munit_fast: more than 65535 samples or channel blocks");
+  Configuration c(grid, cluster, shared, stream);
+  check(cudaLaunchKernelEx(&c.config, kernel, argument), "launching a kernel");
+}
+
+// The largest cluster that this device can hold with so much shared memory: part of it may be switched off.
+template <class A> int possible_cluster(const Device& d, void (*kernel)(A), int wanted, size_t shared) {
+  static std::mutex mutex;
+  static std::map<std::tuple<int, const void*, int, size_t>, int> known;
+  if (wanted <= 1) return wanted;
+  const std::lock_guard<std::mutex> lock(mutex);
+  int& found = known[{d.index, address(kernel), wanted, shared}];
+  for (int cluster = wanted; found == 0; cluster /= 2) {
+    Configuration c(dim3(cluster), cluster, shared, nullptr);
+    int clusters = 0;
+    if (cluster == 1 || (cudaOccupancyMaxActiveClusters(&clusters, address(kernel), &c.config) == cudaSuccess && clusters > 0))
+      found = cluster;
+    else
+      cudaGetLastError();
+  }
+  return found;
+}
+
+template <class A>
+SlabPlan possible_slab(const Device& d, const Epilogue& e, const Kernels& k, void (*kernel)(A), int tensors, int floats) {
+  SlabPlan plan{};
+  if (!kernel) return plan;
+  for (int most = d.max_cluster; most >= 1;) {
+    plan = plan_slab(e, k.itemsize, k.channels, tensors, floats, most, d);
+    const int possible = possible_cluster(d, kernel, plan.cluster, plan.shared_bytes);
+    if (possible >= plan.cluster) break;
+    most = possible;
+  }
+  return plan;
+}
+
+bool aligned(const void* p) { return (reinterpret_cast<uintptr_t>(p) & 15) == 0; }
+
+bool wide_fits(const Epilogue& e, Number type) {
+  const int channels = type == Number::f32 ? 4 : 8;
+  return e.result_channels % channels == 0 && aligned(e.x);
+}
+
+constexpr int statistics_floats = 2 * warps_of_sums + 3;
+constexpr int forward_floats = table_floats + 2 * warps_of_sums + 3;
+constexpr int backward_floats = table_floats + 3 * warps_of_sums + 3 + 2;
+constexpr int slab_forward_floats = forward_floats + 2;
+constexpr int slab_backward_floats = backward_floats + 3;
+
+bool wanted(Way way, const SlabPlan& plan) { return plan.cluster > 0 && (way == Way::slab || plan.fills); }
+
+const Kernels& kernels_for(const Forward& f, Number type) {
+  const int channels = type == Number::f32 ? 4 : 8;
+  const bool window = f.residual && (f.residual_row % channels || f.residual_image % channels || !aligned(f.residual));
+  return kernels(type, wide_fits(f, type) && aligned(f.y) && !window);
+}
+
+const Kernels& kernels_for(const Backward& b, Number type) {
+  return kernels(type, wide_fits(b, type) && aligned(b.grad) && aligned(b.grad_x) && aligned(b.grad_residual));
+}
+
+size_t bytes(int floats, const Tiling& t, const Kernels& k) {
+  return static_cast<size_t>(floats) * t.lanes * k.channels * sizeof(float) + 16;
+}
+
+dim3 grid_of(const Tiling& t, const Epilogue& e) { return dim3(t.splits, t.channel_blocks, e.n); }
+
+int64_t totals_size(const Tiling& t, const Epilogue& e) {
+  return 2LL * e.n * t.splits * t.channel_blocks;
+}
+
+}  // namespace
+
+const Device& device(int index) {
+  constexpr int most = 64;
+  static std::once_flag once[most];
+  static Device devices[most];
+  if (index < 0 || index >= most) throw std::runtime_error("munit_fast: no such device");
+  check(cudaSetDevice(index), "choosing the device");
+  std::call_once(once[index], [&] { devices[index] = look_at(index); });
+  return devices[index];
+}
+
+void epilogue_forward(const Device& d, cudaStream_t stream, Number type, const Forward& f, bool has_statistics, Way way,
+                      const Allocate& allocate) {
+  const Kernels& k = kernels_for(f, type);
+  const bool needs_statistics = f.norm != Norm::none && !has_statistics;
+  if (needs_statistics && way != Way::passes) {
+    const SlabPlan plan = possible_slab(d, f, k, k.slab_forward, 1, slab_forward_floats);
+    if (wanted(way, plan)) {
+      const SlabForwardLaunch a{f, plan.tiling, plan.cluster_channel_blocks};
+      const dim3 grid(plan.cluster, plan.tiling.channel_blocks / plan.cluster_channel_blocks, f.n);
+      return launch(k.slab_forward, grid, plan.cluster, plan.shared_bytes, stream, a);
+    }
+  }
+  const Tiling t = tile_passes(f, k.channels, d);
+  Partial partial{};
+  if (needs_statistics) {
+    if (f.norm == Norm::layer) partial.totals = allocate(totals_size(t, f));
+    else partial.channels = allocate(2LL * f.n * t.splits * f.c);
+    launch(k.statistics, grid_of(t, f), 1, bytes(statistics_floats, t, k), stream, StatisticsLaunch{f, t, partial});
+  }
+  launch(k.forward, grid_of(t, f), 1, bytes(forward_floats, t, k), stream, ForwardLaunch{f, t, t, partial});
+}
+
+void epilogue_backward(const Device& d, cudaStream_t stream, Number type, const Backward& b, Way way,
+                       const Allocate& allocate) {
+  if (!b.grad_x && !b.grad_residual && !b.sums) return;
+  const Kernels& k = kernels_for(b, type);
+  const bool through = b.norm != Norm::none && b.grad_x;
+  if (through && way != Way::passes) {
+    const SlabPlan plan = possible_slab(d, b, k, k.slab_backward, 2, slab_backward_floats);
+    if (wanted(way, plan)) {
+      const SlabBackwardLaunch a{b, plan.tiling, plan.cluster_channel_blocks};
+      const dim3 grid(plan.cluster, plan.tiling.channel_blocks / plan.cluster_channel_blocks, b.n);
+      return launch(k.slab_backward, grid, plan.cluster, plan.shared_bytes, stream, a);
+    }
+  }
+  const Tiling t = tile_passes(b, k.channels, d);
+  const size_t shared = bytes(backward_floats, t, k);
+  BackwardLaunch a{b, t, t, {}};
+  if (!through && !b.sums) return launch(k.backward, grid_of(t, b), 1, shared, stream, a);
+  a.partial.channels = allocate(3LL * b.n * t.splits * b.c);
+  if (b.norm == Norm::layer) a.partial.totals = allocate(totals_size(t, b));
+  launch(k.backward_sums, grid_of(t, b), 1, shared, stream, a);
+  const bool written = b.norm == Norm::none || (!b.grad_x && !b.grad_residual);
+  if (written) {  // only the sums are left to add up
+    if (!b.sums) return;
+    a.b.grad_x = a.b.grad_residual = nullptr;
+    a.tiling.splits = 1, a.tiling.pixels = 0;
+  }
+  launch(k.backward, grid_of(a.tiling, b), 1, shared, stream, a);
+}
+
+void losses(const Device& d, cudaStream_t stream, Number type, LossLaunch l, const Allocate& allocate) {
+  const LossKernels& k = loss_kernels(type);
+  const int groups = l.count / l.per_group;
+  int64_t largest = 0;
+  for (int i = 0; i < l.count; ++i) largest = std::max(largest, l.size[i]);
+  const int itemsize = type == Number::f32 ? 4 : 2;
+  // Each thread does four accesses of 16 bytes, until the device is full four times.
+  const int64_t blocks = (largest * itemsize + threads * 64 - 1) / (threads * 64);
+  const int64_t full = std::max(4 * d.multiprocessors / groups, 1);
+  const size_t shared = (warps_of_sums + 1) * sizeof(float) + 16;
+  if (!l.value) {
+    const int splits = static_cast<int>(std::clamp<int64_t>(blocks, 1, full));
+    return launch(k.losses, dim3(splits, groups), 1, shared, stream, l);
+  }
+  // A cluster for each group adds up without a second launch; 16 blocks are too few for more than 8 MB.
+  int cluster = 1;
+  while (cluster < 16 && cluster < blocks) cluster *= 2;
+  cluster = possible_cluster(d, k.losses, std::min(cluster, d.max_cluster), shared);
+  if (cluster >= std::min<int64_t>(blocks, 16) && largest * itemsize <= 8 << 20)
+    return launch(k.losses, dim3(cluster, groups), cluster, shared, stream, l);
+  const int splits = static_cast<int>(std::clamp<int64_t>(blocks, 1, std::min<int64_t>(full, 256)));
+  float* value = l.value;
+  l.value = nullptr;
+  l.partial = allocate(static_cast<int64_t>(groups) * splits);
+  launch(k.losses, dim3(splits, groups), 1, shared, stream, l);
+  launch(k.combine, dim3(groups), 1, shared, stream, CombineLaunch{l.partial, value, splits});
+}
+
+std::string describe(const Device& d, Number type, const Epilogue& e, bool forward, bool wide) {
+  const Kernels& k = kernels(type, wide);
+  const SlabPlan plan = forward ? possible_slab(d, e, k, k.slab_forward, 1, slab_forward_floats)
+                                : possible_slab(d, e, k, k.slab_backward, 2, slab_backward_floats);
+  if (e.norm != Norm::none && wanted(Way::best, plan)) return "slab of " + std::to_string(plan.cluster) + " blocks";
+  return "passes of " + std::to_string(tile_passes(e, k.channels, d).splits) + " splits";
+}
+
+}  // namespace munit_fast::cuda

@@ -1,0 +1,133 @@
+// The CUDA kernels' contract: what a launch is told. Everything here is passed to a kernel by value.
+// x [n, c, h, w] and y [n, c / block², block·h + 2·pad, block·w + 2·pad] are dense and channels_last.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#include "../cpu/kernels.h"
+
+namespace munit_fast::cuda {
+
+using cpu::Act;
+using cpu::Norm;
+using cpu::PadMode;
+
+enum class Number : int { f32, bf16, f16 };
+
+// weight, bias or prelu's slopes: channel c of sample n reads entry n · per_sample + c % entries. Null: there is none.
+struct Parameter {
+  const void* data;
+  Number type;
+  int entries, per_sample;
+};
+
+struct Epilogue {
+  const void* x;
+  float* stats;  // [2, R]: mean and spread; R = n·c (instance), n (layer), 0 (none)
+  Parameter weight, bias, slopes;
+  float slope, eps;
+  Norm norm;
+  Act act;
+  PadMode pad_mode;
+  int n, c, h, w, block, pad;
+  int result_channels, result_width;  // c / block², block·w + 2·pad
+  int rows, columns;                  // block·h, block·w: the result before padding
+
+  void set_sizes(int n_, int c_, int h_, int w_, int block_, int pad_) {
+    n = n_, c = c_, h = h_, w = w_, block = block_, pad = pad_;
+    rows = block * h, columns = block * w, result_width = columns + 2 * pad, result_channels = c / (block * block);
+  }
+};
+
+struct Forward : Epilogue {
+  const void* residual;  // like x, or a window of a larger tensor whose rows are dense; null: none
+  int64_t residual_image;
+  int residual_row;
+  void* y;
+};
+
+struct Backward : Epilogue {
+  const void* grad;     // like y
+  void* grad_x;         // like x, or null
+  void* grad_residual;  // like x, or null
+  float* sums;          // [3, n, c]: of gz, gz·x̂ and g·z where z ≤ 0; or null
+};
+
+// How a sample is cut: into blocks of lanes · (channels of an access) channels, and splits of `pixels` pixels.
+struct Tiling {
+  int lanes;  // a power of two, at most 32
+  int channel_blocks, splits, pixels;
+};
+
+// Partial results of the splits of one pass, for the next: [3][n][splits][c], and for the layer norm one number for
+// each block of threads, [2][n][splits · channel_blocks]. Null where one is not used.
+struct Partial {
+  float* channels;
+  float* totals;
+};
+
+struct StatisticsLaunch {
+  Epilogue e;
+  Tiling tiling;
+  Partial out;
+};
+
+struct ForwardLaunch {
+  Forward f;
+  Tiling tiling;
+  Tiling partial_tiling;
+  Partial partial;  // of the statistics; null: f.stats holds them
+};
+
+struct BackwardLaunch {
+  Backward b;
+  Tiling tiling;
+  Tiling partial_tiling;
+  Partial partial;  // written by the pass for the sums, read by the one behind it
+};
+
+// A cluster of `cluster` blocks holds all pixels of cluster_channel_blocks blocks of channels.
+struct SlabForwardLaunch {
+  Forward f;
+  Tiling tiling;  // splits · cluster_channel_blocks = the cluster
+  int cluster_channel_blocks;
+};
+
+struct SlabBackwardLaunch {
+  Backward b;
+  Tiling tiling;
+  int cluster_channel_blocks;
+};
+
+constexpr int max_tensors = 8;  // of one launch of the losses
+
+// mean(|first - second|) of each pair, or mean((first - target)²); their gradients where they are asked for.
+struct LossLaunch {
+  const void* first[max_tensors];
+  const void* second[max_tensors];  // null: least squares about `target`
+  void* grad_first[max_tensors];    // null: not wanted
+  void* grad_second[max_tensors];
+  int64_t size[max_tensors];
+  int count;           // of tensors
+  int per_group;       // tensors whose means are added: 1, or all of them
+  float target;
+  const float* grad;   // the upstream gradient of each group; null: no gradients
+  float* value;        // [groups], or null
+  float* partial;      // [groups, gridDim.x] where no cluster adds them up; or null
+};
+
+struct CombineLaunch {
+  const float* partial;  // [groups, splits]
+  float* value;          // [groups]
+  int splits;
+};
+
+constexpr int threads = 256;        // of every block
+constexpr int blocks_resident = 2;  // on a multiprocessor, at least: 128 registers a thread
+constexpr int loss_blocks_resident = 4;
+
+// Floats of shared memory for each column of channels: of the table of parameters, and of one sum over the block.
+constexpr int table_floats = 7, warps_of_sums = threads / 32;
+
+}  // namespace munit_fast::cuda
