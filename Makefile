@@ -22,7 +22,7 @@ GPU_PYTHON ?= python3
 .DEFAULT_GOAL := test
 
 # torch first: the native part is built against the one that is installed.
-$(STAMP): pyproject.toml setup.py constraints.txt $(wildcard csrc/*.cpp csrc/cpu/*)
+$(STAMP): pyproject.toml setup.py constraints.txt $(wildcard csrc/*.cpp csrc/cpu/* csrc/cuda/*)
 	@test -n "$(PYTHON)" || { echo "munit-fast needs Python 3.10, 3.11 or 3.12 on the PATH, or make PYTHON=/path/to/python"; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 	$(PIP) torch setuptools ninja pybind11

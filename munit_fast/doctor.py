@@ -27,7 +27,7 @@ from rich.table import Table
 from torch import Tensor
 
 from munit_fast import functional, native
-from munit_fast.ops.backends import BACKENDS
+from munit_fast.ops.backends import BACKENDS, automatic
 from munit_fast.reference import epilogue as formulas
 from munit_fast.reference import losses
 from munit_fast.version import __version__
@@ -147,7 +147,7 @@ def _services() -> list[Service]:
     found = []
     for device, dtype in itertools.product(_devices(), DTYPES):
         reasons = {name: backend.why_not(device, dtype) for name, backend in BACKENDS.items()}
-        auto = next(name for name, reason in reasons.items() if reason is None)
+        auto = automatic(device, dtype)
         found += [
             Service(op, str(device), _short(dtype), name, reason, name == auto)
             for op, (name, reason) in itertools.product(OPS, reasons.items())
@@ -193,6 +193,7 @@ def tolerance(dtype: torch.dtype) -> float:
 # Every operator, activation, way to pad and parameter shape ("shared": by the phases). No vector or tile divides the
 # sizes. eps is large where nothing else would tell that it is used.
 _SIZE, _SHUFFLED = (2, 5, 7, 9), (2, 12, 5, 7)
+_WIDE, _WIDE_SHUFFLED = (2, 16, 5, 7), (2, 32, 5, 3)
 _EPILOGUES: tuple[tuple[str, tuple[int, ...], str, dict[str, Any]], ...] = (
     ("instance_norm", _SIZE, "", {"act": "relu", "pad": 3, "pad_mode": "reflect"}),
     ("instance_norm", _SIZE, "weight bias residual", {"act": "prelu", "pad": 2, "pad_mode": "zero"}),
@@ -202,6 +203,9 @@ _EPILOGUES: tuple[tuple[str, tuple[int, ...], str, dict[str, Any]], ...] = (
     ("layer_norm2d", _SIZE, "weight bias", {"act": "relu", "pad": 2, "pad_mode": "reflect"}),
     ("layer_norm2d", _SHUFFLED, "weight bias", {"act": "selu", "depth_to_space": 2, "pad": 1, "pad_mode": "reflect"}),
     ("layer_norm2d", _SHUFFLED, "weight bias residual shared", {"eps": 0.1, "depth_to_space": 2}),
+    # Channels that 16 bytes divide have kernels of their own on GPUs.
+    ("adain", _WIDE, "weight bias residual", {"act": "relu", "pad": 2, "pad_mode": "reflect"}),
+    ("layer_norm2d", _WIDE_SHUFFLED, "weight bias shared", {"depth_to_space": 2, "pad": 1, "pad_mode": "replicate"}),
     ("bias_act", _SIZE, "bias", {"act": "selu", "pad": 1, "pad_mode": "reflect"}),
     ("bias_act", _SIZE, "bias residual", {"act": "prelu"}),
 )
@@ -323,10 +327,14 @@ def _forced(isa: str | None) -> Iterator[None]:
         native.module.set_isa(before)
 
 
+def _layouts(backend: str) -> tuple[torch.memory_format, ...]:
+    return getattr(BACKENDS[backend], "LAYOUTS", (torch.contiguous_format, torch.channels_last))
+
+
 def _trial(cases: list[_Case], op: str, impl: str, shown: str, device: torch.device, dtype: torch.dtype) -> Trial:
     errors: dict[str, float] = {}
     bound = tolerance(dtype)
-    for case, layout in itertools.product(cases, (torch.contiguous_format, torch.channels_last)):
+    for case, layout in itertools.product(cases, _layouts(impl)):
         try:
             got = _outcome(partial(case.run, impl=impl), case.tensors, device, dtype, layout)
             expected = _outcome(case.expected, case.tensors, torch.device("cpu"), torch.float64, layout)
@@ -400,6 +408,11 @@ def _facts(found: Examination) -> Iterator[tuple[str, str]]:
         yield "", built["flags"]
         isas = [f"{isa} (in use)" if isa == cpu["in use"] else isa for isa in cpu["instruction sets"]]
         yield "instructions", f"{', '.join(isas)}; MUNIT_FAST_CPU_ISA=NAME takes another"
+        if "cuda_error" in built:
+            yield "CUDA kernels", f"none: {built['cuda_error']}"
+        else:
+            yield "CUDA kernels", f"built by {built['cuda_compiler']} for {built['cuda_architectures']}"
+            yield "", built["cuda_flags"]
     for gpu in found.gpus:
         named = ("capability", "memory", "multiprocessors", "driver", "runtime")
         yield gpu["device"], ", ".join([gpu["name"], *(f"{name} {gpu[name]}" for name in named)])
@@ -426,14 +439,16 @@ def _grouped(services: list[Service]) -> Iterator[tuple[str, str, str, str]]:
             reason if whole else f"{', '.join(dtypes)}: {reason}"
             for whole, (reason, dtypes) in zip(everything, by_reason.items())
         )
+        if serves and torch.contiguous_format not in _layouts(backend):
+            reasons = itertools.chain(reasons, ["NCHW: it reads channels_last tensors only"])
         yield device, backend, serves, "; ".join(reasons)
 
 
 def show_trials(trials: list[Trial], console: Console) -> None:
     """Print the selftest: one row for each operator and backend, the worst error for each dtype."""
     console.print(
-        "Self-test: worst ‖got - expected‖ / ‖expected‖ of results and gradients, both layouts, against the reference "
-        "in float64."
+        "Self-test: worst ‖got - expected‖ / ‖expected‖ of results and gradients, in every layout served, against the "
+        "reference in float64."
     )
     names = [_short(dtype) for dtype in DTYPES]
     table = Table("operator", "device", "backend", *names, box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True)

@@ -7,6 +7,7 @@
 #include <tuple>
 
 #include "kernels.h"
+#include "prepare.h"
 
 namespace munit_fast::cuda {
 namespace {
@@ -164,6 +165,8 @@ const Device& device(int index) {
   std::call_once(once[index], [&] { devices[index] = look_at(index); });
   return devices[index];
 }
+
+void prepare(int index) { device(index); }
 
 void epilogue_forward(const Device& d, cudaStream_t stream, Number type, const Forward& f, bool has_statistics, Way way,
                       const Allocate& allocate) {

@@ -41,7 +41,8 @@ def _backend(impl: str, x: Tensor, o: Options) -> ModuleType:
         return choose(impl, x.device, x.dtype)
     n, c, h, w = x.shape
     padded = (o.block * h + 2 * o.pad) * (o.block * w + 2 * o.pad) * (c // o.block**2)
-    problem = Problem("epilogue", o.norm, is_channels_last(x), n, max(c * h * w, padded), x.element_size())
+    channels_last = c == 1 or is_channels_last(x)  # one channel lies the same either way
+    problem = Problem("epilogue", o.norm, channels_last, n, max(c * h * w, padded), x.element_size())
     return choose(impl, x.device, x.dtype, problem)
 
 

@@ -42,9 +42,15 @@ def _capability(device: torch.device) -> tuple[int, int]:
     return torch.cuda.get_device_capability(device)
 
 
+def automatic(device: torch.device, dtype: torch.dtype, problem: Problem | None = None) -> str:
+    """The name of the backend that "auto" takes."""
+    order = choice.order(device.type, _capability(device), problem)
+    return next(name for name in order if why_not(name, device, dtype, problem) is None)
+
+
 @lru_cache(4096)
 def choose(impl: str, device: torch.device, dtype: torch.dtype, problem: Problem | None = None) -> ModuleType:
-    """The backend for `impl`; "auto" takes the best that can and says once why it is not the fast one.
+    """The backend for `impl`; "auto" takes the best that can and says once why it is not a fast one.
 
     Raises:
         RuntimeError: `impl` names a backend that cannot serve this device, dtype or problem.
@@ -53,12 +59,10 @@ def choose(impl: str, device: torch.device, dtype: torch.dtype, problem: Problem
         if reason := why_not(impl, device, dtype, problem):
             raise RuntimeError(f"impl={impl!r} cannot be used here: {reason}")
         return BACKENDS[impl]
-    order = choice.order(device.type, _capability(device), problem)
-    for name in order:
-        if why_not(name, device, dtype, problem) is None:
-            if name in choice.FALLBACK and name != order[0]:
-                reasons = {better: why_not(better, device, dtype, problem) for better in order if better != name}
-                said = [reason or "" if len(reasons) == 1 else f"{who}: {reason}" for who, reason in reasons.items()]
-                _warn_once(f"using the slower {name!r} backend on {device.type}: {'; '.join(said)}")
-            return BACKENDS[name]
-    raise AssertionError("the reference serves everything")
+    name = automatic(device, dtype, problem)
+    better = [other for other in choice.order(device.type, _capability(device), problem) if other != name]
+    if name in choice.FALLBACK and better:
+        reasons = [why_not(other, device, dtype, problem) for other in better]
+        said = "; ".join(f"{other}: {reason}" for other, reason in zip(better, reasons))
+        _warn_once(f"using the slower {name!r} backend on {device.type}: {reasons[0] if len(better) == 1 else said}")
+    return BACKENDS[name]

@@ -11,9 +11,11 @@ from torch import Tensor
 
 from munit_fast import native
 from munit_fast.ops.backends.choice import Problem
+from munit_fast.ops.layout import memory_format
 from munit_fast.ops.options import ACTIVATIONS, NORMS, PAD_MODES, Options
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+LAYOUTS = (torch.channels_last,)
 MIN_CAPABILITY = (7, 5)
 MAX_SAMPLES = 65535
 MAX_SAMPLE = 2**30  # elements, padding included: offsets inside a sample are 32-bit
@@ -89,7 +91,7 @@ def epilogue_forward(
 ) -> tuple[Tensor, Tensor]:
     n, c, h, w = x.shape
     size = (n, c // o.block**2, o.block * h + 2 * o.pad, o.block * w + 2 * o.pad)
-    y = torch.empty(size, dtype=x.dtype, device=x.device, memory_format=torch.channels_last)
+    y = torch.empty(size, dtype=x.dtype, device=x.device, memory_format=memory_format(x))
     known = stats is not None
     if stats is None:
         rows = {"none": 0, "instance": n * c, "layer": n}[o.norm]

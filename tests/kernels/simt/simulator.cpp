@@ -125,8 +125,9 @@ struct Machine {
 struct Settings {
   int device = 0;
   int schedule = 0;  // 0: first thread first, 1: last first, others: seeds of a random order
-  int skip = -1;     // this barrier of every thread does not wait
-  long long launches = 0, most_barriers = 0, largest_cluster = 0;
+  int skip_launch = -1, skip = -1;  // in this launch, this barrier of every thread does not wait
+  int largest_cluster = 0;
+  std::vector<int> barriers;  // that a thread passed, at most, in each launch
 } settings;
 
 struct Limits {
@@ -175,8 +176,8 @@ void cluster_open_if_all() {
 
 bool counts_and_skips() {
   const int index = machine.running->barriers++;
-  settings.most_barriers = std::max<long long>(settings.most_barriers, index + 1);
-  return index == settings.skip;
+  settings.barriers.back() = std::max(settings.barriers.back(), index + 1);
+  return index == settings.skip && static_cast<int>(settings.barriers.size()) - 1 == settings.skip_launch;
 }
 
 void leave(Fiber& f) {
@@ -366,8 +367,8 @@ cudaError_t launch(const cudaLaunchConfig_t& config, const void* kernel, void (*
       static_cast<int>(cluster) > device.possible_cluster ||
       static_cast<int>(config.dynamicSmemBytes) > may.shared)
     return cudaErrorInvalidConfiguration;
-  ++settings.launches;
-  settings.largest_cluster = std::max<long long>(settings.largest_cluster, cluster);
+  settings.barriers.push_back(0);
+  settings.largest_cluster = std::max(settings.largest_cluster, static_cast<int>(cluster));
   machine.thread = thread, machine.call = call;
   grid_size = grid;
   machine.random.seed(settings.schedule);
@@ -434,16 +435,16 @@ cudaError_t cudaOccupancyMaxActiveClusters(int* clusters, const void*, const cud
 
 // What tests call through ctypes.
 extern "C" {
-__attribute__((visibility("default"))) void simulated_set(int device, int schedule, int skip) {
-  settings.device = device, settings.schedule = schedule, settings.skip = skip;
-  settings.launches = settings.most_barriers = settings.largest_cluster = 0;
+__attribute__((visibility("default"))) void simulated_set(int device, int schedule, int launch, int barrier) {
+  settings = Settings{};
+  settings.device = device, settings.schedule = schedule, settings.skip_launch = launch, settings.skip = barrier;
   machine.problem.clear();
 }
 __attribute__((visibility("default"))) int simulated_device() { return settings.device; }
 __attribute__((visibility("default"))) const char* simulated_problem() { return machine.problem.c_str(); }
-__attribute__((visibility("default"))) void simulated_counts(long long* to) {
-  to[0] = settings.launches, to[1] = settings.most_barriers, to[2] = settings.largest_cluster;
-}
+__attribute__((visibility("default"))) int simulated_launches() { return static_cast<int>(settings.barriers.size()); }
+__attribute__((visibility("default"))) int simulated_barriers(int launch) { return settings.barriers[launch]; }
+__attribute__((visibility("default"))) int simulated_cluster() { return settings.largest_cluster; }
 // -fsanitize=alignment calls this.
 __attribute__((visibility("default"))) void __ubsan_handle_type_mismatch_v1(void*, void*) {
   complain("an access is not aligned");

@@ -1,0 +1,303 @@
+"""The CUDA kernels on a simulated GPU, through the public functions, against the formulas in float64."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import simulated
+import torch
+from ops import oracle
+from ops.oracle import Case
+from simulated import A100, BACKWARDS, DEVICES, FORWARDS, H100, PARTLY, RTX50, T4, Margins, Simulator
+from tolerances import tolerance
+from torch import Tensor
+
+from munit_fast import functional as mf
+from munit_fast.ops import backends
+from munit_fast.ops.backends import cuda
+from munit_fast.reference import losses as reference
+
+DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+# Channels in whole 16-byte accesses; the oracle's own shapes are for single numbers. Several blocks of channels, one
+# pixel more or less than what divides, rows and columns of one, blocks that come out uneven.
+WIDE = ((2, 8, 7, 9), (1, 64, 12, 11), (3, 16, 4, 6), (1, 128, 5, 5), (2, 24, 1, 13), (1, 72, 9, 2), (1, 256, 16, 17))
+# Sizes at which a thread has more than one pixel, and a device more than one split.
+LARGE = ((1, 32, 40, 37), (2, 64, 33, 31), (1, 8, 70, 65))
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory) -> Simulator:
+    return simulated.build_operators(tmp_path_factory.mktemp("operators"))
+
+
+@pytest.fixture
+def margins(monkeypatch: pytest.MonkeyPatch) -> Iterator[Margins]:
+    """Every tensor that is made lies between NaNs; the memory that the kernels ask for is NaN too."""
+    found, plain = Margins(), torch.empty
+
+    def empty(*size: Any, dtype: Any = torch.float32, device: Any = "cpu", **kw: Any) -> Tensor:
+        if torch.device(device).type == "meta":
+            return plain(*size, dtype=dtype, device=device, **kw)
+        shape = size[0] if isinstance(size[0], (tuple, torch.Size)) else size
+        return found.empty(shape, dtype, kw.get("memory_format", torch.contiguous_format))
+
+    lay_out = oracle.lay_out
+    monkeypatch.setattr(torch, "empty", empty)
+    monkeypatch.setattr(torch, "empty_like", lambda t: found.copy(torch.full_like(t, float("nan"))))
+    monkeypatch.setattr(oracle, "lay_out", lambda values, layout: found.copy(lay_out(values, layout)))
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    torch.utils.deterministic.fill_uninitialized_memory = True
+    yield found
+    torch.use_deterministic_algorithms(False)
+
+
+@pytest.fixture
+def simulator(built: Simulator, monkeypatch: pytest.MonkeyPatch, margins: Margins) -> Iterator[Simulator]:
+    """impl="cuda" computes on the simulated GPU, for tensors on the CPU."""
+    monkeypatch.setattr(cuda, "why_not", lambda device, dtype: None)
+    monkeypatch.setattr(cuda, "_ops", lambda: torch.ops.munit_fast_simulated)
+    backends.choose.cache_clear()
+    built.set()
+    yield built
+    backends.choose.cache_clear()
+
+
+def _cases(op: str, dtype: torch.dtype, layout: str = "channels_last") -> Iterator[Case]:
+    """The oracle's grid, every fourth of it, and the same epilogues at other sizes."""
+    block = 2 if op in ("layer_shuffled", "layer_mend") else 1
+    for i, case in enumerate(oracle.grid(op, dtype, layout)):
+        if i % 4 == 0:
+            yield case
+        n, c, h, w = LARGE[i // 7 % len(LARGE)] if i % 7 == 0 else WIDE[i % len(WIDE)]
+        if case.pad_mode != "reflect" or case.pad < block * min(h, w):
+            yield replace(case, shape=(n, c * block**2, h, w))
+
+
+@pytest.mark.parametrize(
+    ("way", "device"),
+    [("passes", H100), ("slab", H100), ("slab", PARTLY), ("slab", A100), ("best", T4), ("best", RTX50)],
+    ids=lambda value: value if isinstance(value, str) else list(DEVICES)[value],
+)
+@pytest.mark.parametrize("dtype", DTYPES, ids=lambda d: str(d).removeprefix("torch."))
+def test_epilogues(
+    way: str, device: int, dtype: torch.dtype, simulator: Simulator, margins: Margins, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cuda, "_way", way)
+    turn, clusters = itertools.count(), set()
+    for op in oracle.OPS:
+        for case in _cases(op, dtype):
+            simulator.set(device, next(turn) % 4)
+            oracle.check(case, "cuda")
+            assert simulator.problem == "", case
+            margins.check()
+            clusters.add(simulator.largest_cluster)
+    most = {H100: 16, PARTLY: 4, RTX50: 8}.get(device, 1)
+    assert max(clusters) == (1 if way == "passes" else most)
+
+
+@pytest.mark.parametrize("name", ["window", "mixed", "sliced"])
+def test_other_layouts(name: str, simulator: Simulator, margins: Margins) -> None:
+    """A residual that is a window of a padded tensor is read where it lies; gradients of other layouts are copied."""
+    if name != "window":
+        for case in itertools.islice(_cases("adain", torch.bfloat16, "mixed"), 0, None, 3):
+            oracle.check(case, "cuda")
+        return
+    for shape, dtype in itertools.product([*WIDE, (2, 5, 7, 9)], DTYPES):
+        n, c, h, w = shape
+        x = oracle.lay_out(torch.randn(shape).to(dtype), "channels_last")
+        large = oracle.lay_out(torch.randn(n, c, h + 2, w + 2).to(dtype), "channels_last")
+        window = large[:, :, 1:-1, 1:-1]
+        simulator.set(H100, 2)
+        got = mf.instance_norm(x, residual=window, act="relu", pad=1, pad_mode="replicate", impl="cuda")
+        expected = mf.instance_norm(x.double(), residual=window.double(), act="relu", pad=1, pad_mode="replicate")
+        off = float((got.double() - expected).norm() / expected.norm())
+        assert off <= tolerance(dtype, "result", x.numel(), h * w, 1.0), (shape, dtype)
+        margins.check()
+
+
+def test_far_from_the_centre(simulator: Simulator, monkeypatch: pytest.MonkeyPatch) -> None:
+    """At a mean of 1000 deviations the bounds leave no room for E[x²] - E[x]²."""
+    for way, op in itertools.product(("passes", "slab"), ("instance", "layer_affine")):
+        monkeypatch.setattr(cuda, "_way", way)
+        for shape in (*WIDE, *LARGE):
+            oracle.check(Case(op, shape, torch.float32, "channels_last", "relu", 1, "zero", mean=1000, std=1), "cuda")
+
+
+def _epilogue(case: Case) -> Callable[[], list[Tensor]]:
+    inputs = oracle.make_inputs(case)
+    leaves = [t for t in inputs if t is not None]
+    upstream: list[Tensor] = []
+
+    def run() -> list[Tensor]:
+        y = oracle.run(case, inputs, "cuda")
+        if not upstream:
+            upstream.append(torch.randn(y.shape).to(y.dtype).contiguous(memory_format=torch.channels_last))
+        return [y.detach(), *torch.autograd.grad(y, leaves, upstream[0])]
+
+    return run
+
+
+def _pairs(shapes: list[tuple[int, ...]], dtype: torch.dtype) -> list[tuple[Tensor, Tensor]]:
+    """Some elements are equal: sign(0) = 0."""
+    pairs = [(torch.randn(shape).to(dtype), torch.randn(shape).to(dtype)) for shape in shapes]
+    for a, b in pairs:
+        a.view(-1)[::5] = b.view(-1)[::5]
+    return pairs
+
+
+def _losses(size: int) -> Callable[[], list[Tensor]]:
+    first, second = zip(*_pairs([(1, 3, size, size), (7,), (2, 33)], torch.bfloat16))
+    grad = torch.tensor([1.0, -2.0, 3.0])
+
+    def run() -> list[Tensor]:
+        needs = [True] * 3
+        value, *grads = cuda.l1_losses_and_gradients(grad, first, second, needs, needs)
+        return [value, *grads[0], *grads[1], cuda.lsgan_loss(list(first), 1.0)]
+
+    return run
+
+
+def _same(a: list[Tensor], b: list[Tensor]) -> bool:
+    return all(torch.equal(x.nan_to_num(1e9), y.nan_to_num(1e9)) for x, y in zip(a, b, strict=True))
+
+
+RUNS: dict[str, tuple[str, int, Callable[[], Callable[[], list[Tensor]]]]] = {
+    "instance, passes": ("passes", H100, lambda: _epilogue(_case("instance_affine"))),
+    "layer, passes": ("passes", H100, lambda: _epilogue(_case("layer_affine"))),
+    "no norm": ("passes", H100, lambda: _epilogue(_case("bias_act"))),
+    "instance, cluster": ("slab", H100, lambda: _epilogue(_case("adain"))),
+    "layer, cluster": ("slab", H100, lambda: _epilogue(_case("layer_affine"))),
+    "instance, one block": ("slab", A100, lambda: _epilogue(_case("instance"))),
+    "losses, cluster": ("best", H100, lambda: _losses(90)),
+    "losses, combined": ("best", T4, lambda: _losses(90)),
+}
+
+
+def _case(op: str) -> Case:
+    # Two blocks of 64 channels, the second not full.
+    return Case(op, (1, 96 if op != "layer_affine" else 128, 23, 19), torch.bfloat16, "channels_last", "prelu", 1)
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_the_same_bits_in_every_order_of_threads(
+    name: str, simulator: Simulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    way, device, make = RUNS[name]
+    monkeypatch.setattr(cuda, "_way", way)
+    run = make()
+    simulator.set(device)
+    expected = run()
+    for schedule in range(1, 8):
+        simulator.set(device, schedule)
+        assert _same(run(), expected) and simulator.problem == ""
+
+
+# Barriers whose removal no order of threads can show, by run and launch, with the reason.
+SURVIVE: dict[tuple[str, int], dict[int, str]] = {}
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_every_barrier_is_needed(name: str, simulator: Simulator, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without any one of them some order of threads gives another result, or the device complains."""
+    way, device, make = RUNS[name]
+    monkeypatch.setattr(cuda, "_way", way)
+    run = make()
+    simulator.set(device)
+    expected = run()
+    barriers = simulator.barriers
+    assert barriers and max(barriers) > 1
+    survivors = []
+    for launch, count in enumerate(barriers):
+        for barrier in range(count):
+            for schedule in (FORWARDS, BACKWARDS, 2, 3, 4, 5):
+                simulator.set(device, schedule, launch, barrier)
+                if not _same(run(), expected) or simulator.problem:
+                    break
+            else:
+                survivors.append((launch, barrier))
+    assert survivors == [(launch, b) for (of, launch), known in SURVIVE.items() if of == name for b in known], barriers
+
+
+@pytest.mark.parametrize("device", [H100, T4], ids=["cluster", "combined"])
+@pytest.mark.parametrize("dtype", DTYPES, ids=lambda d: str(d).removeprefix("torch."))
+def test_losses(dtype: torch.dtype, device: int, simulator: Simulator, margins: Margins) -> None:
+    shapes = [(1, 3, 64, 64), (1, 8, 1, 1), (7, 101), (2, 33, 5), (1,), (4, 4096), (17,), (3, 5), (2, 9), (40, 4)]
+    pairs = _pairs(shapes, dtype)
+    # One that does not begin at a multiple of 16 bytes, and one whose tail is no whole access.
+    pairs[2] = tuple(margins.empty((708,), dtype, torch.contiguous_format)[1:].copy_(t.view(-1)) for t in pairs[2])
+    simulator.set(device, 2)
+    first, second = ([t.detach().requires_grad_() for t in side] for side in zip(*pairs))
+    loss = mf.l1_losses(list(zip(first, second)), impl="cuda")
+    wide_first, wide_second = ([t.detach().double().requires_grad_() for t in side] for side in zip(*pairs))
+    expected = reference.l1_losses(wide_first, wide_second)
+    assert loss.dtype == torch.float32
+    length = max(a.numel() for a in first)
+    bound = tolerance(dtype, "loss", len(first), length, stored=torch.float32)
+    assert float((loss.double() - expected).norm() / expected.norm()) <= bound
+    grad = 1000 * torch.randn(len(first))
+    got = torch.autograd.grad(loss, [*first, *second], grad)
+    wanted = torch.autograd.grad(expected, [*wide_first, *wide_second], grad.double())
+    for g, w in zip(got, wanted):
+        assert float((g.double() - w).norm()) <= tolerance(dtype, "grad", g.numel()) * float(w.norm())
+
+    for target in (0.0, 1.0):
+        value = mf.lsgan_loss(first, target, impl="cuda")
+        wide_value = reference.lsgan_loss(wide_first, target)
+        assert float((value.double() - wide_value).abs() / wide_value) <= bound
+        got = torch.autograd.grad(value, first, torch.tensor(-1.7))
+        wanted = torch.autograd.grad(wide_value, wide_first, torch.tensor(-1.7, dtype=torch.float64))
+        for g, w in zip(got, wanted):
+            assert float((g.double() - w).norm()) <= tolerance(dtype, "grad", g.numel()) * float(w.norm())
+    margins.check()
+    assert simulator.problem == ""
+
+
+def test_value_and_gradient_in_one_launch(simulator: Simulator) -> None:
+    first, second = zip(*_pairs([(1, 3, 64, 64)] * 8, torch.float32))
+    grad, needs = torch.randn(8), [True] * 8
+    simulator.set(H100)
+    value, grads_first, grads_second = cuda.l1_losses_and_gradients(grad, first, second, needs, needs)
+    assert len(simulator.barriers) == 1
+    torch.testing.assert_close(value, reference.l1_losses(first, second))
+    for got, other, wanted in zip(grads_first, grads_second, reference.l1_losses_backward(grad, first, second)):
+        torch.testing.assert_close(got, wanted)
+        assert torch.equal(other, -got)
+
+
+@pytest.mark.parametrize(
+    ("shape", "norm", "device", "launches", "cluster"),
+    [
+        ((1, 64, 32, 32), "instance", H100, 1, 4),  # 8 multiprocessors: two blocks of channels by four of pixels
+        ((1, 64, 32, 32), "instance", A100, 2, 1),
+        ((8, 64, 16, 16), "instance", A100, 1, 1),  # a plane of 16×16 by 64 channels fits a block
+        ((1, 64, 32, 32), "layer", H100, 1, 8),
+        ((1, 60, 32, 32), "instance", H100, 2, 1),  # 60 channels of bfloat16 are no whole accesses
+    ],
+)
+def test_which_way(
+    shape: tuple[int, int, int, int], norm: str, device: int, launches: int, cluster: int, simulator: Simulator
+) -> None:
+    function = mf.instance_norm if norm == "instance" else mf.layer_norm2d
+    x = torch.randn(shape).bfloat16().contiguous(memory_format=torch.channels_last)
+    simulator.set(device)
+    function(x, impl="cuda")
+    assert (len(simulator.barriers), simulator.largest_cluster) == (launches, cluster)
+
+
+def test_special_values(simulator: Simulator, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not a number stays in its plane, or its sample; infinities act as in the formulas."""
+    x = torch.randn(2, 8, 5, 6).contiguous(memory_format=torch.channels_last)
+    x[0, 3, 2, 2] = float("nan")
+    for way in ("passes", "slab"):
+        monkeypatch.setattr(cuda, "_way", way)
+        assert mf.instance_norm(x, act="relu", impl="cuda").isnan().flatten(2).any(2).nonzero().tolist() == [[0, 3]]
+        bad = mf.layer_norm2d(x, act="lrelu", impl="cuda").isnan().flatten(1)
+        assert bad[0].all() and not bad[1].any()
+    values = torch.tensor([float("nan"), float("inf"), -float("inf"), 0.0, -0.0, 1e30, -1e30, 1e-30]).view(1, 8, 1, 1)
+    for act in ("none", "relu", "lrelu", "selu", "tanh"):
+        got, wanted = (mf.bias_act(values, act=act, impl=impl) for impl in ("cuda", "reference"))
+        torch.testing.assert_close(got, wanted, equal_nan=True)

@@ -1,0 +1,48 @@
+"""The simulated GPU finds the faults that it is there for, in a kernel made wrong on purpose."""
+
+from __future__ import annotations
+
+import ctypes
+
+import pytest
+import simulated
+from simulated import HERE, Simulator
+
+# As in simt/faults.cpp: what is said, or None where the fault shows in the results.
+FAULTS = {
+    "no barrier": None,
+    "no barrier before memory is used again": None,
+    "no barrier before another block's memory is read": None,
+    "a block that leaves before the others have read": None,
+    "beyond shared memory": "a kernel wrote beyond its shared memory",
+    "misaligned": "an access is not aligned",
+    "a barrier that half of the threads reach": "threads wait for each other for ever",
+}
+EXPECTED = [float(64 * (1 - block) + (thread + 2) % 64) for block in (0, 1) for thread in range(64)]
+
+
+@pytest.fixture(scope="module")
+def simulator(tmp_path_factory: pytest.TempPathFactory) -> Simulator:
+    return Simulator(simulated.build(tmp_path_factory.mktemp("faults"), [(HERE / "simt/faults.cpp", [])], []))
+
+
+def _run(simulator: Simulator, kind: int, schedule: int) -> tuple[list[float], str]:
+    out = (ctypes.c_float * 128)(*[-1.0] * 128)
+    simulator.set(schedule=schedule)
+    status = simulator.library.run_fault(kind, out)
+    assert (status != 0) == (simulator.problem == "threads wait for each other for ever")
+    return list(out), simulator.problem
+
+
+@pytest.mark.parametrize("schedule", range(6))
+def test_a_right_kernel_is_right_in_every_order(simulator: Simulator, schedule: int) -> None:
+    assert _run(simulator, 0, schedule) == (EXPECTED, "")
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_fault_is_found(simulator: Simulator, fault: str) -> None:
+    runs = [_run(simulator, 1 + list(FAULTS).index(fault), schedule) for schedule in range(6)]
+    if (words := FAULTS[fault]) is None:
+        assert any(out != EXPECTED for out, _ in runs) and not any(problem for _, problem in runs)
+    else:
+        assert any(problem == words for _, problem in runs)
