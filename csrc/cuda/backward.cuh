@@ -178,6 +178,7 @@ template <class T, int V> __device__ inline void backward_sums(const BackwardLau
     if (t.first_channel + c < b.c) a.partial.channels[k * row + to + c] = out[i];
   }
   if (b.norm != Norm::layer) return;
+  __syncthreads();
   float first, second;
   weighted_totals(out, table, t.columns, min_int(t.columns, b.c - t.first_channel), &first, &second);
   const int64_t blocks = static_cast<int64_t>(a.tiling.splits) * a.tiling.channel_blocks;
@@ -236,6 +237,7 @@ template <class T, int V> __device__ inline void backward(const BackwardLaunch& 
     block_sums(at, sums.of, scratch, out);
     if (writes_sums) write_sums(b, t.sample, t.first_channel, t.columns, out);
   }
+  __syncthreads();
   float total = 0, total_along = 0;
   if (a.partial.totals) {
     const int64_t blocks = static_cast<int64_t>(p.splits) * p.channel_blocks;
@@ -245,9 +247,9 @@ template <class T, int V> __device__ inline void backward(const BackwardLaunch& 
       sums[0][0] += from[i], sums[1][0] += from[static_cast<int64_t>(b.n) * blocks + i];
     float* totals = out + 3 * t.columns;
     block_sums(Place(1), sums, scratch, totals);
+    __syncthreads();
     total = totals[0], total_along = totals[1];
   }
-  if (!a.partial.channels) __syncthreads();
   settle_gradient(b, t.sample, t.columns, out, total, total_along, t.area, table);
   if (!t.valid) return;
   const Channels<V> ch(table, t.columns, t.lane);
@@ -294,12 +296,12 @@ template <class T, int V> __device__ inline void slab_backward(const SlabBackwar
     });
   finish_sums(t, sums, table, scratch, published);
   if (layer) {
+    __syncthreads();
     float first, second;
     weighted_totals(published, table, t.columns, min_int(t.columns, b.c - t.first_channel), &first, &second);
     if (threadIdx.x == 0) published[3 * t.columns] = first, published[3 * t.columns + 1] = second;
   }
-  cluster_arrive();
-  cluster_wait();
+  cluster_sync();
   if (!layer || b.sums) {
     const Place at(t.columns);
     Sums<1> all;
@@ -310,6 +312,7 @@ template <class T, int V> __device__ inline void slab_backward(const SlabBackwar
     }
     block_sums(at, all.of, scratch, out);
     if (b.sums && split == 0) write_sums(b, t.sample, t.first_channel, t.columns, out);
+    if (!layer) __syncthreads();
   }
   float total = 0, total_along = 0;
   if (layer) {
@@ -317,7 +320,7 @@ template <class T, int V> __device__ inline void slab_backward(const SlabBackwar
     const float* from = rank < static_cast<int>(gridDim.x) ? of_rank(published, rank) + 3 * t.columns : nullptr;
     total = warp_sum(from ? from[0] : 0), total_along = warp_sum(from ? from[1] : 0);
   }
-  cluster_arrive();  // done with the others' shared memory; waited for before this block gives its own back
+  cluster_has_read();
   settle_gradient(b, t.sample, t.columns, out, total, total_along, t.area, table);
   if (t.valid) {
     const Through<V> through(table, t.columns, t.lane);
@@ -326,7 +329,7 @@ template <class T, int V> __device__ inline void slab_backward(const SlabBackwar
       write_gradients<T, V>(b, s, ch, through, r, t.channel, i, row, i - row * b.w, xs[held_at], gs[held_at]);
     }
   }
-  cluster_wait();
+  cluster_may_end();
 }
 
 }  // namespace munit_fast::cuda

@@ -18,14 +18,23 @@
 namespace munit_fast::cuda {
 
 // Before 9.0 a block is a cluster of its own.
-__device__ inline void cluster_arrive() {
+__device__ inline void cluster_sync() {
 #if MUNIT_FAST_CLUSTERS
   __cluster_barrier_arrive();
+  __cluster_barrier_wait();
 #else
   __syncthreads();
 #endif
 }
-__device__ inline void cluster_wait() {
+
+// A block that has read from the others says so, and waits for all to have said so before it ends: its shared memory
+// must not go to another block while it is read.
+__device__ inline void cluster_has_read() {
+#if MUNIT_FAST_CLUSTERS
+  __cluster_barrier_arrive();
+#endif
+}
+__device__ inline void cluster_may_end() {
 #if MUNIT_FAST_CLUSTERS
   __cluster_barrier_wait();
 #endif
@@ -57,7 +66,8 @@ __device__ inline float warp_sum(float value) {
 // Floats of shared memory that the functions below need, for K sums of `columns` = lanes · V channels.
 __device__ constexpr int scratch_floats(int sums, int columns) { return warps_of_sums * sums * columns; }
 
-// out[k][column] = Σ over the rows of acc[k]. All threads may read `out` afterwards.
+// out[k][column] = Σ over the rows of acc[k]; i = k · columns + column is written by thread i % threads. Others may read it,
+// and `scratch` may be used again, after a barrier, which is left to the caller.
 template <int K, int V>
 __device__ inline void block_sums(const Place& at, float (&acc)[K][V], float* scratch, float* out) {
   const int columns = at.lanes * V, across = at.lanes < 32 ? 32 : at.lanes;
@@ -79,15 +89,15 @@ __device__ inline void block_sums(const Place& at, float (&acc)[K][V], float* sc
     for (int row = 0; row < threads / across; ++row) sum += scratch[row * K * columns + i];
     out[i] = sum;
   }
-  __syncthreads();
 }
 
-// Unites groups of numbers, given each group's count, mean and Σ(x - mean)² (Chan, Golub and LeVeque, 1983), into
-// out[0][column] = mean, out[1][column] = Σ(x - mean)². Deviations are taken from a first estimate of the mean, which
-// their own sum then corrects: the result is as exact where the mean is a thousand times the spread.
-// load(entry, mean, squares) gives the count; `total` is the sum of the counts. out has room for three rows.
-template <int V, class Load>
-__device__ inline void merge(const Place& at, int entries, float total, const Load& load, float* scratch, float* out) {
+// Unites groups of numbers, given each group's count, mean and Σ(x - mean)² (Chan, Golub and LeVeque, 1983). Deviations
+// are taken from a first estimate of the mean, which their own sum then corrects: the result is as exact where the mean
+// is a thousand times the spread. load(entry, mean, squares) gives the count; `total` is the sum of the counts;
+// put(column, mean, squares) takes the result, once for each column. out has room for three rows.
+template <int V, class Load, class Put>
+__device__ inline void merge(const Place& at, int entries, float total, float* scratch, float* out, const Load& load,
+                             const Put& put) {
   const int columns = at.lanes * V;
   float sums[1][V] = {};
   for (int entry = at.row; entry < entries; entry += at.rows) {
@@ -98,6 +108,7 @@ __device__ inline void merge(const Place& at, int entries, float total, const Lo
   }
   float* estimates = out + 2 * columns;
   block_sums(at, sums, scratch, estimates);
+  __syncthreads();
   float both[2][V] = {};
   for (int entry = at.row; entry < entries; entry += at.rows) {
     float mean[V], squares[V];
@@ -110,15 +121,14 @@ __device__ inline void merge(const Place& at, int entries, float total, const Lo
     }
   }
   block_sums(at, both, scratch, out);
+  __syncthreads();
   for (int i = threadIdx.x; i < columns; i += threads) {
     const float off = out[i] / total, squares = out[columns + i] - out[i] * off;
-    out[i] = estimates[i] / total + off;
-    out[columns + i] = squares < 0 ? 0 : squares;  // a NaN stays
+    put(i, estimates[i] / total + off, squares < 0 ? 0 : squares);  // a NaN stays
   }
-  __syncthreads();
 }
 
-// The same over `columns` groups of equal counts that lie in shared memory as merge leaves them; every thread gets it.
+// The same over groups of equal counts whose means and squares lie in two rows of shared memory; every thread gets it.
 __device__ inline void merge_columns(const float* moments, int columns, int valid, float count, float* mean,
                                      float* squares) {
   const int lane = threadIdx.x % 32;

@@ -20,24 +20,26 @@ __device__ inline void each_pixel(const T* x, int channels, const Tile<T, V>& t,
   }
 }
 
-// The moments of a tile from those of its threads: in out[0], out[1] for each column, or for the layer norm in out[0],
-// out[columns] for all of them.
-template <class T, int V>
+// The moments of a tile from those of its threads: put(column, mean, squares), for the layer norm one column.
+template <class T, int V, class Put>
 __device__ inline void tile_moments(const Epilogue& e, const Tile<T, V>& t, const Welford<V>& w, float* scratch,
-                                    float* out) {
+                                    float* out, const Put& put) {
+  const bool layer = e.norm == Norm::layer;
   const float pixels = static_cast<float>(t.last - t.first);
-  merge<V>(t, t.rows, pixels, [&](int, float* mean, float* squares) {
+  float* means = out + 3 * t.columns;
+  merge<V>(t, t.rows, pixels, scratch, out, [&](int, float* mean, float* squares) {
 #pragma unroll
     for (int j = 0; j < V; ++j) mean[j] = w.mean[j], squares[j] = w.squares[j];
     return w.count;
-  }, scratch, out);
-  if (e.norm == Norm::layer) {
-    float mean, squares;
-    merge_columns(out, t.columns, min_int(t.columns, e.c - t.first_channel), pixels, &mean, &squares);
-    __syncthreads();
-    if (threadIdx.x == 0) out[0] = mean, out[t.columns] = squares;
-    __syncthreads();
-  }
+  }, [&](int i, float mean, float squares) {
+    if (layer) means[i] = mean, means[t.columns + i] = squares;
+    else put(i, mean, squares);
+  });
+  if (!layer) return;
+  __syncthreads();
+  float mean, squares;
+  merge_columns(means, t.columns, min_int(t.columns, e.c - t.first_channel), pixels, &mean, &squares);
+  if (threadIdx.x == 0) put(0, mean, squares);
 }
 
 // Grid (splits, channel_blocks, n). Reads x once; writes 8 bytes a split and channel (instance) or block (layer).
@@ -55,20 +57,15 @@ template <class T, int V> __device__ inline void statistics(const StatisticsLaun
       packed.get(v);
       w.add(v);
     });
-  tile_moments(e, t, w, scratch, out);
-
-  if (e.norm == Norm::layer) {
-    const int64_t blocks = static_cast<int64_t>(s.tiling.splits) * s.tiling.channel_blocks;
-    const int64_t to = t.sample * blocks + blockIdx.x * s.tiling.channel_blocks + blockIdx.y;
-    if (threadIdx.x == 0) s.out.totals[to] = out[0], s.out.totals[e.n * blocks + to] = out[t.columns];
-    return;
-  }
-  const int64_t to = (static_cast<int64_t>(t.sample) * s.tiling.splits + blockIdx.x) * e.c + t.first_channel;
-  const int64_t next = static_cast<int64_t>(e.n) * s.tiling.splits * e.c;
-  for (int i = threadIdx.x; i < t.columns && t.first_channel + i < e.c; i += threads) {
-    s.out.channels[to + i] = out[i];
-    s.out.channels[next + to + i] = out[t.columns + i];
-  }
+  const bool layer = e.norm == Norm::layer;
+  const int64_t numbers = layer ? s.tiling.channel_blocks : e.c;  // of a split
+  const int64_t first = (static_cast<int64_t>(t.sample) * s.tiling.splits + blockIdx.x) * numbers;
+  tile_moments(e, t, w, scratch, out, [&](int i, float mean, float squares) {
+    if (!layer && t.first_channel + i >= e.c) return;
+    float* to = (layer ? s.out.totals + blockIdx.y : s.out.channels + t.first_channel) + first + i;
+    to[0] = mean;
+    to[e.n * s.tiling.splits * numbers] = squares;
+  });
 }
 
 // One pixel of x, from its input to everywhere that shows it.
@@ -136,20 +133,18 @@ template <class T, int V> __device__ inline void forward(const ForwardLaunch& a)
   fill_table(f, t.sample, t.first_channel, t.columns, f.norm != Norm::none && !united, table);
   if (united) {
     const Tiling& p = a.partial_tiling;
-    const Place at(layer ? 1 : t.columns);  // a thread holds one column; the layer norm has one for all
     const int entries = p.splits * (layer ? p.channel_blocks : 1), block_columns = p.lanes * V;
-    const int stride = layer ? 1 : f.c, column = layer ? 0 : t.first_channel + at.lane;
+    const int stride = layer ? 1 : f.c, column = layer ? 0 : t.first_channel + threadIdx.x % t.columns;
     const float* from = (layer ? a.partial.totals : a.partial.channels) +
                         static_cast<int64_t>(t.sample) * entries * stride + column;
     const int64_t next = static_cast<int64_t>(f.n) * entries * stride;
-    const float count = layer ? static_cast<float>(f.c) * t.area : t.area;
-    merge<1>(at, column < f.c ? entries : 0, count, [&](int i, float* mean, float* squares) {
+    merge_and_settle(f, t.sample, t.first_channel, t.columns, t.area, column < f.c ? entries : 0, blockIdx.x == 0,
+                     table, scratch, out, [&](int i, float* mean, float* squares) {
       mean[0] = from[static_cast<int64_t>(i) * stride], squares[0] = from[next + static_cast<int64_t>(i) * stride];
       const int split = layer ? i / p.channel_blocks : i;
       const float pixels = min_int(p.pixels, t.area - split * p.pixels);
       return layer ? pixels * min_int(block_columns, f.c - (i - split * p.channel_blocks) * block_columns) : pixels;
-    }, scratch, out);
-    settle(f, t.sample, t.first_channel, t.columns, out, at.lanes, count, blockIdx.x == 0, table);
+    });
   } else {
     __syncthreads();
   }
@@ -179,33 +174,31 @@ template <class T, int V> __device__ inline void slab_forward(const SlabForwardL
   float* table = reinterpret_cast<float*>(shared + slab_bytes);
   float* scratch = table + table_rows * t.columns;
   float* out = scratch + scratch_floats(2, t.columns);
-  float* published = out + 3 * t.columns;
+  float* published = out + 5 * t.columns;
 
   fill_table(f, t.sample, t.first_channel, t.columns, false, table);
   Welford<V> w;
   if (t.valid)
     each_pixel<4, T, V>(t.like_x(f, static_cast<const T*>(f.x)), f.c, t, [&](int pixel, const Pack<T, V>& packed) {
-      slab[(pixel - t.first) * t.lanes + t.lane] = packed;
+      slab[(pixel - t.first) * t.lanes + t.lane] = packed;  // for this thread itself
       float v[V];
       packed.get(v);
       w.add(v);
     });
-  tile_moments(f, t, w, scratch, out);
-
-  for (int i = threadIdx.x; i < 2 * t.columns; i += threads) published[i] = out[i];
-  cluster_arrive();
-  cluster_wait();
-  const Place at(layer ? 1 : t.columns);
-  const float count = layer ? static_cast<float>(f.c) * t.area : t.area;
-  merge<1>(at, gridDim.x, count, [&](int i, float* mean, float* squares) {
-    const float* from = of_rank(published, i) + at.lane;
+  tile_moments(f, t, w, scratch, out, [&](int i, float mean, float squares) {
+    published[i] = mean, published[t.columns + i] = squares;
+  });
+  cluster_sync();
+  const int column = layer ? 0 : threadIdx.x % t.columns;
+  merge_and_settle(f, t.sample, t.first_channel, t.columns, t.area, gridDim.x, split == 0, table, scratch, out,
+                   [&](int i, float* mean, float* squares) {
+    const float* from = of_rank(published, i) + column;
     mean[0] = from[0], squares[0] = from[t.columns];
     const int of_split = i / together;
     const float pixels = min_int(a.tiling.pixels, t.area - of_split * a.tiling.pixels);
     return layer ? pixels * min_int(t.columns, f.c - (i - of_split * together) * t.columns) : pixels;
-  }, scratch, out);
-  cluster_arrive();  // done with the others' shared memory; waited for before this block gives its own back
-  settle(f, t.sample, t.first_channel, t.columns, out, at.lanes, count, split == 0, table);
+  });
+  cluster_has_read();
   if (t.valid) {
     const Channels<V> ch(table, t.columns, t.lane);
     const Result r(f, t.channel);
@@ -215,7 +208,7 @@ template <class T, int V> __device__ inline void slab_forward(const SlabForwardL
     if (f.pad_mode == PadMode::zero && f.pad > 0 && t.channel < f.result_channels)
       write_zeros<T, V>(f, r, to.y, split * t.rows + t.row, a.tiling.splits * t.rows);
   }
-  cluster_wait();
+  cluster_may_end();
 }
 
 }  // namespace munit_fast::cuda

@@ -126,8 +126,9 @@ bool wide_fits(const Epilogue& e, Number type) {
   return e.result_channels % channels == 0 && aligned(e.x);
 }
 
-constexpr int statistics_floats = 2 * warps_of_sums + 3;
-constexpr int forward_floats = table_floats + 2 * warps_of_sums + 3;
+// Of shared memory, for each column: as the kernels lay it out.
+constexpr int statistics_floats = 2 * warps_of_sums + 5;
+constexpr int forward_floats = table_floats + 2 * warps_of_sums + 5;
 constexpr int backward_floats = table_floats + 3 * warps_of_sums + 3 + 2;
 constexpr int slab_forward_floats = forward_floats + 2;
 constexpr int slab_backward_floats = backward_floats + 3;

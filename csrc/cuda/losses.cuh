@@ -73,15 +73,14 @@ template <class T> __device__ inline void losses(const LossLaunch& a) {
     if (threadIdx.x == 0) a.partial[group * gridDim.x + blockIdx.x] = out[0];
     return;
   }
-  cluster_arrive();
-  cluster_wait();
+  cluster_sync();
   if (blockIdx.x == 0) {
     const int lane = threadIdx.x % 32;
     const float total = warp_sum(lane < static_cast<int>(gridDim.x) ? *of_rank(out, lane) : 0);
     if (threadIdx.x == 0) a.value[group] = total;
   }
-  cluster_arrive();
-  cluster_wait();
+  cluster_has_read();
+  cluster_may_end();
 }
 
 // Grid (groups): adds each row of partial results.

@@ -37,25 +37,39 @@ __device__ inline void fill_table(const Epilogue& e, int sample, int first_chann
   }
 }
 
-// Puts mean and scale into the table from moments in shared memory (mean and Σ(x - mean)² of each column, or for the
-// layer norm of all), and the statistics into the result where `writes`. All threads may read the table afterwards.
-__device__ inline void settle(const Epilogue& e, int sample, int first_channel, int columns, const float* moments,
-                              int moment_columns, float count, bool writes, float* table) {
+// Puts mean and scale of a column into the table, and the statistics into the result where `writes`; the caller
+// synchronises.
+__device__ inline void settle(const Epilogue& e, int sample, int first_channel, int columns, int column, float mean,
+                              float squares, float count, bool writes, float* table) {
   const bool layer = e.norm == Norm::layer;
-  const int64_t rows = static_cast<int64_t>(e.n) * (layer ? 1 : e.c);
-  for (int i = threadIdx.x; i < columns; i += threads) {
-    const int channel = first_channel + i, from = layer ? 0 : i;
-    const float mean = moments[from], squares = moments[moment_columns + from];
-    // The second statistic: the biased variance (instance) or the unbiased standard deviation (layer).
-    const float spread = layer ? sqrtf(squares / (count - 1)) : squares / count;
-    table[mean_row * columns + i] = mean;
-    table[scale_row * columns + i] = reciprocal(e, spread);
-    if (writes && channel < e.c && (!layer || channel == 0)) {
-      const int64_t at = layer ? sample : static_cast<int64_t>(sample) * e.c + channel;
-      e.stats[at] = mean;
-      e.stats[rows + at] = spread;
-    }
-  }
+  const int channel = first_channel + column;
+  // The second statistic: the biased variance (instance) or the unbiased standard deviation (layer).
+  const float spread = layer ? sqrtf(squares / (count - 1)) : squares / count;
+  table[mean_row * columns + column] = mean;
+  table[scale_row * columns + column] = reciprocal(e, spread);
+  if (!writes || channel >= e.c || (layer && channel > 0)) return;
+  const int64_t at = layer ? sample : static_cast<int64_t>(sample) * e.c + channel;
+  e.stats[at] = mean;
+  e.stats[static_cast<int64_t>(e.n) * (layer ? 1 : e.c) + at] = spread;
+}
+
+// Unites moments (see merge) and settles all columns of the block with them. All threads may read the table afterwards.
+template <class Load>
+__device__ inline void merge_and_settle(const Epilogue& e, int sample, int first_channel, int columns, int area,
+                                        int entries, bool writes, float* table, float* scratch, float* out,
+                                        const Load& load) {
+  const bool layer = e.norm == Norm::layer;  // then there is one column for all
+  const Place at(layer ? 1 : columns);
+  const float count = layer ? static_cast<float>(e.c) * area : area;
+  float* of_sample = out + 3;
+  merge<1>(at, entries, count, scratch, out, load, [&](int i, float mean, float squares) {
+    if (layer) of_sample[0] = mean, of_sample[1] = squares;
+    else settle(e, sample, first_channel, columns, i, mean, squares, count, writes, table);
+  });
+  __syncthreads();
+  if (!layer) return;
+  for (int i = threadIdx.x; i < columns; i += threads)
+    settle(e, sample, first_channel, columns, i, of_sample[0], of_sample[1], count, writes, table);
   __syncthreads();
 }
 

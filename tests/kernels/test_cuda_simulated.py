@@ -66,30 +66,32 @@ def simulator(built: Simulator, monkeypatch: pytest.MonkeyPatch, margins: Margin
     backends.choose.cache_clear()
 
 
-def _cases(op: str, dtype: torch.dtype, layout: str = "channels_last") -> Iterator[Case]:
-    """The oracle's grid, every fourth of it, and the same epilogues at other sizes."""
+def _cases(op: str, dtype: torch.dtype, turn: int, layout: str = "channels_last") -> Iterator[Case]:
+    """One in six of the oracle's grid, which one is `turn`'s choice, and as many of the same epilogues at other sizes."""
     block = 2 if op in ("layer_shuffled", "layer_mend") else 1
-    for i, case in enumerate(oracle.grid(op, dtype, layout)):
-        if i % 4 == 0:
-            yield case
-        n, c, h, w = LARGE[i // 7 % len(LARGE)] if i % 7 == 0 else WIDE[i % len(WIDE)]
+    for i, case in itertools.islice(enumerate(oracle.grid(op, dtype, layout)), turn % 6, None, 6):
+        n, c, h, w = LARGE[i % len(LARGE)] if i // 6 == turn % 7 else WIDE[(i + turn) % len(WIDE)]
         if case.pad_mode != "reflect" or case.pad < block * min(h, w):
             yield replace(case, shape=(n, c * block**2, h, w))
+        if i % 2:
+            yield case
+
+
+WAYS = (("passes", H100), ("slab", H100), ("slab", PARTLY), ("slab", A100), ("best", T4), ("best", RTX50))
 
 
 @pytest.mark.parametrize(
-    ("way", "device"),
-    [("passes", H100), ("slab", H100), ("slab", PARTLY), ("slab", A100), ("best", T4), ("best", RTX50)],
-    ids=lambda value: value if isinstance(value, str) else list(DEVICES)[value],
+    ("way", "device"), WAYS, ids=lambda value: value if isinstance(value, str) else list(DEVICES)[value]
 )
 @pytest.mark.parametrize("dtype", DTYPES, ids=lambda d: str(d).removeprefix("torch."))
 def test_epilogues(
     way: str, device: int, dtype: torch.dtype, simulator: Simulator, margins: Margins, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(cuda, "_way", way)
-    turn, clusters = itertools.count(), set()
-    for op in oracle.OPS:
-        for case in _cases(op, dtype):
+    first = list(WAYS).index((way, device)) + 2 * DTYPES.index(dtype)
+    turn, clusters = itertools.count(first), set()
+    for i, op in enumerate(oracle.OPS):
+        for case in _cases(op, dtype, first + i):
             simulator.set(device, next(turn) % 4)
             oracle.check(case, "cuda")
             assert simulator.problem == "", case
@@ -99,11 +101,11 @@ def test_epilogues(
     assert max(clusters) == (1 if way == "passes" else most)
 
 
-@pytest.mark.parametrize("name", ["window", "mixed", "sliced"])
+@pytest.mark.parametrize("name", ["window", "mixed"])
 def test_other_layouts(name: str, simulator: Simulator, margins: Margins) -> None:
     """A residual that is a window of a padded tensor is read where it lies; gradients of other layouts are copied."""
     if name != "window":
-        for case in itertools.islice(_cases("adain", torch.bfloat16, "mixed"), 0, None, 3):
+        for case in itertools.islice(_cases("adain", torch.bfloat16, 0, name), 12):
             oracle.check(case, "cuda")
         return
     for shape, dtype in itertools.product([*WIDE, (2, 5, 7, 9)], DTYPES):
@@ -196,11 +198,20 @@ def test_the_same_bits_in_every_order_of_threads(
         assert _same(run(), expected) and simulator.problem == ""
 
 
-# Barriers whose removal no order of threads can show, by run and launch, with the reason.
-SURVIVE: dict[tuple[str, int], dict[int, str]] = {}
+# Barriers (launch, number) whose removal no order of threads can show, with the reason.
+SURVIVE: dict[str, dict[tuple[int, int], str]] = {
+    "no norm": {
+        (2, 1): "the third launch only adds up sums: what reads the table behind it has no pixels",
+        (2, 2): "as before",
+    },
+    "layer, cluster": {
+        (0, 6): "behind it lies an estimate of the mean, which is corrected by exact sums: a wrong one costs digits only"
+    },
+}
 
 
-@pytest.mark.parametrize("name", RUNS)
+# A block of its own is the same code, with no other block to wait for.
+@pytest.mark.parametrize("name", [name for name in RUNS if name != "instance, one block"])
 def test_every_barrier_is_needed(name: str, simulator: Simulator, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without any one of them some order of threads gives another result, or the device complains."""
     way, device, make = RUNS[name]
@@ -209,7 +220,7 @@ def test_every_barrier_is_needed(name: str, simulator: Simulator, monkeypatch: p
     simulator.set(device)
     expected = run()
     barriers = simulator.barriers
-    assert barriers and max(barriers) > 1
+    assert barriers and min(barriers) > 0
     survivors = []
     for launch, count in enumerate(barriers):
         for barrier in range(count):
@@ -219,7 +230,7 @@ def test_every_barrier_is_needed(name: str, simulator: Simulator, monkeypatch: p
                     break
             else:
                 survivors.append((launch, barrier))
-    assert survivors == [(launch, b) for (of, launch), known in SURVIVE.items() if of == name for b in known], barriers
+    assert survivors == list(SURVIVE.get(name, {})), barriers
 
 
 @pytest.mark.parametrize("device", [H100, T4], ids=["cluster", "combined"])
@@ -237,17 +248,18 @@ def test_losses(dtype: torch.dtype, device: int, simulator: Simulator, margins: 
     assert loss.dtype == torch.float32
     length = max(a.numel() for a in first)
     bound = tolerance(dtype, "loss", len(first), length, stored=torch.float32)
-    assert float((loss.double() - expected).norm() / expected.norm()) <= bound
+    assert float((loss.double() - expected).detach().norm() / expected.detach().norm()) <= bound
     grad = 1000 * torch.randn(len(first))
     got = torch.autograd.grad(loss, [*first, *second], grad)
     wanted = torch.autograd.grad(expected, [*wide_first, *wide_second], grad.double())
     for g, w in zip(got, wanted):
-        assert float((g.double() - w).norm()) <= tolerance(dtype, "grad", g.numel()) * float(w.norm())
+        # One size of numbers with either sign: few roundings, which do not average out.
+        assert float((g.double() - w).norm()) <= tolerance(dtype, "grad", 1) * float(w.norm())
 
     for target in (0.0, 1.0):
         value = mf.lsgan_loss(first, target, impl="cuda")
         wide_value = reference.lsgan_loss(wide_first, target)
-        assert float((value.double() - wide_value).abs() / wide_value) <= bound
+        assert float((value.double() - wide_value).detach().abs() / wide_value.detach()) <= bound
         got = torch.autograd.grad(value, first, torch.tensor(-1.7))
         wanted = torch.autograd.grad(wide_value, wide_first, torch.tensor(-1.7, dtype=torch.float64))
         for g, w in zip(got, wanted):
@@ -271,8 +283,9 @@ def test_value_and_gradient_in_one_launch(simulator: Simulator) -> None:
 @pytest.mark.parametrize(
     ("shape", "norm", "device", "launches", "cluster"),
     [
-        ((1, 64, 32, 32), "instance", H100, 1, 4),  # 8 multiprocessors: two blocks of channels by four of pixels
-        ((1, 64, 32, 32), "instance", A100, 2, 1),
+        ((1, 64, 32, 32), "instance", H100, 1, 8),  # a block for each of its 8 multiprocessors
+        ((1, 64, 64, 64), "instance", A100, 1, 1),  # 32 bytes of 4096 pixels fit a block of 163 KB
+        ((1, 64, 64, 64), "instance", T4, 2, 1),  # not one of 64 KB
         ((8, 64, 16, 16), "instance", A100, 1, 1),  # a plane of 16×16 by 64 channels fits a block
         ((1, 64, 32, 32), "layer", H100, 1, 8),
         ((1, 60, 32, 32), "instance", H100, 2, 1),  # 60 channels of bfloat16 are no whole accesses
@@ -297,7 +310,7 @@ def test_special_values(simulator: Simulator, monkeypatch: pytest.MonkeyPatch) -
         assert mf.instance_norm(x, act="relu", impl="cuda").isnan().flatten(2).any(2).nonzero().tolist() == [[0, 3]]
         bad = mf.layer_norm2d(x, act="lrelu", impl="cuda").isnan().flatten(1)
         assert bad[0].all() and not bad[1].any()
-    values = torch.tensor([float("nan"), float("inf"), -float("inf"), 0.0, -0.0, 1e30, -1e30, 1e-30]).view(1, 8, 1, 1)
+    values = torch.tensor([float("nan"), float("inf"), -float("inf"), 0.0, -0.0, 1e30, -1e30, 1e-30]).view(1, 1, 1, 8)
     for act in ("none", "relu", "lrelu", "selu", "tanh"):
         got, wanted = (mf.bias_act(values, act=act, impl=impl) for impl in ("cuda", "reference"))
         torch.testing.assert_close(got, wanted, equal_nan=True)

@@ -227,26 +227,71 @@ void resume(Fiber& f) {
 
 bool ready(const Fiber& f) { return !f.done && (f.gate == nullptr || *f.gate != f.closed); }
 
-// Runs all fibers of a cluster to the end; false if they wait for each other for ever.
-bool run_all() {
+// Lets fibers [first, last) of `order` run until none of them can, group by group of `sizes` (blocks, then warps, then
+// threads): a group goes as far as it can before the next one moves. Returns how many have ended.
+size_t run_greedily(const std::vector<int>& order, size_t first, size_t last, const size_t* sizes) {
+  size_t ended = 0;
+  for (bool moved = true; moved;) {
+    moved = false;
+    for (size_t i = first; i < last; i += *sizes) {
+      if (*sizes > 1) {
+        const auto any_ready = [&] {
+          for (size_t k = i; k < i + *sizes; ++k)
+            if (ready(machine.fibers[order[k]])) return true;
+          return false;
+        };
+        if (!any_ready()) continue;
+        ended += run_greedily(order, i, i + *sizes, sizes + 1);
+      } else {
+        Fiber& f = machine.fibers[order[i]];
+        if (!ready(f)) continue;
+        f.gate = nullptr;
+        resume(f);
+        ended += f.done;
+      }
+      moved = true;
+    }
+  }
+  return ended;
+}
+
+// Runs all fibers of a cluster to the end; false if they wait for each other for ever. Odd seeds shuffle at every turn,
+// which keeps the blocks abreast; all other schedules let one block, and in it one warp, run ahead.
+bool run_all(size_t block) {
   std::vector<int> order(machine.fibers.size());
   for (size_t i = 0; i < order.size(); ++i) order[i] = static_cast<int>(i);
+  const bool shuffled = settings.schedule > 1;
   if (settings.schedule == 1) std::reverse(order.begin(), order.end());
-  size_t left = order.size();
-  while (left > 0) {
-    if (settings.schedule > 1) std::shuffle(order.begin(), order.end(), machine.random);
-    bool moved = false;
-    for (int i : order) {
-      Fiber& f = machine.fibers[i];
-      if (!ready(f)) continue;
-      f.gate = nullptr;
-      resume(f);
-      moved = true;
-      left -= f.done;
+  if (shuffled && settings.schedule % 2 == 1) {
+    for (size_t left = order.size(), before = 0; left > 0; before = left) {
+      std::shuffle(order.begin(), order.end(), machine.random);
+      bool moved = false;
+      for (int i : order) {
+        Fiber& f = machine.fibers[i];
+        if (!ready(f)) continue;
+        f.gate = nullptr;
+        resume(f);
+        moved = true;
+        left -= f.done;
+      }
+      if (!moved && before == left) return false;
     }
-    if (!moved) return false;
+    return true;
   }
-  return true;
+  if (shuffled) {  // whole warps, and whole blocks
+    const auto shuffle_groups = [&](size_t first, size_t count, size_t size) {
+      std::vector<size_t> groups(count);
+      for (size_t i = 0; i < count; ++i) groups[i] = i;
+      std::shuffle(groups.begin(), groups.end(), machine.random);
+      std::vector<int> moved;
+      for (size_t g : groups) moved.insert(moved.end(), order.begin() + first + g * size, order.begin() + first + (g + 1) * size);
+      std::copy(moved.begin(), moved.end(), order.begin() + first);
+    };
+    for (size_t b = 0; b < order.size(); b += block) shuffle_groups(b, block / warp_size, warp_size);
+    shuffle_groups(0, order.size() / block, block);
+  }
+  const size_t sizes[] = {block, warp_size, 1};
+  return run_greedily(order, 0, order.size(), sizes) == order.size();
 }
 
 void reserve_stacks(size_t count) {
@@ -281,7 +326,7 @@ bool run_cluster(const cudaLaunchConfig_t& config, unsigned first, unsigned size
       prepare(f, machine.stacks + index * stack_bytes);
     }
   }
-  return run_all();
+  return run_all(threads);
 }
 
 }  // namespace
