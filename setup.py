@@ -205,9 +205,9 @@ class BuildNative(build_ext):
         target = Path(self.get_ext_fullpath(ext.name)).resolve()
         target.parent.mkdir(parents=True, exist_ok=True)
         version = (torch / "version.py").read_text().split("__version__ = '")[-1].split("'")[0]
-        includes = [torch / "include", sysconfig.get_path("include"), pybind11.get_include(), folder, ROOT / "csrc"]
+        includes = [torch / "include", sysconfig.get_path("include"), pybind11.get_include()]
         flags = [*FLAGS, f'-DMUNIT_FAST_FLAGS="{" ".join(FLAGS)}"', f'-DMUNIT_FAST_TORCH="{version}"']
-        flags += [part for path in includes for part in ("-isystem", str(path))]
+        flags += [f"-I{folder}", *(part for path in includes for part in ("-isystem", str(path)))]
         libraries = [f"-L{torch}/lib", "-ltorch", "-ltorch_cpu"]
 
         def make(cuda: Cuda | None, goal: str) -> None:
@@ -270,12 +270,12 @@ def build_file(
     ]
     if cuda is not None:
         kernels, sources = CUDA_KERNELS, [*sources, *CUDA_SOURCES]
+        host = [word for word in compiler.split() if not word.startswith("-")][-1]  # of "ccache g++ -m64"
         # nvcc links: the runtime is inside, and hidden, so that torch's own is another one.
         hidden = ["-cudart=static", "-Xlinker=--exclude-libs,ALL"]
         link = f"{shell([cuda.nvcc])} -shared $in -o $out {shell([*hidden, *libraries])}"
         lines += [
-            # Of "ccache g++ -m64" the compiler itself.
-            f"cuda_flags = {shell([*cuda.flags(), f'-ccbin={[w for w in compiler.split() if w[0] != "-"][-1]}'])}",
+            f"cuda_flags = {shell([*cuda.flags(), f'-ccbin={host}'])}",
             "rule cuda",
             f"  command = {shell([cuda.nvcc])} -MD -MF $out.d $cuda_flags -c $in -o $out > $out.log 2>&1 "
             "|| (cat $out.log; exit 1)",

@@ -17,10 +17,31 @@ __device__ inline float loss_term(float a, float b, bool square, float factor, f
   return fabsf(off);
 }
 
+// Of pointers from an array the compiler does not know that they point to global memory.
+template <class P> __device__ inline P* global(P* pointer) {
+#if defined(__CUDA_ARCH__)
+  __builtin_assume(__isGlobal(pointer));
+#endif
+  return pointer;
+}
+
+// Said outright, where the compiler would cut the store of a gradient that branches have made into four.
+template <class T, int V> __device__ inline void store_gradient(void* base, int64_t at, const Pack<T, V>& value) {
+#if defined(__CUDA_ARCH__)
+  if constexpr (V > 1) {
+    const uint4 v = value.raw;
+    asm volatile("st.global.v4.u32 [%0], {%1, %2, %3, %4};" ::"l"(static_cast<T*>(base) + at), "r"(v.x), "r"(v.y), "r"(v.z),
+                 "r"(v.w) : "memory");
+    return;
+  }
+#endif
+  store<T, V>(global(base), at, value);
+}
+
 template <class T, int V>
 __device__ inline float loss_at(const LossLaunch& a, int k, int64_t at, bool square, float factor) {
-  Pack<T, V> first = load<T, V>(a.first[k], at), second = first;
-  if (!square) second = load<T, V>(a.second[k], at);
+  Pack<T, V> first = load<T, V>(global(a.first[k]), at), second = first;
+  if (!square) second = load<T, V>(global(a.second[k]), at);
   float x[V], y[V], grad[V], sum = 0;
   first.get(x), second.get(y);
 #pragma unroll
@@ -28,14 +49,14 @@ __device__ inline float loss_at(const LossLaunch& a, int k, int64_t at, bool squ
   if (a.grad_first[k]) {
     Pack<T, V> packed;
     packed.set(grad);
-    store<T, V>(a.grad_first[k], at, packed);
+    store_gradient<T, V>(a.grad_first[k], at, packed);
   }
   if (a.grad_second[k]) {
     Pack<T, V> packed;
 #pragma unroll
     for (int j = 0; j < V; ++j) grad[j] = -grad[j];
     packed.set(grad);
-    store<T, V>(a.grad_second[k], at, packed);
+    store_gradient<T, V>(a.grad_second[k], at, packed);
   }
   return sum;
 }

@@ -24,8 +24,7 @@ FLAGS = ["-std=c++20", "-O1", "-fPIC", "-fvisibility=hidden", "-fsanitize=alignm
 FLAGS += ["-Wall", "-Wextra", "-Werror", "-Wno-unknown-pragmas", "-Wno-subobject-linkage", "-x", "c++"]
 FLAGS += ["-DMUNIT_FAST_SIMULATED"]
 
-# What simt/simulator.cpp has, by number: an H100 with 8 multiprocessors, an A100, a T4, an H100 that holds clusters of
-# at most 4 blocks, a GeForce RTX 50.
+# What simt/simulator.cpp has, by number; "partly" is an H100 that holds clusters of at most 4 blocks.
 H100, A100, T4, PARTLY, RTX50 = range(5)
 DEVICES = {"H100": H100, "A100": A100, "T4": T4, "partly": PARTLY, "RTX50": RTX50}
 FORWARDS, BACKWARDS, SEEDS = 0, 1, range(2, 1 << 30)  # schedules: first thread first, last first, at random
@@ -88,6 +87,11 @@ class Simulator:
     @property
     def largest_cluster(self) -> int:
         return self.library.simulated_cluster()
+
+    @property
+    def largest_shared(self) -> int:
+        """Bytes of shared memory that one block was given at most."""
+        return self.library.simulated_shared()
 
 
 def build_operators(folder: Path) -> Simulator:

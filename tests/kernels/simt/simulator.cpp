@@ -126,20 +126,20 @@ struct Settings {
   int device = 0;
   int schedule = 0;  // 0: first thread first, 1: last first, others: seeds of a random order
   int skip_launch = -1, skip = -1;  // in this launch, this barrier of every thread does not wait
-  int largest_cluster = 0;
+  int largest_cluster = 0, largest_shared = 0;
   std::vector<int> barriers;  // that a thread passed, at most, in each launch
 } settings;
 
 struct Limits {
   int major, minor, multiprocessors, shared, clusters, possible_cluster;
 };
-// An H100 with few multiprocessors (so that small tensors have splits), an A100, a T4, an H100 with parts switched off,
-// and an RTX 50 (99 KB).
+// An H100, an A100, a T4, an H100 with parts switched off, and an RTX 50, with few multiprocessors: tensors small enough
+// to simulate have splits then, but not many blocks.
 constexpr Limits limits[] = {{9, 0, 8, 227 << 10, 1, 16},
                              {8, 0, 8, 163 << 10, 0, 1},
-                             {7, 5, 40, 64 << 10, 0, 1},
-                             {9, 0, 132, 227 << 10, 1, 4},
-                             {12, 0, 170, 99 << 10, 1, 8}};
+                             {7, 5, 12, 64 << 10, 0, 1},
+                             {9, 0, 16, 227 << 10, 1, 4},
+                             {12, 0, 20, 99 << 10, 1, 8}};
 constexpr int device_count = sizeof(limits) / sizeof(limits[0]);
 struct Allowed {
   int shared = 48 << 10, cluster = 8;
@@ -414,6 +414,7 @@ cudaError_t launch(const cudaLaunchConfig_t& config, const void* kernel, void (*
     return cudaErrorInvalidConfiguration;
   settings.barriers.push_back(0);
   settings.largest_cluster = std::max(settings.largest_cluster, static_cast<int>(cluster));
+  settings.largest_shared = std::max(settings.largest_shared, static_cast<int>(config.dynamicSmemBytes));
   machine.thread = thread, machine.call = call;
   grid_size = grid;
   machine.random.seed(settings.schedule);
@@ -490,6 +491,7 @@ __attribute__((visibility("default"))) const char* simulated_problem() { return 
 __attribute__((visibility("default"))) int simulated_launches() { return static_cast<int>(settings.barriers.size()); }
 __attribute__((visibility("default"))) int simulated_barriers(int launch) { return settings.barriers[launch]; }
 __attribute__((visibility("default"))) int simulated_cluster() { return settings.largest_cluster; }
+__attribute__((visibility("default"))) int simulated_shared() { return settings.largest_shared; }
 // -fsanitize=alignment calls this.
 __attribute__((visibility("default"))) void __ubsan_handle_type_mismatch_v1(void*, void*) {
   complain("an access is not aligned");

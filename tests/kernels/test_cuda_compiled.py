@@ -1,0 +1,172 @@
+"""The CUDA kernels as they were compiled into munit_fast._C: what each takes on each architecture, and its machine code."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from munit_fast import native
+from munit_fast.ops import backends
+from munit_fast.ops.backends import choice, cuda
+from munit_fast.ops.backends.choice import Problem
+
+BUILT = native.module.build_info() if native.module is not None else {"cuda_error": str(native.native_error)}
+needs_cuda = pytest.mark.skipif("cuda_error" in BUILT, reason=f"no CUDA kernels: {BUILT.get('cuda_error')}")
+needs_nvcc_13 = pytest.mark.skipif("compute_90" not in BUILT.get("cuda_architectures", ""), reason="an older nvcc")
+
+ARCHITECTURES = ("sm_75", "sm_80", "sm_86", "sm_89", "sm_90", "sm_100", "sm_120")
+PASSES = ("statistics", "forward", "backward_sums", "backward")
+SLABS = ("slab_forward", "slab_backward")
+TYPES = ("f32", "bf16", "f16")
+KERNELS = {f"munit_fast_{kernel}_{t}_{width}" for kernel in PASSES for t in TYPES for width in ("wide", "single")}
+KERNELS |= {f"munit_fast_{kernel}_{t}_wide" for kernel in SLABS for t in TYPES}
+LOSSES = {*(f"munit_fast_losses_{t}" for t in TYPES), "munit_fast_combine"}
+THREADS = 256
+REGISTERS = 65536  # of a multiprocessor, on all of these
+# Blocks that a multiprocessor holds at once (csrc/cuda/problem.h).
+RESIDENT = {**dict.fromkeys(KERNELS, 2), **dict.fromkeys(LOSSES, 4)}
+
+
+@pytest.fixture(scope="module")
+def table() -> list[dict[str, Any]]:
+    return native.module.resource_table()
+
+
+@needs_cuda
+@needs_nvcc_13
+def test_every_kernel_is_there_for_every_architecture(table: list[dict[str, Any]]) -> None:
+    found = {(row["kernel"], row["architecture"]) for row in table}
+    assert found == {(kernel, architecture) for kernel in KERNELS | LOSSES for architecture in ARCHITECTURES}
+    assert len(found) == len(table)
+    assert BUILT["cuda_architectures"] == ", ".join([*ARCHITECTURES, "compute_90"])
+    assert BUILT["cuda_compiler"].startswith("nvcc ") and "-std=c++20" in BUILT["cuda_flags"]
+
+
+@needs_cuda
+def test_nothing_is_spilled(table: list[dict[str, Any]]) -> None:
+    assert [row for row in table if row["stack"] or row["spilled"]] == []
+
+
+@needs_cuda
+def test_registers_and_shared_memory_leave_room_for_the_stated_blocks(table: list[dict[str, Any]]) -> None:
+    """Shared memory is given at the launch; test_cuda_simulated.py looks at how much."""
+    for row in table:
+        granted = -(-row["registers"] // 8) * 8  # in units of 8 a thread
+        assert granted * THREADS * RESIDENT[row["kernel"]] <= REGISTERS, row
+        assert row["shared"] == 0, row
+
+
+def _cuobjdump() -> str:
+    beside_triton = Path(sys.prefix).glob("lib/python*/site-packages/triton/backends/nvidia/bin/cuobjdump")
+    for tool in (shutil.which("cuobjdump"), *map(str, beside_triton)):
+        if tool:
+            return tool
+    pytest.skip("cuobjdump is neither on the PATH nor in a triton package")
+
+
+@needs_cuda
+@pytest.mark.slow
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_the_machine_code(architecture: str) -> None:
+    """16 bytes at a time where a kernel says so, clusters where there are any, and no atomics anywhere."""
+    if architecture not in BUILT["cuda_architectures"]:
+        pytest.skip(f"nvcc did not know {architecture}")
+    command = [_cuobjdump(), "-sass", "-arch", architecture, native.module.__file__]
+    text = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    code = dict(re.findall(r"Function : (\w+)\n(.*?)(?=\n\s*Function :|\Z)", text, re.DOTALL))
+    assert set(code) == KERNELS | LOSSES
+    for kernel, body in code.items():
+        found = set(re.findall(r"\b([A-Z][A-Z0-9_]*(?:\.[A-Z0-9_]+)*)\b", body))
+        assert not any(re.match(r"(ATOM|ATOMG|ATOMS|RED|REDG)(\.|$)", name) for name in found), kernel
+        assert not found & {"LDL", "STL", "LDL.64", "STL.64"}, kernel
+        wide = [name for name in found if re.fullmatch(r"(LDG|STG)\.E(\.\w+)*\.128(\.\w+)*", name)]
+        if "_wide" in kernel or "_losses_" in kernel:
+            assert any(name.startswith("LDG") for name in wide), (kernel, sorted(found))
+        if re.search(r"_(forward|backward)_\w+_wide|_backward_sums_\w+_wide|_losses_", kernel):
+            assert any(name.startswith("STG") for name in wide), (kernel, sorted(found))
+        if "_slab_" in kernel:
+            assert {"LDS.128", "STS.128"} <= {re.sub(r"\.U(?=\.)", "", name) for name in found}, (kernel, sorted(found))
+            clusters = int(architecture.removeprefix("sm_")) >= 90
+            assert any(name.startswith("UCGABAR_ARV") for name in found) == clusters, kernel
+
+
+@needs_cuda
+def test_it_says_in_words_what_it_does_not_serve(monkeypatch: pytest.MonkeyPatch) -> None:
+    gpu = torch.device("cuda", 0)
+    assert cuda.why_not(torch.device("cpu"), torch.float32) == "it computes on NVIDIA GPUs, the tensors are on cpu"
+    assert cuda.why_not(gpu, torch.float64) == "it serves float32, bfloat16 and float16, not torch.float64"
+    assert cuda.why_not_problem(Problem("epilogue", channels_last=False)) == (
+        "it reads channels_last tensors; x is NCHW (x.to(memory_format=torch.channels_last))"
+    )
+    assert cuda.why_not_problem(Problem("epilogue", samples=70000)) == (
+        "it serves at most 65535 samples; x has 70000"
+    )
+    assert "2^30" in cuda.why_not_problem(Problem("epilogue", sample=2**31))
+    assert cuda.why_not_problem(Problem("epilogue", sample=2**30)) is None
+    cuda._why_not_here.cache_clear()
+    monkeypatch.setattr(torch.version, "cuda", None)
+    assert cuda.why_not(gpu, torch.float32) == "this torch is not built for NVIDIA GPUs"
+    monkeypatch.setattr(torch.version, "cuda", "13.0")
+    for capability, expected in (
+        ((7, 0), "it needs compute capability 7.5 or higher; this device has 7.0"),
+        ((9, 0), "the kernels do not load on this device: munit_fast: "),
+    ):
+        cuda._why_not_here.cache_clear()
+        monkeypatch.setattr(torch.cuda, "get_device_capability", lambda index, c=capability: c)
+        if capability < (7, 5) or not torch.cuda.is_available():
+            assert cuda.why_not(gpu, torch.float32).startswith(expected)
+    cuda._why_not_here.cache_clear()
+
+
+def test_without_the_cuda_part_it_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
+    from types import SimpleNamespace
+
+    gpu = torch.device("cuda", 0)
+    monkeypatch.setattr(native, "module", SimpleNamespace(build_info=lambda: {"cuda_error": "nvcc was not found"}))
+    assert cuda.why_not(gpu, torch.float32) == "munit_fast._C was built without CUDA: nvcc was not found"
+    monkeypatch.setattr(native, "module", None)
+    monkeypatch.setattr(native, "native_error", "there is no compiler")
+    assert cuda.why_not(gpu, torch.float32) == "there is no compiler"
+
+
+def test_the_table_of_choices(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first row that fits decides; then the first backend that serves the problem."""
+    small, large = (Problem("epilogue", "instance", True, 1, size, 2) for size in (1000, 10**8))
+    row = choice.Row("cuda", "epilogue", (9, 0), ("instance",), 2, 2**20, ("cuda", "triton"), "in this test")
+    monkeypatch.setattr(choice, "TABLE", [row, *choice.TABLE])
+    assert choice.order("cuda", (9, 0), small) == ("cuda", "triton", "reference")
+    assert choice.order("cuda", (8, 0), small) == ("triton", "cuda", "reference")
+    assert choice.order("cuda", (9, 0), large) == ("triton", "cuda", "reference")
+    assert choice.order("cuda", (9, 0), small._replace(norm="layer")) == ("triton", "cuda", "reference")
+    assert choice.order("cuda", (9, 0), small._replace(op="losses")) == ("triton", "cuda", "reference")
+    assert choice.order("cpu", (0, 0), small) == ("cpu", "reference")
+    assert choice.order("meta", (0, 0), None) == ("reference",)
+
+    gpu = torch.device("cuda", 0)
+    monkeypatch.setattr(backends, "_capability", lambda device: (9, 0))
+    for name in ("cuda", "triton"):
+        monkeypatch.setattr(backends.BACKENDS[name], "why_not", lambda device, dtype: None)
+    assert backends.automatic(gpu, torch.bfloat16, small) == "cuda"
+    assert backends.automatic(gpu, torch.bfloat16, small._replace(channels_last=False)) == "triton"
+    assert backends.automatic(gpu, torch.bfloat16, large) == "triton"
+    monkeypatch.setattr(backends.BACKENDS["triton"], "why_not", lambda device, dtype: "triton is not installed")
+    assert backends.automatic(gpu, torch.bfloat16, large) == "cuda"
+    assert backends.automatic(gpu, torch.bfloat16, large._replace(channels_last=False)) == "reference"
+
+
+@needs_cuda
+def test_the_one_binary_loads_beside_a_torch_without_cuda() -> None:
+    """What it needs of CUDA it carries or looks up later; nothing of its runtime is visible to torch's own."""
+    if (tool := shutil.which("nm")) is None:
+        pytest.skip("nm is not installed")
+    command = [tool, "-D", native.module.__file__]
+    names = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    assert not re.search(r"\bcuda[A-Z]\w+", names), "the CUDA runtime is linked or exported"
+    assert not re.search(r" U aoti_torch_(get_current_cuda_stream|\w*cuda_guard)", names)
