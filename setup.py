@@ -150,7 +150,9 @@ def read_resources(logs: list[Path]) -> list[tuple[str, str, int, int, int, int]
         for line in log.read_text().splitlines():
             if found := re.search(r"Compiling entry function '(\w+)' for '(\w+)'", line):
                 entry = found.groups()
-            elif found := re.search(r"(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes spill loads", line):
+            elif found := re.search(
+                r"(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes spill loads", line
+            ):
                 stack, spilled = int(found[1]), int(found[2]) + int(found[3])
             elif entry and (found := re.search(r"Used (\d+) registers", line)):
                 shared = re.search(r"(\d+) bytes smem", line)

@@ -51,6 +51,7 @@ class Impl(str, Enum):
 
     auto = "auto"
     triton = "triton"
+    cuda = "cuda"
     cpu = "cpu"
     reference = "reference"
 

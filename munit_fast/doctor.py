@@ -435,12 +435,12 @@ def _grouped(services: list[Service]) -> Iterator[tuple[str, str, str, str]]:
             if s.why_not is not None:
                 by_reason.setdefault(s.why_not, []).append(s.dtype)
         everything = [len(dtypes) == len(members) for dtypes in by_reason.values()]
-        reasons = (
+        reasons = [
             reason if whole else f"{', '.join(dtypes)}: {reason}"
             for whole, (reason, dtypes) in zip(everything, by_reason.items())
-        )
+        ]
         if serves and torch.contiguous_format not in _layouts(backend):
-            reasons = itertools.chain(reasons, ["NCHW: it reads channels_last tensors only"])
+            reasons.append("NCHW: it reads channels_last tensors only")
         yield device, backend, serves, "; ".join(reasons)
 
 

@@ -16,8 +16,8 @@ Gradients: for every tensor argument; a second derivative raises RuntimeError.
 act: "none", "relu", "lrelu" (slope: a number), "prelu" (slope: a tensor [1] or [C]), "selu", "tanh".
 pad_mode: "reflect" (pad must be smaller than each side), "replicate", "zero".
 impl: "auto" takes the fastest backend that can serve the tensors and logs once when that is not the fastest of the
-device; "triton", "cpu" or "reference" must serve or raise RuntimeError with the reason. `munit-fast doctor` lists who
-can serve what.
+device; "triton", "cuda" (channels_last on NVIDIA GPUs), "cpu" or "reference" must serve or raise RuntimeError with the
+reason. `munit-fast doctor` lists who can serve what, `munit_fast.ops.backends.choice` has auto's table.
 Bytes: with E bytes an element of x and P the padded size over the size, a call moves about (1 + P)·E a value forward
 (+ E for a residual, + E to read x for statistics, which mostly sits in a cache) and 2·(1 + P)·E + E backward.
 Errors: ValueError or TypeError that names the argument, what was seen and what would work.

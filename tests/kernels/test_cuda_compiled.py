@@ -1,4 +1,4 @@
-"""The CUDA kernels as they were compiled into munit_fast._C: what each takes on each architecture, and its machine code."""
+"""The CUDA kernels as compiled into munit_fast._C: what each takes on each architecture, and its machine code."""
 
 from __future__ import annotations
 
@@ -105,9 +105,7 @@ def test_it_says_in_words_what_it_does_not_serve(monkeypatch: pytest.MonkeyPatch
     assert cuda.why_not_problem(Problem("epilogue", channels_last=False)) == (
         "it reads channels_last tensors; x is NCHW (x.to(memory_format=torch.channels_last))"
     )
-    assert cuda.why_not_problem(Problem("epilogue", samples=70000)) == (
-        "it serves at most 65535 samples; x has 70000"
-    )
+    assert cuda.why_not_problem(Problem("epilogue", samples=70000)) == ("it serves at most 65535 samples; x has 70000")
     assert "2^30" in cuda.why_not_problem(Problem("epilogue", sample=2**31))
     assert cuda.why_not_problem(Problem("epilogue", sample=2**30)) is None
     cuda._why_not_here.cache_clear()

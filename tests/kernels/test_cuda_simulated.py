@@ -67,7 +67,7 @@ def simulator(built: Simulator, monkeypatch: pytest.MonkeyPatch, margins: Margin
 
 
 def _cases(op: str, dtype: torch.dtype, turn: int, layout: str = "channels_last") -> Iterator[Case]:
-    """One in six of the oracle's grid, which one is `turn`'s choice, and as many of the same epilogues at other sizes."""
+    """One in six of the oracle's grid, as `turn` chooses, and as many of the same epilogues at other sizes."""
     block = 2 if op in ("layer_shuffled", "layer_mend") else 1
     for i, case in itertools.islice(enumerate(oracle.grid(op, dtype, layout)), turn % 6, None, 6):
         n, c, h, w = LARGE[i % len(LARGE)] if i // 6 == turn % 7 else WIDE[(i + turn) % len(WIDE)]
@@ -208,7 +208,10 @@ SURVIVE: dict[str, dict[tuple[int, int], str]] = {
         (2, 2): "as before",
     },
     "layer, cluster": {
-        (0, 6): "behind it lies an estimate of the mean, which is corrected by exact sums: a wrong one costs digits only"
+        (
+            0,
+            6,
+        ): "behind it lies an estimate of the mean, which is corrected by exact sums: a wrong one costs digits only"
     },
 }
 

@@ -18,6 +18,7 @@ from munit_fast.ops.backends.choice import Problem
 
 BACKENDS: dict[str, ModuleType] = {"triton": triton, "cuda": cuda, "cpu": cpu, "reference": reference}
 IMPLEMENTATIONS = ("auto", *BACKENDS)
+__all__ = ["BACKENDS", "IMPLEMENTATIONS", "Problem", "automatic", "choose", "why_not"]
 
 _log = logging.getLogger("munit_fast")
 
