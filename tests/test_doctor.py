@@ -197,7 +197,7 @@ BREAKS: dict[str, tuple[str, Callable[[Any], Any], set[str], str]] = {
     "gradient of the residual": (
         "epilogue_backward",
         lambda r: (r[0], _scaled(r[1], 1.01), r[2]),
-        {"instance_norm", "layer_norm2d"},
+        {"instance_norm", "adain", "layer_norm2d"},
         "of gradient of residual",
     ),
     "not finite": (
