@@ -4,6 +4,7 @@
 #include <map>
 #include <mutex>
 #include <stdexcept>
+#include <string>
 #include <tuple>
 
 #include "kernels.h"
@@ -30,20 +31,23 @@ template <class A> void load(void (*kernel)(A)) {
   check(cudaFuncGetAttributes(&unused, address(kernel)), "loading a kernel");
 }
 
-template <class A> void set(void (*kernel)(A), cudaFuncAttribute what, int value) {
-  check(cudaFuncSetAttribute(address(kernel), what, value), "setting a kernel's attribute");
+template <class A> void allow_shared_memory(const Device& d, void (*kernel)(A)) {
+  check(cudaFuncSetAttribute(address(kernel), cudaFuncAttributeMaxDynamicSharedMemorySize, d.shared_bytes),
+        "asking for shared memory");
 }
 
-template <class A> void allow(const Device& d, void (*kernel)(A)) {
-  set(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, d.shared_bytes);
-  if (d.max_cluster > 8) set(kernel, cudaFuncAttributeNonPortableClusterSizeAllowed, 1);
+// More than 8 blocks to a cluster; a device may refuse.
+template <class A> void allow_large_clusters(Device& d, void (*kernel)(A)) {
+  if (d.max_cluster > 8 &&
+      cudaFuncSetAttribute(address(kernel), cudaFuncAttributeNonPortableClusterSizeAllowed, 1) != cudaSuccess) {
+    cudaGetLastError();
+    d.max_cluster = 8;
+  }
 }
 
 Device look_at(int index) {
   Device d{};
   d.index = index;
-  d.capability = 10 * attribute(cudaDevAttrComputeCapabilityMajor, index) +
-                 attribute(cudaDevAttrComputeCapabilityMinor, index);
   d.multiprocessors = attribute(cudaDevAttrMultiProcessorCount, index);
   d.shared_bytes = attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin, index);
   d.max_cluster = attribute(cudaDevAttrClusterLaunch, index) ? 16 : 1;
@@ -51,11 +55,13 @@ Device look_at(int index) {
     for (const bool wide : {true, false}) {
       const Kernels& k = kernels(type, wide);
       load(k.statistics), load(k.forward), load(k.backward_sums), load(k.backward);
-      if (k.slab_forward) allow(d, k.slab_forward), allow(d, k.slab_backward);
+      if (!k.slab_forward) continue;
+      allow_shared_memory(d, k.slab_forward), allow_shared_memory(d, k.slab_backward);
+      allow_large_clusters(d, k.slab_forward), allow_large_clusters(d, k.slab_backward);
     }
     const LossKernels& l = loss_kernels(type);
     load(l.losses), load(l.combine);
-    if (d.max_cluster > 8) set(l.losses, cudaFuncAttributeNonPortableClusterSizeAllowed, 1);
+    allow_large_clusters(d, l.losses);
   }
   return d;
 }
@@ -246,14 +252,6 @@ void losses(const Device& d, cudaStream_t stream, Number type, LossLaunch l, con
   l.partial = allocate(static_cast<int64_t>(groups) * splits);
   launch(k.losses, dim3(splits, groups), 1, shared, stream, l);
   launch(k.combine, dim3(groups), 1, shared, stream, CombineLaunch{l.partial, value, splits});
-}
-
-std::string describe(const Device& d, Number type, const Epilogue& e, bool forward, bool wide) {
-  const Kernels& k = kernels(type, wide);
-  const SlabPlan plan = forward ? possible_slab(d, e, k, k.slab_forward, 1, slab_forward_floats)
-                                : possible_slab(d, e, k, k.slab_backward, 2, slab_backward_floats);
-  if (e.norm != Norm::none && wanted(Way::best, plan)) return "slab of " + std::to_string(plan.cluster) + " blocks";
-  return "passes of " + std::to_string(tile_passes(e, k.channels, d).splits) + " splits";
 }
 
 }  // namespace munit_fast::cuda

@@ -4,7 +4,6 @@
 #include <cuda_runtime.h>
 
 #include <functional>
-#include <string>
 
 #include "plan.h"
 
@@ -23,8 +22,5 @@ void epilogue_backward(const Device& device, cudaStream_t stream, Number type, c
                        const Allocate& allocate);
 // All groups of `l`, value and gradients as they are asked for.
 void losses(const Device& device, cudaStream_t stream, Number type, LossLaunch l, const Allocate& allocate);
-
-// Which way an operation would go, in words, for tests and the curious: "slab of 8 blocks", "passes of 32 splits".
-std::string describe(const Device& device, Number type, const Epilogue& e, bool forward, bool wide);
 
 }  // namespace munit_fast::cuda

@@ -6,8 +6,7 @@
 namespace munit_fast::cuda {
 
 struct Device {
-  int index, capability;  // 90 for 9.0
-  int multiprocessors;
+  int index, multiprocessors;
   int shared_bytes;  // of one block, at most
   int max_cluster;   // 1: no clusters
 };

@@ -131,15 +131,16 @@ struct Settings {
 } settings;
 
 struct Limits {
-  int major, minor, multiprocessors, shared, clusters, possible_cluster;
+  int multiprocessors, shared, clusters, possible_cluster;
 };
-// An H100, an A100, a T4, an H100 with parts switched off, and an RTX 50, with few multiprocessors: tensors small enough
+// Multiprocessors, shared memory of a block, whether there are clusters, and the blocks of the largest that fits: of an
+// H100, an A100, a T4, an H100 with parts switched off and an RTX 50. The multiprocessors are few: tensors small enough
 // to simulate have splits then, but not many blocks.
-constexpr Limits limits[] = {{9, 0, 8, 227 << 10, 1, 16},
-                             {8, 0, 8, 163 << 10, 0, 1},
-                             {7, 5, 12, 64 << 10, 0, 1},
-                             {9, 0, 16, 227 << 10, 1, 4},
-                             {12, 0, 20, 99 << 10, 1, 8}};
+constexpr Limits limits[] = {{8, 227 << 10, 1, 16},
+                             {8, 163 << 10, 0, 1},
+                             {12, 64 << 10, 0, 1},
+                             {16, 227 << 10, 1, 4},
+                             {20, 99 << 10, 1, 8}};
 constexpr int device_count = sizeof(limits) / sizeof(limits[0]);
 struct Allowed {
   int shared = 48 << 10, cluster = 8;
@@ -449,9 +450,7 @@ cudaError_t cudaSetDevice(int index) {
 
 cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr name, int index) {
   const Limits& d = limits[index];
-  *value = name == cudaDevAttrComputeCapabilityMajor         ? d.major
-           : name == cudaDevAttrComputeCapabilityMinor       ? d.minor
-           : name == cudaDevAttrMultiProcessorCount          ? d.multiprocessors
+  *value = name == cudaDevAttrMultiProcessorCount            ? d.multiprocessors
            : name == cudaDevAttrMaxSharedMemoryPerBlockOptin ? d.shared
                                                              : d.clusters;
   return cudaSuccess;
@@ -465,8 +464,9 @@ cudaError_t cudaFuncSetAttribute(const void* kernel, cudaFuncAttribute name, int
   const Limits& d = limits[current_device];
   if (!kernel) return cudaErrorInvalidValue;
   if (name == cudaFuncAttributeNonPortableClusterSizeAllowed) {
+    if (!d.clusters || d.possible_cluster == 8) return cudaErrorInvalidValue;  // the RTX 50 refuses
     allowed[{current_device, kernel}].cluster = 16;
-    return d.clusters ? cudaSuccess : cudaErrorInvalidValue;
+    return cudaSuccess;
   }
   if (value > d.shared) return cudaErrorInvalidValue;
   allowed[{current_device, kernel}].shared = value;
