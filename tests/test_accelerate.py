@@ -773,7 +773,7 @@ def test_impl(caplog: pytest.LogCaptureFixture) -> None:
     accelerate(net, impl="triton")
     with pytest.raises(RuntimeError, match="impl='triton' cannot be used here"):
         net(x)
-    with pytest.raises(ValueError, match="impl must be one of auto, triton, cpu, reference; got 'gpu'"):
+    with pytest.raises(ValueError, match="impl must be one of auto, triton, cuda, cpu, reference; got 'gpu'"):
         accelerate(net, impl="gpu")
     with pytest.raises(TypeError, match=r"module must be a torch.nn.Module; got Tensor"):
         accelerate(x)  # type: ignore[arg-type]

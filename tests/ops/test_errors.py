@@ -39,7 +39,7 @@ ARGUMENTS: list[tuple[dict[str, Any], type[Exception], str]] = [
     ({"act": "gelu"}, ValueError, "act must be one of none, relu, lrelu, prelu, selu, tanh; got 'gelu'"),
     ({"act": None}, ValueError, "act must be one of"),
     ({"pad_mode": "circular"}, ValueError, "pad_mode must be one of reflect, replicate, zero; got 'circular'"),
-    ({"impl": "cuda12"}, ValueError, "impl must be one of auto, triton, cpu, reference; got 'cuda12'"),
+    ({"impl": "cuda12"}, ValueError, "impl must be one of auto, triton, cuda, cpu, reference; got 'cuda12'"),
     ({"pad": -1}, ValueError, "pad must be at least 0; got -1"),
     ({"pad": True}, TypeError, "pad must be a whole number; got bool"),
     ({"pad": 1.0}, TypeError, "pad must be a whole number; got float"),
