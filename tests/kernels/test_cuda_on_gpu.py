@@ -174,6 +174,16 @@ def test_losses(dtype: torch.dtype) -> None:
             torch.testing.assert_close(got, wanted)
 
 
+@pytest.mark.parametrize("channels", [5, 8])
+def test_results_are_rounded_to_nearest_even(channels: int) -> None:
+    """Many sums of two short numbers lie half way between two others."""
+    for dtype in DTYPES[1:]:
+        x, residual = (torch.randn(2, channels, 310, 330, device="cuda").to(dtype) for _ in range(2))
+        x, residual = (t.contiguous(memory_format=torch.channels_last) for t in (x, residual))
+        got = mf.bias_act(x, residual=residual, impl="cuda")
+        assert torch.equal(got, (x.float() + residual.float()).to(dtype))
+
+
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("tool", ["memcheck", "racecheck", "synccheck"])
 def test_the_sanitizer(tool: str) -> None:
