@@ -72,6 +72,28 @@ def test_train_resume_and_translate(
     assert len(list((tmp_path / "out" / "testA").iterdir())) == 8
 
 
+def test_translate_takes_the_average_where_there_is_one(
+    call: Any, config: Path, trained: Path, picture_folders: Path, tmp_path: Path
+) -> None:
+    arguments = ["--config", config, "--checkpoint", trained, "--num_style", 1, "--output_only"]
+    arguments += ["--input", picture_folders / "testA" / "0.png"]
+    found = []
+    for flags in ([], ["--no-ema"]):
+        out = tmp_path / f"out{len(flags)}"
+        code, text = call("translate", *arguments, "--output_folder", out, *flags)
+        assert code == 0 and ("ema_00000004.pt (--no-ema: " in text) is (not flags), text
+        found.append((out / "output000.png").read_bytes())
+    code, text = call(
+        "translate",
+        *arguments,
+        "--output_folder",
+        tmp_path / "itself",
+        "--checkpoint",
+        trained.with_name("ema_00000004.pt"),
+    )
+    assert code == 0 and (tmp_path / "itself" / "output000.png").read_bytes() == found[0]
+
+
 def test_unit(call: Any, config: Path, picture_folders: Path, tmp_path: Path) -> None:
     code, text = call("train", "--config", config, "--output_path", tmp_path, "--trainer", "UNIT")
     assert code == 0, text

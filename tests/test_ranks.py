@@ -45,7 +45,7 @@ def on_ranks(count: int, values: dict[str, Any], out: Path, trainer: str, *flags
     path = out / "small.yaml"
     path.write_text(yaml.safe_dump(values))
     command = torchrun(count, SCRIPT, path, out, trainer, *flags)
-    done = subprocess.run(command, capture_output=True, text=True, env=ENVIRONMENT, timeout=120)
+    done = subprocess.run(command, capture_output=True, text=True, env=ENVIRONMENT, timeout=250)
     assert done.returncode == 0, done.stderr[-3000:]
 
 
@@ -149,7 +149,7 @@ def test_a_killed_rank_ends_or_restarts_the_job(
         assert sorted(before) == [0, 1]
         os.kill(before[1], signal.SIGKILL)
         if restarts == 0:
-            _, text = job.communicate(timeout=60)
+            _, text = job.communicate(timeout=120)
             assert job.returncode != 0 and not ranks_of(path), text
             assert "munit-fast: rank 0: another process of the job is gone" in text
             assert find_state(folder).state["iterations"] >= 5
@@ -160,7 +160,7 @@ def test_a_killed_rank_ends_or_restarts_the_job(
         done = find_state(folder).state["iterations"]
         wait_for(lambda: find_state(folder).state["iterations"] >= done + 5, job)
         os.kill(ranks_of(path)[1], signal.SIGTERM)  # one rank is asked to stop: all do, after the same iteration
-        _, text = job.communicate(timeout=60)
+        _, text = job.communicate(timeout=120)
         assert job.returncode == 0, text
         assert text.count("resuming after iteration") == 1 and text.count("stopped after iteration") == 1
     finally:
@@ -170,7 +170,7 @@ def test_a_killed_rank_ends_or_restarts_the_job(
 
 
 def wait_for(condition: Any, job: subprocess.Popen[str]) -> None:
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 120  # on a quiet machine all of it takes ten seconds
     while not condition():
         assert job.poll() is None and time.monotonic() < deadline, "the job ended" if job.poll() else "nothing happened"
         time.sleep(0.1)
@@ -185,7 +185,7 @@ def test_a_refusal_is_said_by_one_rank(small_config: dict[str, Any], picture_fol
     path = tmp_path / "small.yaml"
     path.write_text(yaml.safe_dump(values | {"data_root": "nowhere"}))
     command = torchrun(2, "-m", "munit_fast", "train", "--config", path, "--output_path", tmp_path, "--device", "cpu")
-    done = subprocess.run(command, capture_output=True, text=True, env=ENVIRONMENT, timeout=60)
+    done = subprocess.run(command, capture_output=True, text=True, env=ENVIRONMENT, timeout=120)
     assert done.returncode != 0
     assert done.stderr.count("munit-fast: ") == 1 and "nowhere" in done.stderr, done.stderr
     assert not (tmp_path / "outputs").exists()
@@ -304,7 +304,7 @@ def test_two_hosts(small_config: dict[str, Any], picture_folders: Path, tmp_path
         for rank in (2, 3):
             os.kill(found[rank], signal.SIGKILL)
         for job in jobs:
-            job.communicate(timeout=60)
+            job.communicate(timeout=120)
             assert job.returncode != 0
         assert find_state(tmp_path / "lost/outputs/small/checkpoints").state["iterations"] >= 10
     finally:
