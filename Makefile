@@ -3,8 +3,11 @@
 # make check  format, lint, types, fast tests
 # make bench  time munit-fast against every baseline, write benchmarks/results and the README's tables
 # make gpu-check, gpu-tune, gpu-wheels  what needs an NVIDIA GPU, and what brings missing packages there
+# make fuzz   hostile configurations, lists, checkpoints and images (FUZZ_INPUTS=30000 of each)
+# make lock   write requirements.txt from constraints.txt
+# make audit  ask for known vulnerabilities of what requirements.txt names
 # make clean  remove what these made
-# All of them set up .venv first, with the versions of constraints.txt.
+# All but the last two set up .venv first, with the versions and hashes of requirements.txt and the torch of constraints.txt.
 
 # The first supported Python on the PATH: 3.10 to 3.12.
 PYTHON ?= $(shell for p in python3 python3.12 python3.11 python3.10; do \
@@ -12,21 +15,25 @@ PYTHON ?= $(shell for p in python3 python3.12 python3.11 python3.10; do \
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
-PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+TOOLS := $(VENV)/tools
+FUZZ_INPUTS ?= 30000
 # Threads that spin while they wait starve each other on a busy machine.
 export OMP_WAIT_POLICY ?= passive
 
 GPU_PYTHON ?= python3
 
-.PHONY: demo test check bench gpu-check gpu-tune gpu-wheels clean
+.PHONY: demo test check bench gpu-check gpu-tune gpu-wheels fuzz lock audit clean
 .DEFAULT_GOAL := test
 
-# torch first: the native part is built against the one that is installed.
-$(STAMP): pyproject.toml setup.py constraints.txt $(wildcard csrc/*.cpp csrc/cpu/* csrc/cuda/*)
+# torch before munit-fast: the native part is built against the one that is installed.
+$(STAMP): pyproject.toml setup.py constraints.txt requirements.txt $(wildcard csrc/*.cpp csrc/cpu/* csrc/cuda/*)
 	@test -n "$(PYTHON)" || { echo "munit-fast needs Python 3.10, 3.11 or 3.12 on the PATH, or make PYTHON=/path/to/python"; exit 1; }
 	$(PYTHON) -m venv $(VENV)
-	$(PIP) torch setuptools ninja pybind11
-	$(PIP) --no-build-isolation --editable ".[dev]"
+	$(PIP) --require-hashes --no-deps --only-binary :all: --requirement requirements.txt
+	$(PIP) --constraint constraints.txt torch
+	$(PIP) --no-build-isolation --no-deps --editable .
+	$(BIN)/python -m pip check
 	@touch $@
 
 demo: $(STAMP)
@@ -60,6 +67,23 @@ gpu-wheels: $(STAMP)
 		pydantic pydantic-core annotated-types typing-inspection typing-extensions typer annotated-doc shellingham rich \
 		markdown-it-py mdurl pygments jinja2 markupsafe filelock pytest pluggy iniconfig packaging pytest-timeout hypothesis \
 		sortedcontainers attrs pyyaml pillow
+
+fuzz: $(STAMP)
+	$(BIN)/python tests/fuzz_loaders.py --inputs $(FUZZ_INPUTS)
+
+$(TOOLS):
+	$(PYTHON) -m venv $(TOOLS)
+	$(TOOLS)/bin/python -m pip install --quiet --disable-pip-version-check uv pip-audit
+
+lock: $(TOOLS)
+	@echo '# Written by `make lock` from constraints.txt, which says why torch is not here: do not edit.' > requirements.new
+	grep -v '^torch==' constraints.txt | $(TOOLS)/bin/uv pip compile --quiet --no-deps --generate-hashes --universal \
+		--python-version 3.10 --no-header --no-annotate - >> requirements.new
+	mv requirements.new requirements.txt
+
+# --strict: a package that the service does not know is an error, not a silent pass.
+audit: $(TOOLS)
+	$(TOOLS)/bin/pip-audit --strict --require-hashes --disable-pip --requirement requirements.txt
 
 clean:
 	rm -rf $(VENV) demo build dist *.egg-info munit_fast/*.so .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks

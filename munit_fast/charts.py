@@ -32,6 +32,14 @@ GROUPS = (
     ("Other losses", r".*", ""),
 )
 
+# The same for what a run does besides its losses: one unit a chart.
+RUN_GROUPS = (
+    ("Speed", r"iterations_per_second", "Iterations a second, over the last half minute."),
+    ("Learning rate", r"learning_rate", ""),
+    ("Memory", r"memory_mb", "The most that was held so far, in megabytes."),
+    ("Skipped steps", r"skipped_steps", "Steps whose gradient was not finite, so far."),
+)
+
 
 @dataclass(frozen=True)
 class Line:
@@ -54,11 +62,11 @@ class Chart:
     y_ticks: tuple[tuple[float, str], ...]
 
 
-def charts(losses: Mapping[str, Curve]) -> list[Chart]:
+def charts(losses: Mapping[str, Curve], groups: Sequence[tuple[str, str, str]] = GROUPS) -> list[Chart]:
     """Group the curves by what they measure, at most four a chart; all-zero curves are left out."""
     rest = {name: curve for name, curve in losses.items() if any(value != 0 for _, value in curve)}
     made = []
-    for title, pattern, note in GROUPS:
+    for title, pattern, note in groups:
         names = [name for name in rest if re.fullmatch(pattern, name)]
         group = [(name, np.asarray(rest.pop(name), dtype=np.float64)) for name in names]
         for start in range(0, len(group), LINES_PER_CHART):

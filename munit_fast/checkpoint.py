@@ -8,6 +8,7 @@ be loaded here, but not used commercially.
 from __future__ import annotations
 
 import re
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,11 +16,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from munit_fast.files import printable
 from munit_fast.reference.files import upgrade_state_dict
 
 
 class CheckpointError(ValueError):
     """A checkpoint cannot be used; the message names the file, what is wrong and what would work."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(printable(message))  # it may quote the names that a foreign file holds
 
 
 def load_file(path: str | Path) -> Any:
@@ -28,6 +33,7 @@ def load_file(path: str | Path) -> Any:
     if not path.is_file():
         raise CheckpointError(f"{path}: {'is a folder, not a file' if path.is_dir() else 'no such checkpoint file'}")
     try:
+        _refuse_bomb(path)
         return torch.load(path, map_location="cpu", weights_only=True)
     except OSError as error:
         raise CheckpointError(f"{path}: cannot be read: {error.strerror or error}") from None
@@ -36,6 +42,19 @@ def load_file(path: str | Path) -> Any:
         if "Unsupported" in str(error) or "weights_only" in str(error).lower():
             reason = "it holds Python objects, which could run code; only tensors are loaded"
         raise CheckpointError(f"{path}: not a checkpoint that can be loaded safely ({reason})") from None
+
+
+def _refuse_bomb(path: Path) -> None:
+    """Raise ValueError for an archive whose parts are larger than itself: compressed, or several parts in one place.
+
+    torch.save does neither, and torch.load would unpack both: kilobytes that become all the memory there is.
+    """
+    if not zipfile.is_zipfile(path):
+        return
+    with zipfile.ZipFile(path) as archive:
+        total = sum(part.file_size for part in archive.infolist())
+    if total > path.stat().st_size:
+        raise ValueError(f"its parts unpack to {total} bytes, more than the file has")
 
 
 def load_pair(path: str | Path, net_a: nn.Module, net_b: nn.Module) -> None:
@@ -61,13 +80,23 @@ def checked_pair(path: str | Path, states: Any, net_a: nn.Module, net_b: nn.Modu
     upgraded: dict[str, Mapping[str, Tensor]] = {}
     for key, net in (("a", net_a), ("b", net_b)):
         state = states[key]
-        if not isinstance(state, Mapping) or not all(
-            isinstance(k, str) and isinstance(v, Tensor) for k, v in state.items()
-        ):
-            raise CheckpointError(f"{path}: entry {key!r} is not a state_dict")
+        if not isinstance(state, Mapping) or not all(isinstance(k, str) and is_plain(v) for k, v in state.items()):
+            raise CheckpointError(f"{path}: entry {key!r} is not a state_dict of plain tensors")
         upgraded[key] = upgrade_state_dict(state, net)
         check_fit(path, key, upgraded[key], net)
     return upgraded
+
+
+def is_plain(value: Any) -> bool:
+    """Whether a value is a tensor of real numbers with memory of its own: what a parameter can be copied from."""
+    return (
+        isinstance(value, Tensor)
+        and value.layout == torch.strided
+        and value.device.type == "cpu"
+        and not value.is_complex()
+        and not value.is_quantized
+        and not value.is_nested
+    )
 
 
 def check_fit(path: str | Path, key: str, state: Mapping[str, Tensor], net: nn.Module) -> None:

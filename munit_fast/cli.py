@@ -12,6 +12,7 @@ import typer
 from rich.console import Console
 
 from munit_fast.env import traceback_wanted
+from munit_fast.files import printable
 from munit_fast.process import prepare as prepare_process
 from munit_fast.version import __version__
 
@@ -61,6 +62,9 @@ AmpOption = Annotated[
 ]
 ImplOption = Annotated[
     Impl, typer.Option("--impl", help="Who computes: the fastest here (auto), one backend, or the plain networks.")
+]
+AllowOutsideOption = Annotated[
+    bool, typer.Option("--allow_outside", help="Let list files name images outside their folder.")
 ]
 TrainerOption = Annotated[TrainerName, typer.Option("--trainer", help="The algorithm.", case_sensitive=False)]
 
@@ -145,6 +149,8 @@ def train(
     peer_timeout: Annotated[
         float, typer.Option("--peer_timeout", min=1, help="Under torchrun: seconds until a silent rank counts as lost.")
     ] = 300.0,
+    allow_outside: AllowOutsideOption = False,
+    wandb: Annotated[str | None, typer.Option(help="Log to this Weights & Biases project as well.")] = None,
 ) -> None:
     """Train. Ctrl-C or SIGTERM saves and stops; --resume continues. torchrun -m munit_fast train: on many devices."""
     from munit_fast.config import parse_config, read_config
@@ -169,6 +175,8 @@ def train(
         keep=keep,
         patience=patience,
         peer_timeout=peer_timeout,
+        allow_outside=allow_outside,
+        wandb=wandb,
     )
     try:
         result = run(cfg, options, config_text=text, console=console)
@@ -236,8 +244,8 @@ def translate(
 
     if compute_is or compute_cis:
         raise ValueError(
-            "--compute_IS and --compute_CIS are not computed here: they need a classifier of your domains; translate "
-            "without them and score the output folder, with torch-fidelity for example"
+            "--compute_IS and --compute_CIS are not computed here; translate without them, then: munit-fast evaluate "
+            "--translated OUTPUT_FOLDER --train FOLDER --also is,cis"
         )
     source = input or input_folder
     if source is None or (input and input_folder):
@@ -273,6 +281,79 @@ def translate(
         _complain(failure)
     if result.failures:
         raise typer.Exit(1)
+
+
+class Way(str, Enum):
+    """Which directions to evaluate."""
+
+    both = "both"
+    a2b = "a2b"
+    b2a = "b2a"
+
+
+@app.command()
+def evaluate(
+    config: Annotated[Path | None, typer.Option(help="The configuration of the run; names the test pictures.")] = None,
+    checkpoint: Annotated[Path | None, typer.Option(help="A gen_########.pt file.")] = None,
+    translated: Annotated[
+        Path | None, typer.Option(help="Instead of a checkpoint: a folder of translations, NAME_000.png or NAME.png.")
+    ] = None,
+    truth: Annotated[Path | None, typer.Option(help="With --translated: the true pictures, by the same NAMEs.")] = None,
+    input: Annotated[Path | None, typer.Option("--input", help="With --translated: the inputs, by the NAMEs.")] = None,
+    train_folder: Annotated[
+        Path | None, typer.Option("--train", help="With --translated: real pictures of the target domain, for KID.")
+    ] = None,
+    size: Annotated[int | None, typer.Option(min=11, help="With --translated: bring all to size×size.")] = None,
+    direction: Annotated[Way, typer.Option(help="A to B, B to A, or both.")] = Way.both,
+    num_style: Annotated[int, typer.Option("--num_style", min=1, help="Random styles per picture.")] = 10,
+    seed: Annotated[int, typer.Option(min=0, help="Of the random styles; those of translate.")] = 10,
+    also: Annotated[
+        str, typer.Option(help="fid, kid, is, cis, lpips (a list with commas), none, or what is here (auto).")
+    ] = "auto",
+    json: Annotated[Path | None, typer.Option("--json", help="Write the numbers here too; - prints only them.")] = None,
+    trainer: TrainerOption = TrainerName.MUNIT,
+    device: DeviceOption = "auto",
+    amp: AmpOption = Amp.auto,
+    impl: ImplOption = Impl.auto,
+    allow_outside: AllowOutsideOption = False,
+) -> None:
+    """Measure a checkpoint on the test pictures of its configuration, or a folder of translations."""
+    from rich.progress import Progress
+
+    from munit_fast import evaluate as office
+    from munit_fast.config import load_config
+    from munit_fast.model import TRANSLATORS
+
+    names = {"auto": None, "none": ()}.get(also, [name.strip() for name in also.split(",")])
+    ways = ("a2b", "b2a") if direction is Way.both else (direction.value,)
+    options = office.EvaluateOptions(
+        ways, num_style, seed, amp.value, names, _device(device), allow_outside=allow_outside
+    )
+    if translated is not None:
+        if config or checkpoint:
+            raise ValueError("give --translated, or --config and --checkpoint, not both")
+        found = office.evaluate_folders(translated, options, truth=truth, source=input, train=train_folder, size=size)
+    else:
+        if config is None or checkpoint is None:
+            raise ValueError("give --config and --checkpoint, or --translated")
+        if truth or input or train_folder or size:
+            raise ValueError("--truth, --input, --train and --size go with --translated; the configuration has its own")
+        cfg = load_config(config)
+        tests = office.open_test_set(cfg, allow_outside)
+        model = TRANSLATORS[trainer.value](cfg, impl=impl.value)
+        model.load(checkpoint).to(options.device).eval()
+        with Progress(console=_console(), transient=True) as bar:
+            task = bar.add_task("evaluating")
+            found = office.evaluate_model(
+                model, tests, options, lambda done, total: bar.update(task, completed=done, total=total)
+            )
+        found.about.update(config=str(config), checkpoint=str(checkpoint))
+    if json is not None and str(json) != "-":
+        office.write_json(found, json)
+    if str(json) == "-":
+        typer.echo(office.as_json(found))
+    else:
+        office.show(found, Console())
 
 
 @prepare.command("openmoji")
@@ -423,7 +504,7 @@ def _report_prepared(out: Path, manifest) -> None:  # type: ignore[no-untyped-de
 
 
 def _complain(message: str) -> None:
-    for line in message.splitlines():
+    for line in printable(message).splitlines():
         print(f"munit-fast: {line}", file=sys.stderr)
 
 

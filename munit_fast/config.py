@@ -8,16 +8,23 @@ with the key and with what would work.
 from __future__ import annotations
 
 import difflib
+from bisect import bisect_left
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from munit_fast.files import printable, read_bounded
+
 Activation = Literal["relu", "lrelu", "prelu", "selu", "tanh", "none"]
 Padding = Literal["reflect", "replicate", "zero"]
 Count = Annotated[int, Field(ge=1)]
 Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+
+
+# A published file has 60 lines, 2 kB and 60 values.
+MAX_BYTES, MAX_VALUES, MAX_PROBLEMS = 2**16, 2000, 20
 
 
 class ConfigError(ValueError):
@@ -177,10 +184,9 @@ def smallest_generator_size(gen: GeneratorConfig) -> int:
 
 def smallest_discriminator_size(dis: DiscriminatorConfig, batch_size: int = 1) -> int:
     """The smallest image side that every scale of the discriminator takes."""
-    side = 1
-    while not _discriminator_takes(side, dis, batch_size):
-        side += 1
-    return side
+    # What takes a side takes every larger one, and the largest smallest side is 2^20 (ten layers, ten scales): one by
+    # one that took half a minute.
+    return bisect_left(range(2**21), True, lo=1, key=lambda side: _discriminator_takes(side, dis, batch_size))
 
 
 def _discriminator_takes(side: int, dis: DiscriminatorConfig, batch_size: int) -> bool:
@@ -206,22 +212,51 @@ def read_config(path: str | Path) -> str:
     """The text of a configuration file. Raises ConfigError."""
     path = Path(path)
     try:
-        return path.read_text(encoding="utf-8")
+        return read_bounded(path, MAX_BYTES).decode("utf-8")
     except FileNotFoundError:
         raise ConfigError(f"{path}: no such configuration file") from None
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, ValueError) as error:
         raise ConfigError(f"{path}: cannot be read as a text file: {error}") from None
 
 
 def parse_config(text: str, source: str = "configuration") -> Config:
-    """Check the text of a YAML configuration. Raises ConfigError."""
+    """Check the text of a YAML configuration. Raises ConfigError.
+
+    Only plain values are read, and few of them: a text of some lines could ask for objects, for millions of values
+    through aliases of aliases, or for more brackets than the parser survives.
+    """
+    if len(text) > MAX_BYTES:
+        raise ConfigError(f"{source}: more than {MAX_BYTES} characters; a configuration has some dozens of lines")
     try:
+        _check_size(yaml.compose(text, Loader=yaml.SafeLoader))
         values = yaml.safe_load(text)
-    except (yaml.YAMLError, RecursionError, ValueError) as error:
-        raise ConfigError(f"{source}: not valid YAML: {' '.join(str(error).split())}") from None
+    except (yaml.YAMLError, RecursionError, ValueError, OverflowError, TypeError, AttributeError) as error:
+        # The last three come from values that look like dates and numbers but are none.
+        raise ConfigError(f"{source}: not valid YAML: {_shortened(' '.join(str(error).split()))}") from None
     if not isinstance(values, dict):
         raise ConfigError(f"{source}: a configuration is a list of `key: value` lines; found {type(values).__name__}")
     return make_config(values, source=source)
+
+
+def _check_size(root: yaml.Node | None) -> None:
+    """Count the values as they would be with every alias written out. Raises ValueError when there are too many."""
+    sizes: dict[int, int] = {}
+    parts: dict[int, list[yaml.Node]] = {}
+    stack = [] if root is None else [(root, False)]
+    while stack:
+        node, seen = stack.pop()
+        key = id(node)
+        if seen:
+            sizes[key] = 1 + sum(sizes[id(part)] for part in parts[key])
+            if sizes[key] > MAX_VALUES:
+                raise ValueError(f"more than {MAX_VALUES} values, aliases included")
+        elif key in parts and key not in sizes:
+            raise ValueError("an alias that contains itself")
+        elif key not in sizes:
+            pairs = node.value if isinstance(node, yaml.CollectionNode) else []
+            parts[key] = [part for pair in pairs for part in (pair if isinstance(pair, tuple) else (pair,))]
+            stack.append((node, True))
+            stack += [(part, False) for part in parts[key]]
 
 
 def make_config(values: dict[str, Any], source: str = "configuration") -> Config:
@@ -229,19 +264,38 @@ def make_config(values: dict[str, Any], source: str = "configuration") -> Config
     try:
         return Config.model_validate(values)
     except ValidationError as error:
-        lines = [f"{source}: {_explain(problem)}" for problem in error.errors()]
+        problems = error.errors()
+        lines = [f"{source}: {_explain(problem)}" for problem in problems[:MAX_PROBLEMS]]
+        if len(problems) > MAX_PROBLEMS:
+            lines.append(f"{source}: and {len(problems) - MAX_PROBLEMS} more problems")
         raise ConfigError("\n".join(lines)) from None
 
 
 def _explain(problem: Any) -> str:
-    location = [str(part) for part in problem["loc"]]
+    location = [_printable(str(part)) for part in problem["loc"]]
     key = ".".join(location)
     if problem["type"] == "extra_forbidden":
         return f"{key}: unknown key{_nearest(location)}"
     if problem["type"] == "value_error":  # from _sizes, which names the keys itself
         return str(problem["ctx"]["error"])
     message = problem["msg"][0].lower() + problem["msg"][1:]
-    return f"{key}: {message}; got {problem['input']!r}"
+    return f"{key}: {message}; got {_value(problem['input'])}"
+
+
+def _value(found: Any) -> str:
+    """A value for an error message: one short line, whatever it is."""
+    try:
+        return _shortened(repr(found))
+    except ValueError:  # a whole number of more digits than Python prints
+        return "a very large number"
+
+
+def _printable(text: str) -> str:
+    return _shortened(printable(text))
+
+
+def _shortened(text: str) -> str:
+    return text if len(text) <= 200 else f"{text[:200]}…"
 
 
 def _nearest(location: list[str]) -> str:

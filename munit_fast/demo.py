@@ -2,27 +2,24 @@
 
 from __future__ import annotations
 
-import json
 import os
 import platform
 import time
 from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
-from typing import Any
 
 import torch
 import yaml
-from rich.box import SIMPLE_HEAD
 from rich.console import Console
-from rich.table import Table
 from torch import Tensor
 
 from munit_fast.config import Config, make_config
-from munit_fast.data import ImageSet, centre_crop, list_images, prepare_openmoji, save_image
+from munit_fast.data import prepare_openmoji, save_image
 from munit_fast.data.openmoji import ATTRIBUTION
-from munit_fast.files import atomic_write_bytes
-from munit_fast.metrics import Evaluation, evaluate
+from munit_fast.evaluate import EvaluateOptions, Files, TestSet, evaluate_model, open_test_set, show, write_json
+from munit_fast.metrics import Evaluation
+from munit_fast.metrics.evaluation import TO_COLOUR, TO_LINES
 from munit_fast.model import MUNIT
 from munit_fast.trainers import MUNIT_Trainer
 from munit_fast.training import TrainOptions, TrainResult, train
@@ -39,7 +36,6 @@ from munit_fast.web import (
 
 STYLES = 6
 SHOWN_DRAWINGS = 14
-_BATCH = 16
 
 
 @dataclass
@@ -105,38 +101,21 @@ def run_demo(options: DemoOptions, console: Console) -> Path:
     console.print("[bold]3/4[/] Translating and evaluating the held-out drawings …")
     checkpoint = result.folder.checkpoints / f"gen_{result.iterations:08d}.pt"
     model = MUNIT(cfg, impl=options.impl).load(checkpoint).to(options.device).eval()
-    pictures = _translate_test_set(model, cfg, options)
-    evaluation = evaluate(
-        a_test=pictures["a_test"].to(options.device),
-        b_test=pictures["b_test"].to(options.device),
-        fake_a=pictures["fake_a"].to(options.device),
-        fake_b=pictures["fake_b"].to(options.device),
-        b_train=pictures["b_train"].to(options.device),
-    )
-    atomic_write_bytes(options.folder / "metrics.json", json.dumps(evaluation.to_json(), indent=1).encode())
-    print_evaluation(evaluation, console)
+    tests = open_test_set(cfg)
+    evaluation = _evaluate(model, tests, options)
+    write_json(evaluation, options.folder / "metrics.json")
+    show(evaluation, console)
+    lines = evaluation["colour_to_lines.l1"]
+    if lines.ceiling:
+        console.print(f"     colour → lines L1 is {lines.value / lines.ceiling:.3f}× that of copying the input")
 
     console.print("[bold]4/4[/] Making the page …")
-    report = _report(model, cfg, options, result, pictures, evaluation)
+    report = _report(model, cfg, options, result, tests, evaluation)
     rows = [
         torch.stack([row.drawing, *row.translations, row.truth]) for row in report.drawings if row.truth is not None
     ]
     save_image(make_grid(rows), options.folder / "grid.png")
     return write_demo_page(options.folder / "index.html", data=report)
-
-
-def print_evaluation(evaluation: Evaluation, console: Console) -> None:
-    """Print the results beside what they should be compared with."""
-    table = Table("", "value", "real data", "untranslated", "baselines", box=SIMPLE_HEAD)
-    for row in evaluation.entries:
-        numbers = (f"{x:.4g}" if x is not None else "–" for x in (row.value, row.floor, row.ceiling))
-        baselines = "\n".join(f"{name} {value:.4g}" for name, value in row.baselines.items())
-        table.add_row(f"{row.direction} {row.name} {'↓' if row.better == 'lower' else '↑'}", *numbers, baselines)
-    console.print(f"     {evaluation.test_images} held-out pairs; ↓ lower is better, ↑ higher is better")
-    console.print(table)
-    lines = evaluation["colour_to_lines.l1"]
-    if lines.ceiling:
-        console.print(f"     colour → lines L1 is {lines.value / lines.ceiling:.3f}× that of copying the input")
 
 
 def _train(options: DemoOptions, data_root: Path, console: Console) -> tuple[Config, TrainResult]:
@@ -212,32 +191,19 @@ def _free_name(folder: Path) -> str:
     return f"openmoji-{number}"
 
 
-def _load(folder: Path, cfg: Config, channels: int) -> Tensor:
-    images = ImageSet(list_images(folder), channels, cfg.new_size)
-    return torch.stack(
-        [centre_crop(images, i, (cfg.crop_image_height, cfg.crop_image_width)) for i in range(len(images))]
+def _evaluate(model: MUNIT, tests: TestSet, options: DemoOptions) -> Evaluation:
+    return evaluate_model(
+        model,
+        tests,
+        EvaluateOptions(
+            directions=("b2a", "a2b"),
+            num_style=STYLES,
+            seed=options.seed + 1,
+            device=options.device,
+            also=(),
+            named={"b2a": TO_LINES, "a2b": TO_COLOUR},
+        ),
     )
-
-
-def _translate_test_set(model: MUNIT, cfg: Config, options: DemoOptions) -> dict[str, Tensor]:
-    root = Path(str(cfg.data_root))
-    a_test, b_test = _load(root / "testA", cfg, 3), _load(root / "testB", cfg, 3)
-    generator = torch.Generator().manual_seed(options.seed + 1)
-
-    def run(x: Tensor, direction: Any, styles: int) -> Tensor:
-        parts = [
-            model.translate(part.to(options.device), direction, styles, generator=generator).cpu()
-            for part in x.split(_BATCH)
-        ]
-        return torch.cat(parts)
-
-    return {
-        "a_test": a_test,
-        "b_test": b_test,
-        "fake_b": run(a_test, "a2b", STYLES),
-        "fake_a": run(b_test, "b2a", 1)[:, 0],
-        "b_train": _load(root / "trainB", cfg, 3),
-    }
 
 
 def _report(
@@ -245,14 +211,18 @@ def _report(
     cfg: Config,
     options: DemoOptions,
     result: TrainResult,
-    pictures: dict[str, Tensor],
+    tests: TestSet,
     evaluation: Evaluation,
 ) -> DemoReport:
-    a, b = pictures["a_test"], pictures["b_test"]
+    a, b = tests.pictures["a"], tests.pictures["b"]
     # Evenly spaced through the sorted test set: nobody chose the ones that came out well.
     shown = [round(i * (len(a) - 1) / (SHOWN_DRAWINGS - 1)) for i in range(SHOWN_DRAWINGS)]
     same_styles = torch.randn(STYLES, cfg.gen.style_dim, generator=torch.Generator().manual_seed(options.seed + 2))
-    columns = model.translate(a[shown].to(options.device), "a2b", style=same_styles).cpu()
+    drawings = torch.stack([a[i] for i in shown])
+    columns = model.translate(drawings.to(options.device), "a2b", style=same_styles).cpu()
+    coloured = shown[1::2]
+    styles = torch.randn(1, cfg.gen.style_dim, generator=torch.Generator().manual_seed(options.seed + 1))
+    back = model.translate(torch.stack([b[i] for i in coloured]).to(options.device), "b2a", style=styles).cpu()
     return DemoReport(
         title="Drawings coloured by a MUNIT trained on this machine",
         summary=(
@@ -264,27 +234,27 @@ def _report(
         attribution=ATTRIBUTION,
         guided=_guided(model, a, b, shown, options),
         strips=_strips(model, a, shown[2:10:2], same_styles, options),
-        lines=[LinesExample(b[i], pictures["fake_a"][i], a[i]) for i in shown[1::2]],
+        lines=[LinesExample(b[i], back[row, 0], a[i]) for row, i in enumerate(coloured)],
         losses=result.folder.read_losses(),
         metrics=evaluation.entries,
     )
 
 
-def _guided(model: MUNIT, a: Tensor, b: Tensor, shown: list[int], options: DemoOptions) -> list[GuidedExample]:
+def _guided(model: MUNIT, a: Files, b: Files, shown: list[int], options: DemoOptions) -> list[GuidedExample]:
     drawings, examples = shown[::2], [*shown[1::2][1:], shown[1]]
     guided = []
     for drawing, example in zip(drawings, examples):
-        x, style = a[drawing : drawing + 1].to(options.device), b[example : example + 1].to(options.device)
+        x, style = a[drawing][None].to(options.device), b[example][None].to(options.device)
         guided.append(GuidedExample(a[drawing], b[example], model.translate(x, "a2b", style=style)[0, 0].cpu()))
     return guided
 
 
-def _strips(model: MUNIT, a: Tensor, rows: list[int], styles: Tensor, options: DemoOptions) -> list[StyleStrip]:
+def _strips(model: MUNIT, a: Files, rows: list[int], styles: Tensor, options: DemoOptions) -> list[StyleStrip]:
     steps = torch.linspace(0, 1, 9)[:, None]
     strips = []
     for k, i in enumerate(rows):
         path = torch.lerp(styles[k], styles[(k + 1) % len(styles)], steps)
-        frames = model.translate(a[i : i + 1].to(options.device), "a2b", style=path)[0].cpu()
+        frames = model.translate(a[i][None].to(options.device), "a2b", style=path)[0].cpu()
         strips.append(StyleStrip(a[i], frames))
     return strips
 

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from munit_fast.checkpoint import CheckpointError, check_fit, load_file
+from munit_fast.checkpoint import CheckpointError, check_fit, is_plain, load_file
 from munit_fast.files import write_error
 from munit_fast.reference.files import checkpoint_name, found_checkpoints, save_atomically, upgrade_state_dict
 
@@ -169,7 +169,11 @@ def _checked(state: Any, path: Path) -> dict[str, Any]:
     if not isinstance(state, dict) or not isinstance(state.get("checksum"), str):
         raise CheckpointError(f"{path}: not a state of a run")
     content = {key: value for key, value in state.items() if key != "checksum"}
-    if checksum(content) != state["checksum"]:
+    try:
+        found = checksum(content)
+    except (RuntimeError, TypeError, ValueError, NotImplementedError, RecursionError) as error:
+        raise CheckpointError(f"{path}: holds what no state does: {error}") from None
+    if found != state["checksum"]:
         raise CheckpointError(f"{path}: damaged: its checksum is not that of its content")
     return state
 
@@ -202,7 +206,10 @@ def _published(folder: Path) -> Found:
     source = folder / "optimizer.pt"
     state = {"iterations": iterations, "networks": networks, "optimizers": load_file(source)}
     if iterations in averages:
-        state["average"] = {"images": iterations, **load_file(averages[iterations])}
+        average = load_file(averages[iterations])
+        if not isinstance(average, Mapping):
+            raise CheckpointError(f"{averages[iterations]}: not an ema_*.pt file")
+        state["average"] = {"images": iterations, **average}
     return Found(source, state)
 
 
@@ -211,6 +218,16 @@ def apply_state(trainer: Any, state: Mapping[str, Any], source: Path) -> tuple[i
 
     Raises CheckpointError when it is of another configuration.
     """
+    try:
+        return _apply_state(trainer, state, source)
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError, RuntimeError, OverflowError) as error:
+        if isinstance(error, CheckpointError):
+            raise
+        reason = str(error).strip().split("\n")[0] or type(error).__name__
+        raise CheckpointError(f"{source}: not a state of such a run: {reason}") from None
+
+
+def _apply_state(trainer: Any, state: Mapping[str, Any], source: Path) -> tuple[int, dict[str, Any]]:
     # Everything is checked before anything is changed.
     networks = _checked_networks(trainer, state, source)
     optimizers = _checked_optimizers(trainer, state, source)
@@ -243,7 +260,7 @@ def _checked_networks(trainer: Any, state: Mapping[str, Any], source: Path) -> d
     found = {}
     for name in _NETWORKS:
         values = state["networks"].get(name)
-        if not isinstance(values, Mapping) or not all(isinstance(v, Tensor) for v in values.values()):
+        if not isinstance(values, Mapping) or not all(isinstance(k, str) and is_plain(v) for k, v in values.items()):
             raise CheckpointError(f"{source}: does not fit this configuration: no network {name}")
         found[name] = upgrade_state_dict(values, getattr(trainer, name))
         check_fit(source, name, found[name], getattr(trainer, name))

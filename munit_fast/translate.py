@@ -21,7 +21,7 @@ from munit_fast.data import (
     to_model_range,
 )
 from munit_fast.data.images import SAVED_FORMATS
-from munit_fast.files import write_error
+from munit_fast.files import safe_name, write_error
 from munit_fast.model import MUNIT, UNIT, Direction
 from munit_fast.precision import amp_dtype, autocast
 
@@ -97,11 +97,11 @@ def translate_files(
     return result
 
 
-def random_styles(options: TranslateOptions, style_dim: int, place: int) -> Tensor:
+def random_styles(seed: int, num_style: int, style_dim: int, place: int) -> Tensor:
     """The random styles [num_style, style_dim] of the image at `place`, whatever other images there are."""
-    seed = np.random.SeedSequence([options.seed, place]).generate_state(1, np.uint64)[0]
-    generator = torch.Generator().manual_seed(int(seed >> 1))
-    return torch.randn(options.num_style, style_dim, generator=generator)
+    word = np.random.SeedSequence([seed, place]).generate_state(1, np.uint64)[0]
+    generator = torch.Generator().manual_seed(int(word >> 1))
+    return torch.randn(num_style, style_dim, generator=generator)
 
 
 class _Styles:
@@ -119,7 +119,8 @@ class _Styles:
             self.codes = examples.expand(count, -1, -1)
             return
         places = [0] * count if options.synchronized else range(count)
-        self.codes = torch.stack([random_styles(options, model.config.gen.style_dim, place) for place in places])
+        dim = model.config.gen.style_dim
+        self.codes = torch.stack([random_styles(options.seed, options.num_style, dim, place) for place in places])
 
     def _example_codes(self, model: MUNIT, path: Path) -> Tensor:
         domain = self.options.direction[-1]
@@ -167,15 +168,18 @@ def _batches(
 
 
 def _output_names(paths: Sequence[Path], source: Path) -> list[str]:
-    """A name without extension for each image, unique: "" for a single file, else its path below the folder."""
+    """A name without extension for each image, unique: "" for a single file, else its path below the folder.
+
+    What no file name should have is replaced: pictures from elsewhere may be called anything.
+    """
     if not source.is_dir():
         return [""]
     relative = [path.relative_to(source) for path in paths]
-    stems = Counter(str(path.with_suffix("")) for path in relative)
+    plain = [str(Path(*map(safe_name, path.with_suffix("").parts))) for path in relative]
+    stems = Counter(plain)
     taken = {stem for stem, count in stems.items() if count == 1}
     names = []
-    for path in relative:
-        name = str(path.with_suffix(""))
+    for path, name in zip(relative, plain):
         if stems[name] > 1:  # a.png beside a.jpg
             name += f"_{path.suffix[1:]}"
             while name in taken:

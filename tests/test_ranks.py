@@ -63,6 +63,8 @@ def compare(out: Path, whole: Path) -> None:
     ]
     assert len(rows[0]) == len(rows[1]) == ITERATIONS
     for mine, theirs in zip(*rows):
+        for row in (mine, theirs):
+            assert {"images_per_second", "memory_mb"} <= set(row.pop("run"))
         assert mine == pytest.approx(theirs, rel=1e-9, abs=1e-12)
     states = [find_state(path / "outputs/small/checkpoints").state for path in (out, whole)]
     assert states[0]["iterations"] == states[1]["iterations"] == ITERATIONS

@@ -63,11 +63,22 @@ def test_the_published_tree(small_config: dict[str, Any], picture_folders: Path,
 
     events = EventAccumulator(str(tmp_path / "logs" / "small")).Reload()
     assert set(events.Tags()["scalars"]) >= PUBLISHED_SCALARS
+    about_the_run = {"learning_rate", "iterations_per_second", "images_per_second", "skipped_steps", "memory_mb"}
+    assert set(events.Tags()["scalars"]) == PUBLISHED_SCALARS | about_the_run
+    grids = {f"gen_{direction}_{split}" for direction in ("a2b", "b2a") for split in ("train", "test")}
+    assert set(events.Tags()["images"]) == grids
+    assert [(e.step, e.width, e.height) for e in events.Images("gen_a2b_test")] == [(2, 70, 138), (4, 70, 138)]
     recorded = events.Scalars("loss_gen_total")
     assert [e.step for e in recorded] == [1, 2, 3, 4]
     rows = [json.loads(line) for line in (tmp_path / "logs" / "small" / "losses.jsonl").read_text().splitlines()]
     assert [row["iteration"] for row in rows] == [1, 2, 3, 4]
     assert rows[-1]["loss_gen_total"] == pytest.approx(recorded[-1].value, rel=1e-6)
+    assert set(rows[-1]["run"]) == about_the_run
+    for name, value in rows[-1]["run"].items():
+        assert events.Scalars(name)[-1].value == pytest.approx(value, rel=1e-6)
+    assert rows[-1]["run"]["images_per_second"] == pytest.approx(2 * rows[-1]["run"]["iterations_per_second"])
+    assert 50 < rows[-1]["run"]["memory_mb"] < 10_000
+    assert "Images a second" in page
 
 
 @pytest.mark.parametrize("trainer", ["MUNIT", "UNIT"])
@@ -84,8 +95,10 @@ def test_resumed_is_bit_for_bit_the_uninterrupted_run(
         whole, parts = ([*flatten(load_file(f))] for f in files)
         assert len(whole) == len(parts) > 20
         assert all(torch.equal(x, y) for x, y in zip(whole, parts)), name
-    histories = [(tmp_path / part / "logs" / "small" / "losses.jsonl").read_text() for part in ("whole", "parts")]
+    histories = [RunFolder(tmp_path / part, "small").read_losses() for part in ("whole", "parts")]
     assert histories[0] == histories[1]
+    rows = [json.loads(line) for line in RunFolder(tmp_path / "parts", "small").history.read_text().splitlines()]
+    assert [row["iteration"] for row in rows] == [1, 2, 3, 4, 5, 6]
 
 
 def flatten(value: Any) -> Any:

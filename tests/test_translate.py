@@ -41,7 +41,7 @@ def test_one_picture(model: mf.MUNIT, pictures: Path, tmp_path: Path) -> None:
     assert sorted(p.name for p in result.written) == sorted(p.name for p in (tmp_path / "out").iterdir()) == names
     assert np.array_equal(pixels(tmp_path / "out" / "input.png"), pixels(pictures / "a.png"))
     # The picture is (y + 1) / 2, not stretched to the full range.
-    codes = random_styles(TranslateOptions(num_style=3), 3, 0)[None]
+    codes = random_styles(10, 3, 3, 0)[None]
     y = model.translate(to_model_range(decode_image(pictures / "a.png", 3))[None], style=codes)[0, 1]
     expected = ((y + 1) * 127.5).round().byte().permute(1, 2, 0).numpy()
     assert np.array_equal(pixels(tmp_path / "out" / "output001.png"), expected)

@@ -24,6 +24,7 @@ from munit_fast.files import FileWriteError
 from munit_fast.guard import WINDOW, SkipRecord, in_a_row
 from munit_fast.state import apply_state, find_state, resume_run, run_state, save_run, save_state
 from munit_fast.training.faults import NotFiniteError
+from munit_fast.training.folder import RunFolder
 from munit_fast.training.run import iteration_noise, iteration_seed
 
 # ---- exact resume ----
@@ -157,7 +158,7 @@ def test_a_file_that_cannot_grow(small_config: dict[str, Any], picture_folders: 
     run(long, picture_folders, tmp_path / "parts", resume=True)
     for name in ("resume_00000006.pt", "gen_00000006.pt", "ema_00000006.pt", "optimizer.pt"):
         assert equal(*(load_file(checkpoints(tmp_path / part) / name) for part in ("whole", "parts")))
-    histories = [(tmp_path / part / "logs" / "small" / "losses.jsonl").read_text() for part in ("whole", "parts")]
+    histories = [RunFolder(tmp_path / part, "small").read_losses() for part in ("whole", "parts")]
     assert histories[0] == histories[1]
 
 

@@ -110,6 +110,31 @@ def test_newest_iteration_first_and_only_it_is_open(tmp_path: Path) -> None:
     assert page.texts.index("Iteration 10,000") < page.texts.index("Iteration 2,000")
 
 
+def test_a_stopped_run_says_so(tmp_path: Path) -> None:
+    status = web.TrainingStatus(5, 10, 2.0, None, stopped=True)
+    page = write_training(tmp_path, status=status)
+    assert "Stopped" in page.texts
+    assert "Time left" not in page.texts
+    assert "Training" in write_training(tmp_path, status=web.TrainingStatus(5, 10)).texts
+    assert "Finished" in write_training(tmp_path, status=web.TrainingStatus(10, 10, stopped=True)).texts
+
+
+def test_what_the_run_does_stands_at_the_top_and_in_charts(tmp_path: Path) -> None:
+    run = {
+        "learning_rate": [(1, 1e-4), (2, 5e-5)],
+        "iterations_per_second": [(1, 3.0), (2, 4.0)],
+        "images_per_second": [(1, 6.0), (2, 8.0)],
+        "memory_mb": [(1, 700.0), (2, 812.0)],
+        "skipped_steps": [(1, 0.0), (2, 3.0)],
+    }
+    page = write_training(tmp_path, run=run)
+    for name, value in {"Learning rate": "5e-05", "Images a second": "8", "Skipped steps": "3"}.items():
+        assert page.texts[page.texts.index(name) + 1] == value
+    assert {"The run", "Speed", "Memory"} <= set(page.texts)
+    assert "images_per_second" not in page.texts  # the same curve as iterations_per_second, at another scale
+    assert "The run" not in write_training(tmp_path, run={}).texts
+
+
 def test_captions_say_direction_and_set(tmp_path: Path) -> None:
     page = write_training(
         tmp_path,

@@ -130,6 +130,29 @@ def mean_of_k(samples: Tensor, truth: Tensor) -> Tensor:
     return _distances_to_truth(samples, truth, "mean_of_k").mean(1)
 
 
+def coverage(samples: Tensor, answers: Tensor) -> Tensor:
+    """The share of an input's true answers that a translation comes nearer to than any other answer does.
+
+    samples: embeddings [k, E] of the translations; answers: [m, E] of the known true ones, m at least 2, all different.
+    Returns a scalar in [0, 1]. Source: Naeem et al. 2020, "Reliable Fidelity and Diversity Metrics for Generative
+    Models", eq. 6 (coverage), with one nearest neighbour, over the answers of one input.
+    """
+    between = _distances(answers, answers, "coverage").fill_diagonal_(torch.inf)
+    return (_distances(answers, samples, "coverage").amin(1) < between.amin(1)).double().mean()
+
+
+def missed_distance(samples: Tensor, answers: Tensor) -> Tensor:
+    """Mean perceptual distance of each of an input's true answers [m, E] to the nearest translation of [k, E]."""
+    return _distances(answers, samples, "missed_distance").amin(1).mean()
+
+
+def _distances(x: Tensor, y: Tensor, name: str) -> Tensor:
+    """All pairs of embeddings [m, E] and [k, E] → [m, k]; a row at a time, as m·k·E floats need not fit."""
+    if x.ndim != 2 or y.ndim != 2 or not len(y):
+        raise ValueError(f"{name}: {list(x.shape)}, {list(y.shape)}; give embeddings [m, E] and [k, E] of one input")
+    return torch.stack([perceptual_distance(row, y) for row in x])
+
+
 def kid(f_x: Tensor, f_y: Tensor) -> float:
     """Kernel Inception Distance between two sets of features: unbiased MMD² with k(x, y) = (x·y / D + 1)³.
 

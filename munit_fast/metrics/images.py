@@ -84,6 +84,25 @@ def line_f1(x: Tensor, y: Tensor, threshold: float = 0.5, tolerance: float = LIN
     )
 
 
+def with_channels(images: Tensor, channels: int) -> Tensor:
+    """[N, 1 or 3, H, W] with that many channels: grey repeated, colour brought to its luminance (Rec. 601)."""
+    if images.shape[1] == channels:
+        return images
+    return images.expand(-1, 3, -1, -1) if channels == 3 else _luminance(images)[:, None]
+
+
+def is_drawing(images: Tensor) -> bool:
+    """Whether [N, C, H, W] in [-1, 1] are line drawings: colourless, mostly white, hardly anything between.
+
+    Of OpenMoji's 64 px drawings 91 % of the pixels lie within 0.1 of black or white, and 84 % are white.
+    """
+    unit = to_unit(images, "images")
+    grey = _luminance(unit)
+    colourless, white = (unit - grey[:, None]).abs().amax(1) < 0.1, grey > 0.9
+    shares = [pixels.double().mean() for pixels in (colourless, white | (grey < 0.1), white)]
+    return all(share > least for share, least in zip(shares, (0.98, 0.8, 0.5)))
+
+
 def to_unit(images: Tensor, name: str) -> Tensor:
     """Check [N, C, H, W] in [-1, 1] and give (images + 1) / 2 in [0, 1], float64, on the CPU."""
     check_images(images, name)

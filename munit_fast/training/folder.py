@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from datetime import datetime, timezone
 from pathlib import Path
@@ -12,7 +13,10 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from munit_fast.files import atomic_write_bytes, sync, write_error
+from munit_fast.files import atomic_write_bytes, safe_name, sync, write_error
+
+# JSON has no such numbers, and its readers stumble over Python's spelling of them.
+_NOT_FINITE = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
 
 
 class RunFolderError(RuntimeError):
@@ -23,7 +27,7 @@ class RunFolder:
     """Where a run called `name` keeps its files under `output_path`."""
 
     def __init__(self, output_path: Path, name: str) -> None:
-        self.name = name
+        self.name = name = safe_name(name)  # of a configuration file, which may be called "..".yaml
         self.logs = output_path / "logs" / name
         self.root = output_path / "outputs" / name
         self.images = self.root / "images"
@@ -87,9 +91,14 @@ class RunFolder:
         """Keep the configuration beside the results."""
         atomic_write_bytes(self.root / "config.yaml", text.encode())
 
-    def append_losses(self, iteration: int, losses: Mapping[str, float]) -> None:
-        """Add one line to the loss history."""
-        _append(self.history, {"iteration": iteration, **losses})
+    def append_losses(
+        self, iteration: int, losses: Mapping[str, float], run: Mapping[str, float] | None = None
+    ) -> None:
+        """Add one line to the history: the losses, and under "run" what the run was doing.
+
+        The losses of a resumed run repeat those of the uninterrupted one; speed and memory do not.
+        """
+        _append(self.history, {"iteration": iteration, **_strict(losses), **({"run": _strict(run)} if run else {})})
 
     def append_event(self, event: Mapping[str, Any]) -> None:
         """Add one line to what happened to the run; unlike the losses it is never cut."""
@@ -105,11 +114,17 @@ class RunFolder:
 
     def read_losses(self) -> dict[str, list[tuple[int, float]]]:
         """The loss history, {name: [(iteration, value), …]}; a torn last line is left out."""
+        return self._curves(lambda row: {name: row[name] for name in row if name not in ("iteration", "run")})
+
+    def read_run(self) -> dict[str, list[tuple[int, float]]]:
+        """The history of speed, memory, learning rate and skipped steps, as `read_losses`."""
+        return self._curves(lambda row: row.get("run", {}))
+
+    def _curves(self, part: Callable[[dict[str, Any]], dict[str, Any]]) -> dict[str, list[tuple[int, float]]]:
         curves: dict[str, list[tuple[int, float]]] = {}
         for row in self._rows():
-            iteration = int(row.pop("iteration"))
-            for name, value in row.items():
-                curves.setdefault(name, []).append((iteration, value))
+            for name, value in part(row).items():
+                curves.setdefault(name, []).append((int(row["iteration"]), _NOT_FINITE.get(value, value)))
         return curves
 
     def cut_losses(self, up_to: int) -> None:
@@ -118,7 +133,7 @@ class RunFolder:
             kept = "".join(json.dumps(row) + "\n" for row in self._rows(up_to))
             atomic_write_bytes(self.history, kept.encode())
 
-    def _rows(self, up_to: int | None = None) -> Iterator[dict[str, float]]:
+    def _rows(self, up_to: int | None = None) -> Iterator[dict[str, Any]]:
         if not self.history.exists():
             return
         for line in self.history.read_text(encoding="utf-8").splitlines():
@@ -136,3 +151,7 @@ def _append(path: Path, row: Mapping[str, Any]) -> None:
             file.write(json.dumps(row) + "\n")
     except OSError as error:
         raise write_error(path, error) from None
+
+
+def _strict(values: Mapping[str, float]) -> dict[str, float | str]:
+    return {name: value if math.isfinite(value) else json.dumps(value) for name, value in values.items()}

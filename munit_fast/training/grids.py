@@ -23,11 +23,16 @@ def make_grid(rows: Sequence[Tensor], gap: int = 2) -> Tensor:
     return grid
 
 
+def split_samples(images: Sequence[Tensor]) -> list[tuple[str, Sequence[Tensor]]]:
+    """The rows of each direction's grid, from what a trainer's `sample` returns."""
+    half = len(images) // 2
+    return [("a2b", images[:half]), ("b2a", images[half:])]
+
+
 def write_grids(images: Sequence[Tensor], folder: Path, postfix: str) -> list[Path]:
     """Write gen_a2b_<postfix>.jpg and gen_b2a_<postfix>.jpg from what a trainer's `sample` returns."""
-    half = len(images) // 2
     written = []
-    for direction, rows in (("a2b", images[:half]), ("b2a", images[half:])):
+    for direction, rows in split_samples(images):
         path = folder / f"gen_{direction}_{postfix}.jpg"
         save_image(make_grid(rows), path)
         written.append(path)

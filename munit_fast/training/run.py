@@ -13,7 +13,6 @@ import numpy as np
 import torch
 from rich.console import Console
 from torch import Tensor
-from torch.utils.tensorboard import SummaryWriter
 
 from munit_fast.config import Config
 from munit_fast.data import ImageSet, UnpairedBatches, display_images
@@ -23,11 +22,14 @@ from munit_fast.trainers import MUNIT_Trainer, TrainingNoise, UNIT_Trainer
 from munit_fast.training.faults import Faults
 from munit_fast.training.folder import RunFolder
 from munit_fast.training.grids import write_grids
+from munit_fast.training.logs import RunLog, import_wandb, peak_memory_mb
 from munit_fast.training.progress import TrainingProgress
 from munit_fast.training.ranks import Ranks, joined, restarted
 from munit_fast.training.signals import StopRequest
 from munit_fast.training.sources import Sources, open_sources
 from munit_fast.web import TrainingStatus, find_grids, write_training_page
+
+_PAGE_SECONDS = 60  # the page is written that often, and reloads itself
 
 TRAINERS: dict[str, type[MUNIT_Trainer] | type[UNIT_Trainer]] = {"MUNIT": MUNIT_Trainer, "UNIT": UNIT_Trainer}
 
@@ -52,6 +54,8 @@ class TrainOptions:
     patience: int = 50  # iterations in a row without a step, after which the run ends
     peer_timeout: float = 300.0  # seconds after which a silent rank counts as lost
     double: bool = False  # float64, to compare runs
+    allow_outside: bool = False  # list files may name images outside their folder
+    wandb: str | None = None  # the Weights & Biases project to log to as well
 
 
 @dataclass
@@ -84,7 +88,9 @@ def train(
         folder = RunFolder(options.output_path, options.name)
         console = console or Console(stderr=True)
         with ranks.main_first():  # what is wrong for all of them is said once
-            sources = open_sources(cfg)
+            if options.wandb is not None and ranks.main:
+                import_wandb()  # said before anything is made
+            sources = open_sources(cfg, options.allow_outside)
             if ranks.main:
                 resume = options.resume or ((options.auto_resume or restarted()) and folder.has_run)
                 held.enter_context(folder.opened(resume))
@@ -159,12 +165,14 @@ class _Run:
         if not ranks.main:
             return
         folder.cut_losses(self.start)
-        self.history = folder.read_losses()
+        self.history, self.run_history = folder.read_losses(), folder.read_run()
+        self._next_page = time.monotonic()
         self.display = {"train": self._display(sources.train_a, sources.train_b)}
         if sources.test_a is not None and sources.test_b is not None:
             self.display["test"] = self._display(sources.test_a, sources.test_b)
         else:
             console.print("no test images: grids show training images only")
+        self.log = RunLog(folder, self.start, cfg.hyperparameters(), options.wandb)  # last: what fails leaves no logs
 
     def _resume(self) -> int:
         """Take up the newest good state, which the main rank reads for all; the iterations done."""
@@ -226,8 +234,7 @@ class _Run:
         begin = time.monotonic()
         done = saved = self.start
         whole = True  # False in the middle of an iteration
-        main = self.ranks.main
-        writer = SummaryWriter(str(self.folder.logs), purge_step=self.start + 1) if main else None
+        main, failed = self.ranks.main, True
         limit = self.options.time_limit
         deadline = None if limit is None else begin + limit
         self.saved = begin
@@ -243,15 +250,21 @@ class _Run:
                     self._iterate(x_a, x_b, done + 1)
                     done, whole = done + 1, True
                     self.bar.advance(done)
-                    if self._after_iteration(done, writer):
+                    if self._after_iteration(done):
                         saved = done
+            failed = False
         finally:
             # Whatever ended the run (a vanished file, a full disk for the logs), the iterations done are kept; not
             # after a second Ctrl-C in the middle of one, where the discriminator may be a step ahead.
-            if saved != done and whole:
-                self._save(done)
-            if writer is not None:
-                writer.close()
+            try:
+                if saved != done and whole:
+                    self._save(done)
+            except BaseException:
+                failed = True
+                raise
+            finally:
+                if main:
+                    self.log.close(failed)
         if main:
             self._write_page(done, refresh=False)
         finished = done >= self.cfg.max_iter
@@ -266,18 +279,18 @@ class _Run:
         self.trainer.update(x_a, x_b, self.hyperparameters, noise)
         self.last = (x_a, x_b, noise)
 
-    def _after_iteration(self, done: int, writer: SummaryWriter | None) -> bool:
+    def _after_iteration(self, done: int) -> bool:
         """Log, show and save as the configuration says; whether the run was saved with the published files."""
         self.faults.check_steps(self.trainer, self.batches, done, self.last, done % self.cfg.log_iter == 0)
         losses = self.ranks.mean(collect_losses(self.trainer)) if done % self.cfg.log_iter == 0 else {}
-        if writer is None:
+        if not self.ranks.main:
             return False
         cfg = self.cfg
         if done % cfg.log_iter == 0:
-            self._log(done, losses, writer)
+            self._log(done, losses)
         if done % cfg.image_save_iter == 0:
             for split in self.display:
-                self._write_grids(split, f"{split}_{done:08d}")
+                self._write_grids(split, f"{split}_{done:08d}", done)
         if done % cfg.image_display_iter == 0:
             self._write_grids("train", "train_current")
         if done % cfg.image_save_iter == 0 or done % cfg.image_display_iter == 0:
@@ -289,30 +302,50 @@ class _Run:
             self._save(done, published=False)
         return False
 
-    def _log(self, done: int, losses: Mapping[str, float], writer: SummaryWriter) -> None:
+    def _log(self, done: int, losses: Mapping[str, float]) -> None:
+        run = self._measure()
         self.bar.losses(losses)
-        self.folder.append_losses(done, losses)
-        for name, value in losses.items():
-            writer.add_scalar(name, value, done)
-            self.history.setdefault(name, []).append((done, value))
-        writer.add_scalar("learning_rate", self.trainer.gen_opt.param_groups[0]["lr"], done)
-        writer.add_scalar("iterations_per_second", self.bar.speedometer.speed, done)
-        writer.add_scalar("skipped_steps", self.trainer.skipped_steps, done)
+        self.log.numbers(done, losses, run)
+        for history, values in ((self.history, losses), (self.run_history, run)):
+            for name, value in values.items():
+                history.setdefault(name, []).append((done, value))
+        if time.monotonic() >= self._next_page:
+            self._write_page(done, refresh=True)
 
-    def _write_grids(self, split: str, postfix: str) -> None:
+    def _measure(self) -> dict[str, float]:
+        """What the run is doing, besides its losses."""
+        speed, memory = self.bar.speedometer.speed, peak_memory_mb(self.options.device)
+        measured = {
+            "learning_rate": float(self.trainer.gen_opt.param_groups[0]["lr"]),
+            "iterations_per_second": speed,
+            "images_per_second": speed * 2 * self.batch_size * self.ranks.size,  # of both domains
+            "skipped_steps": float(self.trainer.skipped_steps),
+        }
+        return measured if memory is None else measured | {"memory_mb": memory}
+
+    def _write_grids(self, split: str, postfix: str, iteration: int | None = None) -> None:
+        """Write the grids to the run's images; those of an `iteration` to be kept go to the logs too."""
         state = torch.get_rng_state()
-        write_grids(self.trainer.sample(*self.display[split]), self.folder.images, postfix)
+        images = self.trainer.sample(*self.display[split])
+        write_grids(images, self.folder.images, postfix)
+        if iteration is not None:
+            self.log.grids(iteration, split, images)
         torch.set_rng_state(state)
 
     def _write_page(self, done: int, refresh: bool) -> None:
-        meter, root = self.bar.speedometer, self.folder.root
+        begin, meter, root = time.monotonic(), self.bar.speedometer, self.folder.root
         left = meter.seconds_left(done, self.cfg.max_iter)
         write_training_page(
             root,
             title=self.folder.name,
             images=find_grids(root),
             losses=self.history,
-            status=TrainingStatus(done, self.cfg.max_iter, meter.speed or None, left if refresh else None),
+            status=TrainingStatus(
+                done, self.cfg.max_iter, meter.speed or None, left if refresh else None, stopped=not refresh
+            ),
             current=[f"images/{path.name}" for path in sorted(self.folder.images.glob("gen_*_current.jpg"))],
-            refresh_seconds=60 if refresh else None,
+            refresh_seconds=_PAGE_SECONDS if refresh else None,
+            run=self.run_history,
         )
+        # A page of 100,000 logged iterations takes 0.8 s on a busy core: never more than a hundredth of the time.
+        self._next_page = time.monotonic() + max(_PAGE_SECONDS, 100 * (time.monotonic() - begin))

@@ -27,21 +27,29 @@ class Sources:
     test_b: ImageSet | None
 
 
-def image_paths(cfg: Config, split: str, domain: str) -> list[Path]:
-    """The images of `split` ("train" or "test") and `domain` ("a" or "b"), in a fixed order.
-
-    From data_root's trainA, trainB, testA, testB, or from data_folder_* with or without data_list_*.
-    Raises ConfigError when the configuration names no place, ImageError when the place holds no images.
-    """
+def image_folder(cfg: Config, split: str, domain: str) -> Path:
+    """The folder of the images of `split` and `domain`. Raises ConfigError when the configuration names none."""
     if cfg.data_root is not None:
-        return list_images(Path(cfg.data_root) / _FOLDERS[split, domain])
+        return Path(cfg.data_root) / _FOLDERS[split, domain]
     key = f"{split}_{domain}"
-    folder, listing = getattr(cfg, f"data_folder_{key}"), getattr(cfg, f"data_list_{key}")
+    folder: str | None = getattr(cfg, f"data_folder_{key}")
     if folder is None:
         raise ConfigError(
             f"the configuration names no images: set data_root, or data_folder_{key} (and data_list_{key})"
         )
-    return read_list(Path(listing), Path(folder)) if listing is not None else list_images(Path(folder))
+    return Path(folder)
+
+
+def image_paths(cfg: Config, split: str, domain: str, allow_outside: bool = False) -> list[Path]:
+    """The images of `split` ("train" or "test") and `domain` ("a" or "b"), in a fixed order.
+
+    From data_root's trainA, trainB, testA, testB, or from data_folder_* with or without data_list_*, whose paths must
+    stay inside the folder unless `allow_outside`.
+    Raises ConfigError when the configuration names no place, ImageError when the place holds no images.
+    """
+    folder = image_folder(cfg, split, domain)
+    listing = None if cfg.data_root is not None else getattr(cfg, f"data_list_{split}_{domain}")
+    return read_list(Path(listing), folder, allow_outside) if listing is not None else list_images(folder)
 
 
 def has_images(cfg: Config, split: str, domain: str) -> bool:
@@ -51,14 +59,14 @@ def has_images(cfg: Config, split: str, domain: str) -> bool:
     return getattr(cfg, f"data_folder_{split}_{domain}") is not None
 
 
-def open_sources(cfg: Config) -> Sources:
-    """Open the image sets. Raises ConfigError or ImageError."""
+def open_sources(cfg: Config, allow_outside: bool = False) -> Sources:
+    """Open the image sets; `allow_outside` as in `image_paths`. Raises ConfigError or ImageError."""
 
     def image_set(split: str, domain: str) -> ImageSet:
         channels: int = getattr(cfg, f"input_dim_{domain}")
         # Of the test images only the displayed ones are ever read.
         cache: Literal["auto", False] = "auto" if split == "train" else False
-        return ImageSet(image_paths(cfg, split, domain), channels, cfg.short_side(domain), cache)
+        return ImageSet(image_paths(cfg, split, domain, allow_outside), channels, cfg.short_side(domain), cache)
 
     return Sources(
         image_set("train", "a"),

@@ -1,0 +1,162 @@
+"""The logs of a run: JSON lines that survive a kill, TensorBoard across a resume, Weights & Biases on request."""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+import sys
+import types
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from rich.console import Console
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from munit_fast import make_config
+from munit_fast.training import TrainOptions, TrainResult, train
+from munit_fast.training.folder import RunFolder
+from munit_fast.training.logs import LogError
+
+
+def run(config: dict[str, Any], data: Path, out: Path, **options: Any) -> TrainResult:
+    values = config | {"data_root": str(data)}
+    console = Console(quiet=True)
+    return train(
+        make_config(values), TrainOptions("small", out, **options), config_text=yaml.safe_dump(values), console=console
+    )
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> RunFolder:
+    made = RunFolder(tmp_path, "small")
+    made.logs.mkdir(parents=True)
+    return made
+
+
+def test_lines_are_strict_json_and_come_back(folder: RunFolder) -> None:
+    folder.append_losses(1, {"loss_a": 0.5, "loss_b": math.nan}, {"speed": math.inf})
+    folder.append_losses(2, {"loss_a": 0.25, "loss_b": -math.inf}, {"speed": 2.0})
+
+    def refuse(text: str) -> None:
+        raise AssertionError(f"{text} is not JSON")
+
+    rows = [json.loads(line, parse_constant=refuse) for line in folder.history.read_text().splitlines()]
+    assert rows[0] == {"iteration": 1, "loss_a": 0.5, "loss_b": "NaN", "run": {"speed": "Infinity"}}
+    losses = folder.read_losses()
+    assert losses["loss_a"] == [(1, 0.5), (2, 0.25)]
+    assert math.isnan(losses["loss_b"][0][1])
+    assert losses["loss_b"][1] == (2, -math.inf)
+    assert folder.read_run() == {"speed": [(1, math.inf), (2, 2.0)]}
+
+
+def test_a_line_torn_by_a_kill_is_cut_and_nothing_else(folder: RunFolder) -> None:
+    for i in (1, 2, 3):
+        folder.append_losses(i, {"loss": float(i)})
+    whole = folder.history.read_text()
+    folder.history.write_text(whole[:-5])
+    folder.cut_losses(3)
+    folder.append_losses(3, {"loss": 3.0})
+    assert folder.history.read_text() == whole
+    folder.cut_losses(1)
+    assert folder.read_losses() == {"loss": [(1, 1.0)]}
+
+
+def test_steps_after_the_resumed_iteration_are_cut_everywhere(
+    small_config: dict[str, Any], picture_folders: Path, tmp_path: Path
+) -> None:
+    # As if killed after iteration 4 with the state of iteration 2 as the newest on the disk.
+    run(small_config | {"max_iter": 2}, picture_folders, tmp_path)
+    checkpoints = tmp_path / "outputs" / "small" / "checkpoints"
+    shutil.copytree(checkpoints, tmp_path / "kept")
+    run(small_config, picture_folders, tmp_path, resume=True)
+    shutil.rmtree(checkpoints)
+    (tmp_path / "kept").rename(checkpoints)
+    result = run(small_config | {"max_iter": 3}, picture_folders, tmp_path, resume=True)
+    assert result.iterations == 3
+    assert [i for i, _ in result.folder.read_losses()["loss_gen_total"]] == [1, 2, 3]
+    events = EventAccumulator(str(tmp_path / "logs" / "small")).Reload()
+    assert [e.step for e in events.Scalars("loss_gen_total")] == [1, 2, 3]
+    assert [e.step for e in events.Images("gen_a2b_test")] == [2]
+
+
+class Wandb(types.ModuleType):
+    """Stands in for the package: keeps what it was told."""
+
+    def __init__(self, fails: bool = False) -> None:
+        super().__init__("wandb")
+        self.fails = fails
+        self.begun: list[dict[str, Any]] = []
+        self.rows: list[tuple[int, dict[str, Any]]] = []
+        self.ended: list[int] = []
+        self.id = "abc123"
+
+    def init(self, **options: Any) -> Any:
+        if self.fails:
+            raise RuntimeError("api_key not configured (no-tty)")
+        self.begun.append(options)
+        return self
+
+    def log(self, values: dict[str, Any], step: int) -> None:
+        self.rows.append((step, values))
+
+    def finish(self, exit_code: int) -> None:
+        self.ended.append(exit_code)
+
+    @staticmethod
+    def Image(pixels: Any) -> tuple[int, ...]:
+        assert pixels.dtype == "uint8"
+        return tuple(pixels.shape)
+
+
+def test_weights_and_biases_on_request(
+    small_config: dict[str, Any], picture_folders: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stub = Wandb()
+    monkeypatch.setitem(sys.modules, "wandb", stub)
+    run(small_config | {"max_iter": 2}, picture_folders, tmp_path, wandb="edges")
+    (begun,) = stub.begun
+    assert (begun["project"], begun["name"], begun["id"], begun["resume"]) == ("edges", "small", None, "allow")
+    assert begun["config"]["gen"]["dim"] == 4
+    assert "mode" not in begun  # WANDB_MODE decides
+    assert "settings" not in begun
+    numbers = [(step, values) for step, values in stub.rows if "loss_gen_total" in values]
+    assert [step for step, _ in numbers] == [1, 2]
+    assert {"learning_rate", "images_per_second", "skipped_steps"} <= set(numbers[0][1])
+    assert (2, {"gen_a2b_test": (138, 70, 3)}) in stub.rows
+    assert stub.ended == [0]
+    run(small_config, picture_folders, tmp_path, wandb="edges", resume=True)
+    assert stub.begun[1]["id"] == "abc123"  # the same run there
+    assert [step for step, values in stub.rows if "loss_gen_total" in values] == [1, 2, 3, 4]
+
+
+def test_weights_and_biases_that_cannot_be(
+    small_config: dict[str, Any], picture_folders: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    with pytest.raises(LogError, match="pip install wandb"):
+        run(small_config, picture_folders, tmp_path, wandb="edges")
+    assert not (tmp_path / "outputs").exists()
+    monkeypatch.setitem(sys.modules, "wandb", Wandb(fails=True))
+    with pytest.raises(
+        LogError, match=r"api_key not configured \(no-tty\); log in with `wandb login`, or set WANDB_MODE"
+    ):
+        run(small_config, picture_folders, tmp_path, wandb="edges")
+    assert not (tmp_path / "outputs" / "small").exists()
+    stub = Wandb()
+    monkeypatch.setitem(sys.modules, "wandb", stub)
+    run(small_config, picture_folders, tmp_path)  # not asked for: not touched
+    assert stub.begun == []
+
+
+def test_a_run_that_fails_says_so_there(
+    small_config: dict[str, Any], picture_folders: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stub = Wandb()
+    monkeypatch.setitem(sys.modules, "wandb", stub)
+    monkeypatch.setattr("munit_fast.training.run.write_grids", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        run(small_config, picture_folders, tmp_path, wandb="edges")
+    assert stub.ended == [1]
