@@ -50,7 +50,7 @@ class Contender:
 
     @property
     def ours(self) -> bool:
-        return self.implementation == OURS
+        return self.implementation.partition(" ")[0] == OURS
 
     @property
     def compiled(self) -> bool:

@@ -24,6 +24,9 @@ from munit_fast.bench.contenders import (
     differentiable,
 )
 
+# Timed beside what "auto" takes, to see whether it chooses well (munit_fast/ops/backends/choice.py).
+BACKENDS_OF = {"cuda": ("triton", "cuda")}
+
 Function = Callable[[Tensor, Tensor, Tensor, "Tensor | None"], Tensor]
 
 
@@ -116,8 +119,8 @@ def eager(spec: Spec, norm: Callable[..., Tensor]) -> Function:
     return run
 
 
-def fused(spec: Spec) -> Function:
-    options: dict[str, Any] = {"act": spec.act, "pad": spec.pad}
+def fused(spec: Spec, impl: str = "auto") -> Function:
+    options: dict[str, Any] = {"act": spec.act, "pad": spec.pad, "impl": impl}
 
     def run(x: Tensor, weight: Tensor, bias: Tensor, residual: Tensor | None) -> Tensor:
         if spec.norm == "instance":
@@ -158,6 +161,9 @@ def epilogue_contenders(case: Case, device: torch.device) -> list[Contender]:
     found = []
     for layout in LAYOUTS:
         ways: dict[str, Callable[[], Function]] = {OURS: lambda: fused(spec)}
+        for impl in BACKENDS_OF.get(device.type, ()):
+            if not (impl == "cuda" and layout == "NCHW"):
+                ways[f"{OURS} {impl}"] = lambda impl=impl: fused(spec, impl)  # type: ignore[misc]
         for name, norm in NORMS[spec.norm].items():
             if name != BATCH_NORM or case.batch == 1:
                 ways[name] = lambda norm=norm: eager(spec, norm)  # type: ignore[misc]

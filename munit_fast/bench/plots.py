@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from munit_fast.bench.contenders import OURS
 from munit_fast.bench.rows import Row
 from munit_fast.bench.summary import Machine, Summary, by_machine, complete
 from munit_fast.files import atomic_write_bytes
@@ -114,7 +113,7 @@ def _roofline(summaries: list[Summary]) -> Any:
     markers = {"fp32": "o", "bf16": "s", "fp16": "^"}
     for s in moved:
         assert s.ours is not None and s.ours.bytes is not None
-        best = max((r for r in s.rows if r.implementation != OURS), key=lambda r: r.share_of_copy or 0)
+        best = max((r for r in s.rows if not r.ours), key=lambda r: r.share_of_copy or 0)
         for row, colour in ((best, BASE_COLOUR), (s.ours, OURS_COLOUR)):
             left.plot(row.bytes / 1e6, row.share_of_copy, markers[s.first.dtype], color=colour, alpha=0.7, ms=4)  # type: ignore[operator]
     left.set_xlabel("MB that must be moved")
@@ -176,7 +175,7 @@ def _lines(summaries: list[Summary], x: str, y: Any, labels: tuple[str, str]) ->
 
 def _memory(summaries: list[Summary]) -> Any:
     def peak(s: Summary, ours: bool) -> float | None:
-        found = [r.peak_bytes for r in s.rows if (r.implementation == OURS) == ours and r.peak_bytes]
+        found = [r.peak_bytes for r in s.rows if r.ours == ours and r.peak_bytes]
         return min(found) / 1e6 if found else None
 
     return _lines(summaries, "side", peak, ("side of the images, pixels", "peak memory of an iteration, MB"))

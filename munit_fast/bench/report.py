@@ -9,7 +9,7 @@ from statistics import geometric_mean
 
 from munit_fast.bench import plots
 from munit_fast.bench.cases import STYLES
-from munit_fast.bench.contenders import COMPILED, OURS, PUBLISHED
+from munit_fast.bench.contenders import COMPILED, PUBLISHED
 from munit_fast.bench.rows import Row, load
 from munit_fast.bench.summary import Machine, Summary, by_machine, complete, summarize
 from munit_fast.files import atomic_write_bytes
@@ -161,7 +161,7 @@ def _whole_table(summaries: list[Summary]) -> str:
         row, published = s.first, s.published
         training = row.level == "training"
         columns: dict[str, Callable[[Row], str]] = {
-            "": lambda r: f"**{r.title}**" if r.implementation == OURS else r.title,
+            "": lambda r: f"**{r.title}**" if r.ours else r.title,
             "seconds, median (p20 – p80)": lambda r: f"{r.p50:.4g} ({r.p20:.4g} – {r.p80:.4g})",
             "over published": lambda r, p=published: "–" if p is None else f"{p.seconds / r.seconds:.2f}×",  # type: ignore[misc]
         }

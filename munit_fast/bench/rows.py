@@ -77,6 +77,11 @@ class Row:
         return (self.implementation, self.layout, self.precision, self.graph)
 
     @property
+    def ours(self) -> bool:
+        """munit_fast, by whichever backend: `munit_fast` itself is what impl="auto" takes, the one that is scored."""
+        return self.implementation.partition(" ")[0] == "munit_fast"
+
+    @property
     def seconds(self) -> float:
         """The median; only rows without a failure have one."""
         assert self.p50 is not None

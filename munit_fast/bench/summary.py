@@ -16,7 +16,7 @@ class Summary:
 
     rows: tuple[Row, ...]  # with a time
     failed: tuple[Row, ...]
-    ours: Row | None  # the fastest of ours
+    ours: Row | None  # the faster layout of what impl="auto" takes
     best_baseline: Row | None  # the fastest of all others
     published: Row | None  # the published algorithm as it is: eager NCHW, float32 where that was measured
     leanest_baseline: Row | None  # the one of least memory, where that is known
@@ -72,7 +72,7 @@ def complete(rows: Iterable[Row]) -> list[Summary]:
 def _summary(rows: list[Row]) -> Summary:
     timed = tuple(row for row in rows if row.failure is None)
     mine = [row for row in timed if row.implementation == OURS]
-    others = [row for row in timed if row.implementation != OURS]
+    others = [row for row in timed if not row.ours]
     plain = [row for row in others if row.implementation == PUBLISHED and row.layout == "NCHW" and not row.graph]
     plain.sort(key=lambda row: row.precision != "fp32")
     lean = [row for row in others if row.peak_bytes]
