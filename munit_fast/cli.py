@@ -113,12 +113,13 @@ def demo(
     seed: Annotated[int, typer.Option(min=0)] = 0,
     amp: AmpOption = Amp.auto,
     impl: ImplOption = Impl.auto,
+    iterations: Annotated[int | None, typer.Option(min=10, help="Train this many instead of for --minutes.")] = None,
 ) -> None:
     """Train a small MUNIT on drawings here and now, and show what it learned in one page."""
     from munit_fast.demo import DemoOptions, run_demo
 
     console = _console()
-    options = DemoOptions(folder, minutes, size, dim, _device(device), seed, amp.value, impl.value)
+    options = DemoOptions(folder, minutes, size, dim, _device(device), seed, amp.value, impl.value, iterations)
     page = run_demo(options, console)
     console.print(f"\nOpen {page} in a browser.", style="bold green", markup=False, soft_wrap=True)
 

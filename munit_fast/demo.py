@@ -50,6 +50,7 @@ class DemoOptions:
     seed: int = 0
     amp: str = "auto"
     impl: str = "auto"
+    iterations: int | None = None  # train this many instead of for a time
 
 
 def demo_config(options: DemoOptions, data_root: Path, max_iter: int) -> Config:
@@ -95,7 +96,8 @@ def run_demo(options: DemoOptions, console: Console) -> Path:
     manifest = prepare_openmoji(data_root, size=options.size)
     console.print("     " + ", ".join(f"{count} {split}" for split, count in manifest["counts"].items()))
 
-    console.print(f"[bold]2/4[/] Training for {options.minutes:g} minutes on {_device_name(options.device)} …")
+    length = f"{options.minutes:g} minutes" if options.iterations is None else f"{options.iterations} iterations"
+    console.print(f"[bold]2/4[/] Training for {length} on {_device_name(options.device)} …")
     cfg, result = _train(options, data_root, console)
 
     console.print("[bold]3/4[/] Translating and evaluating the held-out drawings …")
@@ -123,14 +125,14 @@ def _train(options: DemoOptions, data_root: Path, console: Console) -> tuple[Con
     seconds = options.minutes * 60
     # Other programs may slow the run down later; finishing early costs less than being cut off before the
     # learning rate has fallen.
-    cfg = demo_config(options, data_root, max(10, int(0.9 * speed * seconds)))
+    cfg = demo_config(options, data_root, options.iterations or max(10, int(0.9 * speed * seconds)))
     name = _free_name(options.folder)
     run = TrainOptions(
         name=name,
         output_path=options.folder,
         device=options.device,
         seed=options.seed,
-        time_limit=seconds,
+        time_limit=seconds if options.iterations is None else None,
         amp=options.amp,
         impl=options.impl,
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -29,6 +30,7 @@ def test_demonstration(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert entries["colour_to_lines.l1"]["ceiling"] > 0
     assert Image.open(tmp_path / "grid.png").size[0] == (demo.STYLES + 2) * 34 + 2
 
-    again = demo.run_demo(options, console)  # a second run keeps the first
-    assert again == page
+    again = demo.run_demo(replace(options, iterations=12), console)  # a second run keeps the first
+    assert again == page and "12 iterations" in console.export_text()
+    assert (tmp_path / "outputs" / "openmoji-2" / "checkpoints" / "gen_00000012.pt").exists()
     assert sorted(p.name for p in (tmp_path / "outputs").iterdir()) == ["openmoji-1", "openmoji-2"]
