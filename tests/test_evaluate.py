@@ -22,7 +22,7 @@ from munit_fast import MUNIT, UNIT, make_config, metrics
 from munit_fast.data import ImageError
 from munit_fast.evaluate import EvaluateOptions, as_json, evaluate_folders, evaluate_model, open_test_set, show
 from munit_fast.metrics import outside
-from munit_fast.translate import TranslateOptions, translate_files
+from munit_fast.translate import TranslateOptions, random_styles, translate_files
 
 pytest.importorskip("skimage")
 
@@ -91,8 +91,10 @@ class Oracle(MUNIT):
     def __init__(self, cfg: Any, answers: dict[str, list[Tensor]]) -> None:
         super().__init__(cfg)
         self.answers = {way: iter(list_) for way, list_ in answers.items()}
+        self.styles: list[Tensor] = []
 
     def translate(self, x: Tensor, direction: str = "a2b", *_: Any, style: Any = None, **__: Any) -> Tensor:  # type: ignore[override]
+        self.styles.append(style)
         return torch.stack([next(self.answers[direction]) for _ in x])[:, None].repeat(1, style.shape[1], 1, 1, 1)
 
 
@@ -100,7 +102,10 @@ def test_the_truth_reaches_the_floor_and_the_input_the_ceiling(small_config: dic
     cfg = settings(small_config, drawings)
     tests = open_test_set(cfg)
     a, b = ([tests.pictures[d][i] for i in range(5)] for d in "ab")
-    truth = rows(evaluate_model(Oracle(cfg, {"a2b": b, "b2a": a}), tests, EvaluateOptions(**OPTIONS)))
+    oracle = Oracle(cfg, {"a2b": b, "b2a": a})
+    truth = rows(evaluate_model(oracle, tests, EvaluateOptions(**OPTIONS)))
+    styles = torch.stack([random_styles(3, 2, cfg.gen.style_dim, i) for i in range(5)])  # those of `translate`
+    assert all(torch.equal(drawn, styles) for drawn in oracle.styles) and len(oracle.styles) == 2
     for key in ("l1", "ssim", "best_distance", "mean_distance", "kid_e3"):
         row = truth[f"a_to_b.{key}"]
         assert row.value == pytest.approx(row.floor, abs=1e-6), key
