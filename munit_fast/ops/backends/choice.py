@@ -45,14 +45,19 @@ FALLBACK = ("reference",)
 
 
 def order(device: str, capability: tuple[int, int], problem: Problem | None) -> tuple[str, ...]:
-    """The backends to try, best first, for a problem (None: for any) on a device of this type and capability."""
+    """The backends to try, best first, for a problem on a device of this type and capability.
+
+    Without a problem: the row without conditions, which stands for whatever no other row is about.
+    """
     for row in TABLE:
-        if row.device == device and row.capability <= capability and (problem is None or _fits(row, problem)):
+        if row.device == device and row.capability <= capability and _fits(row, problem):
             return (*row.order, *FALLBACK)
     return FALLBACK
 
 
-def _fits(row: Row, problem: Problem) -> bool:
+def _fits(row: Row, problem: Problem | None) -> bool:
+    if problem is None:
+        return row.op is None and row.norms is None and row.itemsize is None and row.sample_bytes == ANY
     return (
         (row.op is None or row.op == problem.op)
         and (row.norms is None or problem.norm in row.norms)

@@ -46,7 +46,8 @@ def _why_not_here(index: int) -> str | None:
     if capability < MIN_CAPABILITY:
         return f"it needs compute capability 7.5 or higher; this device has {capability[0]}.{capability[1]}"
     try:
-        native.module.prepare_cuda(index)  # type: ignore[union-attr]
+        with torch.cuda.device(index):  # which the call makes the current one
+            native.module.prepare_cuda(index)  # type: ignore[union-attr]
     except RuntimeError as error:  # a driver that is too old, for one
         return f"the kernels do not load on this device: {error}"
     return None
