@@ -23,8 +23,10 @@ from munit_fast.checkpoint import load_file
 from munit_fast.files import FileWriteError
 from munit_fast.guard import WINDOW, SkipRecord, in_a_row
 from munit_fast.state import apply_state, find_state, resume_run, run_state, save_run, save_state
+from munit_fast.training import run as train_run
 from munit_fast.training.faults import NotFiniteError
 from munit_fast.training.folder import RunFolder
+from munit_fast.training.ranks import Ranks
 from munit_fast.training.run import iteration_noise, iteration_seed
 
 # ---- exact resume ----
@@ -115,6 +117,38 @@ def test_auto_resume_begins_or_goes_on(small_config: dict[str, Any], picture_fol
     history = (tmp_path / "logs/small/losses.jsonl").read_text()
     assert run(small_config, picture_folders, tmp_path, auto_resume=True).iterations == 4
     assert (tmp_path / "logs/small/losses.jsonl").read_text().startswith(history)
+
+
+def test_a_signal_during_the_last_save_does_not_end_it(
+    small_config: dict[str, Any], picture_folders: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save = train_run.save_state
+
+    def asked(*arguments: Any) -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+        save(*arguments)
+
+    monkeypatch.setattr(train_run, "save_state", asked)
+    config = small_config | {"max_iter": 2, "snapshot_save_iter": 100}
+    assert in_child(lambda: run(config, picture_folders, tmp_path)) == (0, "")
+    names = {path.name for path in checkpoints(tmp_path).iterdir()}
+    assert {"resume_00000002.pt", "gen_00000002.pt", "dis_00000002.pt", "optimizer.pt"} <= names
+
+
+@pytest.mark.parametrize("lacking", [False, True])
+def test_a_failure_is_saved_unless_gradients_may_be_missing(
+    small_config: dict[str, Any], picture_folders: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lacking: bool
+) -> None:
+    def after_one(*arguments: Any) -> None:  # the failure is noticed between iterations
+        raise RuntimeError("NCCL: a peer is gone")
+
+    assert [train_run._may_lack_gradients(Ranks(0, size, torch.device(device))) for size, device in
+            ((1, "cuda"), (2, "cpu"), (2, "cuda"))] == [False, False, True]  # fmt: skip
+    monkeypatch.setattr(train_run, "_may_lack_gradients", lambda ranks: lacking)
+    monkeypatch.setattr(train_run._Run, "_after_iteration", after_one)
+    with pytest.raises(RuntimeError, match="NCCL"):
+        run(small_config, picture_folders, tmp_path)
+    assert len(list((tmp_path / "outputs").rglob("resume_*.pt"))) == (0 if lacking else 1)
 
 
 # ---- a disk that fills ----

@@ -129,6 +129,14 @@ def _passed(deadline: float | None) -> bool:
     return deadline is not None and time.monotonic() >= deadline
 
 
+def _may_lack_gradients(ranks: Ranks) -> bool:
+    """Whether the weights after a failure may hold a step without the other ranks' gradients.
+
+    NCCL exchanges them behind the CPU's back: when a rank is lost, steps that count as done here may have had none.
+    """
+    return ranks.size > 1 and ranks.device.type == "cuda"
+
+
 class _Run:
     def __init__(
         self, cfg: Config, options: TrainOptions, folder: RunFolder, sources: Sources, console: Console, ranks: Ranks
@@ -240,33 +248,33 @@ class _Run:
         self.saved = begin
         quiet = self.console if main else Console(quiet=True)
         self.bar = TrainingProgress(quiet, self.start, self.cfg.max_iter, deadline)
-        stop = StopRequest()
-        try:
-            with stop, self.bar:
-                batches = iter(self.batches)
-                while done < self.cfg.max_iter and not self.ranks.stop(stop.requested or _passed(deadline)):
-                    x_a, x_b = next(batches)
-                    whole = False
-                    self._iterate(x_a, x_b, done + 1)
-                    done, whole = done + 1, True
-                    self.bar.advance(done)
-                    if self._after_iteration(done):
-                        saved = done
-            failed = False
-        finally:
-            # Whatever ended the run (a vanished file, a full disk for the logs), the iterations done are kept; not
-            # after a second Ctrl-C in the middle of one, where the discriminator may be a step ahead.
+        with StopRequest() as stop:  # a signal during the last save is too late to ask for anything
             try:
-                if saved != done and whole:
-                    self._save(done)
-            except BaseException:
-                failed = True
-                raise
+                with self.bar:
+                    batches = iter(self.batches)
+                    while done < self.cfg.max_iter and not self.ranks.stop(stop.requested or _passed(deadline)):
+                        x_a, x_b = next(batches)
+                        whole = False
+                        self._iterate(x_a, x_b, done + 1)
+                        done, whole = done + 1, True
+                        self.bar.advance(done)
+                        if self._after_iteration(done):
+                            saved = done
+                failed = False
             finally:
-                if main:
-                    self.log.close(failed)
-        if main:
-            self._write_page(done, refresh=False)
+                # Whatever ended the run (a vanished file, a full disk for the logs), the iterations done are kept; not
+                # after a second Ctrl-C in the middle of one, where the discriminator may be a step ahead.
+                try:
+                    if saved != done and whole and not (failed and _may_lack_gradients(self.ranks)):
+                        self._save(done)
+                except BaseException:
+                    failed = True
+                    raise
+                finally:
+                    if main:
+                        self.log.close(failed)
+            if main:
+                self._write_page(done, refresh=False)
         finished = done >= self.cfg.max_iter
         return TrainResult(self.folder, done, time.monotonic() - begin, finished, self.trainer.skipped_steps, main)
 
