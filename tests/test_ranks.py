@@ -22,6 +22,7 @@ from rich.console import Console
 from munit_fast import make_config, trainers
 from munit_fast.state import find_state
 from munit_fast.training import TrainOptions, train
+from munit_fast.training.folder import RunFolder
 from munit_fast.training.ranks import Ranks
 
 SCRIPT = Path(__file__).with_name("ranks.py")
@@ -193,10 +194,36 @@ def test_a_refusal_is_said_by_one_rank(small_config: dict[str, Any], picture_fol
     assert not (tmp_path / "outputs").exists()
 
 
+@pytest.mark.slow
+def test_a_run_that_only_another_rank_sees_is_not_begun_anew(
+    small_config: dict[str, Any], picture_folders: Path, tmp_path: Path
+) -> None:
+    values = config(small_config, picture_folders, max_iter=2)
+    alone(values, tmp_path / "host1", "MUNIT")
+    path = tmp_path / "small.yaml"
+    path.write_text(yaml.safe_dump(values))
+    command = torchrun(2, SCRIPT, path, tmp_path / "host{rank}", "MUNIT")
+    done = subprocess.run(command, capture_output=True, text=True, env=ENVIRONMENT, timeout=120)
+    assert done.returncode != 0
+    assert "RunFolderError" in done.stderr and "on storage that every machine sees" in done.stderr, done.stderr
+    assert not (tmp_path / "host0").exists()
+
+
+def test_what_is_left_of_a_run_is_seen(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path, "small")
+    assert folder.traces == 0
+    folder.checkpoints.mkdir(parents=True)
+    assert folder.traces == 0
+    folder.write_config("max_iter: 1")
+    assert folder.traces == 1
+    (folder.checkpoints / "resume_00000001.pt").touch()
+    assert folder.traces == 2
+
+
 def test_one_process_has_nobody_to_ask() -> None:
     ranks = Ranks()
     assert ranks.main and ranks.stop(True) and not ranks.stop(False)
-    assert ranks.mean({"x": 1.5}) == {"x": 1.5} and ranks.from_main(b"abc") == b"abc"
+    assert ranks.mean({"x": 1.5}) == {"x": 1.5} and ranks.most(3) == 3 and ranks.from_main(b"abc") == b"abc"
     with pytest.raises(ValueError, match="mine"), ranks.main_first():
         raise ValueError("mine")
 

@@ -70,6 +70,11 @@ class RunFolder:
         """Whether a run was saved here."""
         return any(self.checkpoints.glob("*.pt"))
 
+    @property
+    def traces(self) -> int:
+        """How much of a run is here: 0 nothing, 1 its configuration, 2 checkpoints."""
+        return 2 if self.has_run else int((self.root / "config.yaml").exists())
+
     def _remove_leftovers(self) -> None:
         """What a process that was killed was about to write."""
         for folder in (self.root, self.images, self.checkpoints, self.logs):

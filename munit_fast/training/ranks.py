@@ -63,6 +63,14 @@ class Ranks:
         dist.all_reduce(total, group=self.control)
         return dict(zip(values, (total / self.size).tolist()))
 
+    def most(self, value: int) -> int:
+        """The largest of the ranks' values; nobody goes on before all have given theirs."""
+        if self.size == 1:
+            return value
+        found = torch.tensor([value])
+        dist.all_reduce(found, dist.ReduceOp.MAX, group=self.control)
+        return int(found.item())
+
     def from_main(self, data: bytes | None) -> bytes:
         """The main rank's `data`, on every rank."""
         if self.size == 1:
@@ -93,7 +101,7 @@ class Ranks:
 
 
 def restarted() -> bool:
-    """Whether torchrun started this process again after a failure."""
+    """Whether torchrun started this process again after a failure. A change of members does not count."""
     return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0)) > 0
 
 

@@ -20,7 +20,7 @@ from munit_fast.precision import amp_dtype
 from munit_fast.state import KEEP, apply_state, find_state, save_published, save_state, state_from_bytes
 from munit_fast.trainers import MUNIT_Trainer, TrainingNoise, UNIT_Trainer
 from munit_fast.training.faults import Faults
-from munit_fast.training.folder import RunFolder
+from munit_fast.training.folder import RunFolder, RunFolderError
 from munit_fast.training.grids import write_grids
 from munit_fast.training.logs import RunLog, import_wandb, peak_memory_mb
 from munit_fast.training.progress import TrainingProgress
@@ -87,11 +87,18 @@ def train(
     with joined(options.device, options.peer_timeout) as ranks, ExitStack() as held:
         folder = RunFolder(options.output_path, options.name)
         console = console or Console(stderr=True)
+        elsewhere = ranks.most(folder.traces)
         with ranks.main_first():  # what is wrong for all of them is said once
             if options.wandb is not None and ranks.main:
                 import_wandb()  # said before anything is made
             sources = open_sources(cfg, options.allow_outside)
             if ranks.main:
+                if elsewhere > folder.traces:
+                    raise RunFolderError(
+                        f"{folder.root}: another process of the job sees a run under this name, and this one, which "
+                        "writes the files, does not: it would begin anew. Give an --output_path on storage that every "
+                        "machine sees, or remove what is left of that run there"
+                    )
                 resume = options.resume or ((options.auto_resume or restarted()) and folder.has_run)
                 held.enter_context(folder.opened(resume))
                 options = replace(options, resume=resume)
