@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from munit_fast.checkpoint import CheckpointError, check_fit, is_plain, load_file
+from munit_fast.checkpoint import CheckpointError, CheckpointReadError, check_fit, is_plain, load_file
 from munit_fast.files import write_error
 from munit_fast.reference.files import checkpoint_name, found_checkpoints, save_atomically, upgrade_state_dict
 
@@ -146,7 +146,7 @@ class Found:
 def find_state(folder: str | Path) -> Found:
     """The newest state that is as it was written; without resume_########.pt, that of the published files.
 
-    Raises CheckpointError when there is neither.
+    Raises CheckpointError when there is neither, CheckpointReadError when the disk or memory failed.
     """
     folder = Path(folder)
     resumes = found_checkpoints(folder, "resume")
@@ -155,6 +155,8 @@ def find_state(folder: str | Path) -> Found:
         path = resumes[iterations]
         try:
             return Found(path, _checked(load_file(path), path), damaged)
+        except CheckpointReadError:  # the file may be as good as ever: going on from an older one would lose work
+            raise
         except CheckpointError as error:
             damaged[path] = str(error)
     if damaged:
@@ -171,6 +173,8 @@ def _checked(state: Any, path: Path) -> dict[str, Any]:
     content = {key: value for key, value in state.items() if key != "checksum"}
     try:
         found = checksum(content)
+    except MemoryError:
+        raise CheckpointReadError(f"{path}: cannot be read: not enough memory") from None
     except (RuntimeError, TypeError, ValueError, NotImplementedError, RecursionError) as error:
         raise CheckpointError(f"{path}: holds what no state does: {error}") from None
     if found != state["checksum"]:

@@ -19,7 +19,7 @@ from rich.console import Console
 from runs import checkpoints, equal, events, run, tensors
 
 from munit_fast import CheckpointError, MUNIT_Trainer, make_config, trainers
-from munit_fast.checkpoint import load_file
+from munit_fast.checkpoint import CheckpointReadError, load_file
 from munit_fast.files import FileWriteError
 from munit_fast.guard import WINDOW, SkipRecord, in_a_row
 from munit_fast.state import apply_state, find_state, resume_run, run_state, save_run, save_state
@@ -94,6 +94,56 @@ def test_the_state_before_a_damaged_one_is_used_and_said(
     assert (result.iterations, [e["kind"] for e in events(out)]) == (4, ["checkpoint"])
     assert equal(load_file(newest), wanted)
     assert (checkpoints(out) / "resume_00000004.pt.damaged").exists()
+
+
+ALLOCATOR = "[enforce fail at alloc_cpu.cpp:127] err == 0. DefaultCPUAllocator: can't allocate memory: you tried to"
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (OSError(errno.ESTALE, os.strerror(errno.ESTALE)), "Stale file handle"),
+        (MemoryError(), "not enough memory"),
+        (RuntimeError(ALLOCATOR), "not enough memory"),
+    ],
+)
+def test_a_read_that_fails_is_no_damage(
+    small_config: dict[str, Any],
+    picture_folders: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    error: Exception,
+    reason: str,
+) -> None:
+    out = tmp_path / "out"
+    run(small_config, picture_folders, out, save_minutes=0)
+    before = sorted(path.name for path in checkpoints(out).iterdir())
+
+    def failing(*_: Any, **__: Any) -> None:
+        raise error
+
+    with monkeypatch.context() as patched:
+        patched.setattr(torch, "load", failing)
+        with pytest.raises(CheckpointReadError, match=rf"resume_00000004\.pt: cannot be read: {reason}"):
+            run(small_config, picture_folders, out, resume=True)
+    assert sorted(path.name for path in checkpoints(out).iterdir()) == before
+    assert run(small_config | {"max_iter": 5}, picture_folders, out, resume=True).iterations == 5
+
+
+def test_a_read_error_that_another_hides_is_found(
+    small_config: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save_run(MUNIT_Trainer(make_config(small_config).hyperparameters()), tmp_path, 1)
+    (tmp_path / "resume_00000001.pt").write_bytes(b"PK nothing")
+    with pytest.raises(CheckpointError, match="no state is left"):
+        find_state(tmp_path)
+
+    def failing(*_: Any, **__: Any) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr(Path, "open", failing)
+    with pytest.raises(CheckpointReadError, match="Input/output error"):
+        find_state(tmp_path)
 
 
 def test_without_a_good_state_nothing_is_guessed(small_config: dict[str, Any], tmp_path: Path) -> None:
