@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
+import os
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -12,6 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 from rich.console import Console
+from rich.text import Text
 from torch import Tensor
 
 from munit_fast.config import Config
@@ -132,6 +135,29 @@ def iteration_noise(trainer: Any, x_a: Tensor, x_b: Tensor, seed: int, iteration
     return of_dis, of_gen
 
 
+def _about_images(image_set: ImageSet) -> dict[str, Any]:
+    """What the data order hangs on besides the seed: how many images, and a digest of their names in their folder."""
+    names = [os.path.relpath(os.path.abspath(image_set.path(i)), image_set.folder) for i in range(len(image_set))]
+    digest = hashlib.sha256("\0".join(names).encode(errors="surrogateescape")).hexdigest()
+    return {"count": len(names), "names": digest}
+
+
+def _data_changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[str]:
+    """A line for each thing that gives a resumed run another data order than it would have had."""
+    old_batch, batch = before.get("global_batch", now["global_batch"]), now["global_batch"]
+    if old_batch != batch:
+        yield f"this run began with {old_batch} images of a domain in an iteration; with {batch} the data order changes"
+    for domain, images in now["images"].items():
+        old = before.get("images", {}).get(domain, images)
+        if old["count"] != images["count"]:
+            yield (
+                f"domain {domain} had {old['count']} training images and has {images['count']} now: the data order is "
+                "another one"
+            )
+        elif old != images:
+            yield f"domain {domain} has other training images, by their names, than before: the run sees other ones"
+
+
 def _passed(deadline: float | None) -> bool:
     return deadline is not None and time.monotonic() >= deadline
 
@@ -159,11 +185,15 @@ class _Run:
         )
         self.dtype = torch.float64 if options.double else torch.float32
         self.trainer = trainer.to(options.device, self.dtype)
+        self.batch_size = cfg.batch_size * cfg.accumulation
+        self.data_notes: dict[str, Any] = {
+            "global_batch": self.batch_size * ranks.size,
+            "images": {"A": _about_images(sources.train_a), "B": _about_images(sources.train_b)},
+        }
         self.start = self._resume()
         if ranks.size > 1:
             self.trainer.distribute()
         crop = (cfg.crop_image_height, cfg.crop_image_width)
-        self.batch_size = cfg.batch_size * cfg.accumulation
         self.batches = UnpairedBatches(
             sources.train_a,
             sources.train_b,
@@ -219,6 +249,8 @@ class _Run:
                 f"this run began with --seed {notes['seed']}; with --seed {self.options.seed} it goes on with other "
                 "data order and styles"
             )
+        for line in _data_changes(notes, self.data_notes):
+            self.console.print(Text(line), soft_wrap=True)
         rate = self.trainer.gen_opt.param_groups[0]["initial_lr"]
         if rate != self.cfg.lr:
             self.console.print(f"the checkpoint's learning rate {rate:g} is kept; lr: {self.cfg.lr:g} has no effect")
@@ -232,6 +264,7 @@ class _Run:
             "seed": self.options.seed,
             "amp": str(amp or "off").removeprefix("torch."),
             "published": published,
+            **self.data_notes,
         }
         self.folder.sync_losses()
         save_state(self.trainer, self.folder.checkpoints, done, notes, self.options.keep)
@@ -242,8 +275,9 @@ class _Run:
     def _display(self, set_a: ImageSet, set_b: ImageSet) -> tuple[Tensor, Tensor]:
         crop = (self.cfg.crop_image_height, self.cfg.crop_image_width)
         count = min(self.cfg.display_size, len(set_a), len(set_b))
-        a, b = display_images(set_a, crop, count), display_images(set_b, crop, count)
-        return a.to(self.options.device), b.to(self.options.device)
+        a, b = (display_images(images, crop, count, skip_unreadable=True) for images in (set_a, set_b))
+        count = min(len(a), len(b))
+        return a[:count].to(self.options.device), b[:count].to(self.options.device)
 
     def train(self) -> TrainResult:
         begin = time.monotonic()
