@@ -389,6 +389,17 @@ def test_the_record_counts_and_forgets() -> None:
     assert in_a_row(record.flags()) == 0
 
 
+def test_a_record_of_another_shape_changes_nothing(small_config: dict[str, Any], tmp_path: Path) -> None:
+    hp = make_config(small_config).hyperparameters()
+    state = run_state(MUNIT_Trainer(hp), 3)
+    trainer = MUNIT_Trainer(hp)
+    before = run_state(trainer, 0)["checksum"]
+    for skips in (torch.zeros(3, dtype=torch.int64), torch.zeros(1 + WINDOW), None):
+        with pytest.raises(CheckpointError, match="record of skipped steps of another shape"):
+            apply_state(trainer, state | {"skips": skips}, tmp_path)
+        assert run_state(trainer, 0)["checksum"] == before and trainer.iterations == 0
+
+
 # ---- noise by place ----
 
 

@@ -228,7 +228,7 @@ class _Run:
                 for reason in found.damaged.values():
                     self.faults.note("checkpoint", f"{reason}; going on from {found.source.name} instead")
                 found.move_damaged_aside()
-                start, notes = apply_state(self.trainer, found.state, found.source)
+                start, notes = apply_state(self.trainer, found.state, found.source, ranks.size)
                 data = found.as_bytes() if ranks.size > 1 else b""
                 self._take_up(notes)
                 if notes.get("published"):  # a process killed after the state may not have come to these
