@@ -75,10 +75,10 @@ class Faults:
             dump = self._dump(trainer, batches, done, last)
             self.ranks.most(0)  # torchrun ends the others when one has failed: not before all have written
             more = f" (and …_rank1.pt to …_rank{self.ranks.size - 1}.pt: the other processes' part)"
-            dump = f"{dump}{more if self.ranks.size > 1 else ''}"
+            place = f"{dump}{more if self.ranks.size > 1 else ''}"
             raise NotFiniteError(
                 f"{count} iterations in a row had a gradient that was not finite, up to iteration {done}; the weights "
-                f"are as they were before. Look at the images that the log names, lower lr, or try --amp off; {dump} "
+                f"are as they were before. Look at the images that the log names, lower lr, or try --amp off; {place} "
                 "holds weights, images and noise to repeat it with"
             )
 
