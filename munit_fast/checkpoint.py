@@ -38,16 +38,18 @@ def load_file(path: str | Path) -> Any:
     """
     path = Path(path)
     try:
-        if path.is_dir():
-            raise CheckpointError(f"{path}: is a folder, not a file")
         if not path.is_file():
-            raise CheckpointReadError(f"{path}: no such checkpoint file")
+            raise CheckpointError(
+                f"{path}: {'is a folder, not a file' if path.is_dir() else 'no such checkpoint file'}"
+            )
         _refuse_bomb(path)
         found = torch.load(path, map_location="cpu", weights_only=True)
         _refuse_expanded(found)
         return found
     except CheckpointError:
         raise
+    except FileNotFoundError:  # another process removed it just now
+        raise CheckpointError(f"{path}: no such checkpoint file") from None
     except Exception as error:  # a foreign file can make the unpickler raise almost anything
         if (failure := _failure_of_machine(error) or _failure_to_read(path)) is not None:
             raise CheckpointReadError(f"{path}: cannot be read: {failure}") from None

@@ -71,7 +71,7 @@ def test_the_data_reaches_the_disk_before_the_name(tmp_path: Path, monkeypatch: 
     monkeypatch.setattr(files.os, "fsync", lambda d: (calls.append("fsync"), fsync(d)))
     monkeypatch.setattr(files.os, "replace", lambda a, b: (calls.append("replace"), replace(a, b)))
     atomic_write_bytes(tmp_path / "a", b"x")
-    assert calls == ["fsync", "replace"]
+    assert calls == ["fsync", "replace", "fsync"]  # the file, its name, the folder
 
 
 def test_a_missing_folder_is_named(tmp_path: Path) -> None:
