@@ -11,6 +11,8 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+from torch.distributed.distributed_c10d import PrefixStore
+from torch.distributed.rendezvous import rendezvous
 
 
 class PeerError(RuntimeError):
@@ -123,9 +125,12 @@ def joined(device: torch.device, timeout: float) -> Iterator[Ranks]:
         device = torch.device("cuda", local)
         torch.cuda.set_device(device)
     limit = timedelta(seconds=timeout)
-    dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=limit)
+    # torch 2.13 gives restarted processes the store of those before, where a rank may still find a dead one's address.
+    store, rank, size = next(rendezvous("env://", timeout=limit))
+    store = PrefixStore(f"attempt {os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}", store)
+    backend = "nccl" if device.type == "cuda" else "gloo"
+    dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=limit)
     control = dist.new_group(backend="gloo", timeout=limit)
-    rank = dist.get_rank()
     try:
         yield Ranks(rank, size, device, control)
     except RuntimeError as error:
