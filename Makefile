@@ -5,9 +5,10 @@
 # make gpu-check, gpu-tune, gpu-wheels  what needs an NVIDIA GPU, and what brings missing packages there
 # make fuzz   hostile configurations, lists, checkpoints and images (FUZZ_INPUTS=30000 of each)
 # make lock   write requirements.txt from constraints.txt
-# make audit  ask for known vulnerabilities of what requirements.txt names
+# make audit  ask for known vulnerabilities of what requirements.txt names, and of torch
 # make clean  remove what these made
-# All but the last two set up .venv first, with the versions and hashes of requirements.txt and the torch of constraints.txt.
+# demo, test, check, bench, gpu-wheels and fuzz set up .venv first, with the versions and hashes of requirements.txt and
+# the torch of constraints.txt; lock and audit only .venv/tools.
 
 # The first supported Python on the PATH: 3.10 to 3.12.
 PYTHON ?= $(shell for p in python3 python3.12 python3.11 python3.10; do \
@@ -75,15 +76,19 @@ $(TOOLS):
 	$(PYTHON) -m venv $(TOOLS)
 	$(TOOLS)/bin/python -m pip install --quiet --disable-pip-version-check uv pip-audit
 
+# A requirements.new of a failed attempt goes.
 lock: $(TOOLS)
-	@echo '# Written by `make lock` from constraints.txt, which says why torch is not here: do not edit.' > requirements.new
+	@trap 'rm -f requirements.new' EXIT; set -e; \
+	echo '# Written by `make lock` from constraints.txt, which says why torch is not here: do not edit.' > requirements.new; \
 	grep -v '^torch==' constraints.txt | $(TOOLS)/bin/uv pip compile --quiet --no-deps --generate-hashes --universal \
-		--python-version 3.10 --no-header --no-annotate - >> requirements.new
+		--python-version 3.10 --no-header --no-annotate - >> requirements.new; \
 	mv requirements.new requirements.txt
 
 # --strict: a package that the service does not know is an error, not a silent pass.
 audit: $(TOOLS)
 	$(TOOLS)/bin/pip-audit --strict --require-hashes --disable-pip --requirement requirements.txt
+	grep '^torch==' constraints.txt > $(TOOLS)/torch.txt
+	$(TOOLS)/bin/pip-audit --strict --no-deps --disable-pip --requirement $(TOOLS)/torch.txt
 
 clean:
 	rm -rf $(VENV) demo build dist *.egg-info munit_fast/*.so .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks

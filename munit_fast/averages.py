@@ -11,6 +11,12 @@ from torch import Tensor, nn
 _RAMP_UP = 0.05  # of the images seen: the longest half-life while a run is young
 
 
+def images_seen(iterations: int, hyperparameters: Mapping[str, Any], processes: int = 1) -> int:
+    """Images of each domain after some iterations of a run with this configuration: for files that do not say."""
+    per_process = int(hyperparameters.get("batch_size", 1)) * int(hyperparameters.get("accumulation", 1))
+    return iterations * per_process * processes
+
+
 class GeneratorAverage:
     """Exponential moving average of networks' parameters (Yazıcı et al., ICLR 2019), where the parameters are.
 

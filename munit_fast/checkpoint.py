@@ -27,21 +27,78 @@ class CheckpointError(ValueError):
         super().__init__(printable(message))  # it may quote the names that a foreign file holds
 
 
+class CheckpointReadError(CheckpointError):
+    """A checkpoint could not be read: the disk or memory failed, which says nothing of the file."""
+
+
 def load_file(path: str | Path) -> Any:
-    """What a .pt file holds, on the CPU. Only tensors and plain containers are accepted. Raises CheckpointError."""
+    """What a .pt file holds, on the CPU. Only tensors and plain containers are accepted.
+
+    Raises CheckpointReadError when the disk or memory fails, CheckpointError for what is wrong with the file.
+    """
     path = Path(path)
-    if not path.is_file():
-        raise CheckpointError(f"{path}: {'is a folder, not a file' if path.is_dir() else 'no such checkpoint file'}")
     try:
+        if not path.is_file():
+            raise CheckpointError(
+                f"{path}: {'is a folder, not a file' if path.is_dir() else 'no such checkpoint file'}"
+            )
         _refuse_bomb(path)
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except OSError as error:
-        raise CheckpointError(f"{path}: cannot be read: {error.strerror or error}") from None
+        found = torch.load(path, map_location="cpu", weights_only=True)
+        _refuse_expanded(found)
+        return found
+    except CheckpointError:
+        raise
+    except FileNotFoundError:  # another process removed it just now
+        raise CheckpointError(f"{path}: no such checkpoint file") from None
     except Exception as error:  # a foreign file can make the unpickler raise almost anything
+        if (failure := _failure_of_machine(error) or _failure_to_read(path)) is not None:
+            raise CheckpointReadError(f"{path}: cannot be read: {failure}") from None
         reason = str(error).strip().split("\n")[0]
         if "Unsupported" in str(error) or "weights_only" in str(error).lower():
             reason = "it holds Python objects, which could run code; only tensors are loaded"
         raise CheckpointError(f"{path}: not a checkpoint that can be loaded safely ({reason})") from None
+
+
+def _failure_of_machine(error: BaseException | None) -> str | None:
+    """What failed where an exception, or one that it hides, is the disk's or memory's; None: neither."""
+    while error is not None:
+        if isinstance(error, OSError):
+            return error.strerror or str(error)
+        if isinstance(error, MemoryError) or "allocate memory" in str(error):  # the latter: torch's allocator
+            return "not enough memory"
+        error = error.__cause__ or error.__context__
+    return None
+
+
+def _failure_to_read(path: Path) -> str | None:
+    """Why the bytes of a file cannot be read, which zipfile and torch may have hidden; None: they can."""
+    try:
+        with path.open("rb") as file:
+            while file.read(2**24):
+                pass
+    except OSError as error:
+        return error.strerror or str(error)
+    return None
+
+
+def _refuse_expanded(content: Any) -> None:
+    """Raise ValueError for a tensor of more elements than it has memory: strides of 0 turn bytes into terabytes."""
+    seen: set[int] = set()
+    stack = [content]
+    while stack:
+        value = stack.pop()
+        if id(value) in seen:
+            continue
+        seen.add(id(value))
+        if isinstance(value, Tensor):
+            if value.layout != torch.strided or value.is_nested or value.device.type != "cpu":
+                continue  # nothing of ours takes these
+            if value.numel() * value.element_size() > value.untyped_storage().nbytes():
+                raise ValueError(f"a tensor of shape {list(value.shape)} holds more than its storage")
+        elif isinstance(value, Mapping):
+            stack += value.values()
+        elif isinstance(value, (list, tuple, set)):
+            stack += value
 
 
 def _refuse_bomb(path: Path) -> None:

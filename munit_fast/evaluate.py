@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -167,7 +167,8 @@ def evaluate_folders(
 ) -> Evaluation:
     """Measure pictures that any program translated, against real ones.
 
-    translated: NAME_000.png, NAME_001.png, … (as `munit-fast translate` writes them) or one NAME.png for each input.
+    translated: NAME_000.png, NAME_001.png, … (as `munit-fast translate` writes them) or one NAME.png for each input;
+    files of a NAME whose numbers are not exactly 000, 001, … without a gap are inputs of their own.
     truth and source: the true translations and the inputs, by the same NAMEs; inputs that lie beside the translations
     as NAME_input.png are found. train: real pictures of the target domain, for KID. size: every picture's short side is
     resized to it and the middle size×size cropped out; without it all must have one size.
@@ -187,7 +188,8 @@ def evaluate_folders(
         sources: Files | None = files([inputs[name] for name in names])
     else:
         sources = None if source is None else files(_partners(source, names, "--input"))
-    real = true if true is not None else None if train is None else files(list_images(train))
+    trained = None if train is None else files(list_images(train))
+    real = true if true is not None else trained
     if real is None:
         raise ValueError("give the real pictures to compare with: --truth FOLDER, --train FOLDER or both")
     makers, missing = outside.judges(options.also, options.device)
@@ -199,20 +201,21 @@ def evaluate_folders(
             shown, right = (None if s is None else _stack(s, rows, options.device) for s in (sources, true))
             yield Batch(pictures.unflatten(0, (len(rows), k)).to(options.device), shown, right)
 
-    trained = None if train is None or true is None else files(list_images(train))
     direction = _direction("", real)
+    if true is None:
+        direction = replace(direction, real="training")
     extractor = options.extractor or FeatureExtractor().to(options.device)
     entries = measure(
         direction,
         batches(),
-        train=trained,
+        train=trained if true is not None else None,  # without true ones, there is no floor to measure
         real=real,
         extractor=extractor,
         judges=[make() for make in makers],
     )
-    compared = trained if trained is not None else ()
-    about = {"translated": str(translated)} | _versions()
-    return Evaluation(tuple(entries), len(names), k, len(compared), missing, about)
+    notes = [] if true is not None else ["compared with training pictures: no --truth was given"]
+    about = {"translated": str(translated), "notes": notes} | _versions()
+    return Evaluation(tuple(entries), len(names), k, 0 if trained is None else len(trained), missing, about)
 
 
 def show(evaluation: Evaluation, console: Console) -> None:
@@ -315,18 +318,30 @@ def _stem(path: Path, root: Path) -> str:
 
 def _group(folder: Path) -> tuple[dict[str, list[Path]], dict[str, Path]]:
     """The translations of each NAME in the order of their numbers, and the copies of the inputs beside them."""
-    groups: dict[str, list[Path]] = {}
+    found: dict[str, Path] = {}
     inputs: dict[str, Path] = {}
+    numbers: dict[str, list[str]] = {}
     for path in list_images(folder):
         stem = _stem(path, folder)
         if stem.endswith("_input"):
             inputs[stem.removesuffix("_input")] = path
-        else:
-            match = re.fullmatch(r"(.+)_\d{3,}", stem)
-            groups.setdefault(match[1] if match else stem, []).append(path)
-    if not groups:
+            continue
+        found[stem] = path
+        if (match := re.fullmatch(r"(.+)_(\d+)", stem)) is not None:
+            numbers.setdefault(match[1], []).append(match[2])
+    if not found:
         raise ImageError(f"{folder}: holds copies of inputs but no translations")
-    return groups, inputs
+    # A number may also belong to the name of an input, as in cat_0001.png.
+    styles = {
+        name
+        for name, all_of_it in numbers.items()
+        if name not in found and sorted(all_of_it) == [f"{i:03d}" for i in range(min(len(all_of_it), 1000))]
+    }
+    groups: dict[str, list[Path]] = {}
+    for stem, path in found.items():
+        name = stem.rpartition("_")[0]
+        groups.setdefault(name if name in styles else stem, []).append(path)
+    return {name: sorted(paths) for name, paths in groups.items()}, inputs
 
 
 def _check_counts(groups: dict[str, list[Path]], folder: Path) -> int:

@@ -17,7 +17,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from munit_fast.checkpoint import CheckpointError, check_fit, is_plain, load_file
+from munit_fast.averages import images_seen
+from munit_fast.checkpoint import CheckpointError, CheckpointReadError, check_fit, is_plain, load_file
 from munit_fast.files import write_error
 from munit_fast.reference.files import checkpoint_name, found_checkpoints, save_atomically, upgrade_state_dict
 
@@ -146,7 +147,7 @@ class Found:
 def find_state(folder: str | Path) -> Found:
     """The newest state that is as it was written; without resume_########.pt, that of the published files.
 
-    Raises CheckpointError when there is neither.
+    Raises CheckpointError when there is neither, CheckpointReadError when the disk or memory failed.
     """
     folder = Path(folder)
     resumes = found_checkpoints(folder, "resume")
@@ -155,6 +156,8 @@ def find_state(folder: str | Path) -> Found:
         path = resumes[iterations]
         try:
             return Found(path, _checked(load_file(path), path), damaged)
+        except CheckpointReadError:  # the file may be as good as ever: going on from an older one would lose work
+            raise
         except CheckpointError as error:
             damaged[path] = str(error)
     if damaged:
@@ -171,6 +174,8 @@ def _checked(state: Any, path: Path) -> dict[str, Any]:
     content = {key: value for key, value in state.items() if key != "checksum"}
     try:
         found = checksum(content)
+    except MemoryError:
+        raise CheckpointReadError(f"{path}: cannot be read: not enough memory") from None
     except (RuntimeError, TypeError, ValueError, NotImplementedError, RecursionError) as error:
         raise CheckpointError(f"{path}: holds what no state does: {error}") from None
     if found != state["checksum"]:
@@ -209,17 +214,18 @@ def _published(folder: Path) -> Found:
         average = load_file(averages[iterations])
         if not isinstance(average, Mapping):
             raise CheckpointError(f"{averages[iterations]}: not an ema_*.pt file")
-        state["average"] = {"images": iterations, **average}
+        state["average"] = dict(average)
     return Found(source, state)
 
 
-def apply_state(trainer: Any, state: Mapping[str, Any], source: Path) -> tuple[int, dict[str, Any]]:
+def apply_state(trainer: Any, state: Mapping[str, Any], source: Path, processes: int = 1) -> tuple[int, dict[str, Any]]:
     """Load a state into a trainer, or leave it as it was; returns the completed iterations and the notes.
 
+    processes: that train together, for the images that an average of published files has seen.
     Raises CheckpointError when it is of another configuration.
     """
     try:
-        return _apply_state(trainer, state, source)
+        return _apply_state(trainer, state, source, processes)
     except (KeyError, TypeError, ValueError, AttributeError, IndexError, RuntimeError, OverflowError) as error:
         if isinstance(error, CheckpointError):
             raise
@@ -227,23 +233,28 @@ def apply_state(trainer: Any, state: Mapping[str, Any], source: Path) -> tuple[i
         raise CheckpointError(f"{source}: not a state of such a run: {reason}") from None
 
 
-def _apply_state(trainer: Any, state: Mapping[str, Any], source: Path) -> tuple[int, dict[str, Any]]:
+def _apply_state(trainer: Any, state: Mapping[str, Any], source: Path, processes: int) -> tuple[int, dict[str, Any]]:
     # Everything is checked before anything is changed.
     networks = _checked_networks(trainer, state, source)
     optimizers = _checked_optimizers(trainer, state, source)
     styles = _checked_styles(trainer, state, source)
     average = _checked_average(trainer, state, source)
+    iterations = int(state["iterations"])
+    images = images_seen(iterations, trainer.hyperparameters, processes)
+    if average is not None:
+        images = int(average.get("images", images))
+    skips = _checked_skips(trainer, state, source)
     for name, values in networks.items():
         getattr(trainer, name).load_state_dict(values)
     trainer.load_optimizers(optimizers)
     for name, rows in styles.items():
         getattr(trainer, name)[: len(rows)] = rows[: len(getattr(trainer, name))]
     if average is not None:
-        trainer.average.load(trainer.generators, average, int(average["images"]))
-    if "skips" in state:
-        trainer.skips.values.copy_(state["skips"])
+        trainer.average.load(trainer.generators, average, images)
+    if skips is not None:
+        trainer.skips.values.copy_(skips)
     trainer.load_scalers(state.get("scalers", {}))
-    trainer.iterations = int(state["iterations"])
+    trainer.iterations = iterations
     return trainer.iterations, dict(state.get("notes", {}))
 
 
@@ -290,6 +301,17 @@ def _checked_optimizers(trainer: Any, state: Any, source: Path) -> dict[str, Any
         return dict(state["optimizers"])
     except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
         raise CheckpointError(f"{source}: does not fit this configuration: {error}") from None
+
+
+def _checked_skips(trainer: Any, state: Any, source: Path) -> Tensor | None:
+    """The record of skipped steps, int64 [1 + WINDOW]; None where the state has none."""
+    if "skips" not in state:
+        return None
+    skips, own = state["skips"], trainer.skips.values
+    if not is_plain(skips) or skips.shape != own.shape or skips.dtype != own.dtype:
+        raise CheckpointError(f"{source}: not a state of such a run: a record of skipped steps of another shape")
+    found: Tensor = skips
+    return found
 
 
 def _checked_styles(trainer: Any, state: Any, source: Path) -> dict[str, Tensor]:

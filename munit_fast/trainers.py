@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from munit_fast import graph, objectives, reference
-from munit_fast.averages import GeneratorAverage
+from munit_fast.averages import GeneratorAverage, images_seen
 from munit_fast.checkpoint import load_average
 from munit_fast.graph import CaptureError, StepGraph
 from munit_fast.guard import finite_statistics
@@ -181,7 +181,7 @@ class _Fast(Stepping):
         iterations = super().resume(checkpoint_dir, hyperparameters)
         path = Path(checkpoint_dir, checkpoint_name("ema", iterations))
         if self.average is not None and path.is_file():
-            images = iterations * int(hyperparameters.get("batch_size", 1))
+            images = images_seen(iterations, hyperparameters, self._processes)
             self.average.load(self.generators, load_average(path, self.generators), images)
         return iterations
 

@@ -15,6 +15,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,7 @@ from munit_fast import make_config  # noqa: E402
 from munit_fast.checkpoint import load_file  # noqa: E402
 from munit_fast.training import TrainOptions, train  # noqa: E402
 from munit_fast.training.folder import RunFolder  # noqa: E402
+from munit_fast.training.signals import StopRequest  # noqa: E402
 
 ITERATIONS = 60
 
@@ -124,6 +126,19 @@ def dying_run(root: Path, out: Path, draw: random.Random) -> Callable[[], None]:
     return work
 
 
+def telling_run(root: Path, out: Path, begun: Path) -> None:
+    """A run that makes the file `begun` as soon as it can be asked to stop."""
+    enter = StopRequest.__enter__
+
+    def entering(self: StopRequest) -> StopRequest:
+        entered = enter(self)
+        begun.touch()
+        return entered
+
+    StopRequest.__enter__ = entering  # type: ignore[method-assign]
+    run(root, out)
+
+
 def same(a: Any, b: Any, where: str) -> None:
     assert type(a) is type(b), where
     if isinstance(a, dict):
@@ -147,8 +162,10 @@ def compare(whole: Path, parts: Path) -> None:
         for r in (whole, parts)
     ]
     assert set(names[0]) <= set(names[1]), set(names[0]) - set(names[1])
-    more = set(names[1]) - set(names[0])  # a run that is asked to stop writes the published files
-    assert all(Path(name).name.startswith(("gen_0", "dis_0", "ema_0")) for name in more), more
+    # A run that is asked to stop writes the published files; one killed between a state and the removal of the oldest
+    # leaves that one.
+    more = set(names[1]) - set(names[0])
+    assert all(Path(name).name.startswith(("gen_0", "dis_0", "ema_0", "resume_0")) for name in more), more
     assert sum(name.endswith(".pt") for name in names[0]) == 3 * ITERATIONS // 4 + 1 + 3
     for name in names[0]:
         files = [r / "outputs" / name for r in (whole, parts)]
@@ -177,17 +194,26 @@ def main() -> None:
         out = root / f"parts{runs}"
         while True:
             kind = draw.choice(["clock", "clock", "clock", "save", "save", "save", "term"])
-            pid = forked(dying_run(root, out, draw) if kind == "save" else lambda out=out: run(root, out))
+            begun = root / "begun"
+            begun.unlink(missing_ok=True)
+            if kind == "save":
+                work = dying_run(root, out, draw)
+            else:
+                work = partial(telling_run, root, out, begun) if kind == "term" else partial(run, root, out)
+            pid = forked(work)
             if kind != "save":
                 time.sleep(draw.uniform(0, seconds / 10))
                 os.kill(pid, signal.SIGKILL if kind == "clock" else signal.SIGTERM)
             status = os.waitpid(pid, 0)[1]
+            last = out / "outputs/small/checkpoints" / f"gen_{ITERATIONS:08d}.pt"
+            if kind == "term" and status != 0:  # before training, or after its very end
+                assert not begun.exists() or last.exists(), f"asked to stop in training, it did not: {status}"
             if os.WIFSIGNALED(status):
                 died["term" if os.WTERMSIG(status) == signal.SIGTERM else kind] += 1
             else:
                 assert os.WEXITSTATUS(status) == 0, f"a run failed after {died}"
                 died["term"] += kind == "term"
-            if (out / "outputs/small/checkpoints" / f"gen_{ITERATIONS:08d}.pt").exists() and status == 0:
+            if last.exists() and status == 0:
                 break
         compare(root / "whole", out)
     print(

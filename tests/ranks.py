@@ -1,7 +1,11 @@
-"""One rank of a training run in float64, for test_ranks.py: torchrun … ranks.py CONFIG OUT TRAINER [FLAGS]."""
+"""One rank of a training run in float64, for test_ranks.py: torchrun … ranks.py CONFIG OUT TRAINER [FLAGS].
+
+OUT may have a {rank}, as machines without a common disk have their own.
+"""
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 
@@ -18,7 +22,7 @@ from munit_fast.training import TrainOptions, train  # noqa: E402
 
 
 def main() -> None:
-    config, out, trainer = Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3]
+    config, out, trainer = Path(sys.argv[1]), Path(sys.argv[2].format(rank=os.environ["RANK"])), sys.argv[3]
     torch.set_num_threads(1)
     flags = {"resume": "--resume" in sys.argv, "checkpointing": "--checkpointing" in sys.argv}
     options = TrainOptions("small", out, trainer, double=True, amp="off", **flags)

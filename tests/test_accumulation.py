@@ -78,9 +78,9 @@ def test_checkpointing_under_autocast(small_config: dict[str, Any], amp: str) ->
     assert float((gradients[0] - gradients[1]).norm() / gradients[0].norm()) < 0.01  # sums rounded to 8 or 11 bits
 
 
-def peak_bytes(trainer: Any, hp: dict[str, Any], size: int) -> int:
+def peak_bytes(trainer: Any, hp: dict[str, Any], size: int, count: int = 1) -> int:
     """The most memory that torch's allocator held at once for an iteration, beyond what there was before."""
-    x_a, x_b = torch.rand(2, 1, 3, size, size) * 2 - 1
+    x_a, x_b = torch.rand(2, count, 3, size, size) * 2 - 1
     trainer.update(x_a, x_b, hp)
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as recorded:
         trainer.update(x_a, x_b, hp)
@@ -99,3 +99,7 @@ def test_checkpointing_and_accumulation_need_less_memory(small_config: dict[str,
     kept = peak_bytes(trainers.MUNIT_Trainer(hp), hp, 128)
     again = peak_bytes(trainers.MUNIT_Trainer(hp, checkpointing=True), hp, 128)
     assert again < 0.6 * kept
+    whole = peak_bytes(trainers.MUNIT_Trainer(hp), hp, 128, 4)
+    parts = hp | {"accumulation": 4}
+    divided = peak_bytes(trainers.MUNIT_Trainer(parts), parts, 128, 4)
+    assert divided < 0.6 * whole

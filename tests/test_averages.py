@@ -11,6 +11,7 @@ import torch
 
 from munit_fast import MUNIT, UNIT, CheckpointError, make_config, trainers
 from munit_fast.averages import GeneratorAverage
+from munit_fast.state import apply_state, find_state, resume_run
 
 KINDS = ["MUNIT_Trainer", "UNIT_Trainer"]
 
@@ -84,6 +85,21 @@ def test_its_file_has_the_layout_of_the_generators(small_config: dict[str, Any],
     path.unlink()
     with pytest.raises(CheckpointError, match="gen_00000003"):  # a name that is not there is not quietly another
         averaged.load(path)
+
+
+def test_published_files_say_how_many_images_by_one_rule(small_config: dict[str, Any], tmp_path: Path) -> None:
+    hp = config(small_config, accumulation=2).hyperparameters()
+    trainer = trainers.MUNIT_Trainer(hp)
+    for pair in batches(3):
+        trainer.update(*(torch.cat([x, x]) for x in pair), hp)
+    assert trainer.average is not None and trainer.average.images == 12
+    trainer.save(tmp_path, 2)
+    found = [trainers.MUNIT_Trainer(hp) for _ in range(3)]
+    found[0].resume(tmp_path, hp)
+    resume_run(found[1], tmp_path)
+    state = find_state(tmp_path)
+    apply_state(found[2], state.state, state.source, 4)
+    assert [other.average.images for other in found] == [12, 12, 48]  # type: ignore[union-attr]
 
 
 def test_none_is_kept_unless_asked_for(small_config: dict[str, Any], tmp_path: Path) -> None:

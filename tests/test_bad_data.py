@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 import torch
+from rich.console import Console
 from runs import checkpoints, equal, events, run
 from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
@@ -25,11 +26,51 @@ from munit_fast.training import sources
 
 def lazy(monkeypatch: pytest.MonkeyPatch) -> None:
     """Image sets that read from the disk."""
-    monkeypatch.setattr(sources, "ImageSet", lambda *args: _lazy_set(*args))
+    monkeypatch.setattr(sources, "ImageSet", lambda *args, **_: _lazy_set(*args))
 
 
 def _lazy_set(paths: Any, channels: int, short: int, cache: Any) -> Any:
     return ImageSet(paths, channels, short, False)
+
+
+def recorded() -> Console:
+    return Console(record=True, file=open(os.devnull, "w"), width=500)
+
+
+@pytest.mark.parametrize("cached", [True, False])
+def test_images_that_are_bad_from_the_start(
+    small_config: dict[str, Any], picture_folders: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cached: bool
+) -> None:
+    """Among those that a size is estimated from and those of the grids: replaced or left out, in memory or not."""
+    if not cached:
+        lazy(monkeypatch)
+    for split in ("trainA", "testB"):
+        (picture_folders / split / "0.png").write_bytes(b"")
+    assert run(small_config, picture_folders, tmp_path).iterations == 4
+    told = [e["message"] for e in events(tmp_path) if e["kind"] == "data"]
+    assert len(told) == 1 and "trainA/0.png" in told[0] and "another image takes its place" in told[0]
+    assert run(small_config | {"max_iter": 6}, picture_folders, tmp_path, resume=True).iterations == 6
+    for path in (picture_folders / "trainA").iterdir():
+        path.write_bytes(b"")
+    with pytest.raises(ImageError, match=r"trainA/"):
+        run(small_config | {"max_iter": 8}, picture_folders, tmp_path, resume=True)
+
+
+def test_a_resume_says_what_changes_the_order(
+    small_config: dict[str, Any], picture_folders: Path, tmp_path: Path
+) -> None:
+    run(small_config | {"max_iter": 1}, picture_folders, tmp_path)
+    console = recorded()
+    run(small_config | {"max_iter": 2}, picture_folders, tmp_path, console, resume=True)
+    assert "order" not in console.export_text() and "training images, by" not in console.export_text()
+    (picture_folders / "trainA" / "3.png").unlink()
+    (picture_folders / "trainB" / "3.png").rename(picture_folders / "trainB" / "other.png")
+    console = recorded()
+    run(small_config | {"max_iter": 3, "batch_size": 2}, picture_folders, tmp_path, console, resume=True)
+    said = console.export_text()
+    assert "began with 1 images of a domain in an iteration; with 2 the data order changes" in said
+    assert "domain A had 4 training images and has 3 now" in said
+    assert "domain B has other training images, by their names" in said
 
 
 @pytest.mark.parametrize("workers", [0, 1])

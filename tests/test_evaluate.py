@@ -18,7 +18,7 @@ from PIL import Image
 from rich.console import Console
 from torch import Tensor
 
-from munit_fast import MUNIT, UNIT, make_config, metrics
+from munit_fast import MUNIT, UNIT, evaluate, make_config, metrics
 from munit_fast.data import ImageError
 from munit_fast.evaluate import EvaluateOptions, as_json, evaluate_folders, evaluate_model, open_test_set, show
 from munit_fast.metrics import outside
@@ -139,6 +139,9 @@ def test_folders_of_another_program(drawings: Path, tmp_path: Path) -> None:
     assert rows(alone)["translated.l1"].value == rows(alone)["translated.l1"].ceiling
     unpaired = evaluate_folders(drawings / "testA", options, train=drawings / "trainB", size=16)
     assert set(rows(unpaired)) == {"translated.kid_e3"}
+    count = len(list((drawings / "trainB").iterdir()))
+    assert f"{count} real training pictures" in rows(unpaired)["translated.kid_e3"].measured
+    assert unpaired.train_images == count and "no --truth" in unpaired.about["notes"][0]
     with pytest.raises(ValueError, match="--truth FOLDER, --train FOLDER"):
         evaluate_folders(drawings / "testA", options)
     (drawings / "testB" / "4.png").rename(drawings / "testB" / "other.png")
@@ -147,11 +150,34 @@ def test_folders_of_another_program(drawings: Path, tmp_path: Path) -> None:
     Image.new("RGB", (40, 32)).save(drawings / "testB" / "4.png")
     with pytest.raises(ImageError, match="40x32 where others are 32x32; give --size"):
         evaluate_folders(drawings / "testA", options, truth=drawings / "testB")
-    Image.new("RGB", (32, 32)).save(drawings / "testA" / "4_001.png")
-    Image.new("RGB", (32, 32)).save(drawings / "testA" / "3_001.png")
-    Image.new("RGB", (32, 32)).save(drawings / "testA" / "3_000.png")
-    with pytest.raises(ImageError, match="3 has 3 translations and 0 has 1"):
+    Image.new("RGB", (32, 32)).save(drawings / "testA" / "5_001.png")
+    Image.new("RGB", (32, 32)).save(drawings / "testA" / "5_000.png")
+    with pytest.raises(ImageError, match="5 has 2 translations and 0 has 1"):
         evaluate_folders(drawings / "testA", options, truth=drawings / "testB")
+
+
+@pytest.mark.parametrize(
+    ("names", "expected"),
+    [
+        ("a_000 a_001 b_000 b_001", {"a": 2, "b": 2}),
+        ("a_000 b_000", {"a": 1, "b": 1}),
+        ("x/a_000 x/a_001 x/b_000 x/b_001", {"x/a": 2, "x/b": 2}),
+        ("cat_0001 cat_0002 cat_0003 cat_0004", dict.fromkeys(["cat_0001", "cat_0002", "cat_0003", "cat_0004"], 1)),
+        ("cat_0001_000 cat_0001_001 cat_0002_000 cat_0002_001", {"cat_0001": 2, "cat_0002": 2}),
+        ("a_001 a_002", {"a_001": 1, "a_002": 1}),
+        ("a_000 a_002", {"a_000": 1, "a_002": 1}),
+        ("a_000 a_001 a_0002", {"a_000": 1, "a_001": 1, "a_0002": 1}),
+        ("a a_000 a_001", {"a": 1, "a_000": 1, "a_001": 1}),
+    ],
+)
+def test_which_files_are_translations_of_one_input(tmp_path: Path, names: str, expected: dict[str, int]) -> None:
+    for name in names.split():
+        path = tmp_path / f"{name}.png"
+        path.parent.mkdir(exist_ok=True)
+        Image.new("RGB", (2, 2)).save(path)
+    groups, inputs = evaluate._group(tmp_path)
+    assert {name: len(paths) for name, paths in groups.items()} == expected and not inputs
+    assert all(paths == sorted(paths) for paths in groups.values())
 
 
 def test_unpaired_test_sets_and_unit(small_config: dict[str, Any], drawings: Path) -> None:

@@ -11,22 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
-from rich.console import Console
+from runs import run
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from munit_fast import make_config
-from munit_fast.training import TrainOptions, TrainResult, train
 from munit_fast.training.folder import RunFolder
 from munit_fast.training.logs import LogError
-
-
-def run(config: dict[str, Any], data: Path, out: Path, **options: Any) -> TrainResult:
-    values = config | {"data_root": str(data)}
-    console = Console(quiet=True)
-    return train(
-        make_config(values), TrainOptions("small", out, **options), config_text=yaml.safe_dump(values), console=console
-    )
 
 
 @pytest.fixture
@@ -62,6 +51,15 @@ def test_a_line_torn_by_a_kill_is_cut_and_nothing_else(folder: RunFolder) -> Non
     assert folder.history.read_text() == whole
     folder.cut_losses(1)
     assert folder.read_losses() == {"loss": [(1, 1.0)]}
+
+
+def test_a_torn_event_spoils_no_other(folder: RunFolder) -> None:
+    folder.append_event({"kind": "first"})
+    folder.append_event({"kind": "second"})
+    folder.events.write_text(folder.events.read_text()[:-5])
+    folder.append_event({"kind": "third"})
+    lines = folder.events.read_text().splitlines()
+    assert len(lines) == 3 and [json.loads(lines[i])["kind"] for i in (0, 2)] == ["first", "third"]
 
 
 def test_steps_after_the_resumed_iteration_are_cut_everywhere(

@@ -20,8 +20,10 @@ import yaml
 from rich.console import Console
 
 from munit_fast import make_config, trainers
-from munit_fast.state import find_state
+from munit_fast.checkpoint import load_file
+from munit_fast.state import apply_state, find_state
 from munit_fast.training import TrainOptions, train
+from munit_fast.training.folder import RunFolder
 from munit_fast.training.ranks import Ranks
 
 SCRIPT = Path(__file__).with_name("ranks.py")
@@ -68,7 +70,7 @@ def compare(out: Path, whole: Path) -> None:
         assert mine == pytest.approx(theirs, rel=1e-9, abs=1e-12)
     states = [find_state(path / "outputs/small/checkpoints").state for path in (out, whole)]
     assert states[0]["iterations"] == states[1]["iterations"] == ITERATIONS
-    for part in ("networks", "average"):
+    for part in ("networks", "average", "optimizers"):
         pairs = list(zip(flat(states[0][part]), flat(states[1][part]), strict=True))
         assert len(pairs) > 20
         for (name, mine), (_, theirs) in pairs:
@@ -193,10 +195,65 @@ def test_a_refusal_is_said_by_one_rank(small_config: dict[str, Any], picture_fol
     assert not (tmp_path / "outputs").exists()
 
 
+@pytest.mark.slow
+def test_a_run_that_only_another_rank_sees_is_not_begun_anew(
+    small_config: dict[str, Any], picture_folders: Path, tmp_path: Path
+) -> None:
+    values = config(small_config, picture_folders, max_iter=2)
+    alone(values, tmp_path / "host1", "MUNIT")
+    path = tmp_path / "small.yaml"
+    path.write_text(yaml.safe_dump(values))
+    command = torchrun(2, SCRIPT, path, tmp_path / "host{rank}", "MUNIT")
+    done = subprocess.run(command, capture_output=True, text=True, env=ENVIRONMENT, timeout=120)
+    assert done.returncode != 0
+    assert "RunFolderError" in done.stderr and "on storage that every machine sees" in done.stderr, done.stderr
+    assert not (tmp_path / "host0").exists()
+
+
+@pytest.mark.slow
+def test_every_rank_dumps_its_part(small_config: dict[str, Any], picture_folders: Path, tmp_path: Path) -> None:
+    """A learning rate that ruins the weights: both parts of the batch are there, and repeat it in one process."""
+    values = config(small_config, picture_folders, lr=1e30, batch_size=2, ema_half_life=0)
+    path = tmp_path / "small.yaml"
+    path.write_text(yaml.safe_dump(values))
+    command = torchrun(
+        2, "-m", "munit_fast", "train", "--config", path, "--output_path", tmp_path, "--device", "cpu",
+        "--patience", 3,
+    )  # fmt: skip
+    done = subprocess.run(command, capture_output=True, text=True, env=ENVIRONMENT, timeout=120)
+    assert done.returncode != 0 and "…_rank1.pt" in done.stderr, done.stderr
+    (whole,) = (tmp_path / "outputs/small").glob("notfinite_????????.pt")
+    dumps = [load_file(whole), load_file(whole.with_stem(f"{whole.stem}_rank1"))]
+    assert "state" in dumps[0] and "state" not in dumps[1]
+    names = [Path(name).name for dump in dumps for name in dump["images"]["a"]]
+    assert sorted(names) == ["0.png", "1.png", "2.png", "3.png"]  # the global batch, each image once
+    hp = make_config(values).hyperparameters()
+    trainer = trainers.MUNIT_Trainer(hp)
+    apply_state(trainer, dumps[0]["state"], whole)
+    before = trainer.skipped_steps
+    x_a, x_b = (torch.cat([dump[name] for dump in dumps]) for name in ("x_a", "x_b"))
+    of_dis, of_gen = (
+        [torch.cat(parts) for parts in zip(*(dump["noise"][kind] for dump in dumps))] for kind in ("dis", "gen")
+    )
+    trainer.update(x_a, x_b, hp, (of_dis, of_gen))
+    assert trainer.skipped_steps > before
+
+
+def test_what_is_left_of_a_run_is_seen(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path, "small")
+    assert folder.traces == 0
+    folder.checkpoints.mkdir(parents=True)
+    assert folder.traces == 0
+    folder.write_config("max_iter: 1")
+    assert folder.traces == 1
+    (folder.checkpoints / "resume_00000001.pt").touch()
+    assert folder.traces == 2
+
+
 def test_one_process_has_nobody_to_ask() -> None:
     ranks = Ranks()
     assert ranks.main and ranks.stop(True) and not ranks.stop(False)
-    assert ranks.mean({"x": 1.5}) == {"x": 1.5} and ranks.from_main(b"abc") == b"abc"
+    assert ranks.mean({"x": 1.5}) == {"x": 1.5} and ranks.most(3) == 3 and ranks.from_main(b"abc") == b"abc"
     with pytest.raises(ValueError, match="mine"), ranks.main_first():
         raise ValueError("mine")
 

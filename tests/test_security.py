@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import io
+import resource
 import subprocess
 import sys
 import warnings
@@ -24,6 +25,7 @@ from munit_fast.config import ConfigError, load_config, parse_config
 from munit_fast.data import ImageError, read_list
 from munit_fast.files import safe_name
 from munit_fast.networks import AdaINGen
+from munit_fast.state import find_state
 from munit_fast.training.folder import RunFolder
 from munit_fast.translate import _output_names
 
@@ -241,6 +243,21 @@ def test_checkpoint_bombs(tmp_path: Path) -> None:
     assert (tmp_path / "bomb.pt").stat().st_size < 20_000
     with pytest.raises(CheckpointError, match=r"unpack to \d+ bytes, more than the file has"):
         load_file(tmp_path / "bomb.pt")
+
+
+def test_tensors_without_memory_are_refused(tmp_path: Path) -> None:
+    """A file of 2 kB whose tensors would take 1 GiB wherever they are copied or hashed."""
+    wide = torch.zeros(1).expand(2**28)
+    path = tmp_path / "resume_00000001.pt"
+    torch.save({"iterations": 1, "networks": [{"gen_a": {"w": wide}}], "checksum": "0"}, path)
+    assert path.stat().st_size < 3000
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    for load in (load_file, lambda _: find_state(tmp_path)):
+        with pytest.raises(CheckpointError, match=r"shape \[268435456\] holds more than its storage"):
+            load(path)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 200 * 1024  # kB
+    torch.save({"view": torch.arange(6.0).view(2, 3).T[1:], "none": torch.empty(0, 5)}, path)  # of their own memory
+    assert load_file(path)["view"].tolist() == [[1, 4], [2, 5]]
 
 
 @pytest.mark.parametrize("kind", ["sparse", "complex", "meta", "quantized"])

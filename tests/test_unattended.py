@@ -19,12 +19,14 @@ from rich.console import Console
 from runs import checkpoints, equal, events, run, tensors
 
 from munit_fast import CheckpointError, MUNIT_Trainer, make_config, trainers
-from munit_fast.checkpoint import load_file
+from munit_fast.checkpoint import CheckpointReadError, load_file
 from munit_fast.files import FileWriteError
 from munit_fast.guard import WINDOW, SkipRecord, in_a_row
 from munit_fast.state import apply_state, find_state, resume_run, run_state, save_run, save_state
+from munit_fast.training import run as train_run
 from munit_fast.training.faults import NotFiniteError
 from munit_fast.training.folder import RunFolder
+from munit_fast.training.ranks import Ranks
 from munit_fast.training.run import iteration_noise, iteration_seed
 
 # ---- exact resume ----
@@ -94,6 +96,56 @@ def test_the_state_before_a_damaged_one_is_used_and_said(
     assert (checkpoints(out) / "resume_00000004.pt.damaged").exists()
 
 
+ALLOCATOR = "[enforce fail at alloc_cpu.cpp:127] err == 0. DefaultCPUAllocator: can't allocate memory: you tried to"
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (OSError(errno.ESTALE, os.strerror(errno.ESTALE)), "Stale file handle"),
+        (MemoryError(), "not enough memory"),
+        (RuntimeError(ALLOCATOR), "not enough memory"),
+    ],
+)
+def test_a_read_that_fails_is_no_damage(
+    small_config: dict[str, Any],
+    picture_folders: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    error: Exception,
+    reason: str,
+) -> None:
+    out = tmp_path / "out"
+    run(small_config, picture_folders, out, save_minutes=0)
+    before = sorted(path.name for path in checkpoints(out).iterdir())
+
+    def failing(*_: Any, **__: Any) -> None:
+        raise error
+
+    with monkeypatch.context() as patched:
+        patched.setattr(torch, "load", failing)
+        with pytest.raises(CheckpointReadError, match=rf"resume_00000004\.pt: cannot be read: {reason}"):
+            run(small_config, picture_folders, out, resume=True)
+    assert sorted(path.name for path in checkpoints(out).iterdir()) == before
+    assert run(small_config | {"max_iter": 5}, picture_folders, out, resume=True).iterations == 5
+
+
+def test_a_read_error_that_another_hides_is_found(
+    small_config: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save_run(MUNIT_Trainer(make_config(small_config).hyperparameters()), tmp_path, 1)
+    (tmp_path / "resume_00000001.pt").write_bytes(b"PK nothing")
+    with pytest.raises(CheckpointError, match="no state is left"):
+        find_state(tmp_path)
+
+    def failing(*_: Any, **__: Any) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr(Path, "open", failing)
+    with pytest.raises(CheckpointReadError, match="Input/output error"):
+        find_state(tmp_path)
+
+
 def test_without_a_good_state_nothing_is_guessed(small_config: dict[str, Any], tmp_path: Path) -> None:
     hp = make_config(small_config).hyperparameters()
     save_run(MUNIT_Trainer(hp), tmp_path, 1)
@@ -115,6 +167,38 @@ def test_auto_resume_begins_or_goes_on(small_config: dict[str, Any], picture_fol
     history = (tmp_path / "logs/small/losses.jsonl").read_text()
     assert run(small_config, picture_folders, tmp_path, auto_resume=True).iterations == 4
     assert (tmp_path / "logs/small/losses.jsonl").read_text().startswith(history)
+
+
+def test_a_signal_during_the_last_save_does_not_end_it(
+    small_config: dict[str, Any], picture_folders: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save = train_run.save_state
+
+    def asked(*arguments: Any) -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+        save(*arguments)
+
+    monkeypatch.setattr(train_run, "save_state", asked)
+    config = small_config | {"max_iter": 2, "snapshot_save_iter": 100}
+    assert in_child(lambda: run(config, picture_folders, tmp_path)) == (0, "")
+    names = {path.name for path in checkpoints(tmp_path).iterdir()}
+    assert {"resume_00000002.pt", "gen_00000002.pt", "dis_00000002.pt", "optimizer.pt"} <= names
+
+
+@pytest.mark.parametrize("lacking", [False, True])
+def test_a_failure_is_saved_unless_gradients_may_be_missing(
+    small_config: dict[str, Any], picture_folders: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lacking: bool
+) -> None:
+    def after_one(*arguments: Any) -> None:  # the failure is noticed between iterations
+        raise RuntimeError("NCCL: a peer is gone")
+
+    assert [train_run._may_lack_gradients(Ranks(0, size, torch.device(device))) for size, device in
+            ((1, "cuda"), (2, "cpu"), (2, "cuda"))] == [False, False, True]  # fmt: skip
+    monkeypatch.setattr(train_run, "_may_lack_gradients", lambda ranks: lacking)
+    monkeypatch.setattr(train_run._Run, "_after_iteration", after_one)
+    with pytest.raises(RuntimeError, match="NCCL"):
+        run(small_config, picture_folders, tmp_path)
+    assert len(list((tmp_path / "outputs").rglob("resume_*.pt"))) == (0 if lacking else 1)
 
 
 # ---- a disk that fills ----
@@ -303,6 +387,17 @@ def test_the_record_counts_and_forgets() -> None:
     assert record.total == 3 and sum(flags) == 2 and len(flags) == WINDOW and in_a_row(flags) == 2
     record.begin()
     assert in_a_row(record.flags()) == 0
+
+
+def test_a_record_of_another_shape_changes_nothing(small_config: dict[str, Any], tmp_path: Path) -> None:
+    hp = make_config(small_config).hyperparameters()
+    state = run_state(MUNIT_Trainer(hp), 3)
+    trainer = MUNIT_Trainer(hp)
+    before = run_state(trainer, 0)["checksum"]
+    for skips in (torch.zeros(3, dtype=torch.int64), torch.zeros(1 + WINDOW), None):
+        with pytest.raises(CheckpointError, match="record of skipped steps of another shape"):
+            apply_state(trainer, state | {"skips": skips}, tmp_path)
+        assert run_state(trainer, 0)["checksum"] == before and trainer.iterations == 0
 
 
 # ---- noise by place ----

@@ -7,13 +7,15 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from munit_fast.data.images import Array, ImageError, decode_image, resize_short_side, to_model_range
+
+_T = TypeVar("_T")
 
 CACHE_LIMIT_BYTES = 2**31
 _PROBES = 8  # images decoded to estimate the size of a set
@@ -30,9 +32,10 @@ class ImageSet:
             where they take at most ``cache_limit_bytes`` (estimated from a few of them before the rest is
             read).
         cache_limit_bytes: for "auto".
+        lenient: an image that cannot be read is no error before :meth:`image` is asked for it, with a cache too.
 
     Raises:
-        ImageError: an image cannot be read; without a cache, :meth:`image` raises it.
+        ImageError: an image cannot be read; without a cache or ``lenient``, :meth:`image` raises it.
         ValueError: there are no paths.
     """
 
@@ -43,6 +46,7 @@ class ImageSet:
         short_side: int | None = None,
         cache: bool | Literal["auto"] = "auto",
         cache_limit_bytes: int = CACHE_LIMIT_BYTES,
+        lenient: bool = False,
     ) -> None:
         if not paths:
             raise ValueError("an image set needs at least one path")
@@ -51,9 +55,10 @@ class ImageSet:
         self._paths = [Path(path) for path in paths]
         self.channels = channels
         self.short_side = short_side
-        self._images: list[Array] | None = None
-        if cache is True or (cache == "auto" and self._estimated_bytes() <= cache_limit_bytes):
-            self._images = _in_threads(self._read, len(self._paths))
+        self._images: list[Array | ImageError] | None = None
+        read = self._read_or_failure if lenient else self._read
+        if cache is True or (cache == "auto" and self._estimated_bytes(read) <= cache_limit_bytes):
+            self._images = _in_threads(read, len(self._paths))
 
     def __len__(self) -> int:
         return len(self._paths)
@@ -82,7 +87,20 @@ class ImageSet:
         Raises:
             ImageError: it cannot be read.
         """
-        return self._read(i) if self._images is None else self._images[i]
+        if self._images is None:
+            return self._read(i)
+        held = self._images[i]
+        if isinstance(held, ImageError):
+            raise ImageError(str(held))  # a new one: each raise would lengthen the traceback of the old
+        return held
+
+    def readable(self, i: int) -> bool:
+        """Whether image ``i`` can be read; without a cache it is read to find out."""
+        try:
+            self.image(i)
+        except ImageError:
+            return False
+        return True
 
     def _read(self, i: int) -> Array:
         array = decode_image(self._paths[i], self.channels)
@@ -93,10 +111,17 @@ class ImageSet:
         except ImageError as error:
             raise ImageError(f"{self._paths[i]}: {error}") from error
 
-    def _estimated_bytes(self) -> int:
+    def _read_or_failure(self, i: int) -> Array | ImageError:
+        try:
+            return self._read(i)
+        except ImageError as error:
+            return ImageError(str(error))
+
+    def _estimated_bytes(self, read: Callable[[int], Array | ImageError]) -> int:
         probes = range(0, len(self), max(1, len(self) // _PROBES))
-        sizes = [self._read(i).nbytes for i in islice(probes, _PROBES)]
-        return sum(sizes) * len(self) // len(sizes)
+        found = [read(i) for i in islice(probes, _PROBES)]
+        sizes = [array.nbytes for array in found if not isinstance(array, ImageError)]
+        return sum(sizes) * len(self) // max(1, len(sizes))
 
 
 def train_crop(image_set: ImageSet, i: int, crop: tuple[int, int], key: np.random.SeedSequence) -> Tensor:
@@ -130,20 +155,25 @@ def centre_crop(image_set: ImageSet, i: int, crop: tuple[int, int]) -> Tensor:
     return _cropped(array, round(spare_y / 2), round(spare_x / 2), crop)
 
 
-def display_images(image_set: ImageSet, crop: tuple[int, int], count: int, seed: int | None = None) -> Tensor:
+def display_images(
+    image_set: ImageSet, crop: tuple[int, int], count: int, seed: int | None = None, *, skip_unreadable: bool = False
+) -> Tensor:
     """The first ``min(count, len(image_set))`` images, centre-cropped; with a ``seed``, as many picked by it.
+
+    With ``skip_unreadable`` the next ones take the place of those that cannot be read; there may then be fewer.
 
     Returns:
         [N, C, crop height, crop width] float32 in -1..1.
 
     Raises:
-        ImageError: an image cannot be read or is smaller than the crop.
+        ImageError: an image (with ``skip_unreadable``: every one) cannot be read, or one is smaller than the crop.
         ValueError: ``count`` is below 1.
     """
     if count < 1:
         raise ValueError(f"count of images to display must be at least 1, not {count}")
     order = range(len(image_set)) if seed is None else shuffled(len(image_set), np.random.SeedSequence(seed))
-    return torch.stack([centre_crop(image_set, int(i), crop) for i in order[:count]])
+    chosen = [int(i) for i in (islice(filter(image_set.readable, order), count) if skip_unreadable else order[:count])]
+    return torch.stack([centre_crop(image_set, i, crop) for i in chosen or [0]])
 
 
 def shuffled(count: int, key: np.random.SeedSequence) -> np.ndarray:
@@ -152,8 +182,8 @@ def shuffled(count: int, key: np.random.SeedSequence) -> np.ndarray:
 
 
 def check_crops(image_set: ImageSet, crop: tuple[int, int]) -> None:
-    """Raise the ImageError of the first image smaller than ``crop``. Cheap for sets in memory."""
-    for i in range(len(image_set)):
+    """Raise the ImageError of the first readable image smaller than ``crop``. Cheap for sets in memory."""
+    for i in filter(image_set.readable, range(len(image_set))):
         _spare(image_set, i, image_set.image(i), crop)
 
 
@@ -173,7 +203,7 @@ def _cropped(array: Array, top: int, left: int, crop: tuple[int, int]) -> Tensor
     return to_model_range(array[top : top + crop[0], left : left + crop[1]])
 
 
-def _in_threads(read: Callable[[int], Array], count: int) -> list[Array]:
+def _in_threads(read: Callable[[int], _T], count: int) -> list[_T]:
     """``read(0), ..., read(count - 1)``; the first failure is raised and the rest called off."""
     # Threads do: Pillow lets go of the interpreter lock while it decodes and resizes.
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:

@@ -77,6 +77,7 @@ class Direction:
     answer: str = "picture"  # what a true translation is called
     pixels: tuple[str, ...] = ("l1", "ssim")  # of l1, ssim, line_f1; for pairs only
     features: bool = True  # whether KID, diversity and the feature distances are measured
+    real: str = "test"  # what the real pictures are; "training" where there are no others
 
 
 def measure(
@@ -279,7 +280,7 @@ class _Seen:
         if train is not None:
             test = self.values["truth"] or [self.extract(part.to(device)).pooled for part in in_steps(real)]
             floor = 1e3 * kid(torch.cat(test), against)
-        what = "training" if train is not None else "test"
+        what = "training" if train is not None else self.direction.real
         how = (
             f"unbiased MMD² of features of {len(fake)} translations and {len(against)} real {what} pictures, mean over "
             f"the style draws ({self.k})"

@@ -72,29 +72,36 @@ class Faults:
                 )
         count = in_a_row(flags)
         if count >= self.patience:
-            dump = self._dump(trainer, batches, done, last) if self.ranks.main else self.folder.root
+            dump = self._dump(trainer, batches, done, last)
+            self.ranks.most(0)  # torchrun ends the others when one has failed: not before all have written
+            more = f" (and …_rank1.pt to …_rank{self.ranks.size - 1}.pt: the other processes' part)"
+            place = f"{dump}{more if self.ranks.size > 1 else ''}"
             raise NotFiniteError(
                 f"{count} iterations in a row had a gradient that was not finite, up to iteration {done}; the weights "
-                f"are as they were before. Look at the images that the log names, lower lr, or try --amp off; {dump} "
+                f"are as they were before. Look at the images that the log names, lower lr, or try --amp off; {place} "
                 "holds weights, images and noise to repeat it with"
             )
 
     def _dump(self, trainer: Any, batches: UnpairedBatches, done: int, last: tuple[Any, ...]) -> Path:
+        """Write this rank's part of the batch, the main rank the state beside it; the main rank's file."""
         x_a, x_b, (of_dis, of_gen) = last
-        files_a, files_b = batches.paths(done - 1)
+        mine = slice(self.ranks.rank * len(x_a), (self.ranks.rank + 1) * len(x_a))
+        files_a, files_b = (paths[mine] for paths in batches.paths(done - 1))
         content = {
-            "state": run_state(trainer, done),
+            **({"state": run_state(trainer, done)} if self.ranks.main else {}),
             "x_a": _cpu(x_a),
             "x_b": _cpu(x_b),
             "noise": {"dis": [_cpu(t) for t in of_dis], "gen": [_cpu(t) for t in of_gen]},
             "images": {"a": [str(path) for path in files_a], "b": [str(path) for path in files_b]},
         }
-        path = self.folder.root / checkpoint_name("notfinite", done)
+        whole = self.folder.root / checkpoint_name("notfinite", done)
+        path = whole if self.ranks.main else whole.with_stem(f"{whole.stem}_rank{self.ranks.rank}")
         try:
+            path.parent.mkdir(parents=True, exist_ok=True)  # on a machine of its own another rank has none
             save_atomically(content, path)
         except OSError as error:
             raise write_error(path, error) from None
-        return path
+        return whole
 
 
 def _cpu(tensor: Tensor) -> Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -69,6 +70,11 @@ class RunFolder:
     def has_run(self) -> bool:
         """Whether a run was saved here."""
         return any(self.checkpoints.glob("*.pt"))
+
+    @property
+    def traces(self) -> int:
+        """How much of a run is here: 0 nothing, 1 its configuration, 2 checkpoints."""
+        return 2 if self.has_run else int((self.root / "config.yaml").exists())
 
     def _remove_leftovers(self) -> None:
         """What a process that was killed was about to write."""
@@ -147,8 +153,11 @@ class RunFolder:
 
 def _append(path: Path, row: Mapping[str, Any]) -> None:
     try:
-        with path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(row) + "\n")
+        with path.open("ab+") as file:
+            end = file.seek(0, os.SEEK_END)
+            file.seek(max(0, end - 1))
+            torn = file.read(1) not in (b"", b"\n")  # a process was killed in the middle of a line
+            file.write((("\n" if torn else "") + json.dumps(row) + "\n").encode())
     except OSError as error:
         raise write_error(path, error) from None
 

@@ -11,6 +11,8 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+from torch.distributed.distributed_c10d import PrefixStore
+from torch.distributed.rendezvous import rendezvous
 
 
 class PeerError(RuntimeError):
@@ -63,6 +65,14 @@ class Ranks:
         dist.all_reduce(total, group=self.control)
         return dict(zip(values, (total / self.size).tolist()))
 
+    def most(self, value: int) -> int:
+        """The largest of the ranks' values; nobody goes on before all have given theirs."""
+        if self.size == 1:
+            return value
+        found = torch.tensor([value])
+        dist.all_reduce(found, dist.ReduceOp.MAX, group=self.control)
+        return int(found.item())
+
     def from_main(self, data: bytes | None) -> bytes:
         """The main rank's `data`, on every rank."""
         if self.size == 1:
@@ -93,7 +103,7 @@ class Ranks:
 
 
 def restarted() -> bool:
-    """Whether torchrun started this process again after a failure."""
+    """Whether torchrun started this process again after a failure. A change of members does not count."""
     return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0)) > 0
 
 
@@ -115,9 +125,12 @@ def joined(device: torch.device, timeout: float) -> Iterator[Ranks]:
         device = torch.device("cuda", local)
         torch.cuda.set_device(device)
     limit = timedelta(seconds=timeout)
-    dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=limit)
+    # torch 2.13 gives restarted processes the store of those before, where a rank may still find a dead one's address.
+    store, rank, size = next(rendezvous("env://", timeout=limit))
+    store = PrefixStore(f"attempt {os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}", store)
+    backend = "nccl" if device.type == "cuda" else "gloo"
+    dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=limit)
     control = dist.new_group(backend="gloo", timeout=limit)
-    rank = dist.get_rank()
     try:
         yield Ranks(rank, size, device, control)
     except RuntimeError as error:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
+import os
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -12,6 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 from rich.console import Console
+from rich.text import Text
 from torch import Tensor
 
 from munit_fast.config import Config
@@ -20,7 +23,7 @@ from munit_fast.precision import amp_dtype
 from munit_fast.state import KEEP, apply_state, find_state, save_published, save_state, state_from_bytes
 from munit_fast.trainers import MUNIT_Trainer, TrainingNoise, UNIT_Trainer
 from munit_fast.training.faults import Faults
-from munit_fast.training.folder import RunFolder
+from munit_fast.training.folder import RunFolder, RunFolderError
 from munit_fast.training.grids import write_grids
 from munit_fast.training.logs import RunLog, import_wandb, peak_memory_mb
 from munit_fast.training.progress import TrainingProgress
@@ -87,11 +90,18 @@ def train(
     with joined(options.device, options.peer_timeout) as ranks, ExitStack() as held:
         folder = RunFolder(options.output_path, options.name)
         console = console or Console(stderr=True)
+        elsewhere = ranks.most(folder.traces)
         with ranks.main_first():  # what is wrong for all of them is said once
             if options.wandb is not None and ranks.main:
                 import_wandb()  # said before anything is made
             sources = open_sources(cfg, options.allow_outside)
             if ranks.main:
+                if elsewhere > folder.traces:
+                    raise RunFolderError(
+                        f"{folder.root}: another process of the job sees a run under this name, and this one, which "
+                        "writes the files, does not: it would begin anew. Give an --output_path on storage that every "
+                        "machine sees, or remove what is left of that run there"
+                    )
                 resume = options.resume or ((options.auto_resume or restarted()) and folder.has_run)
                 held.enter_context(folder.opened(resume))
                 options = replace(options, resume=resume)
@@ -125,8 +135,39 @@ def iteration_noise(trainer: Any, x_a: Tensor, x_b: Tensor, seed: int, iteration
     return of_dis, of_gen
 
 
+def _about_images(image_set: ImageSet) -> dict[str, Any]:
+    """What the data order hangs on besides the seed: how many images, and a digest of their names in their folder."""
+    names = [os.path.relpath(os.path.abspath(image_set.path(i)), image_set.folder) for i in range(len(image_set))]
+    digest = hashlib.sha256("\0".join(names).encode(errors="surrogateescape")).hexdigest()
+    return {"count": len(names), "names": digest}
+
+
+def _data_changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[str]:
+    """A line for each thing that gives a resumed run another data order than it would have had."""
+    old_batch, batch = before.get("global_batch", now["global_batch"]), now["global_batch"]
+    if old_batch != batch:
+        yield f"this run began with {old_batch} images of a domain in an iteration; with {batch} the data order changes"
+    for domain, images in now["images"].items():
+        old = before.get("images", {}).get(domain, images)
+        if old["count"] != images["count"]:
+            yield (
+                f"domain {domain} had {old['count']} training images and has {images['count']} now: the data order is "
+                "another one"
+            )
+        elif old != images:
+            yield f"domain {domain} has other training images, by their names, than before: the run sees other ones"
+
+
 def _passed(deadline: float | None) -> bool:
     return deadline is not None and time.monotonic() >= deadline
+
+
+def _may_lack_gradients(ranks: Ranks) -> bool:
+    """Whether the weights after a failure may hold a step without the other ranks' gradients.
+
+    NCCL exchanges them behind the CPU's back: when a rank is lost, steps that count as done here may have had none.
+    """
+    return ranks.size > 1 and ranks.device.type == "cuda"
 
 
 class _Run:
@@ -144,11 +185,15 @@ class _Run:
         )
         self.dtype = torch.float64 if options.double else torch.float32
         self.trainer = trainer.to(options.device, self.dtype)
+        self.batch_size = cfg.batch_size * cfg.accumulation
+        self.data_notes: dict[str, Any] = {
+            "global_batch": self.batch_size * ranks.size,
+            "images": {"A": _about_images(sources.train_a), "B": _about_images(sources.train_b)},
+        }
         self.start = self._resume()
         if ranks.size > 1:
             self.trainer.distribute()
         crop = (cfg.crop_image_height, cfg.crop_image_width)
-        self.batch_size = cfg.batch_size * cfg.accumulation
         self.batches = UnpairedBatches(
             sources.train_a,
             sources.train_b,
@@ -183,7 +228,7 @@ class _Run:
                 for reason in found.damaged.values():
                     self.faults.note("checkpoint", f"{reason}; going on from {found.source.name} instead")
                 found.move_damaged_aside()
-                start, notes = apply_state(self.trainer, found.state, found.source)
+                start, notes = apply_state(self.trainer, found.state, found.source, ranks.size)
                 data = found.as_bytes() if ranks.size > 1 else b""
                 self._take_up(notes)
                 if notes.get("published"):  # a process killed after the state may not have come to these
@@ -204,6 +249,8 @@ class _Run:
                 f"this run began with --seed {notes['seed']}; with --seed {self.options.seed} it goes on with other "
                 "data order and styles"
             )
+        for line in _data_changes(notes, self.data_notes):
+            self.console.print(Text(line), soft_wrap=True)
         rate = self.trainer.gen_opt.param_groups[0]["initial_lr"]
         if rate != self.cfg.lr:
             self.console.print(f"the checkpoint's learning rate {rate:g} is kept; lr: {self.cfg.lr:g} has no effect")
@@ -217,6 +264,7 @@ class _Run:
             "seed": self.options.seed,
             "amp": str(amp or "off").removeprefix("torch."),
             "published": published,
+            **self.data_notes,
         }
         self.folder.sync_losses()
         save_state(self.trainer, self.folder.checkpoints, done, notes, self.options.keep)
@@ -227,8 +275,9 @@ class _Run:
     def _display(self, set_a: ImageSet, set_b: ImageSet) -> tuple[Tensor, Tensor]:
         crop = (self.cfg.crop_image_height, self.cfg.crop_image_width)
         count = min(self.cfg.display_size, len(set_a), len(set_b))
-        a, b = display_images(set_a, crop, count), display_images(set_b, crop, count)
-        return a.to(self.options.device), b.to(self.options.device)
+        a, b = (display_images(images, crop, count, skip_unreadable=True) for images in (set_a, set_b))
+        count = min(len(a), len(b))
+        return a[:count].to(self.options.device), b[:count].to(self.options.device)
 
     def train(self) -> TrainResult:
         begin = time.monotonic()
@@ -240,33 +289,33 @@ class _Run:
         self.saved = begin
         quiet = self.console if main else Console(quiet=True)
         self.bar = TrainingProgress(quiet, self.start, self.cfg.max_iter, deadline)
-        stop = StopRequest()
-        try:
-            with stop, self.bar:
-                batches = iter(self.batches)
-                while done < self.cfg.max_iter and not self.ranks.stop(stop.requested or _passed(deadline)):
-                    x_a, x_b = next(batches)
-                    whole = False
-                    self._iterate(x_a, x_b, done + 1)
-                    done, whole = done + 1, True
-                    self.bar.advance(done)
-                    if self._after_iteration(done):
-                        saved = done
-            failed = False
-        finally:
-            # Whatever ended the run (a vanished file, a full disk for the logs), the iterations done are kept; not
-            # after a second Ctrl-C in the middle of one, where the discriminator may be a step ahead.
+        with StopRequest() as stop:  # a signal during the last save is too late to ask for anything
             try:
-                if saved != done and whole:
-                    self._save(done)
-            except BaseException:
-                failed = True
-                raise
+                with self.bar:
+                    batches = iter(self.batches)
+                    while done < self.cfg.max_iter and not self.ranks.stop(stop.requested or _passed(deadline)):
+                        x_a, x_b = next(batches)
+                        whole = False
+                        self._iterate(x_a, x_b, done + 1)
+                        done, whole = done + 1, True
+                        self.bar.advance(done)
+                        if self._after_iteration(done):
+                            saved = done
+                failed = False
             finally:
-                if main:
-                    self.log.close(failed)
-        if main:
-            self._write_page(done, refresh=False)
+                # Whatever ended the run (a vanished file, a full disk for the logs), the iterations done are kept; not
+                # after a second Ctrl-C in the middle of one, where the discriminator may be a step ahead.
+                try:
+                    if saved != done and whole and not (failed and _may_lack_gradients(self.ranks)):
+                        self._save(done)
+                except BaseException:
+                    failed = True
+                    raise
+                finally:
+                    if main:
+                        self.log.close(failed)
+            if main:
+                self._write_page(done, refresh=False)
         finished = done >= self.cfg.max_iter
         return TrainResult(self.folder, done, time.monotonic() - begin, finished, self.trainer.skipped_steps, main)
 

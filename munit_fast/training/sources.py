@@ -66,7 +66,8 @@ def open_sources(cfg: Config, allow_outside: bool = False) -> Sources:
         channels: int = getattr(cfg, f"input_dim_{domain}")
         # Of the test images only the displayed ones are ever read.
         cache: Literal["auto", False] = "auto" if split == "train" else False
-        return ImageSet(image_paths(cfg, split, domain, allow_outside), channels, cfg.short_side(domain), cache)
+        paths = image_paths(cfg, split, domain, allow_outside)
+        return ImageSet(paths, channels, cfg.short_side(domain), cache, lenient=True)
 
     return Sources(
         image_set("train", "a"),
