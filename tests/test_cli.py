@@ -140,13 +140,22 @@ def test_bad_training_input(call: Any, config: Path, picture_folders: Path, tmp_
     assert "set data_root" in attempt(data_root=None)
     assert "vgg_w: 0" in attempt(vgg_w=1)
     assert "crop_image_height" in attempt(new_size=32, crop_image_height=64, crop_image_width=32)
-    (picture_folders / "trainA" / "2.png").write_bytes(b"broken")
-    assert "2.png" in attempt()
+    for path in (picture_folders / "trainA").iterdir():
+        path.write_bytes(b"broken")
+    assert "none of 4 images" in attempt() or "0.png" in attempt()
     for path in (picture_folders / "trainA").iterdir():
         path.unlink()
     assert "no images in this folder" in attempt()
     assert not list((tmp_path / "out").rglob("*.pt"))
     assert "no such configuration file" in complaint(call("train", "--config", tmp_path / "none.yaml"))
+
+
+def test_a_bad_training_image_is_named_and_replaced(
+    call: Any, config: Path, picture_folders: Path, tmp_path: Path
+) -> None:
+    (picture_folders / "trainA" / "2.png").write_bytes(b"broken")
+    code, text = call("train", "--config", config, "--output_path", tmp_path / "out")
+    assert code == 0 and text.count("2.png") == 1 and "another image takes its place" in text
 
 
 def test_bad_translation_input(call: Any, config: Path, trained: Path, picture_folders: Path, tmp_path: Path) -> None:

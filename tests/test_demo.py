@@ -31,6 +31,6 @@ def test_demonstration(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert Image.open(tmp_path / "grid.png").size[0] == (demo.STYLES + 2) * 34 + 2
 
     again = demo.run_demo(replace(options, iterations=12), console)  # a second run keeps the first
-    assert again == page and "12 iterations" in console.export_text()
+    assert again == page
     assert (tmp_path / "outputs" / "openmoji-2" / "checkpoints" / "gen_00000012.pt").exists()
     assert sorted(p.name for p in (tmp_path / "outputs").iterdir()) == ["openmoji-1", "openmoji-2"]

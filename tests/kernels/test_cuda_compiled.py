@@ -6,6 +6,7 @@ import re
 import shutil
 import subprocess
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -112,6 +113,7 @@ def test_it_says_in_words_what_it_does_not_serve(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(torch.version, "cuda", None)
     assert cuda.why_not(gpu, torch.float32) == "this torch is not built for NVIDIA GPUs"
     monkeypatch.setattr(torch.version, "cuda", "13.0")
+    monkeypatch.setattr(torch.cuda, "device", lambda index: nullcontext())
     for capability, expected in (
         ((7, 0), "it needs compute capability 7.5 or higher; this device has 7.0"),
         ((9, 0), "the kernels do not load on this device: munit_fast: "),
