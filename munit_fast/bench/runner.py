@@ -25,13 +25,13 @@ from munit_fast.bench.summary import Summary, summarize
 # Relative errors that a contender may have against the expected numbers. In float32 a value that rounds to the other
 # side of a kink makes 1e-3; in lower precisions the plain networks' own gradients are off by tens of percent. "moved":
 # how far weights went in a few iterations; Adam's first steps are signs, which rounding turns where gradients are
-# small (seen: 0.01 in float32, 0.47 in the plain networks' bfloat16, whose losses are off by 0.007). The tests are
+# small (seen: 0.01 in float32; in the plain networks' bfloat16 0.47, and 0.06 in a loss). The tests are
 # stricter; this is to keep a wrong result from being timed.
 LIMITS = {
     "op": {"fp32": 5e-3, "bf16": 6e-2, "fp16": 2e-2},
     "block": {"fp32": 1e-2, "bf16": 0.15, "fp16": 5e-2},
     "network": {"fp32": 2e-2, "bf16": 0.4, "fp16": 0.15},
-    "training": {"fp32": 1e-3, "bf16": 0.03, "fp16": 0.03},
+    "training": {"fp32": 1e-3, "bf16": 0.1, "fp16": 0.05},
     "moved": {"fp32": 0.1, "bf16": 0.6, "fp16": 0.6},
     "translation": {"fp32": 2e-3, "bf16": 0.1, "fp16": 0.05},
 }
