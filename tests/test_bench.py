@@ -34,7 +34,7 @@ from munit_fast.bench.cases import LEVELS
 from munit_fast.bench.compare import compare
 from munit_fast.bench.contenders import OURS, PUBLISHED, Contender, Work
 from munit_fast.bench.rows import Row, RowsError
-from munit_fast.bench.summary import summarize
+from munit_fast.bench.summary import by_machine, summarize
 from munit_fast.cli import app
 
 ROOT = Path(__file__).parent.parent
@@ -411,3 +411,15 @@ def test_the_command(tmp_path: Path) -> None:
     assert "0 faster and 0 slower beyond the noise" in compared.output
     unknown = call(app, ["bench", "--compare", "no-such-revision", "--results", str(output)])
     assert "neither a file nor a revision" in str(unknown.exception)
+
+
+def test_the_readme_says_what_the_committed_rows_say() -> None:
+    """Tables that somebody edited, or rows without a new report, fail here."""
+    text = (ROOT / "README.md").read_text()
+    inside = text[text.index(report.BEGIN) + len(report.BEGIN) : text.index(report.END)].strip()
+    found = rows.load(ROOT / "benchmarks" / "results")
+    shown = re.findall(r"!\[(.+?)\]\((.+?)\)", inside)
+    assert shown and all((ROOT / path).exists() for _, path in shown)
+    machines = by_machine(found)
+    assert len(machines) == 1  # else the pictures below have to be told apart
+    assert inside == report.report(found, {machine: [(path, alt) for alt, path in shown] for machine in machines})

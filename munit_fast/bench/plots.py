@@ -79,7 +79,11 @@ def _speed(summaries: list[Summary]) -> Any:
             axes.text(over, i - 0.19, f" {over:.2f}", va="center", fontsize=7, color="#555")
         axes.barh(i + 0.19, s.speedup, 0.36, color=OURS_COLOUR if s.speedup >= 1 else BASE_COLOUR)
         axes.text(s.speedup, i + 0.19, f" {s.speedup:.2f}", va="center", fontsize=7, color="#222")
-    labels = [f"{s.first.name}, {s.first.side}², batch {s.first.batch}, {s.first.dtype}" for s in chosen]
+    what = {"translation": "translation "}
+    labels = [
+        f"{what.get(s.first.level, '')}{s.first.name}, {s.first.side}², batch {s.first.batch}, {s.first.dtype}"
+        for s in chosen
+    ]
     axes.set_yticks(range(len(chosen)), labels, fontsize=8)
     axes.invert_yaxis()
     axes.axvline(1, color="black", linewidth=0.8)
