@@ -56,8 +56,8 @@ class DemoOptions:
 def demo_config(options: DemoOptions, data_root: Path, max_iter: int) -> Config:
     """The demonstration's configuration: a small MUNIT, and a learning rate that falls before the time is up.
 
-    Batches of four: networks this small spend half of a single image's time between their convolutions, and in ten
-    minutes the styles come out twice as diverse as with single images (measured).
+    Batches of four share what networks this small spend between their convolutions. In about the same time the styles
+    came out more diverse than with single images: 0.18 and 0.21 in two runs, against 0.10 in one.
     """
     return make_config(
         {
