@@ -3,12 +3,13 @@
 # make check  format, lint, types, fast tests
 # make bench  time munit-fast against every baseline, write benchmarks/results and the README's tables
 # make gpu-check, gpu-tune, gpu-wheels  what needs an NVIDIA GPU, and what brings missing packages there
+# make pretrained  the model in the box, from nothing: hours; goes on where it was stopped
 # make fuzz   hostile configurations, lists, checkpoints and images (FUZZ_INPUTS=30000 of each)
 # make lock   write requirements.txt from constraints.txt
 # make audit  ask for known vulnerabilities of what requirements.txt names, and of torch
 # make clean  remove what these made
-# demo, test, check, bench, gpu-wheels and fuzz set up .venv first, with the versions and hashes of requirements.txt and
-# the torch of constraints.txt; lock and audit only .venv/tools.
+# demo, test, check, bench, pretrained, gpu-wheels and fuzz set up .venv first, with the versions and hashes of
+# requirements.txt and the torch of constraints.txt; lock and audit only .venv/tools.
 
 # The first supported Python on the PATH: 3.10 to 3.12.
 PYTHON ?= $(shell for p in python3 python3.12 python3.11 python3.10; do \
@@ -24,7 +25,11 @@ export OMP_WAIT_POLICY ?= passive
 
 GPU_PYTHON ?= python3
 
-.PHONY: demo test check bench gpu-check gpu-tune gpu-wheels fuzz lock audit clean
+PRETRAINED := openmoji-lines2color
+BOX := munit_fast/pretrained/$(PRETRAINED).safetensors
+CARD := docs/pretrained
+
+.PHONY: demo test check bench pretrained pretrained-card gpu-check gpu-tune gpu-wheels fuzz lock audit clean
 .DEFAULT_GOAL := test
 
 # torch before munit-fast: the native part is built against the one that is installed.
@@ -54,6 +59,25 @@ bench: $(STAMP)
 	-$(BIN)/munit-fast bench --set cpu --output benchmarks/results/cpu.jsonl
 	$(BIN)/munit-fast bench --report
 
+pretrained: $(STAMP)
+	$(BIN)/munit-fast prepare openmoji datasets/openmoji-64 --size 64
+	$(BIN)/munit-fast train --config configs/$(PRETRAINED).yaml --output_path pretraining --auto_resume
+	$(BIN)/munit-fast export --config configs/$(PRETRAINED).yaml --output $(BOX) \
+		--checkpoint $$(ls pretraining/outputs/$(PRETRAINED)/checkpoints/gen_*.pt | tail -1) \
+		--licence "CC BY-SA 4.0; made from pictures under that licence" \
+		--attribution "All emojis designed by OpenMoji – the open-source emoji and icon project. License: CC BY-SA 4.0"
+	cp pretraining/outputs/$(PRETRAINED)/summary.json $(CARD)/training.json
+	$(MAKE) pretrained-card
+
+# The numbers and pictures of the README and of the model's card.
+pretrained-card: $(STAMP)
+	$(BIN)/munit-fast demo --minutes 0 --output_path demo-pretrained
+	cp demo-pretrained/pretrained.png $(CARD)/grid.png
+	$(BIN)/munit-fast evaluate --config configs/$(PRETRAINED).yaml --checkpoint $(BOX) --num_style 6 --also none --amp off \
+		--json $(CARD)/metrics.json
+	$(BIN)/munit-fast translate --pretrained $(PRETRAINED) --input $(CARD)/sketches --output_folder demo-pretrained/sketches \
+		--num_style 6 --synchronized --amp off --grid $(CARD)/sketches.png
+
 # Without a network and without .venv: with the python3 that has torch.
 gpu-check:
 	$(GPU_PYTHON) benchmarks/gpu_check.py $(GPU_FLAGS)
@@ -67,7 +91,7 @@ gpu-wheels: $(STAMP)
 		--platform manylinux_2_17_x86_64 --platform manylinux2014_x86_64 --constraint constraints.txt \
 		pydantic pydantic-core annotated-types typing-inspection typing-extensions typer annotated-doc shellingham rich \
 		markdown-it-py mdurl pygments jinja2 markupsafe filelock pytest pluggy iniconfig packaging pytest-timeout hypothesis \
-		sortedcontainers attrs pyyaml pillow
+		sortedcontainers attrs pyyaml pillow safetensors
 
 fuzz: $(STAMP)
 	$(BIN)/python tests/fuzz_loaders.py --inputs $(FUZZ_INPUTS)
@@ -91,5 +115,5 @@ audit: $(TOOLS)
 	$(TOOLS)/bin/pip-audit --strict --no-deps --disable-pip --requirement $(TOOLS)/torch.txt
 
 clean:
-	rm -rf $(VENV) demo build dist *.egg-info munit_fast/*.so .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks
+	rm -rf $(VENV) demo demo-pretrained build dist *.egg-info munit_fast/*.so .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

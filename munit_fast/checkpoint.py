@@ -120,7 +120,12 @@ def load_pair(path: str | Path, net_a: nn.Module, net_b: nn.Module) -> None:
     Files written by PyTorch 0.3 are brought up to date. Raises CheckpointError when the file is of another program or
     of networks of another size.
     """
-    states = checked_pair(path, load_file(path), net_a, net_b)
+    load_states(path, load_file(path), net_a, net_b)
+
+
+def load_states(path: str | Path, content: Any, net_a: nn.Module, net_b: nn.Module) -> None:
+    """`load_pair` with what a file held; `path` names it. Raises CheckpointError."""
+    states = checked_pair(path, content, net_a, net_b)
     for key, net in (("a", net_a), ("b", net_b)):
         net.load_state_dict(states[key])
 

@@ -1,11 +1,11 @@
-"""The demonstration: prepare drawings, train a small MUNIT on this machine, translate, evaluate, make one page."""
+"""The demonstration: what the model in the box does, then a small MUNIT trained here beside it, on one page."""
 
 from __future__ import annotations
 
 import os
 import platform
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib import metadata
 from pathlib import Path
 
@@ -15,7 +15,7 @@ from rich.console import Console
 from torch import Tensor
 
 from munit_fast.config import Config, make_config
-from munit_fast.data import prepare_openmoji, save_image
+from munit_fast.data import make_grid, prepare_openmoji, save_image
 from munit_fast.data.openmoji import ATTRIBUTION
 from munit_fast.evaluate import EvaluateOptions, Files, TestSet, evaluate_model, open_test_set, show, write_json
 from munit_fast.metrics import Evaluation
@@ -23,17 +23,19 @@ from munit_fast.metrics.evaluation import TO_COLOUR, TO_LINES
 from munit_fast.model import MUNIT
 from munit_fast.trainers import MUNIT_Trainer
 from munit_fast.training import TrainOptions, TrainResult, train
-from munit_fast.training.grids import make_grid
+from munit_fast.translate import style_path
 from munit_fast.web import (
     DemoReport,
     DrawingRow,
     GuidedExample,
     HowMade,
     LinesExample,
+    Showcase,
     StyleStrip,
     write_demo_page,
 )
 
+PRETRAINED = "openmoji-lines2color"
 STYLES = 6
 SHOWN_DRAWINGS = 14
 
@@ -43,7 +45,7 @@ class DemoOptions:
     """What `munit-fast demo` lets a person change."""
 
     folder: Path = Path("demo")
-    minutes: float = 10.0
+    minutes: float = 10.0  # 0: only the pretrained model
     size: int = 64
     dim: int = 16
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
@@ -88,19 +90,26 @@ def demo_config(options: DemoOptions, data_root: Path, max_iter: int) -> Config:
 
 
 def run_demo(options: DemoOptions, console: Console) -> Path:
-    """Run the whole demonstration and return the page's path; raises what its parts raise, each a clear message."""
-    demo_config(options, options.folder, 1)  # a size that cannot be is refused before anything is made
-    options.folder.mkdir(parents=True, exist_ok=True)
-    data_root = options.folder / f"openmoji-{options.size}"
-    console.print(f"[bold]1/4[/] OpenMoji drawings at {options.size} px …")
-    manifest = prepare_openmoji(data_root, size=options.size)
-    console.print("     " + ", ".join(f"{count} {split}" for split, count in manifest["counts"].items()))
+    """Run the whole demonstration and return the page's path; raises what its parts raise, each a clear message.
 
+    The page is there as soon as the pretrained model has translated, and is written again after the training.
+    """
+    demo_config(options, options.folder, 1)  # a size that cannot be is refused before anything is made
+    page = options.folder / "index.html"
+    console.print(f"[bold]1/5[/] The pretrained {PRETRAINED} on drawings that it never saw …")
+    boxed = _show_pretrained(options, console)
+    write_demo_page(page, data=_report([boxed]))
+    if not options.iterations and not options.minutes:
+        return page
+    console.print(f"     {page} shows them; it will have the model trained here too", soft_wrap=True)
+
+    console.print(f"[bold]2/5[/] OpenMoji drawings at {options.size} px …")
+    data_root = _prepare(options, options.size, console)
     length = f"{options.minutes:g} minutes" if options.iterations is None else f"{options.iterations} iterations"
-    console.print(f"[bold]2/4[/] Training for {length} on {_device_name(options.device)} …")
+    console.print(f"[bold]3/5[/] Training for {length} on {_device_name(options.device)} …")
     cfg, result = _train(options, data_root, console)
 
-    console.print("[bold]3/4[/] Translating and evaluating the held-out drawings …")
+    console.print("[bold]4/5[/] Translating and evaluating the held-out drawings …")
     checkpoint = result.folder.checkpoints / f"gen_{result.iterations:08d}.pt"
     model = MUNIT(cfg, impl=options.impl).load(checkpoint).to(options.device).eval()
     tests = open_test_set(cfg)
@@ -111,13 +120,49 @@ def run_demo(options: DemoOptions, console: Console) -> Path:
     if lines.ceiling:
         console.print(f"     colour → lines L1 is {lines.value / lines.ceiling:.3f}× that of copying the input")
 
-    console.print("[bold]4/4[/] Making the page …")
-    report = _report(model, cfg, options, result, tests, evaluation)
+    console.print("[bold]5/5[/] Making the page …")
+    trained = replace(
+        _showcase(model, tests, options),
+        title="Trained here, just now",
+        note=f"{result.iterations:,} iterations in {result.seconds / 60:.1f} minutes, from random weights.",
+    )
+    _write_grid(trained, options.folder / "grid.png")
+    report = replace(
+        _report([boxed, trained]),
+        made=_how_made(cfg, options, result),
+        losses=result.folder.read_losses(),
+        metrics=evaluation.entries,
+    )
+    return write_demo_page(page, data=report)
+
+
+def _prepare(options: DemoOptions, size: int, console: Console) -> Path:
+    options.folder.mkdir(parents=True, exist_ok=True)
+    data_root = options.folder / f"openmoji-{size}"
+    manifest = prepare_openmoji(data_root, size=size)
+    console.print("     " + ", ".join(f"{count} {split}" for split, count in manifest["counts"].items()))
+    return data_root
+
+
+def _show_pretrained(options: DemoOptions, console: Console) -> Showcase:
+    model = MUNIT.from_pretrained(PRETRAINED, options.impl).to(options.device)
+    size = model.config.short_side("a")
+    data_root = _prepare(options, size, console)
+    tests = open_test_set(make_config(model.config.model_dump() | {"data_root": str(data_root)}))
+    found = replace(
+        _showcase(model, tests, options),
+        title=f"Pretrained: {PRETRAINED}",
+        note=f"Comes with munit-fast; {size} px. {model.about.get('training', '')}".rstrip(),
+    )
+    _write_grid(found, options.folder / "pretrained.png")
+    return found
+
+
+def _write_grid(showcase: Showcase, path: Path) -> None:
     rows = [
-        torch.stack([row.drawing, *row.translations, row.truth]) for row in report.drawings if row.truth is not None
+        torch.stack([row.drawing, *row.translations, row.truth]) for row in showcase.drawings if row.truth is not None
     ]
-    save_image(make_grid(rows), options.folder / "grid.png")
-    return write_demo_page(options.folder / "index.html", data=report)
+    save_image(make_grid(rows), path)
 
 
 def _train(options: DemoOptions, data_root: Path, console: Console) -> tuple[Config, TrainResult]:
@@ -208,37 +253,34 @@ def _evaluate(model: MUNIT, tests: TestSet, options: DemoOptions) -> Evaluation:
     )
 
 
-def _report(
-    model: MUNIT,
-    cfg: Config,
-    options: DemoOptions,
-    result: TrainResult,
-    tests: TestSet,
-    evaluation: Evaluation,
-) -> DemoReport:
-    a, b = tests.pictures["a"], tests.pictures["b"]
-    # Evenly spaced through the sorted test set: nobody chose the ones that came out well.
-    shown = [round(i * (len(a) - 1) / (SHOWN_DRAWINGS - 1)) for i in range(SHOWN_DRAWINGS)]
-    same_styles = torch.randn(STYLES, cfg.gen.style_dim, generator=torch.Generator().manual_seed(options.seed + 2))
-    drawings = torch.stack([a[i] for i in shown])
-    columns = model.translate(drawings.to(options.device), "a2b", style=same_styles).cpu()
-    coloured = shown[1::2]
-    styles = torch.randn(1, cfg.gen.style_dim, generator=torch.Generator().manual_seed(options.seed + 1))
-    back = model.translate(torch.stack([b[i] for i in coloured]).to(options.device), "b2a", style=styles).cpu()
+def _report(showcases: list[Showcase]) -> DemoReport:
     return DemoReport(
-        title="Drawings coloured by a MUNIT trained on this machine",
+        title="Drawings coloured by MUNIT",
         summary=(
             f"Every drawing on the left was held out from training; the {STYLES} columns beside it are {STYLES} random "
             "styles, the same for all rows, and the last column is how its designer coloured it."
         ),
-        drawings=[DrawingRow(a[i], columns[row], b[i]) for row, i in enumerate(shown)],
-        made=_how_made(cfg, options, result),
+        showcases=showcases,
         attribution=ATTRIBUTION,
+    )
+
+
+def _showcase(model: MUNIT, tests: TestSet, options: DemoOptions) -> Showcase:
+    a, b = tests.pictures["a"], tests.pictures["b"]
+    style_dim = model.config.gen.style_dim
+    # Evenly spaced through the sorted test set: nobody chose the ones that came out well.
+    shown = [round(i * (len(a) - 1) / (SHOWN_DRAWINGS - 1)) for i in range(SHOWN_DRAWINGS)]
+    same_styles = torch.randn(STYLES, style_dim, generator=torch.Generator().manual_seed(options.seed + 2))
+    drawings = torch.stack([a[i] for i in shown])
+    columns = model.translate(drawings.to(options.device), "a2b", style=same_styles).cpu()
+    coloured = shown[1::2]
+    styles = torch.randn(1, style_dim, generator=torch.Generator().manual_seed(options.seed + 1))
+    back = model.translate(torch.stack([b[i] for i in coloured]).to(options.device), "b2a", style=styles).cpu()
+    return Showcase(
+        drawings=[DrawingRow(a[i], columns[row], b[i]) for row, i in enumerate(shown)],
         guided=_guided(model, a, b, shown, options),
         strips=_strips(model, a, shown[2:10:2], same_styles, options),
         lines=[LinesExample(b[i], back[row, 0], a[i]) for row, i in enumerate(coloured)],
-        losses=result.folder.read_losses(),
-        metrics=evaluation.entries,
     )
 
 
@@ -252,10 +294,9 @@ def _guided(model: MUNIT, a: Files, b: Files, shown: list[int], options: DemoOpt
 
 
 def _strips(model: MUNIT, a: Files, rows: list[int], styles: Tensor, options: DemoOptions) -> list[StyleStrip]:
-    steps = torch.linspace(0, 1, 9)[:, None]
     strips = []
     for k, i in enumerate(rows):
-        path = torch.lerp(styles[k], styles[(k + 1) % len(styles)], steps)
+        path = style_path(torch.stack([styles[k], styles[(k + 1) % len(styles)]]), 8)
         frames = model.translate(a[i][None].to(options.device), "a2b", style=path)[0].cpu()
         strips.append(StyleStrip(a[i], frames))
     return strips

@@ -9,9 +9,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from munit_fast import networks
-from munit_fast.checkpoint import load_pair
+from munit_fast import networks, pretrained
+from munit_fast.checkpoint import CheckpointError, checked_pair, load_pair, load_states
 from munit_fast.config import Config, make_config, smallest_generator_size
+from munit_fast.portable import SUFFIX, Portable, read_portable
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -30,13 +31,38 @@ class _Translator(nn.Module):
     gen_a: nn.Module
     gen_b: nn.Module
     loaded: Path | None = None
+    _generator: type[nn.Module]
 
-    def __init__(self, config: Config | dict[str, Any]) -> None:
+    def __init__(self, config: Config | dict[str, Any], impl: str = "auto") -> None:
         super().__init__()
         self.config = config if isinstance(config, Config) else make_config(config)
+        self.about: dict[str, str] = {}
+        params = self.config.gen.model_dump()
+        self.gen_a = self._generator(self.config.input_dim_a, params, impl)
+        self.gen_b = self._generator(self.config.input_dim_b, params, impl)
+
+    @classmethod
+    def from_pretrained(cls, name: str | Path, impl: str = "auto") -> Self:
+        """A model that comes with munit-fast, or the one in a file of `munit-fast export`, ready to translate.
+
+        name: "openmoji-lines2color" (lines → colour and back; weights CC BY-SA 4.0, see the card beside the file), or a
+        path to a .safetensors file. Nothing is downloaded. `about` holds the notes of the file: licence, attribution,
+        how it was trained.
+        Raises ValueError for a name that does not exist, CheckpointError for a file that cannot be used.
+        """
+        path = pretrained.locate(name)
+        found = read_portable(path)
+        if found.trainer != cls.__name__:
+            raise CheckpointError(f"{path}: holds a {found.trainer} model; use {found.trainer}.from_pretrained")
+        with torch.device("meta"):  # without memory: a foreign header may ask for networks of any size
+            empty = cls(found.config, "reference")
+        checked_pair(path, found.states, empty.gen_a, empty.gen_b)
+        model = cls(found.config, impl)
+        model._take(path, found)
+        return model.eval()
 
     def load(self, path: str | Path, average: bool = True) -> Self:
-        """Load both generators from a gen_########.pt file; returns self.
+        """Load both generators from a gen_########.pt or .safetensors file; returns self.
 
         average: take the moving average instead, where the ema_########.pt of the same iteration lies beside; an
         ema_########.pt may also be given itself. `loaded` says which file it was.
@@ -44,12 +70,19 @@ class _Translator(nn.Module):
         Raises CheckpointError when the file is missing, damaged, of another program or of another configuration.
         """
         path = Path(path)
+        if path.suffix == SUFFIX:
+            self._take(path, read_portable(path))
+            return self
         averaged = path.with_name(path.name.replace("gen_", "ema_", 1))
         if average and path.name.startswith("gen_") and path.is_file() and averaged.is_file():
             path = averaged
         load_pair(path, self.gen_a, self.gen_b)
         self.loaded = path
         return self
+
+    def _take(self, path: Path, found: Portable) -> None:
+        load_states(path, found.states, self.gen_a, self.gen_b)
+        self.loaded, self.about = path, dict(found.about)
 
     def _check_images(self, name: str, x: Tensor, domain: str) -> None:
         channels = getattr(self.config, f"input_dim_{domain}")
@@ -82,12 +115,7 @@ class MUNIT(_Translator):
 
     gen_a: networks.AdaINGen
     gen_b: networks.AdaINGen
-
-    def __init__(self, config: Config | dict[str, Any], impl: str = "auto") -> None:
-        super().__init__(config)
-        params = self.config.gen.model_dump()
-        self.gen_a = networks.AdaINGen(self.config.input_dim_a, params, impl)
-        self.gen_b = networks.AdaINGen(self.config.input_dim_b, params, impl)
+    _generator = networks.AdaINGen
 
     @torch.no_grad()
     def translate(
@@ -171,12 +199,7 @@ class UNIT(_Translator):
 
     gen_a: networks.VAEGen
     gen_b: networks.VAEGen
-
-    def __init__(self, config: Config | dict[str, Any], impl: str = "auto") -> None:
-        super().__init__(config)
-        params = self.config.gen.model_dump()
-        self.gen_a = networks.VAEGen(self.config.input_dim_a, params, impl)
-        self.gen_b = networks.VAEGen(self.config.input_dim_b, params, impl)
+    _generator = networks.VAEGen
 
     @torch.no_grad()
     def translate(self, x: Tensor, direction: Direction = "a2b") -> Tensor:
@@ -189,3 +212,9 @@ class UNIT(_Translator):
 
 
 TRANSLATORS: dict[str, type[MUNIT] | type[UNIT]] = {"MUNIT": MUNIT, "UNIT": UNIT}
+
+
+def from_pretrained(name: str | Path, impl: str = "auto") -> MUNIT | UNIT:
+    """`MUNIT.from_pretrained` or `UNIT.from_pretrained`, as the file says."""
+    path = pretrained.locate(name)
+    return TRANSLATORS[read_portable(path).trainer].from_pretrained(path, impl)

@@ -16,6 +16,7 @@ from munit_fast.data import (
     ImageError,
     decode_image,
     list_images,
+    make_grid,
     resize_short_side,
     save_image,
     to_model_range,
@@ -25,6 +26,8 @@ from munit_fast.files import safe_name, write_error
 from munit_fast.model import MUNIT, UNIT, Direction
 from munit_fast.precision import amp_dtype, autocast
 
+MOST_GRID_ROWS = 100  # of --grid: it is made in memory
+
 
 @dataclass
 class TranslateOptions:
@@ -33,7 +36,9 @@ class TranslateOptions:
     direction: Direction = "a2b"
     num_style: int = 10
     style: Path | None = None  # an example image or a folder of them
+    interpolate: int | None = None  # instead of the styles, so many steps from each to the next
     synchronized: bool = False
+    grid: Path | None = None  # also one picture of all: a row for each input and its translations
     output_only: bool = False
     native_size: bool = False  # keep each image's own size instead of the configuration's new_size
     seed: int = 10
@@ -60,8 +65,9 @@ def translate_files(
     """Translate an image or every image below a folder.
 
     One image gives output000.png, output001.png, … (one per style) and input.png. A folder gives, for a/b.jpg,
-    a/b_000.png, a/b_001.png, … and a/b_input.png. Each image's random styles depend on the seed and on the image's
-    place in the sorted folder only, not on batches. An unreadable image of a folder is reported and left out.
+    a/b_000.png, a/b_001.png, … and a/b_input.png. A grid shows the first MOST_GRID_ROWS of them. Each image's random
+    styles depend on the seed and on the image's place in the sorted folder only, not on batches. An unreadable image of
+    a folder is reported and left out.
 
     Raises ImageError when the input, the example style or every image of a folder cannot be read, FileWriteError
     when something cannot be written.
@@ -70,18 +76,21 @@ def translate_files(
     if f".{options.extension}" not in SAVED_FORMATS:
         known = ", ".join(name[1:] for name in SAVED_FORMATS)
         raise ValueError(f"--format must be one of {known}; got {options.extension!r}")
+    if options.grid is not None and options.grid.suffix.lower() not in SAVED_FORMATS:
+        raise ValueError(f"--grid {options.grid}: the name must end in one of {', '.join(SAVED_FORMATS)}")
     paths = (
         [p for p in list_images(source) if not _is_inside(p, output_folder, source)] if source.is_dir() else [source]
     )
     if not paths:
         raise ImageError(f"{source}: every image there is inside --output_folder; choose another")
     names = _output_names(paths, source)
-    _protect_inputs(paths, names, output_folder, options)
     device = next(model.parameters()).device
     precision = amp_dtype(options.amp, device)
     with autocast(precision, device):
         styles = _Styles(model, options, len(paths))
+    _protect_inputs(paths, names, output_folder, options, styles.count)
     result = TranslateResult([], [])
+    rows: list[Tensor] = []
     done = 0
     for batch in _batches(paths, model.config, options, result.failures):
         indices, images = [i for i, _ in batch], torch.stack([x for _, x in batch])
@@ -89,12 +98,27 @@ def translate_files(
             outputs = styles.translate(images, indices)
         for i, image, translations in zip(indices, images, outputs):
             result.written += _write(output_folder, names[i], image, translations, options)
+            if options.grid is not None and len(rows) < MOST_GRID_ROWS:
+                rows.append(torch.stack([_as_rgb(image), *map(_as_rgb, translations)]))
         done += len(batch)
         if progress is not None:
             progress(done + len(result.failures), len(paths))
     if result.failures and not result.written:
         raise ImageError("; ".join(result.failures))
+    if options.grid is not None:
+        _make_parent(options.grid)
+        save_image(make_grid(rows), options.grid)
+        result.written.append(options.grid)
     return result
+
+
+def style_path(codes: Tensor, steps: int) -> Tensor:
+    """From each style code to the next in equal steps: [..., S, style_dim] to [..., (S - 1)·steps + 1, style_dim]."""
+    count = codes.shape[-2]
+    places = torch.arange((count - 1) * steps + 1)
+    before = (places // steps).clamp(max=count - 2)
+    share = (places - before * steps).to(codes) / steps
+    return torch.lerp(codes[..., before, :], codes[..., before + 1, :], share[:, None])
 
 
 def random_styles(seed: int, num_style: int, style_dim: int, place: int) -> Tensor:
@@ -111,16 +135,31 @@ class _Styles:
         self.model, self.options = model, options
         self.codes: Tensor | None = None
         if isinstance(model, UNIT):
-            if options.style is not None:
-                raise ValueError("--style needs MUNIT: UNIT has no style codes")
+            for flag in ("style", "interpolate"):
+                if getattr(options, flag) is not None:
+                    raise ValueError(f"--{flag} needs MUNIT: UNIT has no style codes")
             return
         if options.style is not None:
             examples = self._example_codes(model, options.style)
             self.codes = examples.expand(count, -1, -1)
-            return
-        places = [0] * count if options.synchronized else range(count)
-        dim = model.config.gen.style_dim
-        self.codes = torch.stack([random_styles(options.seed, options.num_style, dim, place) for place in places])
+        else:
+            places = [0] * count if options.synchronized else range(count)
+            dim = model.config.gen.style_dim
+            self.codes = torch.stack([random_styles(options.seed, options.num_style, dim, place) for place in places])
+        if options.interpolate is not None:
+            if options.interpolate < 1:
+                raise ValueError(f"--interpolate must be at least 1 step; got {options.interpolate}")
+            if self.count < 2:
+                raise ValueError(
+                    "--interpolate goes from style to style: give --num_style 2 or more, or a folder of two or more "
+                    "examples as --style"
+                )
+            self.codes = style_path(self.codes, options.interpolate)
+
+    @property
+    def count(self) -> int:
+        """Translations of each image."""
+        return 1 if self.codes is None else self.codes.shape[1]
 
     def _example_codes(self, model: MUNIT, path: Path) -> Tensor:
         domain = self.options.direction[-1]
@@ -195,15 +234,21 @@ def _is_inside(path: Path, folder: Path, source: Path) -> bool:
     return folder != source.resolve() and folder in path.resolve().parents
 
 
-def _protect_inputs(paths: Sequence[Path], names: Sequence[str], folder: Path, options: TranslateOptions) -> None:
+def _protect_inputs(
+    paths: Sequence[Path], names: Sequence[str], folder: Path, options: TranslateOptions, count: int
+) -> None:
     """Raise ValueError if a file to write is one of the files to read."""
     inputs = {path.resolve() for path in paths}
     if options.style is not None:
         inputs.update(p.resolve() for p in (list_images(options.style) if options.style.is_dir() else [options.style]))
     folder = folder.resolve()
+    if options.grid is not None:
+        grid = options.grid.resolve()
+        outputs = {folder / _file_name(name, j, options) for name in names for j in [*range(count), None]}
+        if grid in inputs or grid in outputs:
+            raise ValueError(f"--grid {options.grid} is one of the inputs or outputs; choose another name")
     if not any(folder in path.parents for path in inputs):
         return
-    count = options.num_style if options.style is None else len(inputs)
     for name in names:
         for j in [*range(count), None]:
             if (folder / _file_name(name, j, options)).resolve() in inputs:
@@ -230,6 +275,10 @@ def _write(folder: Path, name: str, image: Tensor, translations: Tensor, options
         written.append(folder / _file_name(name, None, options))
         save_image(image, written[-1])
     return written
+
+
+def _as_rgb(image: Tensor) -> Tensor:
+    return image.float().expand(3, -1, -1)
 
 
 def _make_parent(path: Path) -> None:

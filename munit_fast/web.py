@@ -125,17 +125,29 @@ class MetricRow(Protocol):
 
 
 @dataclass(frozen=True)
-class DemoReport:
-    """Everything the demonstration page shows. Empty parts are left out of the page."""
+class Showcase:
+    """What one model makes of pictures that it never saw. Empty parts are left out of the page."""
 
-    title: str
-    summary: str  # one sentence: what the reader sees
-    drawings: Sequence[DrawingRow]
-    made: HowMade
-    attribution: str  # licence and source of the pictures
+    drawings: Sequence[DrawingRow] = ()
     guided: Sequence[GuidedExample] = ()
     strips: Sequence[StyleStrip] = ()
     lines: Sequence[LinesExample] = ()
+    title: str = ""  # which model; needed where the page shows two
+    note: str = ""  # where it comes from
+
+
+@dataclass(frozen=True)
+class DemoReport:
+    """Everything the demonstration page shows. Empty parts are left out of the page.
+
+    metrics, losses, made: of the last showcase's model.
+    """
+
+    title: str
+    summary: str  # one sentence: what the reader sees
+    showcases: Sequence[Showcase]
+    attribution: str  # licence and source of the pictures
+    made: HowMade | None = None
     losses: Mapping[str, Curve] = field(default_factory=dict)
     metrics: Sequence[MetricRow] = ()
 
@@ -204,7 +216,7 @@ def write_demo_page(path: Path, *, data: DemoReport) -> Path:
         data=data,
         charts=charts.charts(data.losses),
         metrics=_by_direction(data.metrics),
-        **_pictures(data),
+        showcases=[_pictures(showcase) for showcase in data.showcases],
     ).encode()
     if len(page) > MAX_DEMO_BYTES:
         raise ValueError(
@@ -227,7 +239,7 @@ class _Picture:
     height: int
 
 
-def _pictures(data: DemoReport) -> dict[str, Any]:
+def _pictures(data: Showcase) -> dict[str, Any]:
     styles = {len(row.translations) for row in data.drawings}
     if len(styles) > 1:
         raise ValueError(f"the drawings have {sorted(styles)} translations; every row needs the same styles")
@@ -242,6 +254,8 @@ def _pictures(data: DemoReport) -> dict[str, Any]:
         for row in data.drawings
     ]
     return {
+        "title": data.title,
+        "note": data.note,
         "styles": columns,
         "truths": truths,
         "grid": grid,

@@ -32,11 +32,15 @@ import yaml
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from safetensors import safe_open
+from safetensors.torch import save
 
 from munit_fast import networks
 from munit_fast.checkpoint import CheckpointError, load_file, load_pair
 from munit_fast.config import Config, ConfigError, GeneratorConfig, load_config, make_config
 from munit_fast.data import ImageError, decode_image, read_list
+from munit_fast.model import MUNIT, from_pretrained
+from munit_fast.portable import write_portable
 from munit_fast.state import checksum, resume_run, run_state
 from munit_fast.trainers import MUNIT_Trainer
 
@@ -318,6 +322,31 @@ def state_inputs() -> st.SearchStrategy[bytes]:
     return st.builds(odd, st.lists(change, min_size=1, max_size=3), st.sampled_from([True, True, True, False]))
 
 
+def portable_inputs(folder: Path) -> st.SearchStrategy[bytes]:
+    """Whole files with some bytes changed, and files whose header and tensors are of different minds."""
+    model = MUNIT(make_config({"gen": GENERATOR}))
+    write_portable(folder / "seed.safetensors", model)
+    whole = (folder / "seed.safetensors").read_bytes()
+    with safe_open(str(folder / "seed.safetensors"), framework="pt") as file:
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        metadata = file.metadata()
+
+    def disagreeing(key: str, value: Any, dropped: str, tensor: torch.Tensor, name: str) -> bytes:
+        config = yaml.safe_load(metadata["config"])
+        config["gen"][key] = value
+        kept = {k: v for k, v in tensors.items() if k != dropped} | {name: tensor}
+        return save(kept, metadata | {"config": yaml.safe_dump(config)})
+
+    sizes = st.sampled_from([0, 1, 2, 8, 2**16, 2**31, 10**12, -1, "relu", None])
+    odd = st.sampled_from(
+        [torch.zeros(3), torch.zeros(2, 3, 7, 7).to(torch.float8_e4m3fn), torch.zeros(0, dtype=torch.bool)]
+    )
+    names = st.sampled_from([*tensors, "a.enc_content.model.9.conv.weight", "c.x", "a", ""])
+    return mutated([whole]) | st.builds(
+        disagreeing, st.sampled_from(sorted(GENERATOR)), sizes, st.sampled_from(sorted(tensors)), odd, names
+    )
+
+
 def image_inputs() -> st.SearchStrategy[bytes]:
     rng = np.random.default_rng(0)
     colour, grey = rng.integers(0, 256, (12, 17, 3), np.uint8), rng.integers(0, 256, (12, 17), np.uint8)
@@ -466,6 +495,21 @@ def checkpoint_target(folder: Path) -> Target:
     return run
 
 
+def portable_target(folder: Path) -> Target:
+    path = folder / "model.safetensors"
+
+    def run(data: bytes) -> None:
+        path.write_bytes(data)
+        try:
+            model = from_pretrained(path)
+        except CheckpointError as error:
+            check_message(error)
+        else:
+            assert sum(p.numel() for p in model.parameters()) <= len(data)  # two bytes a parameter; one in some dtypes
+
+    return run
+
+
 def image_target(folder: Path) -> Target:
     turn = 0
 
@@ -490,6 +534,7 @@ LOADERS: dict[str, tuple[Callable[[Path], Target], Callable[[Path], st.SearchStr
     "config": (config_target, lambda _: config_inputs()),
     "list": (list_target, lambda folder: list_inputs(folder / "root")),
     "checkpoint": (checkpoint_target, lambda _: checkpoint_inputs()),
+    "portable": (portable_target, portable_inputs),
     "image": (image_target, lambda _: image_inputs()),
 }
 

@@ -95,6 +95,56 @@ def test_translate_takes_the_average_where_there_is_one(
     assert code == 0 and (tmp_path / "itself" / "output000.png").read_bytes() == found[0]
 
 
+def test_export_and_translate_without_the_run(
+    call: Any, config: Path, trained: Path, picture_folders: Path, tmp_path: Path
+) -> None:
+    file = tmp_path / "mine.safetensors"
+    run = ["--config", config, "--checkpoint", trained]
+    code, text = call("export", *run, "--output", file, "--licence", "CC0", "--attribution", "me", "--dtype", "fp32")
+    assert code == 0 and f"{file}: 0." in text and "ema_00000004.pt" in text
+    pictures = ["--input", picture_folders / "testA" / "0.png", "--num_style", 2, "--amp", "off"]
+    code, text = call("translate", "--pretrained", file, *pictures, "--output_folder", tmp_path / "file")
+    assert code == 0 and "licence: CC0" in text and "attribution: me" in text
+    code, _ = call("translate", *run, *pictures, "--output_folder", tmp_path / "run")
+    assert code == 0
+    for name in ("output000.png", "output001.png"):
+        assert (tmp_path / "file" / name).read_bytes() == (tmp_path / "run" / name).read_bytes()
+
+    def attempt(*flags: Any) -> str:
+        result = complaint(call("translate", *pictures, "--output_folder", tmp_path / "no", *flags))
+        assert not (tmp_path / "no").exists()
+        return result
+
+    both = "give --config and --checkpoint, or --pretrained openmoji-lines2color"
+    assert all(both in attempt(*flags) for flags in ((), run[:2], run[2:], [*run, "--pretrained", file]))
+    assert "there is no 'openmoji'; use openmoji-lines2color" in attempt("--pretrained", "openmoji")
+    assert "no such file" in attempt("--pretrained", tmp_path / "none.safetensors")
+    assert "must end in .safetensors" in complaint(call("export", *run, "--output", tmp_path / "model.pt"))
+    assert not (tmp_path / "model.pt").exists()
+
+
+def test_the_model_in_the_box(call: Any, picture_folders: Path, tmp_path: Path) -> None:
+    """Both ways, random styles, the style of an example, from style to style, any size, one picture of all."""
+    box, folder = ["--pretrained", "openmoji-lines2color"], picture_folders / "testA"
+    ways = {
+        "random": ["--num_style", 3],
+        "back": ["--a2b", 0, "--num_style", 3],
+        "guided": ["--style", picture_folders / "testB"],
+        "between": ["--num_style", 2, "--interpolate", 2],
+        "native": ["--native_size", "--num_style", 3],
+    }
+    for name, flags in ways.items():
+        out = tmp_path / name
+        code, text = call(
+            "translate", *box, "--input", folder, "--output_folder", out, "--grid", out / "all.png", *flags
+        )
+        assert code == 0 and "CC BY-SA 4.0" in text and "OpenMoji" in text, text
+        columns = 5 if name == "guided" else 4
+        assert len(list(out.iterdir())) == 4 * columns + 1
+        width, height = (40, 32) if name == "native" else (80, 64)
+        assert Image.open(out / "all.png").size == (columns * (width + 2) + 2, 4 * (height + 2) + 2)
+
+
 def test_evaluate(
     call: Any, config: Path, trained: Path, picture_folders: Path, tmp_path: Path, monkeypatch: Any
 ) -> None:

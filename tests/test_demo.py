@@ -22,7 +22,9 @@ def test_demonstration(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     page = demo.run_demo(options, console)
     text = page.read_text()
     assert page == tmp_path / "index.html"
-    assert text.count("data:image/") > demo.SHOWN_DRAWINGS * (demo.STYLES + 2) / 2
+    assert text.count("data:image/") > demo.SHOWN_DRAWINGS * (demo.STYLES + 2)  # of two models
+    assert 0 < text.index("Pretrained: openmoji-lines2color") < text.index("Trained here, just now")
+    assert Image.open(tmp_path / "pretrained.png").size[0] == (demo.STYLES + 2) * 66 + 2
     assert "http://" not in text.replace("http://www.w3.org", "")  # self-contained
     assert "OpenMoji" in text
     entries = {row["key"]: row for row in json.loads((tmp_path / "metrics.json").read_text())["entries"]}
@@ -34,3 +36,13 @@ def test_demonstration(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert again == page
     assert (tmp_path / "outputs" / "openmoji-2" / "checkpoints" / "gen_00000012.pt").exists()
     assert sorted(p.name for p in (tmp_path / "outputs").iterdir()) == ["openmoji-1", "openmoji-2"]
+
+
+@pytest.mark.slow
+def test_only_the_model_in_the_box(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(demo, "prepare_openmoji", lambda out, size: prepare_openmoji(out, size=size, limit=200))
+    page = demo.run_demo(demo.DemoOptions(folder=tmp_path, minutes=0), Console(quiet=True))
+    text = page.read_text()
+    assert "Pretrained: openmoji-lines2color" in text
+    assert "Trained here" not in text and "How it was made" not in text
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["index.html", "openmoji-64", "pretrained.png"]

@@ -206,6 +206,19 @@ def test_coverage_of_known_points() -> None:
     assert metrics.missed_distance(torch.tensor([[0.0], [8.0]]), answers) == pytest.approx((0 + 1 + 4) / 3)
 
 
+def test_diversity_stands_beside_that_of_true_answers(small_config: dict[str, Any], drawings: Path) -> None:
+    cfg = settings(small_config, drawings)
+    found = rows(evaluate_model(MUNIT(cfg).eval(), open_test_set(cfg), EvaluateOptions(**OPTIONS)))
+    expected = []
+    for i in (0, 3):
+        pixels = [np.array(Image.open(p)) for p in (drawings / "colourings" / str(i)).iterdir()]
+        images = torch.from_numpy(np.stack(pixels)).permute(0, 3, 1, 2).float() / 127.5 - 1
+        expected.append(metrics.diversity(tiny_features(images).embedding[None]).item())
+    name = "an input's own true answers"
+    assert found["a_to_b.diversity"].baselines[name] == pytest.approx(sum(expected) / 2, rel=1e-4)
+    assert name not in found["b_to_a.diversity"].baselines
+
+
 @pytest.mark.parametrize(("domain", "expected"), [("testA", True), ("testB", False)])
 def test_drawings_are_recognised(drawings: Path, domain: str, expected: bool) -> None:
     pixels = torch.stack(

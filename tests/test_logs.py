@@ -16,6 +16,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from munit_fast.training.folder import RunFolder
 from munit_fast.training.logs import LogError
+from munit_fast.training.summary import in_words, write_summary
 
 
 @pytest.fixture
@@ -60,6 +61,40 @@ def test_a_torn_event_spoils_no_other(folder: RunFolder) -> None:
     folder.append_event({"kind": "third"})
     lines = folder.events.read_text().splitlines()
     assert len(lines) == 3 and [json.loads(lines[i])["kind"] for i in (0, 2)] == ["first", "third"]
+
+
+def test_what_a_run_was(small_config: dict[str, Any], picture_folders: Path, tmp_path: Path) -> None:
+    config = small_config | {"batch_size": 2}
+    run(config | {"max_iter": 3}, picture_folders, tmp_path)
+    root = tmp_path / "outputs" / "small"
+    first = json.loads((root / "summary.json").read_text())
+    assert (first["iterations"], first["images_of_each_domain"], len(first["sessions"])) == (3, 6, 1)
+    run(config, picture_folders, tmp_path, resume=True)
+    found = json.loads((root / "summary.json").read_text())
+    parts = [(part["from"], part["to"], part["global_batch"], part["ended"]) for part in found["sessions"]]
+    assert parts == [(0, 3, 2, "finished"), (3, 4, 2, "finished")]
+    assert found["images_of_each_domain"] == 8 and found["skipped_steps"] == 0 and found["faults"] == {}
+    assert found["hours"] == pytest.approx(sum(part["seconds"] for part in found["sessions"]) / 3600, abs=1e-3)
+    folder = RunFolder(tmp_path, "small")
+    curve = dict(folder.read_losses()["loss_gen_total"])
+    tenths = found["losses"]["loss_gen_total"]
+    assert [tenths[i] for i in (0, 2, 5, 7)] == pytest.approx([curve[i] for i in (1, 2, 3, 4)], rel=1e-3)
+    assert [tenths[i] for i in (1, 3, 4, 6, 8, 9)] == [None] * 6
+    words = in_words(root / "summary.json")
+    assert words is not None and words.startswith("4 iterations on 8 images of each domain, 0.0 hours in 2 sessions")
+    assert in_words(root / "none.json") is None
+
+
+def test_a_killed_session_ends_where_the_next_began(folder: RunFolder) -> None:
+    folder.append_event({"kind": "begin", "iteration": 0, "global_batch": 4})
+    folder.append_event({"kind": "data", "message": "a bad image"})
+    folder.append_event({"kind": "begin", "iteration": 20, "global_batch": 8})
+    folder.append_event({"kind": "end", "iteration": 30, "seconds": 72.0, "message": "stopped"})
+    folder.root.mkdir(parents=True)
+    found = write_summary(folder, 30)
+    parts = [(part["from"], part["to"], part["ended"], "seconds" in part) for part in found["sessions"]]
+    assert parts == [(0, 20, "killed or failed", False), (20, 30, "stopped", True)]
+    assert (found["hours"], found["images_of_each_domain"], found["faults"]) == (0.02, 160, {"data": 1})
 
 
 def test_steps_after_the_resumed_iteration_are_cut_everywhere(

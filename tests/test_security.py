@@ -19,8 +19,8 @@ import torch
 from packaging.markers import default_environment
 from packaging.requirements import Requirement
 
-from munit_fast import cli
 from munit_fast.checkpoint import CheckpointError, load_file, load_pair
+from munit_fast.cli.options import complain
 from munit_fast.config import ConfigError, load_config, parse_config
 from munit_fast.data import ImageError, read_list
 from munit_fast.files import safe_name
@@ -331,14 +331,14 @@ def test_translations_are_named_plainly_and_apart(tmp_path: Path) -> None:
 
 
 def test_messages_do_not_speak_to_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
-    cli._complain("no file \x1b]0;title\x07 é\nsecond line")
+    complain("no file \x1b]0;title\x07 é\nsecond line")
     assert capsys.readouterr().err == "munit-fast: no file \\x1b]0;title\\x07 é\nmunit-fast: second line\n"
 
 
 # ---- fuzzing, a little of it
 
 
-@pytest.mark.parametrize("loader", ["config", "list", "checkpoint", "image"])
+@pytest.mark.parametrize("loader", ["config", "list", "checkpoint", "portable", "image"])
 def test_hostile_inputs(loader: str, tmp_path: Path) -> None:
     command = [sys.executable, str(ROOT / "tests" / "fuzz_loaders.py"), "--loader", loader, "--inputs", "300"]
     done = subprocess.run([*command, "--folder", str(tmp_path / "fuzz")], capture_output=True, text=True, timeout=280)

@@ -22,7 +22,6 @@ from munit_fast import make_config
 from munit_fast.checkpoint import load_file
 from munit_fast.training import TrainOptions, TrainResult, train
 from munit_fast.training.folder import RunFolder, RunFolderError
-from munit_fast.training.grids import make_grid
 from munit_fast.training.progress import Speedometer, format_seconds
 
 PUBLISHED_SCALARS = {
@@ -169,15 +168,6 @@ def test_signals_save_and_exit_0(
     saved = sorted((tmp_path / "outputs" / "small" / "checkpoints").glob("gen_*.pt"))
     assert len(saved) == 1
     assert f"stopped after iteration {int(saved[0].stem[4:])}" in text
-
-
-def test_grid_layout() -> None:
-    rows = [torch.full((3, 1, 4, 5), value) for value in (-1.0, 0.0)]
-    grid = make_grid(rows, gap=2)
-    assert grid.shape == (3, 2 * 6 + 2, 3 * 7 + 2)
-    assert (grid[:, 2:6, 2:7] == -1).all()
-    assert (grid[:, 8:12, 16:21] == 0).all()
-    assert (grid[:, :2] == 1).all()
 
 
 def test_time_left() -> None:

@@ -12,7 +12,7 @@ from PIL import Image
 
 import munit_fast as mf
 from munit_fast.data import ImageError, decode_image, to_model_range
-from munit_fast.translate import TranslateOptions, random_styles, translate_files
+from munit_fast.translate import TranslateOptions, random_styles, style_path, translate_files
 
 
 @pytest.fixture
@@ -143,3 +143,47 @@ def test_unreadable_pictures_are_reported_and_the_rest_is_done(model: mf.MUNIT, 
     with pytest.raises(ImageError, match=r"broken\.png"):
         translate_files(model, pictures / "broken.png", tmp_path / "out2", TranslateOptions())
     assert not (tmp_path / "out2").exists()
+
+
+def test_the_way_from_style_to_style() -> None:
+    codes = torch.tensor([[0.0, 0.0], [4.0, 8.0], [5.0, 8.0]])
+    expected = torch.tensor([[0.0, 0.0], [2.0, 4.0], [4.0, 8.0], [4.5, 8.0], [5.0, 8.0]])
+    assert torch.equal(style_path(codes, 2), expected)
+    assert torch.equal(style_path(codes.expand(3, -1, -1), 2), expected.expand(3, -1, -1))
+    assert torch.equal(style_path(codes, 1), codes)
+
+
+def test_interpolation(model: mf.MUNIT, pictures: Path, tmp_path: Path) -> None:
+    def frames(name: str, **options: Any) -> list[np.ndarray[Any, Any]]:
+        options = {"num_style": 2, "output_only": True} | options
+        translate_files(model, pictures / "a.png", tmp_path / name, TranslateOptions(**options))
+        return [pixels(p) for p in sorted((tmp_path / name).iterdir())]
+
+    ends, way = frames("ends"), frames("way", interpolate=4)
+    assert len(way) == 5
+    assert np.array_equal(way[0], ends[0]) and np.array_equal(way[-1], ends[1])
+    assert not any(np.array_equal(x, y) for x, y in zip(way, way[1:]))
+    assert len(frames("examples", style=pictures / "more", interpolate=3)) == 4
+    with pytest.raises(ValueError, match="--num_style 2 or more"):
+        frames("one", num_style=1, interpolate=4)
+    with pytest.raises(ValueError, match="--interpolate must be at least 1 step; got 0"):
+        frames("none", interpolate=0)
+    assert not (tmp_path / "one").exists() and not (tmp_path / "none").exists()
+
+
+def test_a_grid_of_all(model: mf.MUNIT, pictures: Path, tmp_path: Path) -> None:
+    grid = tmp_path / "seen" / "grid.png"
+    options = TranslateOptions(num_style=2, grid=grid, native_size=True, batch_size=1)
+    result = translate_files(model, pictures, tmp_path / "out", options)
+    assert result.written[-1] == grid
+    picture = pixels(grid)
+    assert picture.shape == (4 * (45 + 2) + 2, 3 * (37 + 2) + 2, 3)
+    assert np.array_equal(picture[8:40, 4:36], pixels(pictures / "a.png"))  # in the middle of its cell
+    assert np.array_equal(picture[49:94, 41:78], pixels(tmp_path / "out" / "b_000.png"))
+    before = sorted(p.name for p in (tmp_path / "out").rglob("*"))
+    for taken, words in ((pictures / "b.jpg", "inputs or outputs"), (tmp_path / "out" / "a_000.png", "outputs")):
+        with pytest.raises(ValueError, match=words):
+            translate_files(model, pictures, tmp_path / "out", TranslateOptions(num_style=1, grid=taken))
+    with pytest.raises(ValueError, match=r"--grid .*grid.pdf: the name must end in one of \.png"):
+        translate_files(model, pictures, tmp_path / "no", TranslateOptions(grid=tmp_path / "grid.pdf"))
+    assert before == sorted(p.name for p in (tmp_path / "out").rglob("*")) and not (tmp_path / "no").exists()

@@ -91,7 +91,7 @@ def test_the_state_before_a_damaged_one_is_used_and_said(
     said = console.export_text()
     assert "resume_00000004.pt" in said and "going on from resume_00000003.pt instead" in said
     assert "resuming after iteration 3" in said
-    assert (result.iterations, [e["kind"] for e in events(out)]) == (4, ["checkpoint"])
+    assert (result.iterations, [e["kind"] for e in events(out)]) == (4, ["begin", "end", "checkpoint", "begin", "end"])
     assert equal(load_file(newest), wanted)
     assert (checkpoints(out) / "resume_00000004.pt.damaged").exists()
 

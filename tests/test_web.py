@@ -79,13 +79,17 @@ def write_training(folder: Path, **changes: Any) -> Page:
 
 
 def report(**changes: Any) -> web.DemoReport:
-    values: dict[str, Any] = {
-        "title": "A title",
-        "summary": "A summary.",
+    shown: dict[str, Any] = {
         "drawings": [
             web.DrawingRow(flat(1), torch.stack([flat(-0.5), flat(0.5)]), flat(0), name="cat"),
             web.DrawingRow(flat(1), [flat(-0.2), flat(0.2)], name="dog"),
         ],
+    }
+    shown |= {name: changes.pop(name) for name in list(changes) if name in ("drawings", "guided", "strips", "lines")}
+    values: dict[str, Any] = {
+        "title": "A title",
+        "summary": "A summary.",
+        "showcases": [web.Showcase(**shown)],
         "made": web.HowMade("some_config", "a GPU", 20_000, 41.5, 8.03, {"PyTorch": "2.13.0"}, ["A remark."]),
         "attribution": "Pictures by someone, CC BY-SA 4.0",
     }
@@ -300,6 +304,17 @@ def test_demo_shows_every_part_in_one_file(tmp_path: Path) -> None:
         "Between two styles",
     } <= set(page.texts)
     assert [path.name for path in tmp_path.iterdir()] == ["demo.html"]
+
+
+def test_demo_of_two_models(tmp_path: Path) -> None:
+    """Each under its title, and nothing of a training where there was none."""
+    shows = [web.Showcase([web.DrawingRow(flat(0), [flat(0)])], title=name, note="A note.") for name in ("Box", "Own")]
+    page = write_demo(tmp_path, showcases=shows, made=None)
+    titles = [text.strip() for text in page.texts]
+    assert titles.index("Box") < titles.index("Own")
+    assert titles.count("A note.") == 2
+    assert [kind for kind, given in page.elements if given.get("class") == "grid"] == ["table", "table"]
+    assert "How it was made" not in titles
 
 
 def test_demo_needs_nothing_from_outside(tmp_path: Path) -> None:

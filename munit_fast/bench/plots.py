@@ -122,7 +122,7 @@ def _roofline(summaries: list[Summary]) -> Any:
             left.plot(row.bytes / 1e6, row.share_of_copy, markers[s.first.dtype], color=colour, alpha=0.7, ms=4)  # type: ignore[operator]
     left.set_xlabel("MB that must be moved")
     left.set_ylabel("share of the measured copy speed")
-    left.set_title("operations", fontsize=10)
+    left.set_title("operations (above 1: they fit in the caches)", fontsize=10)
     for s in counted:
         assert s.ours is not None
         assert s.best_baseline is not None
@@ -170,6 +170,7 @@ def _lines(summaries: list[Summary], x: str, y: Any, labels: tuple[str, str]) ->
                 drawn = True
     if not drawn:
         return None
+    axes.set_xticks(sorted({getattr(s.first, x) for s in summaries if s.first.level == "training"}))
     axes.set_xlabel(labels[0])
     axes.set_ylabel(labels[1])
     axes.set_ylim(bottom=0)

@@ -1,14 +1,15 @@
 """Image files in, batches out.
 
-``images`` decodes, resizes and saves single images; ``listing`` finds them; ``datasets`` holds the images of
-a domain; ``batches`` draws endless unpaired training batches from two domains. ``openmoji`` and ``edges``
-prepare complete data sets in the folder layout trainA, trainB, testA, testB; ``writing`` sees to it that such
+``images`` decodes, resizes and saves single images, ``grid`` joins several; ``listing`` finds them; ``datasets``
+holds the images of a domain; ``batches`` draws endless unpaired training batches from two domains. ``openmoji`` and
+``edges`` prepare complete data sets in the folder layout trainA, trainB, testA, testB; ``writing`` sees to it that such
 a folder appears whole or not at all.
 """
 
 from munit_fast.data.batches import UnpairedBatches
 from munit_fast.data.datasets import ImageSet, centre_crop, display_images
 from munit_fast.data.edges import prepare_edges
+from munit_fast.data.grid import make_grid
 from munit_fast.data.images import (
     IMAGE_EXTENSIONS,
     MAX_PIXELS,
@@ -33,6 +34,7 @@ __all__ = [
     "decode_image",
     "display_images",
     "list_images",
+    "make_grid",
     "prepare_edges",
     "prepare_openmoji",
     "read_list",

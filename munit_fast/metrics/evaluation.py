@@ -24,7 +24,7 @@ from munit_fast.metrics.features import (
 from munit_fast.metrics.images import check_images, l1, line_f1, ssim, with_channels
 from munit_fast.metrics.table import COPY, Better, Evaluation, EvaluationRow
 
-WHITE, UNRELATED = "all white", "unrelated real pictures"
+WHITE, UNRELATED, TRUE_ANSWERS = "all white", "unrelated real pictures", "an input's own true answers"
 # Pairwise distances hold k·E floats per input, about 3.5 MB at k = 6; eight inputs a step keep that small
 # beside the network.
 INPUTS_PER_STEP = 8
@@ -206,6 +206,8 @@ class _Seen:
         for i, colourings in enumerate(batch.others):
             if colourings is not None:
                 known = self.extract(colourings).embedding
+                if len(known) > 1:
+                    self.values["true diversity"].append(diversity(known[None]))
                 self._take_coverage("", grouped[i], known)
                 self._take_coverage("unrelated ", self.unrelated, known)
                 if source is not None:
@@ -249,20 +251,17 @@ class _Seen:
     def feature_rows(self, train: Pictures | None, real: Pictures) -> Iterator[EvaluationRow]:
         yield self._kid_row(train, real)
         if self.k > 1:
+            unrelated = "unrelated mean_distance" if self.values["truth"] else "unrelated diversity"
+            baselines = {UNRELATED: self._mean_of(unrelated), TRUE_ANSWERS: self._mean_of("true diversity")}
             yield self._row(
                 "diversity",
                 "Diversity",
                 "higher",
                 f"mean feature distance among the {self.k} translations of one input; unrelated real pictures "
                 "differ in content too, so their distance is more than styles alone should reach",
-                # No floor: an input has one known true translation, so real data do not say how much styles should
-                # differ.
+                # No floor: where an input has several known true translations they are a part of the right ones.
                 ceiling=0.0,
-                baselines={
-                    UNRELATED: self._mean_of(
-                        "unrelated mean_distance" if self.values["truth"] else "unrelated diversity"
-                    )
-                },
+                baselines={name: value for name, value in baselines.items() if value is not None},
             )
         if self.values["best_distance"]:
             yield from self._distance_rows()

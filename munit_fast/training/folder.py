@@ -110,6 +110,10 @@ class RunFolder:
         """Add one line to what happened to the run; unlike the losses it is never cut."""
         _append(self.events, {"time": datetime.now(timezone.utc).isoformat(timespec="seconds"), **event})
 
+    def read_events(self) -> list[dict[str, Any]]:
+        """What happened to the run, in order; torn lines are left out."""
+        return [event for event in _read_rows(self.events) if "kind" in event]
+
     def sync_losses(self) -> None:
         """Have the loss history on the disk, before a state that is to be continued with it."""
         if self.history.exists():
@@ -140,15 +144,18 @@ class RunFolder:
             atomic_write_bytes(self.history, kept.encode())
 
     def _rows(self, up_to: int | None = None) -> Iterator[dict[str, Any]]:
-        if not self.history.exists():
-            return
-        for line in self.history.read_text(encoding="utf-8").splitlines():
-            try:
-                row = json.loads(line)
-            except json.JSONDecodeError:
-                continue
-            if up_to is None or row["iteration"] <= up_to:
-                yield row
+        return (row for row in _read_rows(self.history) if up_to is None or row["iteration"] <= up_to)
+
+
+def _read_rows(path: Path) -> Iterator[dict[str, Any]]:
+    """The rows of a file that `_append` writes; what is torn is left out."""
+    if not path.exists():
+        return
+    for line in path.read_text(encoding="utf-8").splitlines():
+        try:
+            yield json.loads(line)
+        except json.JSONDecodeError:
+            continue
 
 
 def _append(path: Path, row: Mapping[str, Any]) -> None:

@@ -5,22 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-import torch
 from torch import Tensor
 
-from munit_fast.data.images import save_image
-
-
-def make_grid(rows: Sequence[Tensor], gap: int = 2) -> Tensor:
-    """Rows of images, each [N, C, H, W] in [-1, 1], as one image [3, R·(H+gap)+gap, N·(W+gap)+gap], white between."""
-    height, width = rows[0].shape[2:]
-    columns = rows[0].shape[0]
-    grid = torch.ones(3, len(rows) * (height + gap) + gap, columns * (width + gap) + gap)
-    for r, row in enumerate(rows):
-        for c, image in enumerate(row.detach().float().cpu()):
-            top, left = gap + r * (height + gap), gap + c * (width + gap)
-            grid[:, top : top + height, left : left + width] = image  # one channel is repeated
-    return grid
+from munit_fast.data import make_grid, save_image
 
 
 def split_samples(images: Sequence[Tensor]) -> list[tuple[str, Sequence[Tensor]]]:

@@ -14,9 +14,10 @@ from typing import Any
 import torch
 from torch.utils.tensorboard import SummaryWriter
 
+from munit_fast.data import make_grid
 from munit_fast.files import FileWriteError, atomic_write_bytes, write_error
 from munit_fast.training.folder import RunFolder
-from munit_fast.training.grids import make_grid, split_samples
+from munit_fast.training.grids import split_samples
 
 
 class LogError(RuntimeError):

@@ -30,6 +30,7 @@ from munit_fast.training.progress import TrainingProgress
 from munit_fast.training.ranks import Ranks, joined, restarted
 from munit_fast.training.signals import StopRequest
 from munit_fast.training.sources import Sources, open_sources
+from munit_fast.training.summary import BEGIN, END, write_summary
 from munit_fast.web import TrainingStatus, find_grids, write_training_page
 
 _PAGE_SECONDS = 60  # the page is written that often, and reloads itself
@@ -283,6 +284,9 @@ class _Run:
         begin = time.monotonic()
         done = saved = self.start
         whole = True  # False in the middle of an iteration
+        if self.ranks.main:
+            batch = self.data_notes["global_batch"]
+            self.folder.append_event({"kind": BEGIN, "iteration": done, "global_batch": batch})
         main, failed = self.ranks.main, True
         limit = self.options.time_limit
         deadline = None if limit is None else begin + limit
@@ -314,10 +318,13 @@ class _Run:
                 finally:
                     if main:
                         self.log.close(failed)
+            finished, seconds = done >= self.cfg.max_iter, time.monotonic() - begin
             if main:
                 self._write_page(done, refresh=False)
-        finished = done >= self.cfg.max_iter
-        return TrainResult(self.folder, done, time.monotonic() - begin, finished, self.trainer.skipped_steps, main)
+                how = "finished" if finished else "stopped"
+                self.folder.append_event({"kind": END, "iteration": done, "seconds": round(seconds, 1), "message": how})
+                write_summary(self.folder, done)
+        return TrainResult(self.folder, done, seconds, finished, self.trainer.skipped_steps, main)
 
     def _iterate(self, x_a: Tensor, x_b: Tensor, iteration: int) -> None:
         seed = self.options.seed

@@ -1,0 +1,10 @@
+"""The commands of `munit-fast`. No logic lives here: options in, one call, one clear line when it fails."""
+
+from munit_fast.process import prepare as _prepare_process
+
+_prepare_process()  # nothing here imports torch: the commands do, when they run
+
+from munit_fast.cli import training, translation, data, machine  # noqa: E402, F401, I001 - in the order of the help
+from munit_fast.cli.base import app, main  # noqa: E402
+
+__all__ = ["app", "main"]

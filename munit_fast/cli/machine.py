@@ -1,0 +1,109 @@
+"""munit-fast doctor, bench."""
+
+from __future__ import annotations
+
+from enum import Enum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from munit_fast.cli.base import app
+from munit_fast.cli.options import DeviceOption, find_device
+
+
+@app.command()
+def doctor(
+    selftest: Annotated[
+        bool, typer.Option("--selftest", help="Compare every operator here with the reference; takes seconds.")
+    ] = False,
+    json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Say what this machine has, and which backend serves which operator or why it does not."""
+    from munit_fast import doctor as office
+
+    found = office.examine()
+    console = Console()
+    if not json:
+        office.show(found, console)
+    trials = office.selftest() if selftest else None
+    if json:
+        typer.echo(office.as_json(found, trials))
+    elif trials is not None:
+        office.show_trials(trials, console)
+    if complaint := office.complaint(trials or []):
+        raise RuntimeError(complaint)
+
+
+class Level(str, Enum):
+    """What a benchmark times."""
+
+    op = "op"
+    block = "block"
+    network = "network"
+    training = "training"
+    translation = "translation"
+
+
+class CaseSet(str, Enum):
+    """Sets of benchmark cases."""
+
+    smoke = "smoke"
+    gate = "gate"
+    cpu = "cpu"
+    full = "full"
+
+
+@app.command()
+def bench(
+    cases: Annotated[CaseSet | None, typer.Option("--set", help="Which cases; default cpu, or gate on a GPU.")] = None,
+    level: Annotated[list[Level] | None, typer.Option(help="Only these levels.")] = None,
+    name: Annotated[list[str] | None, typer.Option(help="Only cases with this in their name.")] = None,
+    side: Annotated[list[int] | None, typer.Option(help="Only planes or images of this side.")] = None,
+    batch: Annotated[list[int] | None, typer.Option(help="Only these batch sizes.")] = None,
+    dtype: Annotated[list[str] | None, typer.Option(help="Only fp32, bf16 or fp16.")] = None,
+    device: DeviceOption = "auto",
+    rounds: Annotated[int, typer.Option(min=2, help="Turns of each contender; more narrow the spread.")] = 9,
+    turn: Annotated[float, typer.Option(min=0, help="Least seconds of a turn.")] = 0.02,
+    compile: Annotated[bool, typer.Option(help="torch.compile as baselines; takes most of the time.")] = True,
+    max_autotune: Annotated[bool, typer.Option(help="Its mode max-autotune too.")] = True,
+    minutes: Annotated[float | None, typer.Option(min=0.1, help="Stop before the case that would take longer.")] = None,
+    missing: Annotated[bool, typer.Option("--missing", help="Only cases that --output has no rows of.")] = False,
+    output: Annotated[Path | None, typer.Option(help="Append the rows to this file.")] = None,
+    list_cases: Annotated[bool, typer.Option("--list", help="Only print the cases.")] = False,
+    report: Annotated[
+        bool, typer.Option("--report", help="Only write README tables and plots from --results.")
+    ] = False,
+    compare: Annotated[
+        str | None, typer.Option(help="Only compare --results with a file of rows, or with what a revision had.")
+    ] = None,
+    results: Annotated[Path, typer.Option(help="Folder or file of rows.")] = Path("benchmarks/results"),
+    readme: Annotated[Path, typer.Option(help="Where --report writes its tables.")] = Path("README.md"),
+    pictures: Annotated[Path, typer.Option(help="Where --report writes its plots.")] = Path("docs/benchmarks"),
+) -> None:
+    """Time munit-fast against every baseline, in turns; a correctness check runs before every timing."""
+    from munit_fast import bench as suite
+    from munit_fast.bench import office
+
+    console = Console()
+    if report and compare is not None:
+        raise ValueError("give one of --report and --compare")
+    if report:
+        return office.write(results, readme, pictures, console)
+    if compare is not None:
+        return office.compare(compare, results, console)
+    where = find_device(device)
+    chosen = suite.select(
+        suite.SETS[cases.value if cases else ("gate" if where.type == "cuda" else "cpu")],
+        [value.value for value in level or []],
+        name or [],
+        side or [],
+        batch or [],
+        dtype or [],
+    )
+    if list_cases:
+        return typer.echo("\n".join(map(str, chosen)))
+    seconds = None if minutes is None else minutes * 60
+    options = suite.BenchOptions(where, rounds, turn, compile, max_autotune, output, seconds, missing)
+    office.measure(chosen, options, console)

@@ -1,0 +1,77 @@
+"""What several commands share: options, the console, the device."""
+
+from __future__ import annotations
+
+import sys
+from enum import Enum
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from munit_fast.files import printable
+
+
+class TrainerName(str, Enum):
+    """The two published algorithms."""
+
+    MUNIT = "MUNIT"
+    UNIT = "UNIT"
+
+
+DeviceOption = Annotated[str, typer.Option("--device", help="auto (a GPU if there is one), cpu, cuda or cuda:N.")]
+
+
+class Amp(str, Enum):
+    """Mixed precision."""
+
+    auto = "auto"
+    bf16 = "bf16"
+    fp16 = "fp16"
+    off = "off"
+
+
+class Impl(str, Enum):
+    """Who computes; see munit_fast.functional."""
+
+    auto = "auto"
+    triton = "triton"
+    cuda = "cuda"
+    cpu = "cpu"
+    reference = "reference"
+
+
+AmpOption = Annotated[
+    Amp, typer.Option("--amp", help="Mixed precision. auto: bf16 where the hardware has it, else off.")
+]
+ImplOption = Annotated[
+    Impl, typer.Option("--impl", help="Who computes: the fastest here (auto), one backend, or the plain networks.")
+]
+AllowOutsideOption = Annotated[
+    bool, typer.Option("--allow_outside", help="Let list files name images outside their folder.")
+]
+TrainerOption = Annotated[TrainerName, typer.Option("--trainer", help="The algorithm.", case_sensitive=False)]
+
+
+def new_console() -> Console:
+    return Console(stderr=True)
+
+
+def find_device(name: str):  # type: ignore[no-untyped-def]
+    import torch
+
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        if device.type not in ("cpu", "cuda"):
+            raise RuntimeError("not supported")
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise ValueError(f"--device {name}: {str(error).splitlines()[0]}; use cpu, or auto") from None
+    return device
+
+
+def complain(message: str) -> None:
+    for line in printable(message).splitlines():
+        print(f"munit-fast: {line}", file=sys.stderr)

@@ -1,0 +1,114 @@
+"""munit-fast demo, train."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from munit_fast.cli.base import app
+from munit_fast.cli.options import (
+    AllowOutsideOption,
+    Amp,
+    AmpOption,
+    DeviceOption,
+    Impl,
+    ImplOption,
+    TrainerName,
+    TrainerOption,
+    find_device,
+    new_console,
+)
+
+
+@app.command()
+def demo(
+    folder: Annotated[Path, typer.Option("--output_path", help="Where data, run and page go.")] = Path("demo"),
+    minutes: Annotated[float, typer.Option(min=0, help="How long to train; 0: only show the pretrained model.")] = 10.0,
+    size: Annotated[int, typer.Option(min=32, max=256, help="Side of the pictures in pixels; a multiple of 4.")] = 64,
+    dim: Annotated[int, typer.Option(min=1, help="Channels of the first layer: capacity against speed.")] = 16,
+    device: DeviceOption = "auto",
+    seed: Annotated[int, typer.Option(min=0)] = 0,
+    amp: AmpOption = Amp.auto,
+    impl: ImplOption = Impl.auto,
+    iterations: Annotated[int | None, typer.Option(min=10, help="Train this many instead of for --minutes.")] = None,
+) -> None:
+    """Show the pretrained model on drawings, then train a small MUNIT here and now; one page shows both."""
+    from munit_fast.demo import DemoOptions, run_demo
+
+    console = new_console()
+    options = DemoOptions(folder, minutes, size, dim, find_device(device), seed, amp.value, impl.value, iterations)
+    page = run_demo(options, console)
+    console.print(f"\nOpen {page} in a browser.", style="bold green", markup=False, soft_wrap=True)
+
+
+@app.command()
+def train(
+    config: Annotated[Path, typer.Option(help="A YAML file with the published keys.")],
+    output_path: Annotated[Path, typer.Option("--output_path", help="Where logs/ and outputs/ go.")] = Path("."),
+    resume: Annotated[bool, typer.Option("--resume", help="Continue from the newest checkpoint.")] = False,
+    trainer: TrainerOption = TrainerName.MUNIT,
+    device: DeviceOption = "auto",
+    seed: Annotated[int, typer.Option(min=0, help="Of weights, data order, crops and styles.")] = 0,
+    amp: AmpOption = Amp.auto,
+    impl: ImplOption = Impl.auto,
+    auto_resume: Annotated[
+        bool, typer.Option("--auto_resume", help="Continue if there is a run, else begin one: for jobs that restart.")
+    ] = False,
+    checkpointing: Annotated[
+        bool, typer.Option("--checkpointing", help="Compute activations again instead of keeping them: less memory.")
+    ] = False,
+    save_minutes: Annotated[
+        float, typer.Option("--save_minutes", min=0, help="Save the state this often, besides snapshot_save_iter.")
+    ] = 15.0,
+    keep: Annotated[int, typer.Option(min=1, help="States to keep (resume_########.pt).")] = 3,
+    patience: Annotated[
+        int, typer.Option(min=1, max=256, help="Stop after this many iterations in a row without a finite gradient.")
+    ] = 50,
+    peer_timeout: Annotated[
+        float, typer.Option("--peer_timeout", min=1, help="Under torchrun: seconds until a silent rank counts as lost.")
+    ] = 300.0,
+    allow_outside: AllowOutsideOption = False,
+    wandb: Annotated[str | None, typer.Option(help="Log to this Weights & Biases project as well.")] = None,
+) -> None:
+    """Train. Ctrl-C or SIGTERM saves and stops; --resume continues. torchrun -m munit_fast train: on many devices."""
+    from munit_fast.config import parse_config, read_config
+    from munit_fast.training import PeerError, TrainOptions
+    from munit_fast.training import train as run
+
+    console = new_console()
+    text = read_config(config)
+    cfg = parse_config(text, source=str(config))
+    options = TrainOptions(
+        config.stem,
+        output_path,
+        trainer.value,
+        resume,
+        find_device(device),
+        seed,
+        amp=amp.value,
+        impl=impl.value,
+        auto_resume=auto_resume,
+        checkpointing=checkpointing,
+        save_minutes=save_minutes,
+        keep=keep,
+        patience=patience,
+        peer_timeout=peer_timeout,
+        allow_outside=allow_outside,
+        wandb=wandb,
+    )
+    try:
+        result = run(cfg, options, config_text=text, console=console)
+    except PeerError:  # the main rank has said it
+        raise typer.Exit(1) from None
+    if not result.main:
+        return
+    how = "finished" if result.finished else "stopped"
+    console.print(
+        f"{how} after iteration {result.iterations}; checkpoints in {result.folder.checkpoints}",
+        markup=False,
+        soft_wrap=True,
+    )
+    if result.skipped_steps:
+        console.print(f"{result.skipped_steps} steps were skipped because their gradient was not finite")

@@ -1,0 +1,243 @@
+"""munit-fast translate, export, evaluate."""
+
+from __future__ import annotations
+
+from enum import Enum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from munit_fast.cli.base import app
+from munit_fast.cli.options import (
+    AllowOutsideOption,
+    Amp,
+    AmpOption,
+    DeviceOption,
+    Impl,
+    ImplOption,
+    TrainerName,
+    TrainerOption,
+    complain,
+    find_device,
+    new_console,
+)
+
+
+class Precision(str, Enum):
+    """How weights are stored."""
+
+    fp16 = "fp16"
+    fp32 = "fp32"
+
+
+@app.command()
+def translate(
+    pretrained: Annotated[
+        str | None, typer.Option(help="openmoji-lines2color, or a .safetensors file of `munit-fast export`.")
+    ] = None,
+    config: Annotated[Path | None, typer.Option(help="Instead: the configuration of a run, ...")] = None,
+    checkpoint: Annotated[Path | None, typer.Option(help="... and a gen_########.pt file of it.")] = None,
+    input: Annotated[Path | None, typer.Option("--input", help="An image, or a folder of images.")] = None,
+    input_folder: Annotated[Path | None, typer.Option("--input_folder", help="The same as --input.")] = None,
+    output_folder: Annotated[Path, typer.Option("--output_folder", help="Where the translations go.")] = Path(
+        "translated"
+    ),
+    style: Annotated[
+        Path | None,
+        typer.Option(help="Take the style from this image, or from each image of this folder."),
+    ] = None,
+    a2b: Annotated[int, typer.Option("--a2b", min=0, max=1, help="1: domain A to B; 0: B to A.")] = 1,
+    seed: Annotated[int, typer.Option(min=0, help="Of the random styles.")] = 10,
+    num_style: Annotated[int, typer.Option("--num_style", min=1, help="Random styles per image.")] = 10,
+    interpolate: Annotated[
+        int | None, typer.Option(min=1, help="Instead of the styles, so many steps from each to the next.")
+    ] = None,
+    synchronized: Annotated[
+        bool, typer.Option("--synchronized", help="The same random styles for every image.")
+    ] = False,
+    grid: Annotated[
+        Path | None, typer.Option(help="Also one picture: a row for each image and its translations.")
+    ] = None,
+    output_only: Annotated[
+        bool, typer.Option("--output_only", help="Do not write the inputs beside the outputs.")
+    ] = False,
+    native_size: Annotated[
+        bool,
+        typer.Option("--native_size", help="Keep each image's own size instead of the configuration's new_size."),
+    ] = False,
+    ema: Annotated[
+        bool, typer.Option("--ema/--no-ema", help="Use the moving average of the weights where the run kept one.")
+    ] = True,
+    batch_size: Annotated[int, typer.Option("--batch_size", min=1)] = 8,
+    format: Annotated[str, typer.Option(help="png, jpg, bmp, tif or webp.")] = "png",
+    trainer: TrainerOption = TrainerName.MUNIT,
+    device: DeviceOption = "auto",
+    amp: AmpOption = Amp.auto,
+    impl: ImplOption = Impl.auto,
+    output_path: Annotated[Path, typer.Option("--output_path", hidden=True)] = Path("."),  # published; nothing to do
+    compute_is: Annotated[bool, typer.Option("--compute_IS", hidden=True)] = False,
+    compute_cis: Annotated[bool, typer.Option("--compute_CIS", hidden=True)] = False,
+    inception_a: Annotated[Path | None, typer.Option("--inception_a", hidden=True)] = None,
+    inception_b: Annotated[Path | None, typer.Option("--inception_b", hidden=True)] = None,
+) -> None:
+    """Translate an image or a folder of images with a trained model."""
+    from rich.progress import Progress
+
+    from munit_fast.translate import TranslateOptions, translate_files
+
+    if compute_is or compute_cis:
+        raise ValueError(
+            "--compute_IS and --compute_CIS are not computed here; translate without them, then: munit-fast evaluate "
+            "--translated OUTPUT_FOLDER --train FOLDER --also is,cis"
+        )
+    source = input or input_folder
+    if source is None or (input and input_folder):
+        raise ValueError("give one of --input and --input_folder")
+    console = new_console()
+    model = _translator(pretrained, config, checkpoint, trainer, impl, ema, console).to(find_device(device))
+    options = TranslateOptions(
+        "a2b" if a2b else "b2a",
+        num_style,
+        style,
+        interpolate,
+        synchronized,
+        grid,
+        output_only,
+        native_size,
+        seed,
+        batch_size,
+        format,
+        amp.value,
+    )
+    with Progress(console=console, transient=True) as bar:
+        task = bar.add_task("translating")
+        result = translate_files(
+            model,
+            source,
+            output_folder,
+            options,
+            lambda done, total: bar.update(task, completed=done, total=total),
+        )
+    console.print(f"{len(result.written)} files in {output_folder}", markup=False, soft_wrap=True)
+    for failure in result.failures:
+        complain(failure)
+    if result.failures:
+        raise typer.Exit(1)
+
+
+def _translator(pretrained, config, checkpoint, trainer, impl, ema, console):  # type: ignore[no-untyped-def]
+    """The model that the options name, with its weights."""
+    from munit_fast.config import load_config
+    from munit_fast.model import TRANSLATORS, from_pretrained
+
+    if (pretrained is None) == (config is None and checkpoint is None) or (config is None) != (checkpoint is None):
+        raise ValueError("give --config and --checkpoint, or --pretrained openmoji-lines2color")
+    if pretrained is not None:
+        model = from_pretrained(pretrained, impl.value)
+        for note in ("licence", "attribution"):
+            if note in model.about:
+                console.print(f"{note}: {model.about[note]}", markup=False, soft_wrap=True)
+        return model
+    model = TRANSLATORS[trainer.value](load_config(config), impl=impl.value).load(checkpoint, average=ema).eval()
+    if model.loaded != checkpoint:
+        console.print(f"weights: {model.loaded} (--no-ema: {checkpoint})", markup=False, soft_wrap=True)
+    return model
+
+
+@app.command()
+def export(
+    config: Annotated[Path, typer.Option(help="The configuration of the run.")],
+    checkpoint: Annotated[Path, typer.Option(help="A gen_########.pt file.")],
+    output: Annotated[Path, typer.Option(help="The .safetensors file to write.")],
+    dtype: Annotated[Precision, typer.Option(help="How the weights are stored.")] = Precision.fp16,
+    licence: Annotated[str | None, typer.Option(help="Under which terms the weights may be used.")] = None,
+    attribution: Annotated[str | None, typer.Option(help="Whom to name.")] = None,
+    ema: Annotated[
+        bool, typer.Option("--ema/--no-ema", help="Use the moving average of the weights where the run kept one.")
+    ] = True,
+    trainer: TrainerOption = TrainerName.MUNIT,
+) -> None:
+    """Write trained generators as one file to hand on: translate --pretrained FILE, MUNIT.from_pretrained(FILE)."""
+    from munit_fast.portable import write_portable
+    from munit_fast.training.summary import NAME, in_words
+
+    console = new_console()
+    model = _translator(None, config, checkpoint, trainer, Impl.reference, ema, console)
+    about = {"licence": licence, "attribution": attribution, "training": in_words(checkpoint.parents[1] / NAME)}
+    write_portable(output, model, dtype=dtype.value, about={k: v for k, v in about.items() if v})
+    console.print(f"{output}: {output.stat().st_size / 1e6:.2f} MB", markup=False, soft_wrap=True)
+
+
+class Way(str, Enum):
+    """Which directions to evaluate."""
+
+    both = "both"
+    a2b = "a2b"
+    b2a = "b2a"
+
+
+@app.command()
+def evaluate(
+    config: Annotated[Path | None, typer.Option(help="The configuration of the run; names the test pictures.")] = None,
+    checkpoint: Annotated[Path | None, typer.Option(help="A gen_########.pt file.")] = None,
+    translated: Annotated[
+        Path | None, typer.Option(help="Instead of a checkpoint: a folder of translations, NAME_000.png or NAME.png.")
+    ] = None,
+    truth: Annotated[Path | None, typer.Option(help="With --translated: the true pictures, by the same NAMEs.")] = None,
+    input: Annotated[Path | None, typer.Option("--input", help="With --translated: the inputs, by the NAMEs.")] = None,
+    train_folder: Annotated[
+        Path | None, typer.Option("--train", help="With --translated: real pictures of the target domain, for KID.")
+    ] = None,
+    size: Annotated[int | None, typer.Option(min=11, help="With --translated: bring all to size×size.")] = None,
+    direction: Annotated[Way, typer.Option(help="A to B, B to A, or both.")] = Way.both,
+    num_style: Annotated[int, typer.Option("--num_style", min=1, help="Random styles per picture.")] = 10,
+    seed: Annotated[int, typer.Option(min=0, help="Of the random styles; those of translate.")] = 10,
+    also: Annotated[
+        str, typer.Option(help="fid, kid, is, cis, lpips (a list with commas), none, or what is here (auto).")
+    ] = "auto",
+    json: Annotated[Path | None, typer.Option("--json", help="Write the numbers here too; - prints only them.")] = None,
+    trainer: TrainerOption = TrainerName.MUNIT,
+    device: DeviceOption = "auto",
+    amp: AmpOption = Amp.auto,
+    impl: ImplOption = Impl.auto,
+    allow_outside: AllowOutsideOption = False,
+) -> None:
+    """Measure a checkpoint on the test pictures of its configuration, or a folder of translations."""
+    from rich.progress import Progress
+
+    from munit_fast import evaluate as office
+    from munit_fast.config import load_config
+    from munit_fast.model import TRANSLATORS
+
+    names = {"auto": None, "none": ()}.get(also, [name.strip() for name in also.split(",")])
+    ways = ("a2b", "b2a") if direction is Way.both else (direction.value,)
+    options = office.EvaluateOptions(
+        ways, num_style, seed, amp.value, names, find_device(device), allow_outside=allow_outside
+    )
+    if translated is not None:
+        if config or checkpoint:
+            raise ValueError("give --translated, or --config and --checkpoint, not both")
+        found = office.evaluate_folders(translated, options, truth=truth, source=input, train=train_folder, size=size)
+    else:
+        if config is None or checkpoint is None:
+            raise ValueError("give --config and --checkpoint, or --translated")
+        if truth or input or train_folder or size:
+            raise ValueError("--truth, --input, --train and --size go with --translated; the configuration has its own")
+        cfg = load_config(config)
+        tests = office.open_test_set(cfg, allow_outside)
+        model = TRANSLATORS[trainer.value](cfg, impl=impl.value)
+        model.load(checkpoint).to(options.device).eval()
+        with Progress(console=new_console(), transient=True) as bar:
+            task = bar.add_task("evaluating")
+            found = office.evaluate_model(
+                model, tests, options, lambda done, total: bar.update(task, completed=done, total=total)
+            )
+        found.about.update(config=str(config), checkpoint=str(checkpoint))
+    if json is not None and str(json) != "-":
+        office.write_json(found, json)
+    if str(json) == "-":
+        typer.echo(office.as_json(found))
+    else:
+        office.show(found, Console())

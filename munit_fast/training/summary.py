@@ -1,0 +1,78 @@
+"""What a run was, in one small file: outputs/<name>/summary.json, written whenever the run stops."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from statistics import mean, median
+from typing import Any
+
+from munit_fast.files import atomic_write_bytes
+from munit_fast.training.folder import RunFolder
+
+NAME = "summary.json"
+BEGIN, END = "begin", "end"  # kinds of events
+_PARTS = 10  # of the run, whose mean losses are told
+
+
+def write_summary(folder: RunFolder, iterations: int) -> dict[str, Any]:
+    """Write and return the summary of a run after so many iterations.
+
+    sessions: from which iteration to which each process trained, when it began, and how it ended; how long is not
+    known of one that was killed, and `hours` is without it. losses: means over tenths of the iterations,
+    {name: [first tenth, …, last tenth]}. Raises FileWriteError.
+    """
+    events = folder.read_events()
+    sessions = _sessions(events, iterations)
+    run = folder.read_run()
+    summary = {
+        "iterations": iterations,
+        "images_of_each_domain": sum((part["to"] - part["from"]) * part["global_batch"] for part in sessions),
+        "hours": round(sum(session.get("seconds", 0) for session in sessions) / 3600, 3),
+        "sessions": sessions,
+        "iterations_per_second": _rounded(median([v for _, v in run.get("iterations_per_second", [(0, 0.0)])])),
+        "skipped_steps": int(max([v for _, v in run.get("skipped_steps", [(0, 0.0)])])),
+        "faults": dict(Counter(event["kind"] for event in events if event["kind"] not in (BEGIN, END))),
+        "losses": {name: _tenths(curve, iterations) for name, curve in folder.read_losses().items()},
+    }
+    atomic_write_bytes(folder.root / NAME, (json.dumps(summary, indent=1) + "\n").encode())
+    return summary
+
+
+def in_words(path: Path) -> str | None:
+    """A summary file in one line; None where there is none that can be read."""
+    try:
+        summary = json.loads(path.read_text(encoding="utf-8"))
+        count = len(summary["sessions"])
+        return (
+            f"{summary['iterations']:,} iterations on {summary['images_of_each_domain']:,} images of each domain, "
+            f"{summary['hours']:.1f} hours in {count} session{'' if count == 1 else 's'}"
+        )
+    except (OSError, ValueError, TypeError, KeyError):
+        return None
+
+
+def _sessions(events: Sequence[Mapping[str, Any]], iterations: int) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = []
+    for event in events:
+        if event["kind"] == BEGIN:
+            found.append({"began": event["time"], "from": event["iteration"], "global_batch": event["global_batch"]})
+        elif event["kind"] == END and found:
+            found[-1] |= {"to": event["iteration"], "seconds": event["seconds"], "ended": event["message"]}
+    for part, following in zip(found, [*(part["from"] for part in found[1:]), iterations]):
+        part.setdefault("to", following)  # what a killed process did beyond its last state was done again
+        part.setdefault("ended", "killed or failed")
+    return found
+
+
+def _tenths(curve: Sequence[tuple[int, float]], iterations: int) -> list[float | None]:
+    parts: list[list[float]] = [[] for _ in range(_PARTS)]
+    for iteration, value in curve:
+        parts[min(_PARTS - 1, (iteration - 1) * _PARTS // max(1, iterations))].append(value)
+    return [_rounded(mean(part)) if part else None for part in parts]
+
+
+def _rounded(value: float) -> float | None:
+    return float(f"{value:.4g}") if value == value and abs(value) != float("inf") else None

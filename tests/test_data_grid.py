@@ -1,0 +1,25 @@
+"""Several images as one."""
+
+from __future__ import annotations
+
+import torch
+
+from munit_fast.data import make_grid
+
+
+def test_layout() -> None:
+    rows = [torch.full((3, 1, 4, 5), value) for value in (-1.0, 0.0)]
+    grid = make_grid(rows, gap=2)
+    assert grid.shape == (3, 2 * 6 + 2, 3 * 7 + 2)
+    assert (grid[:, 2:6, 2:7] == -1).all()
+    assert (grid[:, 8:12, 16:21] == 0).all()
+    assert (grid[:, :2] == 1).all()
+
+
+def test_rows_of_other_sizes_stand_in_the_middle() -> None:
+    grid = make_grid([torch.zeros(1, 1, 4, 8), -torch.ones(2, 3, 6, 2)], gap=1)
+    assert grid.shape == (3, 2 * 7 + 1, 2 * 9 + 1)
+    expected = torch.ones_like(grid)
+    expected[:, 2:6, 1:9] = 0
+    expected[:, 8:14, 4:6] = expected[:, 8:14, 13:15] = -1
+    assert torch.equal(grid, expected)
