@@ -16,10 +16,11 @@ def test_layout() -> None:
     assert (grid[:, :2] == 1).all()
 
 
-def test_rows_of_other_sizes_stand_in_the_middle() -> None:
+def test_rows_of_other_sizes() -> None:
+    """Each as high as its images; narrow ones in the middle of their cells."""
     grid = make_grid([torch.zeros(1, 1, 4, 8), -torch.ones(2, 3, 6, 2)], gap=1)
-    assert grid.shape == (3, 2 * 7 + 1, 2 * 9 + 1)
+    assert grid.shape == (3, 4 + 6 + 3, 2 * 9 + 1)
     expected = torch.ones_like(grid)
-    expected[:, 2:6, 1:9] = 0
-    expected[:, 8:14, 4:6] = expected[:, 8:14, 13:15] = -1
+    expected[:, 1:5, 1:9] = 0
+    expected[:, 6:12, 4:6] = expected[:, 6:12, 13:15] = -1
     assert torch.equal(grid, expected)

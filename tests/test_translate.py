@@ -177,9 +177,9 @@ def test_a_grid_of_all(model: mf.MUNIT, pictures: Path, tmp_path: Path) -> None:
     result = translate_files(model, pictures, tmp_path / "out", options)
     assert result.written[-1] == grid
     picture = pixels(grid)
-    assert picture.shape == (4 * (45 + 2) + 2, 3 * (37 + 2) + 2, 3)
-    assert np.array_equal(picture[8:40, 4:36], pixels(pictures / "a.png"))  # in the middle of its cell
-    assert np.array_equal(picture[49:94, 41:78], pixels(tmp_path / "out" / "b_000.png"))
+    assert picture.shape == (3 * 34 + 47 + 2, 3 * (37 + 2) + 2, 3)
+    assert np.array_equal(picture[2:34, 4:36], pixels(pictures / "a.png"))  # in the middle of its cell
+    assert np.array_equal(picture[36:81, 41:78], pixels(tmp_path / "out" / "b_000.png"))
     before = sorted(p.name for p in (tmp_path / "out").rglob("*"))
     for taken, words in ((pictures / "b.jpg", "inputs or outputs"), (tmp_path / "out" / "a_000.png", "outputs")):
         with pytest.raises(ValueError, match=words):
