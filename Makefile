@@ -27,7 +27,7 @@ GPU_PYTHON ?= python3
 
 PRETRAINED := openmoji-lines2color
 BOX := munit_fast/pretrained/$(PRETRAINED).safetensors
-CARD := docs/pretrained
+RESULTS := docs/pretrained
 
 .PHONY: demo test check bench pretrained pretrained-card gpu-check gpu-tune gpu-wheels fuzz lock audit clean
 .DEFAULT_GOAL := test
@@ -66,17 +66,17 @@ pretrained: $(STAMP)
 		--checkpoint $$(ls pretraining/outputs/$(PRETRAINED)/checkpoints/gen_*.pt | tail -1) \
 		--licence "CC BY-SA 4.0; made from pictures under that licence" \
 		--attribution "All emojis designed by OpenMoji – the open-source emoji and icon project. License: CC BY-SA 4.0"
-	cp pretraining/outputs/$(PRETRAINED)/summary.json $(CARD)/training.json
+	cp pretraining/outputs/$(PRETRAINED)/summary.json $(RESULTS)/training.json
 	$(MAKE) pretrained-card
 
 # The numbers and pictures of the README and of the model's card.
 pretrained-card: $(STAMP)
 	$(BIN)/munit-fast demo --minutes 0 --output_path demo-pretrained
-	cp demo-pretrained/pretrained.png $(CARD)/grid.png
+	cp demo-pretrained/pretrained.png $(RESULTS)/grid.png
 	$(BIN)/munit-fast evaluate --config configs/$(PRETRAINED).yaml --checkpoint $(BOX) --num_style 6 --also none --amp off \
-		--json $(CARD)/metrics.json
-	$(BIN)/munit-fast translate --pretrained $(PRETRAINED) --input $(CARD)/sketches --output_folder demo-pretrained/sketches \
-		--num_style 6 --synchronized --amp off --grid $(CARD)/sketches.png
+		--json $(RESULTS)/metrics.json
+	$(BIN)/munit-fast translate --pretrained $(PRETRAINED) --input $(RESULTS)/sketches --output_folder demo-pretrained/sketches \
+		--num_style 6 --synchronized --amp off --grid $(RESULTS)/sketches.png
 
 # Without a network and without .venv: with the python3 that has torch.
 gpu-check:

@@ -92,16 +92,16 @@ def demo_config(options: DemoOptions, data_root: Path, max_iter: int) -> Config:
 def run_demo(options: DemoOptions, console: Console) -> Path:
     """Run the whole demonstration and return the page's path; raises what its parts raise, each a clear message.
 
-    The page is there as soon as the pretrained model has translated, and is written again after the training.
+    pretrained.html is there as soon as the pretrained model has translated, index.html with both after the training.
     """
     demo_config(options, options.folder, 1)  # a size that cannot be is refused before anything is made
-    page = options.folder / "index.html"
+    first = options.folder / "pretrained.html"
     console.print(f"[bold]1/5[/] The pretrained {PRETRAINED} on drawings that it never saw …")
     boxed = _show_pretrained(options, console)
-    write_demo_page(page, data=_report([boxed]))
+    write_demo_page(first, data=_report([boxed]))
     if not options.iterations and not options.minutes:
-        return page
-    console.print(f"     {page} shows them; it will have the model trained here too", soft_wrap=True)
+        return first
+    console.print(f"     shown in {first}, until index.html has the model trained here too", soft_wrap=True)
 
     console.print(f"[bold]2/5[/] OpenMoji drawings at {options.size} px …")
     data_root = _prepare(options, options.size, console)
@@ -133,7 +133,7 @@ def run_demo(options: DemoOptions, console: Console) -> Path:
         losses=result.folder.read_losses(),
         metrics=evaluation.entries,
     )
-    return write_demo_page(page, data=report)
+    return write_demo_page(options.folder / "index.html", data=report)
 
 
 def _prepare(options: DemoOptions, size: int, console: Console) -> Path:

@@ -31,6 +31,7 @@ class _Translator(nn.Module):
     gen_a: nn.Module
     gen_b: nn.Module
     loaded: Path | None = None
+    trainer: str  # the algorithm's name, as files and --trainer have it
     _generator: type[nn.Module]
 
     def __init__(self, config: Config | dict[str, Any], impl: str = "auto") -> None:
@@ -52,7 +53,7 @@ class _Translator(nn.Module):
         """
         path = pretrained.locate(name)
         found = read_portable(path)
-        if found.trainer != cls.__name__:
+        if found.trainer != cls.trainer:
             raise CheckpointError(f"{path}: holds a {found.trainer} model; use {found.trainer}.from_pretrained")
         with torch.device("meta"):  # without memory: a foreign header may ask for networks of any size
             empty = cls(found.config, "reference")
@@ -115,6 +116,7 @@ class MUNIT(_Translator):
 
     gen_a: networks.AdaINGen
     gen_b: networks.AdaINGen
+    trainer = "MUNIT"
     _generator = networks.AdaINGen
 
     @torch.no_grad()
@@ -199,6 +201,7 @@ class UNIT(_Translator):
 
     gen_a: networks.VAEGen
     gen_b: networks.VAEGen
+    trainer = "UNIT"
     _generator = networks.VAEGen
 
     @torch.no_grad()

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from munit_fast.checkpoint import CheckpointError, describe_network
 from munit_fast.config import Config, ConfigError, parse_config
-from munit_fast.files import atomic_write_bytes
+from munit_fast.files import atomic_write_bytes, printable
 
 if TYPE_CHECKING:
     from munit_fast.model import MUNIT, UNIT
@@ -29,6 +29,7 @@ SUFFIX = ".safetensors"
 DTYPES = {"fp16": torch.float16, "fp32": torch.float32}
 _FORMAT = "munit-fast generators 1"
 _OURS = ("format", "trainer", "config")
+_MOST_NOTES, _MOST_CHARACTERS = 20, 500  # of a file from elsewhere, and of each
 # What says where images lie on the machine that trained is of no use elsewhere.
 _PLACES = {name for name in Config.model_fields if name.startswith("data_")}
 
@@ -51,12 +52,10 @@ def write_portable(
     dtype: "fp16" (half the size; weights are rounded to 11 bits) or "fp32". about: notes to keep in the header, plain
     text by plain names. Raises ValueError for a wrong argument or weights that fp16 cannot hold, FileWriteError.
     """
-    path = Path(path)
-    if path.suffix != SUFFIX:
-        raise ValueError(f"{path}: the name must end in {SUFFIX}")
+    path = check_name(path)
     if dtype not in DTYPES:
         raise ValueError(f"dtype must be one of {', '.join(DTYPES)}; got {dtype!r}")
-    notes = dict(about or {})
+    notes = {key: _one_line(value) for key, value in (about or {}).items()}
     if wrong := [key for key in _OURS if key in notes]:
         raise ValueError(f"about: {wrong[0]} is written by munit-fast itself; choose another name")
     tensors = {}
@@ -69,8 +68,18 @@ def write_portable(
                 )
             tensors[f"{domain}.{name}"] = tensor.contiguous()
     config = model.config.model_dump(exclude_none=True, exclude=_PLACES)
-    metadata = {"format": _FORMAT, "trainer": type(model).__name__, "config": yaml.safe_dump(config, sort_keys=False)}
+    metadata = {"format": _FORMAT, "trainer": model.trainer, "config": yaml.safe_dump(config, sort_keys=False)}
     atomic_write_bytes(path, save(tensors, metadata=metadata | notes))
+
+
+def check_name(path: str | Path) -> Path:
+    """The path of a file to write. Raises ValueError unless it ends in .safetensors and its folder exists."""
+    path = Path(path)
+    if path.suffix != SUFFIX:
+        raise ValueError(f"{path}: the name must end in {SUFFIX}")
+    if not path.parent.is_dir():
+        raise ValueError(f"{path}: there is no folder {path.parent}; make it first")
+    return path
 
 
 def read_portable(path: str | Path) -> Portable:
@@ -99,10 +108,22 @@ def read_portable(path: str | Path) -> Portable:
         domain, _, rest = name.partition(".")
         if domain not in states:
             raise CheckpointError(f"{path}: tensor {name!r} belongs to neither generator a nor b")
+        if tensor.dtype not in DTYPES.values() or not torch.isfinite(tensor).all():
+            raise CheckpointError(
+                f"{path}: {name} must hold finite numbers in {' or '.join(DTYPES)}; it is {tensor.dtype}"
+            )
         states[domain][rest] = tensor
     for domain, state in states.items():
         _check_described(path, trainer, config, domain, state)
-    return Portable(trainer, config, states, {k: v for k, v in metadata.items() if k not in _OURS})
+    notes = [(key, _one_line(value)) for key, value in metadata.items() if key not in _OURS]
+    return Portable(trainer, config, states, dict(notes[:_MOST_NOTES]))
+
+
+def _one_line(note: str) -> str:
+    """A note as it may be printed: one line of bounded length, without what a terminal obeys."""
+    if not isinstance(note, str):
+        raise ValueError(f"about: a note is text; got {type(note).__name__}")
+    return printable(" ".join(note[: 2 * _MOST_CHARACTERS].split()))[:_MOST_CHARACTERS]
 
 
 def _check_described(path: Path, trainer: str, config: Config, domain: str, state: Mapping[str, Tensor]) -> None:

@@ -96,10 +96,12 @@ def test_translate_takes_the_average_where_there_is_one(
 
 
 def test_export_and_translate_without_the_run(
-    call: Any, config: Path, trained: Path, picture_folders: Path, tmp_path: Path
+    call: Any, config: Path, trained: Path, picture_folders: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     file = tmp_path / "mine.safetensors"
     run = ["--config", config, "--checkpoint", trained]
+    monkeypatch.chdir(trained.parent)  # a checkpoint by its bare name
+    run[3] = trained.name  # type: ignore[call-overload]
     code, text = call("export", *run, "--output", file, "--licence", "CC0", "--attribution", "me", "--dtype", "fp32")
     assert code == 0 and f"{file}: 0." in text and "ema_00000004.pt" in text
     pictures = ["--input", picture_folders / "testA" / "0.png", "--num_style", 2, "--amp", "off"]
@@ -116,7 +118,9 @@ def test_export_and_translate_without_the_run(
         return result
 
     both = "give --config and --checkpoint, or --pretrained openmoji-lines2color"
-    assert all(both in attempt(*flags) for flags in ((), run[:2], run[2:], [*run, "--pretrained", file]))
+    assert all(both in attempt(*flags) for flags in ((), run[:2], run[2:]))
+    for flags in (run, ["--trainer", "UNIT"], ["--no-ema"]):
+        assert "--pretrained names a whole model: leave out" in attempt("--pretrained", file, *flags)
     assert "there is no 'openmoji'; use openmoji-lines2color" in attempt("--pretrained", "openmoji")
     assert "no such file" in attempt("--pretrained", tmp_path / "none.safetensors")
     assert "must end in .safetensors" in complaint(call("export", *run, "--output", tmp_path / "model.pt"))

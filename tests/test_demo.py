@@ -45,4 +45,4 @@ def test_only_the_model_in_the_box(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     text = page.read_text()
     assert "Pretrained: openmoji-lines2color" in text
     assert "Trained here" not in text and "How it was made" not in text
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["index.html", "openmoji-64", "pretrained.png"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["openmoji-64", "pretrained.html", "pretrained.png"]

@@ -80,9 +80,11 @@ def test_what_a_run_was(small_config: dict[str, Any], picture_folders: Path, tmp
     tenths = found["losses"]["loss_gen_total"]
     assert [tenths[i] for i in (0, 2, 5, 7)] == pytest.approx([curve[i] for i in (1, 2, 3, 4)], rel=1e-3)
     assert [tenths[i] for i in (1, 3, 4, 6, 8, 9)] == [None] * 6
-    words = in_words(root / "summary.json")
-    assert words is not None and words.startswith("4 iterations on 8 images of each domain, 0.0 hours in 2 sessions")
-    assert in_words(root / "none.json") is None
+    words = in_words(root / "checkpoints" / "gen_00000004.pt")
+    assert words is not None
+    assert words.startswith("4 iterations on 8 images of each domain, at least 0.0 hours in 2 sessions")
+    assert in_words(root / "checkpoints" / "gen_00000003.pt") is None  # the summary is not of that one
+    assert in_words(tmp_path / "gen_00000004.pt") is None
 
 
 def test_a_killed_session_ends_where_the_next_began(folder: RunFolder) -> None:
@@ -91,7 +93,10 @@ def test_a_killed_session_ends_where_the_next_began(folder: RunFolder) -> None:
     folder.append_event({"kind": "begin", "iteration": 20, "global_batch": 8})
     folder.append_event({"kind": "end", "iteration": 30, "seconds": 72.0, "message": "stopped"})
     folder.root.mkdir(parents=True)
+    for iteration, skipped in ((10, 1.0), (20, 3.0)):
+        folder.append_losses(iteration, {}, {"skipped_steps": skipped, "iterations_per_second": iteration / 10})
     found = write_summary(folder, 30)
+    assert (found["skipped_steps"], found["iterations_per_second"]) == (3, 1.5)
     parts = [(part["from"], part["to"], part["ended"], "seconds" in part) for part in found["sessions"]]
     assert parts == [(0, 20, "killed or failed", False), (20, 30, "stopped", True)]
     assert (found["hours"], found["images_of_each_domain"], found["faults"]) == (0.02, 160, {"data": 1})

@@ -17,7 +17,6 @@ import munit_fast as mf
 from munit_fast import pretrained
 from munit_fast.checkpoint import CheckpointError
 from munit_fast.config import Config
-from munit_fast.files import FileWriteError
 from munit_fast.model import TRANSLATORS, from_pretrained
 from munit_fast.portable import read_portable, write_portable
 
@@ -81,8 +80,10 @@ def test_wrong_arguments(config: Config, tmp_path: Path) -> None:
         next(model.gen_b.parameters())[0] = 1e6
     with pytest.raises(ValueError, match=r"b\..*not finite in fp16; use fp32"):
         write_portable(tmp_path / "model.safetensors", model)
-    with pytest.raises(FileWriteError, match="nowhere"):
+    with pytest.raises(ValueError, match=r"there is no folder .*nowhere; make it first"):
         write_portable(tmp_path / "nowhere" / "model.safetensors", model, dtype="fp32")
+    with pytest.raises(ValueError, match="a note is text; got int"):
+        write_portable(tmp_path / "model.safetensors", model, dtype="fp32", about={"licence": 3})  # type: ignore[dict-item]
     assert list(tmp_path.iterdir()) == []
 
 
@@ -121,6 +122,39 @@ def test_files_that_cannot_be_used(config: Config, small_config: dict[str, Any],
     before = {k: v.clone() for k, v in model.state_dict().items()}
     refused("gen.dim is 8 in the file and 4 here", model.load)
     assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
+
+
+def test_notes_that_would_command_a_terminal(config: Config, tmp_path: Path) -> None:
+    path = tmp_path / "model.safetensors"
+    write_portable(path, random_model(config))
+    tensors = load_file(path)
+    with safe_open(path, framework="pt") as file:
+        metadata = file.metadata()
+    save_file(tensors, path, metadata | {"licence": "\x1b[2Jfree\nmunit-fast: a lie", "attribution": "x" * 10**6})
+    about = read_portable(path).about
+    assert about["licence"] == "\\x1b[2Jfree munit-fast: a lie"
+    assert len(about["attribution"]) == 500
+
+
+@pytest.mark.parametrize("value", [torch.tensor([float("nan")]), torch.tensor([1]), torch.zeros(1).double()])
+def test_weights_that_are_none(config: Config, tmp_path: Path, value: torch.Tensor) -> None:
+    path = tmp_path / "model.safetensors"
+    write_portable(path, random_model(config))
+    with safe_open(path, framework="pt") as file:
+        metadata = file.metadata()
+    name = "a.mlp.model.0.fc.bias"
+    tensors = load_file(path)
+    save_file(tensors | {name: value.expand_as(tensors[name]).contiguous()}, path, metadata)
+    with pytest.raises(CheckpointError, match=rf"{name} must hold finite numbers in fp16 or fp32"):
+        read_portable(path)
+
+
+def test_a_class_of_ones_own(config: Config, tmp_path: Path) -> None:
+    class Mine(mf.MUNIT):
+        pass
+
+    write_portable(tmp_path / "model.safetensors", Mine(config))
+    assert isinstance(Mine.from_pretrained(tmp_path / "model.safetensors"), Mine)
 
 
 def test_a_header_that_lies_about_sizes(config: Config, tmp_path: Path) -> None:

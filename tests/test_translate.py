@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 
 import munit_fast as mf
+from munit_fast import translate
 from munit_fast.data import ImageError, decode_image, to_model_range
 from munit_fast.translate import TranslateOptions, random_styles, style_path, translate_files
 
@@ -169,6 +170,15 @@ def test_interpolation(model: mf.MUNIT, pictures: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="--interpolate must be at least 1 step; got 0"):
         frames("none", interpolate=0)
     assert not (tmp_path / "one").exists() and not (tmp_path / "none").exists()
+
+
+def test_a_grid_is_bounded(model: mf.MUNIT, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(translate, "MOST_GRID_ROWS", 3)
+    grid = tmp_path / "grid.png"
+    translate_files(model, pictures / "more", tmp_path / "two", TranslateOptions(num_style=1, grid=grid))
+    assert pixels(grid).shape[0] == 2 * 34 + 2
+    translate_files(model, pictures, tmp_path / "all", TranslateOptions(num_style=1, grid=grid, batch_size=1))
+    assert pixels(grid).shape[0] == 2 * 34 + 40 + 2
 
 
 def test_a_grid_of_all(model: mf.MUNIT, pictures: Path, tmp_path: Path) -> None:

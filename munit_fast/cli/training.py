@@ -25,7 +25,9 @@ from munit_fast.cli.options import (
 @app.command()
 def demo(
     folder: Annotated[Path, typer.Option("--output_path", help="Where data, run and page go.")] = Path("demo"),
-    minutes: Annotated[float, typer.Option(min=0, help="How long to train; 0: only show the pretrained model.")] = 10.0,
+    minutes: Annotated[
+        float, typer.Option(min=0, max=1e6, help="How long to train; 0: only show the pretrained model.")
+    ] = 10.0,
     size: Annotated[int, typer.Option(min=32, max=256, help="Side of the pictures in pixels; a multiple of 4.")] = 64,
     dim: Annotated[int, typer.Option(min=1, help="Channels of the first layer: capacity against speed.")] = 16,
     device: DeviceOption = "auto",

@@ -52,13 +52,14 @@ def translate(
     seed: Annotated[int, typer.Option(min=0, help="Of the random styles.")] = 10,
     num_style: Annotated[int, typer.Option("--num_style", min=1, help="Random styles per image.")] = 10,
     interpolate: Annotated[
-        int | None, typer.Option(min=1, help="Instead of the styles, so many steps from each to the next.")
+        int | None, typer.Option(min=1, max=1000, help="Instead of the styles, so many steps from each to the next.")
     ] = None,
     synchronized: Annotated[
         bool, typer.Option("--synchronized", help="The same random styles for every image.")
     ] = False,
     grid: Annotated[
-        Path | None, typer.Option(help="Also one picture: a row for each image and its translations.")
+        Path | None,
+        typer.Option(help="Also one picture: a row for each of the first 100 images, with its translations."),
     ] = None,
     output_only: Annotated[
         bool, typer.Option("--output_only", help="Do not write the inputs beside the outputs.")
@@ -132,6 +133,8 @@ def _translator(pretrained, config, checkpoint, trainer, impl, ema, console):  #
     from munit_fast.config import load_config
     from munit_fast.model import TRANSLATORS, from_pretrained
 
+    if pretrained is not None and (config or checkpoint or trainer is not TrainerName.MUNIT or not ema):
+        raise ValueError("--pretrained names a whole model: leave out --config, --checkpoint, --trainer and --no-ema")
     if (pretrained is None) == (config is None and checkpoint is None) or (config is None) != (checkpoint is None):
         raise ValueError("give --config and --checkpoint, or --pretrained openmoji-lines2color")
     if pretrained is not None:
@@ -160,12 +163,13 @@ def export(
     trainer: TrainerOption = TrainerName.MUNIT,
 ) -> None:
     """Write trained generators as one file to hand on: translate --pretrained FILE, MUNIT.from_pretrained(FILE)."""
-    from munit_fast.portable import write_portable
-    from munit_fast.training.summary import NAME, in_words
+    from munit_fast.portable import check_name, write_portable
+    from munit_fast.training.summary import in_words
 
+    check_name(output)
     console = new_console()
     model = _translator(None, config, checkpoint, trainer, Impl.reference, ema, console)
-    about = {"licence": licence, "attribution": attribution, "training": in_words(checkpoint.parents[1] / NAME)}
+    about = {"licence": licence, "attribution": attribution, "training": in_words(checkpoint)}
     write_portable(output, model, dtype=dtype.value, about={k: v for k, v in about.items() if v})
     console.print(f"{output}: {output.stat().st_size / 1e6:.2f} MB", markup=False, soft_wrap=True)
 

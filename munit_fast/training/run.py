@@ -287,6 +287,7 @@ class _Run:
         if self.ranks.main:
             batch = self.data_notes["global_batch"]
             self.folder.append_event({"kind": BEGIN, "iteration": done, "global_batch": batch})
+            write_summary(self.folder, done)  # of a run that is killed now this is what there will be
         main, failed = self.ranks.main, True
         limit = self.options.time_limit
         deadline = None if limit is None else begin + limit

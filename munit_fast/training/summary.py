@@ -1,4 +1,4 @@
-"""What a run was, in one small file: outputs/<name>/summary.json, written whenever the run stops."""
+"""What a run was, in one small file: outputs/<name>/summary.json, written when it begins, and when it ends."""
 
 from __future__ import annotations
 
@@ -41,16 +41,18 @@ def write_summary(folder: RunFolder, iterations: int) -> dict[str, Any]:
     return summary
 
 
-def in_words(path: Path) -> str | None:
-    """A summary file in one line; None where there is none that can be read."""
+def in_words(checkpoint: Path) -> str | None:
+    """The run that ended with this checkpoint, in one line; None where it is not the last or there is no summary."""
     try:
-        summary = json.loads(path.read_text(encoding="utf-8"))
+        summary = json.loads((checkpoint.resolve().parents[1] / NAME).read_text(encoding="utf-8"))
+        if checkpoint.stem.rpartition("_")[2] != f"{summary['iterations']:08d}":
+            return None
         count = len(summary["sessions"])
         return (
             f"{summary['iterations']:,} iterations on {summary['images_of_each_domain']:,} images of each domain, "
-            f"{summary['hours']:.1f} hours in {count} session{'' if count == 1 else 's'}"
+            f"at least {summary['hours']:.1f} hours in {count} session{'' if count == 1 else 's'}"
         )
-    except (OSError, ValueError, TypeError, KeyError):
+    except (OSError, ValueError, TypeError, KeyError, IndexError):
         return None
 
 
