@@ -476,3 +476,9 @@ def test_bad_lists_are_named(tmp_path: Path) -> None:
     }.items():
         with pytest.raises(ImageError, match=complaint):
             read_list(tmp_path / name, tmp_path)
+
+
+def test_a_size_that_the_format_lacks(tmp_path: Path) -> None:
+    with pytest.raises(ImageError, match=r"wide\.webp: 16400×2 pixels cannot be saved as WEBP .*; use \.png"):
+        save_image(torch.zeros(3, 2, 16400), tmp_path / "wide.webp")
+    assert list(tmp_path.iterdir()) == []

@@ -138,7 +138,7 @@ def save_image(tensor: Tensor, path: str | os.PathLike[str]) -> None:
     JPEG and WebP are saved at quality 95.
 
     Raises:
-        ImageError: not an image tensor, non-finite values, or an extension that cannot be saved.
+        ImageError: not an image tensor, non-finite values, or a format or size that cannot be saved.
         FileWriteError: the file cannot be written; a file already there is left as it was.
     """
     path = Path(path)
@@ -154,7 +154,11 @@ def save_image(tensor: Tensor, path: str | os.PathLike[str]) -> None:
     pixels = values.add(1).div(2).clamp(0, 1).mul(255).round().to(torch.uint8).permute(1, 2, 0).numpy()
     buffer = BytesIO()
     options = {"quality": 95} if image_format in ("JPEG", "WEBP") else {}
-    _to_pillow(pixels).save(buffer, format=image_format, **options)
+    try:
+        _to_pillow(pixels).save(buffer, format=image_format, **options)
+    except (OSError, ValueError) as error:  # WebP and JPEG have largest sides
+        reason = f"{shape[2]}×{shape[1]} pixels cannot be saved as {image_format} ({_one_line(error)})"
+        raise ImageError(f"{path}: {reason}; use .png") from None
     atomic_write_bytes(path, buffer.getvalue())
 
 
