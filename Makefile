@@ -59,8 +59,10 @@ bench: $(STAMP)
 	-$(BIN)/munit-fast bench --set cpu --output benchmarks/results/cpu.jsonl
 	$(BIN)/munit-fast bench --report
 
-pretrained: $(STAMP)
-	$(BIN)/munit-fast prepare openmoji datasets/openmoji-64 --size 64
+datasets/openmoji-64: | $(STAMP)
+	$(BIN)/munit-fast prepare openmoji $@ --size 64
+
+pretrained: $(STAMP) datasets/openmoji-64
 	$(BIN)/munit-fast train --config configs/$(PRETRAINED).yaml --output_path pretraining --auto_resume
 	$(BIN)/munit-fast export --config configs/$(PRETRAINED).yaml --output $(BOX) \
 		--checkpoint $$(ls pretraining/outputs/$(PRETRAINED)/checkpoints/gen_*.pt | tail -1) \
@@ -70,7 +72,7 @@ pretrained: $(STAMP)
 	$(MAKE) pretrained-card
 
 # The numbers and pictures of the README and of the model's card.
-pretrained-card: $(STAMP)
+pretrained-card: $(STAMP) datasets/openmoji-64
 	$(BIN)/munit-fast demo --minutes 0 --output_path demo-pretrained
 	cp demo-pretrained/pretrained.png $(RESULTS)/grid.png
 	$(BIN)/munit-fast evaluate --config configs/$(PRETRAINED).yaml --checkpoint $(BOX) --num_style 6 --also none --amp off \
