@@ -26,6 +26,7 @@ FROM_WHEELS = (
     "hypothesis",
     "yaml",
     "PIL",
+    "safetensors",
 )
 FROM_MACHINE = ("torch", "triton", "numpy", "ninja", "pybind11", "setuptools")
 
