@@ -45,6 +45,9 @@ class TranslateOptions:
     batch_size: int = 8
     extension: str = "png"
     amp: str = "off"  # see munit_fast.precision
+    matte: int | None = (
+        None  # grey level under transparent areas; None: the colour that the file has there, as in training
+    )
 
 
 @dataclass
@@ -164,7 +167,7 @@ class _Styles:
     def _example_codes(self, model: MUNIT, path: Path) -> Tensor:
         domain = self.options.direction[-1]
         paths = list_images(path) if path.is_dir() else [path]
-        images = [_read(p, model.config, domain, self.options.native_size) for p in paths]
+        images = [_read(p, model.config, domain, self.options) for p in paths]
         device = next(model.parameters()).device
         codes = [model.encode_style(x[None].to(device), "a" if domain == "a" else "b").cpu() for x in images]
         return torch.cat(codes)
@@ -177,9 +180,9 @@ class _Styles:
         return self.model.translate(images, self.options.direction, style=self.codes[list(indices)]).cpu()
 
 
-def _read(path: Path, cfg: Config, domain: str, native_size: bool) -> Tensor:
-    array = decode_image(path, getattr(cfg, f"input_dim_{domain}"))
-    if not native_size:
+def _read(path: Path, cfg: Config, domain: str, options: TranslateOptions) -> Tensor:
+    array = decode_image(path, getattr(cfg, f"input_dim_{domain}"), matte=options.matte)
+    if not options.native_size:
         try:
             array = resize_short_side(array, cfg.short_side(domain))
         except ImageError as error:
@@ -194,7 +197,7 @@ def _batches(
     batch: list[tuple[int, Tensor]] = []
     for i, path in enumerate(paths):
         try:
-            image = _read(path, cfg, options.direction[0], options.native_size)
+            image = _read(path, cfg, options.direction[0], options)
         except ImageError as error:
             failures.append(str(error))
             continue

@@ -127,6 +127,20 @@ def test_export_and_translate_without_the_run(
     assert not (tmp_path / "model.pt").exists()
 
 
+def test_a_transparent_drawing_lies_on_white(call: Any, tmp_path: Path) -> None:
+    """For the model in the box, which knows black on white; elsewhere transparency is left out as in training."""
+    drawing = Image.new("RGBA", (64, 64))  # black below, all of it transparent
+    drawing.paste((0, 0, 0, 255), (20, 20, 44, 44))
+    drawing.save(tmp_path / "drawing.png")
+    out = tmp_path / "out"
+    code, text = call(
+        "translate", "--pretrained", "openmoji-lines2color", "--input", tmp_path / "drawing.png", "--output_folder", out
+    )
+    assert code == 0, text
+    assert Image.open(out / "input.png").getpixel((5, 5)) == (255, 255, 255)
+    assert Image.open(out / "input.png").getpixel((30, 30)) == (0, 0, 0)
+
+
 def test_the_model_in_the_box(call: Any, picture_folders: Path, tmp_path: Path) -> None:
     """Both ways, random styles, the style of an example, from style to style, any size, one picture of all."""
     box, folder = ["--pretrained", "openmoji-lines2color"], picture_folders / "testA"

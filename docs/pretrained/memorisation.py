@@ -22,10 +22,12 @@ from munit_fast.files import atomic_write_bytes
 
 def verdicts(config: Path, checkpoint: Path) -> dict[str, list[float]]:
     """Mean output of B's discriminator at each scale, the finest first; as many training as held-out pictures."""
+    if not checkpoint.name.startswith("gen_") or not checkpoint.with_name(f"dis_{checkpoint.name[4:]}").exists():
+        raise SystemExit(f"{checkpoint}: give a gen_########.pt file that has its dis_########.pt beside it")
     cfg = mf.load_config(config)
     model = mf.MUNIT(cfg).load(checkpoint, average=False).eval()
     judge = mf.MUNIT_Trainer(cfg.hyperparameters()).dis_b.eval()
-    state = torch.load(checkpoint.with_name(checkpoint.name.replace("gen_", "dis_")), weights_only=True)
+    state = torch.load(checkpoint.with_name(f"dis_{checkpoint.name[4:]}"), weights_only=True)
     judge.load_state_dict(state["b"])
     folders = {name: list_images(Path(str(cfg.data_root)) / name) for name in ("trainA", "trainB", "testA", "testB")}
     count = min(len(paths) for paths in folders.values())

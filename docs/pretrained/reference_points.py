@@ -24,7 +24,7 @@ from munit_fast.metrics import FeatureExtractor, diversity, kid
 
 STYLES = 6
 MANY = 200  # colours, to draw one for each region from
-PAPER, INK = 250, 5  # levels from which on a colour is the paper's, up to which the ink's
+PAPER, INK = 250, 5  # a colour whose levels are all above is the paper's, all below the ink's
 RARE = 2000  # pixels of all training pictures: anti-aliasing makes many colours of few pixels
 
 
@@ -87,6 +87,8 @@ def measure(folder: Path) -> dict[str, dict[str, float | None]]:
     def pooled(pictures: Tensor) -> Tensor:
         return torch.cat([extract(part * 2 - 1).pooled for part in pictures.split(64)])
 
+    if not len(colours):
+        raise SystemExit(f"{folder / 'trainB'}: no even colour but black and white covers more than {RARE} pixels")
     real = pooled(train)
 
     def pick(count: int) -> Tensor:
@@ -108,8 +110,11 @@ def measure(folder: Path) -> dict[str, dict[str, float | None]]:
     return {
         "the true pictures": points(true[None], spread=False),
         "the true pictures, blurred by one pixel": points(soften(true, 1)[None], spread=False),
-        "the true pictures, red, green and blue permuted in six ways": points(
-            torch.stack([true[:, list(order)] for order in permutations(range(3))])
+        "the true pictures, only their colours blurred by one pixel": points(
+            (soften(true, 1) * lines)[None], spread=False
+        ),
+        "the true pictures, red, green and blue permuted in the five other ways": points(
+            torch.stack([true[:, list(order)] for order in list(permutations(range(3)))[1:]])
         ),
         "every enclosed region filled evenly with one colour a picture": points(filled(1)),
         "two colours a picture": points(filled(2)),
@@ -124,6 +129,7 @@ if __name__ == "__main__":
     parser.add_argument("folder", type=Path, help="of `munit-fast prepare openmoji`")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
+    torch.set_grad_enabled(False)
     found = measure(options.folder)
     for name, values in found.items():
         print(f"{name:62} KID {values['kid_e3']:6} diversity {values['diversity']}")

@@ -86,6 +86,7 @@ def translate(
     """Translate an image or a folder of images with a trained model."""
     from rich.progress import Progress
 
+    from munit_fast.pretrained import names as in_the_box
     from munit_fast.translate import TranslateOptions, translate_files
 
     if compute_is or compute_cis:
@@ -111,6 +112,7 @@ def translate(
         batch_size,
         format,
         amp.value,
+        matte=255 if pretrained in in_the_box() else None,  # those were trained on pictures on white
     )
     with Progress(console=console, transient=True) as bar:
         task = bar.add_task("translating")
