@@ -3,7 +3,7 @@
 # make check  format, lint, types, fast tests
 # make bench  time munit-fast against every baseline, write benchmarks/results and the README's tables
 # make gpu-check, gpu-tune, gpu-wheels  what needs an NVIDIA GPU, and what brings missing packages there
-# make pretrained  the model in the box, from nothing: hours; goes on where it was stopped
+# make pretrained  the model in the box, from nothing: under an hour on one core; goes on where it was stopped
 # make fuzz   hostile configurations, lists, checkpoints and images (FUZZ_INPUTS=30000 of each)
 # make lock   write requirements.txt from constraints.txt
 # make audit  ask for known vulnerabilities of what requirements.txt names, and of torch
@@ -77,6 +77,7 @@ pretrained-card: $(STAMP) datasets/openmoji-64
 	cp demo-pretrained/pretrained.png $(RESULTS)/grid.png
 	$(BIN)/munit-fast evaluate --config configs/$(PRETRAINED).yaml --checkpoint $(BOX) --num_style 6 --also none --amp off \
 		--json $(RESULTS)/metrics.json
+	$(BIN)/python docs/pretrained/reference_points.py datasets/openmoji-64 --json $(RESULTS)/reference_points.json
 	$(BIN)/munit-fast translate --pretrained $(PRETRAINED) --input $(RESULTS)/sketches --output_folder demo-pretrained/sketches \
 		--num_style 6 --synchronized --amp off --grid $(RESULTS)/sketches.png
 
