@@ -27,6 +27,7 @@ from munit_fast.model import MUNIT, UNIT, Direction
 from munit_fast.precision import amp_dtype, autocast
 
 MOST_GRID_ROWS = 100  # of --grid: it is made in memory
+MOST_GRID_PIXELS = 100_000_000  # more than that many programs refuse to open
 
 
 @dataclass
@@ -70,7 +71,7 @@ def translate_files(
     One image gives output000.png, output001.png, … (one per style) and input.png. A folder gives, for a/b.jpg,
     a/b_000.png, a/b_001.png, … and a/b_input.png. A grid shows the first MOST_GRID_ROWS of them. Each image's random
     styles depend on the seed and on the image's place in the sorted folder only, not on batches. An unreadable image of
-    a folder is reported and left out.
+    a folder is reported and left out, and so is a grid of more than MOST_GRID_PIXELS.
 
     Raises ImageError when the input, the example style or every image of a folder cannot be read, FileWriteError
     when something cannot be written.
@@ -108,11 +109,20 @@ def translate_files(
             progress(done + len(result.failures), len(paths))
     if result.failures and not result.written:
         raise ImageError("; ".join(result.failures))
-    if options.grid is not None:
+    if options.grid is not None and (pixels := _grid_pixels(rows)) > MOST_GRID_PIXELS:
+        result.failures.append(
+            f"--grid {options.grid}: not written, it would have {pixels / 1e6:.0f} million pixels: all its cells are "
+            "as wide as the widest picture; give pictures of more even shapes, or fewer"
+        )
+    elif options.grid is not None:
         _make_parent(options.grid)
         save_image(make_grid(rows), options.grid)
         result.written.append(options.grid)
     return result
+
+
+def _grid_pixels(rows: list[Tensor]) -> int:
+    return max(x.shape[3] for x in rows) * max(x.shape[0] for x in rows) * sum(x.shape[2] for x in rows)
 
 
 def style_path(codes: Tensor, steps: int) -> Tensor:

@@ -181,6 +181,20 @@ def test_a_grid_is_bounded(model: mf.MUNIT, pictures: Path, tmp_path: Path, monk
     assert pixels(grid).shape[0] == 2 * 34 + 40 + 2
 
 
+@pytest.mark.parametrize("spare", [0, -1])
+def test_a_grid_that_nothing_could_open_is_left_out(
+    model: mf.MUNIT, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, spare: int
+) -> None:
+    monkeypatch.setattr(translate, "MOST_GRID_PIXELS", 2 * 2 * 32 * 32 + spare)  # two inputs, one translation of each
+    grid, out = tmp_path / "grid.png", tmp_path / "out"
+    result = translate_files(model, pictures / "more", out, TranslateOptions(num_style=1, grid=grid))
+    assert grid.exists() == (grid in result.written) == (spare == 0)
+    assert len(list(out.iterdir())) == 4  # the translations are there all the same
+    assert bool(result.failures) == (spare < 0)
+    if spare < 0:
+        assert "grid.png: not written, it would have 0 million pixels" in result.failures[0]
+
+
 def test_a_grid_of_all(model: mf.MUNIT, pictures: Path, tmp_path: Path) -> None:
     grid = tmp_path / "seen" / "grid.png"
     options = TranslateOptions(num_style=2, grid=grid, native_size=True, batch_size=1)
