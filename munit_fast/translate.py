@@ -46,9 +46,8 @@ class TranslateOptions:
     batch_size: int = 8
     extension: str = "png"
     amp: str = "off"  # see munit_fast.precision
-    matte: int | None = (
-        None  # grey level under transparent areas; None: the colour that the file has there, as in training
-    )
+    # The grey level 0..255 under transparent areas; None: the colour that the file has there, as in training.
+    matte: int | None = None
 
 
 @dataclass

@@ -71,7 +71,7 @@ def fill(lines: Tensor, colours: Tensor, per_region: bool, generator: torch.Gene
 
 
 def soften(pictures: Tensor, sigma: float) -> Tensor:
-    """Gaussian blur."""
+    """Gaussian blur of [N, 3, H, W] by `sigma` pixels."""
     at = torch.arange(-8, 9.0)
     weight = torch.exp(-((at / sigma) ** 2) / 2)
     weight = (weight / weight.sum()).repeat(3, 1)
@@ -80,6 +80,10 @@ def soften(pictures: Tensor, sigma: float) -> Tensor:
 
 
 def measure(folder: Path) -> dict[str, dict[str, float | None]]:
+    """KID × 10³ to trainB and diversity, None where there is one style, of each reference point.
+
+    Raises ImageError where pictures are missing.
+    """
     extract, generator = FeatureExtractor(), torch.Generator().manual_seed(0)
     train, lines, true = (load(folder / name) for name in ("trainB", "testA", "testB"))
     colours, counts = palette(train)
