@@ -59,6 +59,7 @@ class InstanceNorm2d(nn.InstanceNorm2d, _Epilogue):
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
         *,
+        bias: bool = True,
         act: str = "none",
         slope: float = 0.2,
         pad: int = 0,
@@ -66,6 +67,8 @@ class InstanceNorm2d(nn.InstanceNorm2d, _Epilogue):
         impl: str = "auto",
     ) -> None:
         super().__init__(num_features, eps, momentum, affine, track_running_stats, device, dtype)
+        if not bias:  # torch's own argument came with 2.13
+            self.register_parameter("bias", None)
         self._set_epilogue(act, slope, pad, pad_mode, impl)
 
     def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import inspect
 import pickle
 from collections.abc import Callable
 
@@ -71,6 +72,24 @@ def test_instance_norm_replaces_pytorchs(affine: bool, tracked: bool, x: Tensor)
         for key, value in theirs.state_dict().items():
             torch.testing.assert_close(ours.state_dict()[key], value)
     theirs.load_state_dict(ours.state_dict())
+
+
+def test_instance_norm_takes_the_arguments_of_the_installed_torch() -> None:
+    theirs, ours = (inspect.signature(norm.__init__).parameters for norm in (nn.InstanceNorm2d, mnn.InstanceNorm2d))
+    for name, parameter in theirs.items():
+        assert ours[name].kind == parameter.kind and ours[name].default == parameter.default, name
+
+
+@pytest.mark.parametrize("tracked", [False, True])
+def test_instance_norm_without_a_bias(tracked: bool, x: Tensor) -> None:
+    ours = mnn.InstanceNorm2d(4, affine=True, track_running_stats=tracked, bias=False)
+    assert [name for name, _ in ours.named_parameters()] == ["weight"] and ours.bias is None
+    nn.init.normal_(ours.weight)
+    expected = F.instance_norm(x) * ours.weight[:, None, None]
+    torch.testing.assert_close(ours(x), expected, rtol=1e-5, atol=1e-6)
+    if "bias" in inspect.signature(nn.InstanceNorm2d.__init__).parameters:
+        theirs = nn.InstanceNorm2d(4, affine=True, track_running_stats=tracked, bias=False)
+        theirs.load_state_dict(ours.state_dict())
 
 
 @pytest.mark.parametrize("tracked", [False, True])
