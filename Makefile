@@ -1,5 +1,5 @@
 # make demo   prepare drawings, train a small MUNIT here, open demo/index.html afterwards
-# make test   run the tests
+# make test   run the tests; make test TORCH=2.14.1: with another torch than the pinned one
 # make check  format, lint, types, fast tests
 # make bench  time munit-fast against every baseline, write benchmarks/results and the README's tables
 # make gpu-check, gpu-tune, gpu-wheels  what needs an NVIDIA GPU, and what brings missing packages there
@@ -11,10 +11,12 @@
 # demo, test, check, bench, pretrained, gpu-wheels and fuzz set up .venv first, with the versions and hashes of
 # requirements.txt and the torch of constraints.txt; lock and audit only .venv/tools.
 
-# The first supported Python on the PATH: 3.10 to 3.12.
-PYTHON ?= $(shell for p in python3 python3.12 python3.11 python3.10; do \
-	$$p -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 12))' 2>/dev/null && echo $$p && break; done)
-VENV := .venv
+# The first supported Python on the PATH.
+PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11 python3.10; do \
+	$$p -c 'import sys; sys.exit(sys.version_info < (3, 10))' 2>/dev/null && echo $$p && break; done)
+# make test TORCH=2.14.1: with another torch, and the triton that it brings, in an environment of its own.
+TORCH ?=
+VENV := .venv$(if $(TORCH),-$(TORCH))
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
@@ -34,10 +36,15 @@ RESULTS := docs/pretrained
 
 # torch before munit-fast: the native part is built against the one that is installed.
 $(STAMP): pyproject.toml setup.py constraints.txt requirements.txt $(wildcard csrc/*.cpp csrc/cpu/* csrc/cuda/*)
-	@test -n "$(PYTHON)" || { echo "munit-fast needs Python 3.10, 3.11 or 3.12 on the PATH, or make PYTHON=/path/to/python"; exit 1; }
+	@test -n "$(PYTHON)" || { echo "munit-fast needs Python 3.10 or newer on the PATH, or make PYTHON=/path/to/python"; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 	$(PIP) --require-hashes --no-deps --only-binary :all: --requirement requirements.txt
+ifeq ($(TORCH),)
 	$(PIP) --constraint constraints.txt torch
+else
+	grep -v -E '^(torch|triton)==' constraints.txt > $(VENV)/constraints.txt
+	$(PIP) --constraint $(VENV)/constraints.txt torch==$(TORCH)
+endif
 	$(PIP) --no-build-isolation --no-deps --editable .
 	$(BIN)/python -m pip check
 	@touch $@
@@ -118,5 +125,5 @@ audit: $(TOOLS)
 	$(TOOLS)/bin/pip-audit --strict --no-deps --disable-pip --requirement $(TOOLS)/torch.txt
 
 clean:
-	rm -rf $(VENV) demo demo-pretrained build dist *.egg-info munit_fast/*.so .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks
+	rm -rf .venv .venv-* demo demo-pretrained build dist *.egg-info munit_fast/*.so .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

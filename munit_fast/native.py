@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from types import ModuleType
 
+import torch
+
 from munit_fast import env
+from munit_fast.version import check_torch
+
+check_torch(torch.__version__)
 
 module: ModuleType | None = None
 native_error: str | None = None
 
 try:
-    import torch  # noqa: F401  the compiled part links to it
-
     from munit_fast import _C as module  # type: ignore[no-redef, attr-defined, unused-ignore]
 except ImportError as error:
     native_error = (

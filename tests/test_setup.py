@@ -6,11 +6,14 @@ import glob
 import runpy
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import setuptools
+
+from munit_fast.version import check_torch
 
 ROOT = Path(__file__).resolve().parents[1]
 LOG = """
@@ -75,3 +78,23 @@ def test_an_older_nvcc_builds_what_it_knows(
         "-gencode=arch=compute_80,code=[sm_80]",
         "-gencode=arch=compute_90,code=[sm_90,compute_90]",
     ]
+
+
+@pytest.mark.parametrize("installed", ["2.10.0", "2.9.1+cpu", "1.13.1"])
+def test_an_older_torch_is_named_with_the_oldest_that_works(installed: str) -> None:
+    with pytest.raises(ImportError) as raised:
+        check_torch(installed)
+    assert installed in str(raised.value) and "2.11" in str(raised.value) and "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize("installed", ["2.11.0", "2.13.0+cpu", "2.100.1", "3.0.0a0+gitabc", "unknown"])
+def test_no_torch_is_too_new(installed: str) -> None:
+    check_torch(installed)
+
+
+def test_a_command_says_that_torch_is_too_old_in_one_line() -> None:
+    code = "import torch; torch.__version__ = '2.9.0'; from munit_fast.cli import main; main()"
+    done = subprocess.run([sys.executable, "-c", code, "doctor"], capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 1 and done.stdout == ""
+    (line,) = done.stderr.splitlines()
+    assert "2.9.0" in line and "2.11" in line
