@@ -28,6 +28,7 @@ from torch import Tensor
 
 from munit_fast import functional, native
 from munit_fast.ops.backends import BACKENDS, automatic
+from munit_fast.precision import BF16_FEATURES, Workload, bf16_hardware, cpu_features, measure, resolve
 from munit_fast.reference import epilogue as formulas
 from munit_fast.reference import losses
 from munit_fast.version import __version__
@@ -57,6 +58,7 @@ class Examination:
     versions: dict[str, str]
     cpu: dict[str, Any]
     native: dict[str, str]  # how it was built; or "error": why it is missing
+    precision: dict[str, str]  # what --amp auto takes on the CPU, and the measurement that says so, by kind of work
     gpus: list[dict[str, Any]]
     no_gpu: str | None  # why there is none, in words
     environment: dict[str, str]
@@ -77,10 +79,12 @@ def examine() -> Examination:
             "architecture": platform.machine(),
             "cores": os.cpu_count(),
             "torch threads": torch.get_num_threads(),
+            "bfloat16": sorted(cpu_features() & BF16_FEATURES),
             "instruction sets": built.available_isas() if built is not None else [],
             "in use": built.isa() if built is not None else None,
         },
         native=built.build_info() if built is not None else {"error": str(native.native_error)},
+        precision=_precision(),
         gpus=[_gpu(index) for index in range(torch.cuda.device_count())] if torch.cuda.is_available() else [],
         no_gpu=_why_no_gpu(),
         environment={
@@ -90,6 +94,17 @@ def examine() -> Examination:
         },
         services=_services(),
     )
+
+
+def _precision() -> dict[str, str]:
+    """What `--amp auto` measures on the CPU, for one 256×256 image and the published configuration."""
+    cpu = torch.device("cpu")
+    if not bf16_hardware(cpu):
+        return {"training and translation": "off: this processor has no bfloat16 instructions"}
+    found = {}
+    for name, load in (("training", Workload()), ("translation", Workload(training=False))):
+        found[name] = f"{resolve('auto', cpu, load)}: {measure(load).in_words()}"
+    return found
 
 
 def _version(package: str) -> str:
@@ -397,6 +412,7 @@ def _facts(found: Examination) -> Iterator[tuple[str, str]]:
     yield from found.versions.items()
     cpu = found.cpu
     yield "CPU", f"{cpu['model']}, {cpu['architecture']}, {cpu['cores']} cores, {cpu['torch threads']} torch threads"
+    yield "", f"bfloat16 instructions: {', '.join(cpu['bfloat16']) or 'none'}"
     if "error" in found.native:
         yield "CPU kernels", found.native["error"]
     else:
@@ -413,6 +429,8 @@ def _facts(found: Examination) -> Iterator[tuple[str, str]]:
         else:
             yield "CUDA kernels", f"built by {built['cuda_compiler']} for {built['cuda_architectures']}"
             yield "", built["cuda_flags"]
+    for work, text in found.precision.items():
+        yield f"--amp auto, {work}", text
     for gpu in found.gpus:
         named = ("capability", "memory", "multiprocessors", "driver", "runtime")
         yield gpu["device"], ", ".join([gpu["name"], *(f"{name} {gpu[name]}" for name in named)])

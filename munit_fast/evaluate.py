@@ -32,7 +32,7 @@ from munit_fast.metrics import (
 from munit_fast.metrics.evaluation import INPUTS_PER_STEP, Extractor
 from munit_fast.metrics.table import COPY
 from munit_fast.model import MUNIT, UNIT
-from munit_fast.precision import amp_dtype, autocast
+from munit_fast.precision import Workload, amp_dtype, autocast
 from munit_fast.training.sources import has_images, image_folder, image_paths
 from munit_fast.translate import random_styles
 from munit_fast.version import __version__
@@ -259,7 +259,8 @@ def as_json(evaluation: Evaluation) -> str:
 
 def _translated(model: MUNIT | UNIT, tests: TestSet, way: str, options: EvaluateOptions) -> Iterator[Batch]:
     source, truth = tests.pictures[way[0]], tests.pictures[way[-1]]
-    precision, device = amp_dtype(options.amp, options.device), options.device
+    device = options.device
+    precision = amp_dtype(options.amp, device, Workload.of(model.config, INPUTS_PER_STEP, training=False))
     for start in range(0, len(source), INPUTS_PER_STEP):
         rows = range(start, min(len(source), start + INPUTS_PER_STEP))
         images = _stack(source, rows, device)

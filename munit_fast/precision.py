@@ -1,34 +1,193 @@
-"""Mixed precision: which dtype `--amp` means on a device."""
+"""Mixed precision: which dtype `--amp` means on a device.
+
+On a CPU "auto" is decided by measuring: processors with bfloat16 instructions but without AMX may run bfloat16
+convolutions at half the speed of float32, or at twice, and no list of processors tells which.
+"""
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager, nullcontext
+import re
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import asdict, dataclass
+from functools import cache, lru_cache
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import torch
-
-from munit_fast import native
+from torch import Tensor
+from torch.nn import functional as F
 
 AMP = ("auto", "bf16", "fp16", "off")
+# Linux's names of instructions that multiply bfloat16; "bf16" is aarch64's.
+BF16_FEATURES = frozenset({"avx512_bf16", "amx_bf16", "bf16"})
+
+_MOST_MACS = 150_000_000  # of the measured convolution: a few milliseconds on one core
+_BUDGET = 0.12  # seconds of rounds after the warm-up
+_MOST_ROUNDS = 9
 
 
 def bf16_hardware(device: torch.device) -> bool:
-    """Whether the device multiplies bfloat16 matrices in hardware; elsewhere it is slower than float32."""
+    """Whether the device has bfloat16 instructions. On a CPU that does not say whether they are faster than float32."""
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
-    # The compiled part lists what it can run; it has no such list on processors without AVX-512 bfloat16.
-    return native.module is not None and "avx512_bf16" in native.module.available_isas()
+    return not cpu_features().isdisjoint(BF16_FEATURES)
 
 
-def amp_dtype(amp: str, device: torch.device) -> torch.dtype | None:
-    """The dtype of torch.autocast, or None for full precision. "auto": bf16 where the hardware has it, else off.
+@cache
+def cpu_features() -> frozenset[str]:
+    """The processor's instruction sets by Linux's names ("avx512_bf16", "amx_bf16"); empty where nothing tells."""
+    try:
+        found = re.search(r"^(?:flags|Features)\s*:\s*(.+)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
+    except OSError:
+        found = None
+    return frozenset(found[1].split()) if found else frozenset()
 
-    Raises ValueError for an unknown name.
+
+class Workload(NamedTuple):
+    """The convolution that most of a generator's time goes to: a residual block's, 3×3, stride 1.
+
+    The default is that of the published configuration, one 256×256 image.
+    """
+
+    batch: int = 1
+    channels: int = 256
+    height: int = 64
+    width: int = 64
+    training: bool = True  # its two gradients too
+
+    @classmethod
+    def of(cls, config: Any, batch: int, training: bool, size: tuple[int, int] | None = None) -> Workload:
+        """The convolution of a configuration (Config or a mapping with the published keys) on images of `size`.
+
+        size: height and width of the images; None: the configuration's crop, 256 where it names none.
+        """
+
+        def get(holder: Any, key: str, default: Any) -> Any:
+            return holder.get(key, default) if isinstance(holder, dict) else getattr(holder, key, default)
+
+        gen = get(config, "gen", {})
+        halvings = get(gen, "n_downsample", 2)
+        height, width = size or (get(config, "crop_image_height", 256), get(config, "crop_image_width", 256))
+        scale = 2**halvings
+        return cls(batch, get(gen, "dim", 64) * scale, max(1, height // scale), max(1, width // scale), training)
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Milliseconds of the workload's convolution and of a matrix product of its sizes, in each precision."""
+
+    conv_fp32: float
+    conv_bf16: float
+    product_fp32: float
+    product_bf16: float
+
+    @property
+    def faster(self) -> str:
+        """ "bf16" or "off"."""
+        return "bf16" if self.conv_bf16 + self.product_bf16 < self.conv_fp32 + self.product_fp32 else "off"
+
+    def in_words(self) -> str:
+        values = {name: f"{value:.2f}" for name, value in asdict(self).items()}
+        return (
+            f"convolution {values['conv_fp32']} ms in float32, {values['conv_bf16']} ms in bfloat16; "
+            f"product {values['product_fp32']} and {values['product_bf16']} ms"
+        )
+
+
+def _convolution(load: Workload, dtype: torch.dtype) -> Callable[[], object]:
+    n, c, h, w, training = load
+    # Pixels and channels are alike: fewer of them cost less and compare the same.
+    c = min(c, 256)
+    pixels = _MOST_MACS // (9 * c * c)
+    n = max(1, min(n, pixels // (h * w)))
+    h = min(h, max(4, pixels // (n * w)))
+    w = min(w, max(8, pixels // (n * h)))
+    generator = torch.Generator().manual_seed(0)  # the process's own stays as it is
+
+    def draw(*size: int) -> Tensor:
+        value = torch.randn(size, generator=generator).to(dtype)
+        return value.contiguous(memory_format=torch.channels_last)
+
+    x, k, grad = draw(n, c, h, w), draw(c, c, 3, 3), draw(n, c, h, w)
+    if not training:
+        return lambda: F.conv2d(x, k, padding=1)
+    x.requires_grad_()
+    k.requires_grad_()
+
+    def both_ways() -> object:
+        with torch.enable_grad():
+            return torch.autograd.grad(F.conv2d(x, k, padding=1), (x, k), grad)
+
+    return both_ways
+
+
+def _product(load: Workload, dtype: torch.dtype) -> Callable[[], object]:
+    c = min(load.channels, 256)
+    rows = min(load.batch * load.height * load.width, _MOST_MACS // c**2)
+    generator = torch.Generator().manual_seed(0)
+    a, b = (torch.randn(n, c, generator=generator).to(dtype) for n in (rows, c))
+    return lambda: a @ b
+
+
+def _seconds(run: Callable[[], object]) -> float:
+    begin = time.perf_counter()
+    run()
+    return time.perf_counter() - begin
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+@lru_cache(64)
+def measure(load: Workload = Workload()) -> Measured:  # noqa: B008 - a constant
+    """Float32 against bfloat16 on this CPU, below 0.2 s; once a process for each workload.
+
+    With one thread: where other programs share the cores, several wait for each other, and what they take says more
+    about those programs than about the two precisions.
+    """
+    with _one_thread(), torch.autocast("cpu", enabled=False), torch.inference_mode(False), torch.no_grad():
+        runs = [make(load, dtype) for make in (_convolution, _product) for dtype in (torch.float32, torch.bfloat16)]
+        for run in runs:
+            run()
+        best, begin = [float("inf")] * len(runs), time.perf_counter()
+        for _ in range(_MOST_ROUNDS):
+            # In turns, and the least of them: what else the machine does slows some turns of both down.
+            best = [min(known, _seconds(run)) for known, run in zip(best, runs)]
+            if time.perf_counter() - begin > _BUDGET:
+                break
+    return Measured(*(1e3 * seconds for seconds in best))
+
+
+def resolve(amp: str, device: torch.device, load: Workload | None = None) -> str:
+    """What `amp` means: "bf16", "fp16" or "off".
+
+    "auto" is bf16 on GPUs that have it and, on CPUs, the faster one of bf16 and off for `load` (default: the published
+    configuration's), as `measure` finds it.
+
+    Raises:
+        ValueError: an unknown name.
     """
     if amp not in AMP:
         raise ValueError(f"amp must be one of {', '.join(AMP)}; got {amp!r}")
-    if amp == "auto":
-        amp = "bf16" if bf16_hardware(device) else "off"
-    return {"bf16": torch.bfloat16, "fp16": torch.float16, "off": None}[amp]
+    if amp != "auto":
+        return amp
+    if not bf16_hardware(device):
+        return "off"  # where bfloat16 is emulated there is nothing to measure
+    return measure(load or Workload()).faster if device.type == "cpu" else "bf16"
+
+
+def amp_dtype(amp: str, device: torch.device, load: Workload | None = None) -> torch.dtype | None:
+    """The dtype of torch.autocast, or None for full precision; see `resolve`."""
+    return {"bf16": torch.bfloat16, "fp16": torch.float16, "off": None}[resolve(amp, device, load)]
 
 
 def autocast(dtype: torch.dtype | None, device: torch.device) -> AbstractContextManager[object]:

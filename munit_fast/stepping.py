@@ -13,7 +13,7 @@ from munit_fast import reference
 from munit_fast.guard import SkipRecord, poisoned_if_not_finite
 from munit_fast.optimizer import FusedAdam
 from munit_fast.parallel import distributed
-from munit_fast.precision import amp_dtype, autocast
+from munit_fast.precision import AMP, Workload, amp_dtype, autocast
 from munit_fast.reference.trainers import Hyperparameters, Noise
 
 
@@ -24,7 +24,8 @@ class Stepping(reference.trainers._Trainer):
     gen_opt: FusedAdam
 
     def _set_up_steps(self, impl: str, amp: str) -> None:
-        amp_dtype(amp, torch.device("cpu"))  # an unknown name is refused at once
+        if amp not in AMP:
+            raise ValueError(f"amp must be one of {', '.join(AMP)}; got {amp!r}")
         if impl == "reference" and amp == "fp16":
             raise ValueError("amp='fp16' needs loss scaling, which impl='reference' does not have; use 'bf16' or 'off'")
         self.impl, self.amp = impl, amp
@@ -50,8 +51,12 @@ class Stepping(reference.trainers._Trainer):
     def plain(self) -> bool:
         return self.impl == "reference"
 
+    def _amp_dtype(self) -> torch.dtype | None:
+        hp = self.hyperparameters
+        return amp_dtype(self.amp, self.device, Workload.of(hp, hp.get("batch_size", 1), training=True))
+
     def _autocast(self) -> Any:
-        return autocast(amp_dtype(self.amp, self.device), self.device)
+        return autocast(self._amp_dtype(), self.device)
 
     def distribute(self) -> None:
         """Average gradients over the processes of torch.distributed, each with its part of the batch (`Objective`).
@@ -98,7 +103,7 @@ class Stepping(reference.trainers._Trainer):
                 scaler.load_state_dict(states[name])
 
     def _scaler(self, optimizer: torch.optim.Optimizer) -> torch.amp.GradScaler | None:
-        if amp_dtype(self.amp, self.device) != torch.float16:
+        if self._amp_dtype() != torch.float16:
             return None
         name = "gen" if optimizer is self.gen_opt else "dis"
         if name not in self._scalers:

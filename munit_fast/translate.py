@@ -24,7 +24,7 @@ from munit_fast.data import (
 from munit_fast.data.images import SAVED_FORMATS
 from munit_fast.files import safe_name, write_error
 from munit_fast.model import MUNIT, UNIT, Direction
-from munit_fast.precision import amp_dtype, autocast
+from munit_fast.precision import Workload, amp_dtype, autocast
 
 MOST_GRID_ROWS = 100  # of --grid: it is made in memory
 MOST_GRID_PIXELS = 100_000_000  # more than that many programs refuse to open
@@ -88,7 +88,7 @@ def translate_files(
         raise ImageError(f"{source}: every image there is inside --output_folder; choose another")
     names = _output_names(paths, source)
     device = next(model.parameters()).device
-    precision = amp_dtype(options.amp, device)
+    precision = amp_dtype(options.amp, device, Workload.of(model.config, 1, training=False))
     with autocast(precision, device):
         styles = _Styles(model, options, len(paths))
     _protect_inputs(paths, names, output_folder, options, styles.count)

@@ -71,7 +71,7 @@ def pictures(root: Path) -> None:
 
 def run(root: Path, out: Path) -> None:
     values = config(root)
-    options = TrainOptions("small", out, auto_resume=True, save_minutes=0)  # a state after every iteration
+    options = TrainOptions("small", out, amp="off", auto_resume=True, save_minutes=0)  # a state after every iteration
     train(make_config(values), options, config_text=yaml.safe_dump(values), console=Console(quiet=True))
 
 

@@ -18,7 +18,7 @@ def run(config: dict[str, Any], data: Path, out: Path, console: Console | None =
     values = config | {"data_root": str(data)}
     return train(
         make_config(values),
-        TrainOptions("small", out, **options),
+        TrainOptions("small", out, **{"amp": "off"} | options),
         config_text=yaml.safe_dump(values),
         console=console or Console(quiet=True),
     )

@@ -123,7 +123,7 @@ def test_json(call: Callable[..., tuple[int, str, str]]) -> None:
     code, out, err = call("--json")
     assert (code, err) == (0, "")
     found = json.loads(out)
-    assert set(found) == {"versions", "cpu", "native", "gpus", "no_gpu", "environment", "services"}
+    assert set(found) == {"versions", "cpu", "native", "precision", "gpus", "no_gpu", "environment", "services"}
     assert len(found["services"]) >= len(doctor.OPS) * len(doctor.DTYPES) * len(backends.BACKENDS)
     code, out, _ = call("--json", "--selftest")
     trials = json.loads(out)["selftest"]

@@ -63,10 +63,3 @@ def test_moving_averages_of_all_losses_stay_within_a_tenth(amp: str, tmp_path: P
         worst[name] = float(((b - a) / a).abs().max())
     print(worst)
     assert max(worst.values()) < 0.1, worst
-
-
-def test_names() -> None:
-    assert precision.amp_dtype("bf16", torch.device("cpu")) == torch.bfloat16
-    assert precision.amp_dtype("off", torch.device("cpu")) is None
-    auto = precision.amp_dtype("auto", torch.device("cpu"))
-    assert auto == (torch.bfloat16 if precision.bf16_hardware(torch.device("cpu")) else None)

@@ -38,7 +38,7 @@ def run(config: dict[str, Any], data: Path, out: Path, **options: Any) -> TrainR
     values = config | {"data_root": str(data)}
     return train(
         make_config(values),
-        TrainOptions(name="small", output_path=out, **options),
+        TrainOptions(name="small", output_path=out, **{"amp": "off"} | options),
         config_text=yaml.safe_dump(values),
         console=Console(quiet=True),
     )
@@ -125,7 +125,8 @@ def test_constant_pictures_are_survived_and_counted(
 ) -> None:
     for path in picture_folders.rglob("*.png"):
         Image.new("RGB", (32, 32), "white").save(path)
-    result = run(small_config | {"gen": {"dim": 8, "n_res": 4}}, picture_folders, tmp_path)
+    # In bfloat16, whose gradients of a constant picture overflow sooner.
+    result = run(small_config | {"gen": {"dim": 8, "n_res": 4}}, picture_folders, tmp_path, amp="bf16")
     assert result.skipped_steps > 0
     states = load_file(tmp_path / "outputs" / "small" / "checkpoints" / "gen_00000004.pt")
     assert all(torch.isfinite(x).all() for x in flatten(states))

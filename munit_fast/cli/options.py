@@ -41,9 +41,7 @@ class Impl(str, Enum):
     reference = "reference"
 
 
-AmpOption = Annotated[
-    Amp, typer.Option("--amp", help="Mixed precision. auto: bf16 where the hardware has it, else off.")
-]
+AmpOption = Annotated[Amp, typer.Option("--amp", help="Mixed precision. auto: bf16 where it is faster, else off.")]
 ImplOption = Annotated[
     Impl, typer.Option("--impl", help="Who computes: the fastest here (auto), one backend, or the plain networks.")
 ]

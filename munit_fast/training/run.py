@@ -19,7 +19,7 @@ from torch import Tensor
 
 from munit_fast.config import Config
 from munit_fast.data import ImageSet, UnpairedBatches, display_images
-from munit_fast.precision import amp_dtype
+from munit_fast.precision import Workload, amp_dtype, resolve
 from munit_fast.state import KEEP, apply_state, find_state, save_published, save_state, state_from_bytes
 from munit_fast.trainers import MUNIT_Trainer, TrainingNoise, UNIT_Trainer
 from munit_fast.training.faults import Faults
@@ -30,6 +30,7 @@ from munit_fast.training.progress import TrainingProgress
 from munit_fast.training.ranks import Ranks, joined, restarted
 from munit_fast.training.signals import StopRequest
 from munit_fast.training.sources import Sources, open_sources
+from munit_fast.training.speed import choose_threads
 from munit_fast.training.summary import BEGIN, END, write_summary
 from munit_fast.web import TrainingStatus, find_grids, write_training_page
 
@@ -49,7 +50,8 @@ class TrainOptions:
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     seed: int = 0
     time_limit: float | None = None  # seconds of training
-    amp: str = "auto"  # see munit_fast.precision
+    amp: str = "auto"  # see munit_fast.precision; "auto" goes on with what a resumed run began with
+    threads: int | None = None  # of torch on a CPU; None: as they are, 0: what trains fastest here
     impl: str = "auto"  # who computes; "reference": the plain networks and updates
     auto_resume: bool = False  # resume where there is a run, else begin one
     checkpointing: bool = False  # compute activations again in the backward
@@ -181,11 +183,8 @@ class _Run:
         self.hyperparameters: Mapping[str, Any] = cfg.hyperparameters() | {"vgg_model_path": str(options.output_path)}
         if not ranks.main:
             self.hyperparameters = {**self.hyperparameters, "ema_half_life": 0}  # one rank keeps the average
-        trainer = TRAINERS[options.trainer](
-            self.hyperparameters, impl=options.impl, amp=options.amp, checkpointing=options.checkpointing
-        )
         self.dtype = torch.float64 if options.double else torch.float32
-        self.trainer = trainer.to(options.device, self.dtype)
+        self.trainer = self._make_trainer()
         self.batch_size = cfg.batch_size * cfg.accumulation
         self.data_notes: dict[str, Any] = {
             "global_batch": self.batch_size * ranks.size,
@@ -220,15 +219,60 @@ class _Run:
             console.print("no test images: grids show training images only")
         self.log = RunLog(folder, self.start, cfg.hyperparameters(), options.wandb)  # last: what fails leaves no logs
 
+    def _make_trainer(self) -> Any:
+        options = self.options
+        trainer = TRAINERS[options.trainer](
+            self.hyperparameters, impl=options.impl, amp=options.amp, checkpointing=options.checkpointing
+        )
+        return trainer.to(options.device, self.dtype)
+
+    def _choose_precision_and_threads(self, notes: Mapping[str, Any]) -> None:
+        """Settle the precision, the same on every rank, and the threads; `notes` are those of the state to go on from.
+
+        Both decide on the last bits of what is computed, so a resumed run takes what it began with.
+        """
+        options, amp = self.options, b""
+        if self.ranks.main:
+            kept = {"bfloat16": "bf16", "float16": "fp16", "off": "off"}.get(str(notes.get("amp")))
+            if kept == "fp16" and options.impl == "reference":  # which has no loss scaling
+                kept = None
+            if options.amp == "auto" and kept and notes.get("device", options.device.type) == options.device.type:
+                amp = kept.encode()
+            else:
+                load = Workload.of(self.cfg, self.batch_size, training=True)
+                amp = resolve(options.amp, options.device, load).encode()
+        self.options = replace(options, amp=self.ranks.from_main(amp).decode())
+        self.trainer.amp = self.options.amp
+        every = torch.get_num_threads()
+        if options.threads == 0 and self.ranks.size == 1:
+            chosen = notes.get("threads")
+            if (
+                isinstance(chosen, list)
+                and len(chosen) == 2
+                and chosen[1] == every
+                and chosen[0] in range(1, every + 1)
+            ):
+                torch.set_num_threads(chosen[0])
+            else:
+                choose_threads(self._make_trainer, self.cfg, options.device, self.console)
+        elif options.threads:
+            torch.set_num_threads(options.threads)
+        self.threads = [torch.get_num_threads(), every]
+
     def _resume(self) -> int:
         """Take up the newest good state, which the main rank reads for all; the iterations done."""
         data, ranks = b"", self.ranks
         with ranks.main_first():
+            found = None
             if ranks.main and self.options.resume:
                 found = find_state(self.folder.checkpoints)
                 for reason in found.damaged.values():
                     self.faults.note("checkpoint", f"{reason}; going on from {found.source.name} instead")
                 found.move_damaged_aside()
+        notes = found.state.get("notes") if found is not None else None
+        self._choose_precision_and_threads(notes if isinstance(notes, Mapping) else {})
+        with ranks.main_first():
+            if found is not None:
                 start, notes = apply_state(self.trainer, found.state, found.source, ranks.size)
                 data = found.as_bytes() if ranks.size > 1 else b""
                 self._take_up(notes)
@@ -244,7 +288,7 @@ class _Run:
         """Continue what an earlier process counted, and say where this run will not be what it began as."""
         amp = str(amp_dtype(self.options.amp, self.options.device) or "off").removeprefix("torch.")
         if notes.get("amp", amp) != amp:
-            self.console.print(f"this run began with --amp {notes['amp']}; it goes on with {amp}")
+            self.console.print(f"this run began in {notes['amp']} (--amp); it goes on in {amp}")
         if notes.get("seed", self.options.seed) != self.options.seed:
             self.console.print(
                 f"this run began with --seed {notes['seed']}; with --seed {self.options.seed} it goes on with other "
@@ -264,6 +308,8 @@ class _Run:
         notes = {
             "seed": self.options.seed,
             "amp": str(amp or "off").removeprefix("torch."),
+            "device": self.options.device.type,
+            "threads": self.threads,
             "published": published,
             **self.data_notes,
         }

@@ -1,0 +1,212 @@
+"""What `--amp auto` and `--threads 0` decide, from measurements that these tests make up."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from rich.console import Console
+from runs import run
+
+from munit_fast import make_config, precision, trainers
+from munit_fast.precision import Measured, Workload
+from munit_fast.training import speed
+from munit_fast.training.run import _Run
+
+CPU = torch.device("cpu")
+BF16_FASTER, FP32_FASTER = Measured(8.0, 4.0, 1.0, 0.5), Measured(4.0, 8.0, 0.5, 1.0)
+
+
+@pytest.fixture
+def measured(monkeypatch: pytest.MonkeyPatch) -> list[Workload]:
+    """A processor with bfloat16 on which it is faster; the workloads that are asked about."""
+    asked: list[Workload] = []
+    monkeypatch.setattr(precision, "bf16_hardware", lambda device: True)
+    monkeypatch.setattr(precision, "measure", lambda load: asked.append(load) or BF16_FASTER)
+    return asked
+
+
+def test_names(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert precision.amp_dtype("bf16", CPU) == torch.bfloat16
+    assert precision.amp_dtype("fp16", CPU) == torch.float16
+    assert precision.amp_dtype("off", CPU) is None
+    with pytest.raises(ValueError, match="amp must be one of"):
+        precision.resolve("half", CPU)
+    monkeypatch.setattr(precision, "bf16_hardware", lambda device: False)
+    assert precision.resolve("auto", CPU) == "off"
+
+
+@pytest.mark.parametrize(("found", "expected"), [(BF16_FASTER, "bf16"), (FP32_FASTER, "off")])
+def test_auto_takes_the_faster_one(
+    found: Measured, expected: str, measured: list[Workload], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(precision, "measure", lambda load: found)
+    assert precision.resolve("auto", CPU) == expected
+
+
+def test_the_clock_decides(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The least of several rounds counts, each with its own dtype."""
+    seconds = {torch.float32: iter([9.0, 2.0, 9.0] * 9), torch.bfloat16: iter([3.0, 9.0, 9.0] * 9)}
+    kinds: list[torch.dtype] = []
+
+    def clocked(run: Any) -> float:
+        result = run()
+        dtype = (result[0] if isinstance(result, tuple) else result).dtype
+        kinds.append(dtype)
+        return next(seconds[dtype]) / 1e6  # the budget is in real seconds
+
+    monkeypatch.setattr(precision, "_seconds", clocked)
+    found = precision.measure.__wrapped__(Workload(1, 4, 8, 8))
+    assert kinds[:4] == [torch.float32, torch.bfloat16] * 2
+    assert (found.conv_fp32, found.conv_bf16) == pytest.approx((2e-3, 3e-3))
+    assert found.faster == "off"
+
+
+@pytest.mark.parametrize(
+    "load", [Workload(1, 4, 8, 8), Workload(2, 6, 1, 1, False), Workload(1, 2048, 2, 4), Workload(64, 16, 512, 512)]
+)
+def test_measuring_leaves_everything_as_it_was(load: Workload) -> None:
+    torch.set_num_threads(2)
+    torch.manual_seed(5)
+    before = torch.get_rng_state()
+    try:
+        with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
+            found = precision.measure(load)
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(1)
+    assert torch.equal(torch.get_rng_state(), before)
+    assert min(found.conv_fp32, found.conv_bf16, found.product_fp32, found.product_bf16) > 0
+    assert precision.measure(load) is found  # once a process
+
+
+def test_the_workload_is_the_configurations() -> None:
+    hp = {"gen": {"dim": 8, "n_downsample": 3}, "crop_image_height": 128, "crop_image_width": 64}
+    assert Workload.of(hp, 4, True) == Workload(4, 64, 16, 8, True)
+    assert Workload.of(make_config(hp), 4, True) == Workload(4, 64, 16, 8, True)
+    assert Workload.of({}, 1, True) == Workload()
+    assert Workload.of(hp, 1, False, (8, 24)) == Workload(1, 64, 1, 3, False)
+
+
+def test_trainers_measure_their_own_sizes(small_config: dict[str, Any], measured: list[Workload]) -> None:
+    trainer = trainers.MUNIT_Trainer(make_config(small_config).hyperparameters(), amp="auto")
+    assert trainer._amp_dtype() == torch.bfloat16
+    assert measured == [Workload(1, 16, 8, 8, True)]
+
+
+# ---- runs
+
+
+def amp_of(result: Any) -> str:
+    state = torch.load(sorted(result.folder.checkpoints.glob("resume_*.pt"))[-1], weights_only=True)
+    return str(state["notes"]["amp"])
+
+
+def test_a_resumed_run_computes_as_it_began(
+    small_config: dict[str, Any],
+    picture_folders: Path,
+    tmp_path: Path,
+    measured: list[Workload],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    assert amp_of(run(small_config, picture_folders, tmp_path, amp="auto")) == "bfloat16"
+    assert measured == [Workload(1, 16, 8, 8, True)]
+    monkeypatch.setattr(precision, "measure", lambda load: FP32_FASTER)
+    longer = small_config | {"max_iter": 6}
+    assert amp_of(run(longer, picture_folders, tmp_path, amp="auto", resume=True)) == "bfloat16"
+    # What the command line says comes first, and a new run measures anew.
+    assert amp_of(run(longer | {"max_iter": 8}, picture_folders, tmp_path, amp="off", resume=True)) == "off"
+    assert amp_of(run(small_config, picture_folders, tmp_path / "new", amp="auto")) == "off"
+
+
+def test_every_rank_takes_what_the_main_rank_found(
+    small_config: dict[str, Any], measured: list[Workload], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Ranks:
+        main, size = False, 2
+
+        def from_main(self, data: bytes) -> bytes:
+            assert data == b""
+            return b"off"
+
+    class Trainer:
+        amp = "auto"
+
+    other = object.__new__(_Run)
+    other.ranks, other.trainer, other.cfg = Ranks(), Trainer(), make_config(small_config)  # type: ignore[assignment]
+    other.options = replace(_options(), amp="auto")
+    other._choose_precision_and_threads({})
+    assert (other.trainer.amp, other.options.amp, measured) == ("off", "off", [])
+
+
+def _options() -> Any:
+    from munit_fast.training import TrainOptions
+
+    return TrainOptions("small")
+
+
+# ---- threads
+
+
+@pytest.fixture
+def four_threads(monkeypatch: pytest.MonkeyPatch) -> Any:
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    torch.set_num_threads(4)
+    yield
+    torch.set_num_threads(1)
+
+
+@pytest.mark.usefixtures("four_threads")
+@pytest.mark.parametrize("best", [4, 1])
+def test_the_fastest_number_of_threads(
+    best: int, small_config: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(speed, "speed_of", lambda iterate, seconds: 2.0 if torch.get_num_threads() == best else 1.0)
+    cfg = make_config(small_config)
+    torch.manual_seed(0)
+    before = torch.get_rng_state()
+    found = speed.choose_threads(
+        lambda: trainers.MUNIT_Trainer(cfg.hyperparameters()), cfg, CPU, Console(quiet=True), 0.0
+    )
+    assert (found, torch.get_num_threads()) == (2.0, best)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+@pytest.mark.usefixtures("four_threads")
+def test_where_there_is_nothing_to_choose(small_config: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    cfg = make_config(small_config)
+    assert speed.threads_to_try(cfg, CPU) == [4, 1]
+    assert speed.threads_to_try(make_config({}), CPU) == [4]  # the published sizes have work for all
+    assert speed.threads_to_try(cfg, torch.device("cuda")) == [4]
+    monkeypatch.setenv("OMP_NUM_THREADS", "4")
+    assert speed.threads_to_try(cfg, CPU) == [4]
+
+
+@pytest.mark.usefixtures("four_threads")
+def test_a_resumed_run_keeps_its_threads(
+    small_config: dict[str, Any], picture_folders: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(speed, "speed_of", lambda iterate, seconds: 1 / torch.get_num_threads())
+    run(small_config, picture_folders, tmp_path, threads=0)
+    assert torch.get_num_threads() == 1
+    torch.set_num_threads(4)
+    monkeypatch.setattr(speed, "speed_of", lambda iterate, seconds: pytest.fail("measured again"))
+    run(small_config | {"max_iter": 6}, picture_folders, tmp_path, threads=0, resume=True)
+    assert torch.get_num_threads() == 1
+    torch.set_num_threads(2)  # another machine: what was found for four says nothing
+    monkeypatch.setattr(speed, "speed_of", lambda iterate, seconds: float(torch.get_num_threads()))
+    run(small_config | {"max_iter": 8}, picture_folders, tmp_path, threads=0, resume=True)
+    assert torch.get_num_threads() == 2
+    run(small_config | {"max_iter": 10}, picture_folders, tmp_path, threads=3, resume=True)
+    assert torch.get_num_threads() == 3
+
+
+def test_the_library_leaves_the_threads_alone(
+    small_config: dict[str, Any], picture_folders: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(speed, "speed_of", lambda iterate, seconds: pytest.fail("measured"))
+    run(small_config, picture_folders, tmp_path)
+    assert torch.get_num_threads() == 1
