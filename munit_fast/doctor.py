@@ -72,7 +72,8 @@ def examine() -> Examination:
         versions={
             "munit-fast": __version__,
             "python": platform.python_version(),
-            **{name: _version(name) for name in ("torch", "triton", "numpy")},
+            "torch": torch.__version__,  # with what it was built for, which the package's metadata may leave out
+            **{name: _version(name) for name in ("triton", "numpy")},
         },
         cpu={
             "model": cpu_model(),
