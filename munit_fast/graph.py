@@ -1,21 +1,24 @@
 """A whole training iteration as one CUDA graph: thousands of launches become one.
 
 Everything that changes from one iteration to the next goes through buffers that the graph reads: the images, the noise
-(drawn with the CPU generator, in the published order) and the learning rates, which are tensors.
+and the learning rates, which are tensors.
 """
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from functools import cache
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
 _log = logging.getLogger("munit_fast")
-WARM_UP = 3  # eager iterations on a side stream before the capture: they make cuDNN choose and allocate
+WARM_UP = 3  # eager iterations on the capture stream before the capture: they make cuDNN choose and allocate
+
+Result = TypeVar("Result")
 
 
 @cache
@@ -27,11 +30,70 @@ class CaptureError(RuntimeError):
     """The iteration cannot be captured; the message says why."""
 
 
+@cache
+def _stream(index: int) -> torch.cuda.Stream:
+    return torch.cuda.Stream(torch.device("cuda", index))
+
+
+def _index(device: torch.device) -> int:
+    return torch.cuda.current_device() if device.index is None else device.index
+
+
+def capture_stream(device: torch.device) -> torch.cuda.Stream:
+    """The stream of a CUDA device on which everything is warmed up and captured.
+
+    Autograd runs a backward operation on the stream of its forward, and sums a parameter's gradient on the stream on
+    which the parameter first entered a graph that is still alive. A capture sees its own stream only, so there is one
+    for all graphs of a device.
+    """
+    return _stream(_index(device))
+
+
+def capture(work: Callable[[], Result], device: torch.device, pool: Any = None) -> tuple[torch.cuda.CUDAGraph, Result]:
+    """Capture `work`, which does not run, as a CUDA graph; its result's tensors are what each replay writes to.
+
+    What `work` differentiates must have been computed inside it or on `capture_stream(device)`.
+    pool: `CUDAGraph.pool()` of a graph whose memory this one may use too, because the two never replay at once.
+    Raises CaptureError, with the current stream and the memory as they were before.
+    """
+    stream, captured = capture_stream(device), torch.cuda.CUDAGraph()
+    pool = torch.cuda.graph_pool_handle() if pool is None else pool
+    failure: BaseException | None = None
+    try:
+        # torch.cuda.graph does not leave the stream if ending the capture raises; the context around it does.
+        # thread_local: a loader's thread may pin memory meanwhile.
+        with (
+            torch.cuda.stream(stream),
+            torch.cuda.graph(captured, pool=pool, stream=stream, capture_error_mode="thread_local"),
+        ):
+            try:
+                result = work()
+            except BaseException as error:  # ending an invalid capture raises another one in its place
+                failure = error
+                raise
+    except RuntimeError as error:
+        _release(captured, pool, _index(device))
+        if failure is not None and not isinstance(failure, RuntimeError):
+            raise failure from None
+        raise CaptureError(str(failure or error).partition("\n")[0]) from error
+    return captured, result
+
+
+def _release(captured: torch.cuda.CUDAGraph, pool: Any, index: int) -> None:
+    """Give back the memory of a capture that could not be ended; CUDAGraph does so only for those that were."""
+    with suppress(RuntimeError):
+        captured.pool()  # raises for a capture that was not ended
+        return
+    with suppress(RuntimeError):  # the capture may have failed before it took memory
+        torch._C._cuda_endAllocateToPool(index, pool)
+        torch._C._cuda_releasePool(index, pool)
+
+
 class StepGraph:
     """One iteration, captured for one set of sizes. `iterate(x_a, x_b, noise)` runs it without reading anything back.
 
-    The first calls of `run` are eager iterations on a side stream, then one captures, and from there on each replays.
-    A capture that fails raises CaptureError, and leaves the iteration undone: what is captured does not run.
+    The first calls of `run` are eager iterations on the capture stream, then one captures, and from there on each
+    replays. A capture that fails raises CaptureError, and leaves the iteration undone: what is captured does not run.
     """
 
     def __init__(
@@ -43,36 +105,28 @@ class StepGraph:
     ) -> None:
         self.iterate = iterate
         self.inputs = [torch.empty_like(t, device=x_a.device) for t in (x_a, x_b, *noise)]
-        self.stream = torch.cuda.Stream(x_a.device)
         self.graph: torch.cuda.CUDAGraph | None = None
         self.losses: dict[str, Tensor | float] = {}  # the graph's own, once it is captured
         self.done = 0
 
-    def run(self, x_a: Tensor, x_b: Tensor, noise: Sequence[Tensor]) -> None:
+    def run(self, x_a: Tensor, x_b: Tensor, noise: Sequence[Tensor], pool: Any = None) -> None:
         """One iteration on images [N, C, H, W] and noise of the sizes of the first call; they may lie on the CPU.
 
-        Raises CaptureError; what an eager iteration raises goes through.
+        pool: as in `capture`. Raises CaptureError; what an eager iteration raises goes through.
         """
         for buffer, value in zip(self.inputs, (x_a, x_b, *noise), strict=True):
             buffer.copy_(value, non_blocking=True)
         x_a, x_b, *noise = self.inputs
         if self.done < WARM_UP:
-            self.stream.wait_stream(torch.cuda.current_stream(x_a.device))
-            with torch.cuda.stream(self.stream):
+            stream = capture_stream(x_a.device)
+            stream.wait_stream(torch.cuda.current_stream(x_a.device))
+            with torch.cuda.stream(stream):
                 self.iterate(x_a, x_b, noise)
-            torch.cuda.current_stream(x_a.device).wait_stream(self.stream)
+            torch.cuda.current_stream(x_a.device).wait_stream(stream)
             self.done += 1
             return
         if self.graph is None:
-            torch.cuda.synchronize(x_a.device)
-            graph = torch.cuda.CUDAGraph()
-            try:
-                # thread_local: a loader's thread may pin memory meanwhile.
-                with torch.cuda.graph(graph, stream=self.stream, capture_error_mode="thread_local"):
-                    self.iterate(x_a, x_b, noise)
-            except RuntimeError as error:
-                raise CaptureError(str(error).partition("\n")[0]) from error
-            self.graph = graph
+            self.graph, _ = capture(lambda: self.iterate(x_a, x_b, noise), x_a.device, pool)
         self.graph.replay()
 
 

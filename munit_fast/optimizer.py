@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -27,6 +28,25 @@ class FusedAdam(torch.optim.Adam):
                 group["capturable"] = True
                 self.rates.append(group["lr"])
                 group["lr"] = torch.tensor(group["lr"], dtype=torch.float32, device=group["params"][0].device)
+
+    def follow(self, moved: Mapping[Tensor, Tensor]) -> None:
+        """Move what belongs to each parameter to where that is now, and in its dtype.
+
+        moved: the parameters now by those before; the same ones where they were changed in place.
+        """
+        for group in self.param_groups:
+            group["params"] = [moved[p] for p in group["params"]]
+            if isinstance(group["lr"], Tensor) and group["params"]:
+                group["lr"] = group["lr"].to(group["params"][0].device)
+        before = list(self.state.items())
+        self.state.clear()
+        for old, state in before:
+            p = moved[old]
+            # Step counts are float32 whatever the parameters are.
+            self.state[p] = {
+                name: value.to(p.device) if name == "step" else value.to(p.device, p.dtype)
+                for name, value in state.items()
+            }
 
     def state_dict(self) -> dict[str, Any]:
         state = super().state_dict()

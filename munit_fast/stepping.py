@@ -40,8 +40,13 @@ class Stepping(reference.trainers._Trainer):
         raise NotImplementedError
 
     def _noise(self, kind: str, x_a: Tensor, x_b: Tensor, generator: torch.Generator | None) -> list[Tensor]:
-        """The noise of one update ("dis" or "gen"), on the CPU, in the published order."""
+        """The noise of one update ("dis" or "gen") in the published order; generator: None is the CPU's."""
         raise NotImplementedError
+
+    @property
+    def noise_device(self) -> torch.device:
+        """Where the noise of `update` and of training runs is drawn."""
+        return torch.device("cpu")
 
     @property
     def device(self) -> torch.device:
@@ -110,6 +115,12 @@ class Stepping(reference.trainers._Trainer):
             self._scalers[name] = torch.amp.GradScaler(self.device.type)
         return self._scalers[name]
 
+    def _renew_scalers(self) -> None:
+        """New scalers with the old ones' state, on this device and at the beginning of a step."""
+        for name, scaler in list(self._scalers.items()):
+            self._scalers[name] = torch.amp.GradScaler(self.device.type)
+            self._scalers[name].load_state_dict(scaler.state_dict())
+
     def _step(self, optimizer: torch.optim.Optimizer) -> None:
         before = self.skipped_steps
         super()._step(optimizer)
@@ -147,17 +158,30 @@ class Stepping(reference.trainers._Trainer):
         objective = self._parallel.get(kind) or (self._dis_loss if kind == "dis" else self._gen_loss)
         parts: list[dict[str, Any]] = []
         for i, part in enumerate(self._parts(kind, x_a, x_b, noise, count)):
-            with nullcontext() if i + 1 == count else _unsynchronised(objective):
-                loss = objective(*part, hp)
-                scaled = loss / count if count > 1 else loss
-                (scaled if scaler is None else scaler.scale(scaled)).backward(poisoned_if_not_finite(loss))
-            parts.append({k: v for k, v in vars(self).items() if k.startswith(f"loss_{kind}_")})
+            try:
+                with nullcontext() if i + 1 == count else _unsynchronised(objective):
+                    loss = objective(*part, hp)
+                    scaled = loss / count if count > 1 else loss
+                    (scaled if scaler is None else scaler.scale(scaled)).backward(poisoned_if_not_finite(loss))
+            finally:
+                parts.append(self._detach_losses(kind))
         if count > 1:
             vars(self).update({name: sum(part[name] for part in parts) / count for name in parts[0]})
         if scaler is None and x_a.device.type == "cpu":
             self._step(optimizer)
         else:
             self._step_unread(optimizer, scaler)
+
+    def _detach_losses(self, kind: str) -> dict[str, Any]:
+        """The losses of an update by name, without the graph that they came with.
+
+        A graph holds the nodes that sum the gradients, and these stay on the stream on which it was made: a CUDA graph,
+        which is captured on another one, could not use them.
+        """
+        found = {k: v for k, v in vars(self).items() if k.startswith(f"loss_{kind}_")}
+        found = {k: v.detach() if isinstance(v, Tensor) else v for k, v in found.items()}
+        vars(self).update(found)
+        return found
 
     def _parts(
         self, kind: str, x_a: Tensor, x_b: Tensor, noise: Noise, count: int

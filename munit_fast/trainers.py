@@ -24,7 +24,7 @@ from munit_fast.stepping import Stepping
 __all__ = ["MUNIT_Trainer", "UNIT_Trainer"]
 
 
-_MOST_GRAPHS = 4  # of one trainer; each has its own memory
+_MOST_GRAPHS = 4  # of one trainer; they share their memory
 
 TrainingNoise = tuple[Sequence[Tensor], Sequence[Tensor]]
 
@@ -72,11 +72,12 @@ class _Fast(Stepping):
     ) -> None:
         """One iteration: update_learning_rate, dis_update, gen_update, update_average; on a GPU, in one CUDA graph.
 
-        x_a, x_b [N, C, H, W] in [-1, 1], on any device; noise as `draw_noise` gives it. The graph comes with the fourth
-        iteration. The losses are then its tensors: the next iteration overwrites them. What keeps a GPU from capturing
-        is logged once, and the updates run one by one.
+        x_a, x_b [N, C, H, W] in [-1, 1], on any device; noise (default: new) as `draw_noise` gives it. The graph comes
+        with the fourth iteration. The losses are then its tensors: the next iteration overwrites them. What keeps a GPU
+        from capturing is logged once, and the updates run one by one.
         """
         device = self.device
+        of_dis, of_gen = noise = noise or self.draw_noise(x_a, x_b)
         reason = self._no_graph or graph.why_not(self, device)
         if reason is None:
             try:
@@ -89,7 +90,6 @@ class _Fast(Stepping):
         if device.type == "cuda":
             graph.warn_once(f"training without a CUDA graph: {reason}")
         self.update_learning_rate()
-        of_dis, of_gen = noise or (None, None)
         x_a, x_b = x_a.to(device, non_blocking=True), x_b.to(device, non_blocking=True)
         self.dis_update(x_a, x_b, hyperparameters, of_dis)
         self.gen_update(x_a, x_b, hyperparameters, of_gen)
@@ -101,13 +101,12 @@ class _Fast(Stepping):
             self.average.update(self.generators, images * self._processes)
 
     def _update_in_graph(
-        self, x_a: Tensor, x_b: Tensor, hp: Hyperparameters, device: torch.device, noise: TrainingNoise | None
+        self, x_a: Tensor, x_b: Tensor, hp: Hyperparameters, device: torch.device, noise: TrainingNoise
     ) -> None:
         for optimizer in (self.dis_opt, self.gen_opt):
             optimizer.make_capturable()
         self.update_learning_rate()
-        state = torch.get_rng_state()
-        of_dis, of_gen = noise or self.draw_noise(x_a, x_b)
+        of_dis, of_gen = noise
         loads = (self.dis_opt.loads, self.gen_opt.loads)
         key = (x_a.shape, x_b.shape, x_a.dtype, x_b.dtype, repr(hp), self.amp, self.impl, loads)
         if key not in self._graphs:
@@ -122,21 +121,22 @@ class _Fast(Stepping):
             like = x_a.to(device), x_b.to(device)
             self._graphs[key] = StepGraph(iterate, *like, [*of_dis, *of_gen])
         step = self._graphs[key]
-        try:
-            step.run(x_a, x_b, [*of_dis, *of_gen])
-        except CaptureError:
-            torch.set_rng_state(state)
-            raise
+        # Replays never overlap, and nothing that one writes is read after the next: all use the first one's memory.
+        pool = next((other.graph.pool() for other in self._graphs.values() if other.graph is not None), None)
+        step.run(x_a, x_b, [*of_dis, *of_gen], pool)
         if step.graph is not None:  # each graph writes to losses of its own
             step.losses = step.losses or {k: v for k, v in vars(self).items() if k.startswith("loss_")}
             vars(self).update(step.losses)
 
     def draw_noise(self, x_a: Tensor, x_b: Tensor, generator: torch.Generator | None = None) -> TrainingNoise:
-        """The noise of a discriminator and of a generator update, on the CPU, drawn in the published order."""
-        return self._noise("dis", x_a, x_b, generator), self._noise("gen", x_a, x_b, generator)
+        """The noise of a discriminator and of a generator update, drawn in the published order.
 
-    def _noise(self, kind: str, x_a: Tensor, x_b: Tensor, generator: torch.Generator | None) -> list[Tensor]:
-        raise NotImplementedError
+        generator: draws it, on its own device. Without one torch's CPU generator does; where `noise_device` is a GPU
+        that gives the seed of a generator there.
+        """
+        if generator is None and self.noise_device.type != "cpu":
+            generator = torch.Generator(self.noise_device).manual_seed(int(torch.randint(2**63 - 1, ())))
+        return self._noise("dis", x_a, x_b, generator), self._noise("gen", x_a, x_b, generator)
 
     def train(self, mode: bool = True) -> Any:
         self._codes = None  # their graph is as large as an iteration's; `sample` and `forward` come through here
@@ -145,9 +145,7 @@ class _Fast(Stepping):
     def _forget_graphs(self) -> None:
         self._graphs.clear()
         self._codes = None
-        for key, scaler in list(self._scalers.items()):  # one that was in the middle of a step
-            self._scalers[key] = torch.amp.GradScaler(self.device.type)
-            self._scalers[key].load_state_dict(scaler.state_dict())
+        self._renew_scalers()  # one was in the middle of a step
 
     def update_learning_rate(self) -> None:
         before = [[group["lr"] for group in o.param_groups] for o in (self.dis_opt, self.gen_opt)]
@@ -158,7 +156,13 @@ class _Fast(Stepping):
 
     def _apply(self, fn: Any, recurse: bool = True) -> Any:
         self._graphs, self._codes = {}, None  # the parameters move
+        before, device = list(self.parameters()), self.device
         super()._apply(fn, recurse)
+        moved = dict(zip(before, self.parameters(), strict=True))
+        for optimizer in (self.dis_opt, self.gen_opt):
+            optimizer.follow(moved)
+        if self.device != device:
+            self._renew_scalers()
         self._skips.to(self.device)
         if self.average is not None:
             self.average.apply(fn)
@@ -322,9 +326,16 @@ class UNIT_Trainer(_Fast, reference.UNIT_Trainer):
         self.loss_gen_cyc_x_a = self.loss_gen_cyc_x_b = 0.0
         self._set_up(impl, amp, checkpointing)
 
+    @property
+    def noise_device(self) -> torch.device:
+        """The trainer's device: noise as large as the codes takes the CPU longer to draw than a GPU to train with."""
+        return self.device
+
     def _noise(self, kind: str, x_a: Tensor, x_b: Tensor, generator: torch.Generator | None) -> list[Tensor]:
         a, b = (self._code_size(x) for x in (x_a, x_b))
-        return [torch.randn(size, generator=generator) for size in ((a, b) if kind == "dis" else (a, b, b, a))]
+        device = torch.device("cpu") if generator is None else generator.device
+        sizes = (a, b) if kind == "dis" else (a, b, b, a)
+        return [torch.randn(size, generator=generator, device=device) for size in sizes]
 
     def _code_size(self, x: Tensor) -> tuple[int, ...]:
         encoder: Any = self.gen_a.enc

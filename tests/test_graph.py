@@ -39,9 +39,10 @@ def trained(kind: str, hp: dict[str, Any], whole: bool, device: str = "cpu", amp
             trainer.update(x_a, x_b, hp)
         else:
             trainer.update_learning_rate()
+            of_dis, of_gen = trainer.draw_noise(x_a, x_b)
             x_a, x_b = x_a.to(device), x_b.to(device)
-            trainer.dis_update(x_a, x_b, hp)
-            trainer.gen_update(x_a, x_b, hp)
+            trainer.dis_update(x_a, x_b, hp, of_dis)
+            trainer.gen_update(x_a, x_b, hp, of_gen)
             trainer.update_average(x_a.shape[0])
     return trainer
 
@@ -88,6 +89,8 @@ def test_a_capture_that_fails_leaves_a_run_that_goes_on(
     """The iteration is done once, with the same noise and learning rate, and the reason is logged once."""
 
     class Failing:
+        graph = None
+
         def __init__(self, *_: Any) -> None:
             pass
 

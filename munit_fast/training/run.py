@@ -129,10 +129,10 @@ def iteration_seed(seed: int, iteration: int, place: int = 0) -> int:
 
 
 def iteration_noise(trainer: Any, x_a: Tensor, x_b: Tensor, seed: int, iteration: int, first: int) -> TrainingNoise:
-    """The noise of an iteration for the images from place `first` of the global batch on."""
-    draws = []
+    """The noise of an iteration for the images from place `first` of the global batch on, on `trainer.noise_device`."""
+    draws, generator = [], torch.Generator(trainer.noise_device)
     for i in range(x_a.shape[0]):
-        generator = torch.Generator().manual_seed(iteration_seed(seed, iteration, first + i))
+        generator.manual_seed(iteration_seed(seed, iteration, first + i))
         draws.append(trainer.draw_noise(x_a[i : i + 1], x_b[i : i + 1], generator))
     of_dis, of_gen = ([torch.cat(parts) for parts in zip(*(draw[kind] for draw in draws))] for kind in (0, 1))
     return of_dis, of_gen
