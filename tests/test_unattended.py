@@ -27,7 +27,6 @@ from munit_fast.training import run as train_run
 from munit_fast.training.faults import NotFiniteError
 from munit_fast.training.folder import RunFolder
 from munit_fast.training.ranks import Ranks
-from munit_fast.training.run import iteration_noise, iteration_seed
 
 # ---- exact resume ----
 
@@ -398,22 +397,3 @@ def test_a_record_of_another_shape_changes_nothing(small_config: dict[str, Any],
         with pytest.raises(CheckpointError, match="record of skipped steps of another shape"):
             apply_state(trainer, state | {"skips": skips}, tmp_path)
         assert run_state(trainer, 0)["checksum"] == before and trainer.iterations == 0
-
-
-# ---- noise by place ----
-
-
-@pytest.mark.parametrize("kind", ["MUNIT_Trainer", "UNIT_Trainer"])
-def test_noise_is_the_same_however_a_batch_is_divided(small_config: dict[str, Any], kind: str) -> None:
-    hp = make_config(small_config).hyperparameters()
-    trainer: Any = getattr(trainers, kind)(hp)
-    x_a, x_b = torch.rand(2, 4, 3, 32, 32)
-    whole = iteration_noise(trainer, x_a, x_b, 7, 3, 0)
-    parts = [iteration_noise(trainer, x_a[i : i + 2], x_b[i : i + 2], 7, 3, i) for i in (0, 2)]
-    for k in (0, 1):
-        for t, p, q in zip(whole[k], parts[0][k], parts[1][k], strict=True):
-            assert torch.equal(t, torch.cat([p, q]))
-    assert len({iteration_seed(s, i, p) for s in range(3) for i in range(5) for p in range(4)}) == 60
-    torch.manual_seed(iteration_seed(7, 3))
-    alone = trainer.draw_noise(x_a[:1], x_b[:1])  # what a batch of one drew from the global generator
-    assert all(torch.equal(t[:1], a) for k in (0, 1) for t, a in zip(whole[k], alone[k], strict=True))
