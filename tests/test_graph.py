@@ -128,6 +128,63 @@ def test_a_capturable_optimizer_writes_published_files(tmp_path: Path) -> None:
     assert plain.gen_opt.param_groups[0]["lr"] == pytest.approx(0.0005)
 
 
+@pytest.mark.parametrize("capturable", [False, True])
+def test_optimizers_follow_a_trainer_that_moves(capturable: bool) -> None:
+    """Parameters, moments, step counts and the learning rate's tensor."""
+    trainer = trained("MUNIT_Trainer", hyperparameters(), True, count=1)
+    optimizers = (trainer.gen_opt, trainer.dis_opt)
+    for each in optimizers if capturable else ():
+        each.make_capturable()
+    counts = [len(each.state) for each in optimizers]
+    trainer.to("meta")
+    own = {id(p) for p in trainer.parameters()}
+    for each, count in zip(optimizers, counts):
+        group = each.param_groups[0]
+        assert all(id(p) in own and p.device.type == "meta" for p in group["params"])
+        assert {id(p) for p in each.state} == {id(p) for p in group["params"]} and len(each.state) == count > 0
+        assert all(t.device.type == "meta" for state in each.state.values() for t in state.values())
+        assert group["lr"].device.type == "meta" if capturable else isinstance(group["lr"], float)
+
+
+@pytest.mark.parametrize("capturable", [False, True])
+def test_a_trainer_trains_on_in_another_dtype(capturable: bool) -> None:
+    hp = hyperparameters()
+    trainer = trained("MUNIT_Trainer", hp, True, count=2)
+    for each in (trainer.gen_opt, trainer.dis_opt) if capturable else ():
+        each.make_capturable()
+    trainer.double()
+    state = next(iter(trainer.gen_opt.state.values()))
+    assert state["exp_avg"].dtype == state["exp_avg_sq"].dtype == torch.float64
+    assert state["step"].dtype == torch.float32
+    before = parameters(trainer)
+    trainer.update(*(x.double() for x in batches(1)[0]), hp)
+    assert not torch.equal(parameters(trainer), before) and trainer.skipped_steps == 0
+
+
+@pytest.mark.parametrize("other", ["meta", "cpu"])
+def test_loss_scaling_follows_a_trainer_that_moves(other: str) -> None:
+    """What the scalers have learned stays; what they hold on the old device does not."""
+    trainer = trained("MUNIT_Trainer", hyperparameters(), True, amp="fp16", count=1)
+    before, scalers = trainer.scaler_states(), dict(trainer._scalers)
+    trainer.to(other)
+    assert trainer.scaler_states() == before and len(before) == 2
+    assert all((trainer._scalers[name] is scaler) == (other == "cpu") for name, scaler in scalers.items())
+
+
+@pytest.mark.gpu
+@needs_gpu
+def test_a_trainer_that_moves_to_a_gpu_goes_on() -> None:
+    hp = hyperparameters()
+    stayed, moved = (trained("MUNIT_Trainer", hp, True, count=2) for _ in range(2))
+    moved.to("cuda")
+    for x_a, x_b in batches(6):
+        noise = stayed.draw_noise(x_a, x_b)
+        for trainer in (stayed, moved):
+            trainer.update(x_a, x_b, hp, noise)
+    assert moved._no_graph is None and len(moved._graphs) == 1
+    assert float((parameters(stayed) - parameters(moved)).norm() / parameters(stayed).norm()) < 1e-3
+
+
 @pytest.mark.gpu
 @needs_gpu
 @pytest.mark.parametrize("amp", ["off", "bf16", "fp16"])

@@ -11,7 +11,6 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from munit_fast import make_config, trainers
 from munit_fast.training.run import iteration_noise, iteration_seed
 
-
 needs_gpu = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")]
 
 
