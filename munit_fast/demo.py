@@ -18,9 +18,11 @@ from munit_fast.config import Config, make_config
 from munit_fast.data import make_grid, prepare_openmoji, save_image
 from munit_fast.data.openmoji import ATTRIBUTION
 from munit_fast.evaluate import EvaluateOptions, Files, TestSet, evaluate_model, open_test_set, show, write_json
+from munit_fast.graph import WARM_UP
 from munit_fast.metrics import Evaluation
 from munit_fast.metrics.evaluation import TO_COLOUR, TO_LINES
 from munit_fast.model import MUNIT
+from munit_fast.switches import tuned_convolutions
 from munit_fast.trainers import MUNIT_Trainer
 from munit_fast.training import TrainOptions, TrainResult, train
 from munit_fast.translate import style_path
@@ -95,6 +97,11 @@ def run_demo(options: DemoOptions, console: Console) -> Path:
     pretrained.html is there as soon as the pretrained model has translated, index.html with both after the training.
     """
     demo_config(options, options.folder, 1)  # a size that cannot be is refused before anything is made
+    with tuned_convolutions(options.device):
+        return _run_demo(options, console)
+
+
+def _run_demo(options: DemoOptions, console: Console) -> Path:
     first = options.folder / "pretrained.html"
     console.print(f"[bold]1/5[/] The pretrained {PRETRAINED} on drawings that it never saw …")
     boxed = _show_pretrained(options, console)
@@ -216,12 +223,11 @@ def _measure_speed(cfg: Config, options: DemoOptions, seconds: float = 5.0) -> f
         )
 
         def iterate() -> None:
-            trainer.dis_update(x_a, x_b, hp)
-            trainer.gen_update(x_a, x_b, hp)
+            trainer.update(x_a, x_b, hp)
             if device.type == "cuda":
                 torch.cuda.synchronize(device)
 
-        for _ in range(3):
+        for _ in range(WARM_UP + 1):  # the last one captures: what is measured is what will run
             iterate()
         begin, count = time.monotonic(), 0
         while time.monotonic() - begin < seconds:

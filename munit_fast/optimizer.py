@@ -29,7 +29,7 @@ class FusedAdam(torch.optim.Adam):
                 self.rates.append(group["lr"])
                 group["lr"] = torch.tensor(group["lr"], dtype=torch.float32, device=group["params"][0].device)
 
-    def follow(self, moved: Mapping[Tensor, Tensor]) -> None:
+    def follow(self, moved: Mapping[Any, Tensor]) -> None:
         """Move what belongs to each parameter to where that is now, and in its dtype.
 
         moved: the parameters now by those before; the same ones where they were changed in place.

@@ -25,7 +25,9 @@ from munit_fast.data.images import SAVED_FORMATS
 from munit_fast.files import safe_name, write_error
 from munit_fast.model import MUNIT, UNIT, Direction
 from munit_fast.precision import Workload, amp_dtype, autocast
+from munit_fast.switches import tuned_convolutions
 
+TUNED_SIZES = 4  # of batches; a folder that has more may have a new one in every batch
 MOST_GRID_ROWS = 100  # of --grid: it is made in memory
 MOST_GRID_PIXELS = 100_000_000  # more than that many programs refuse to open
 
@@ -94,10 +96,12 @@ def translate_files(
     _protect_inputs(paths, names, output_folder, options, styles.count)
     result = TranslateResult([], [])
     rows: list[Tensor] = []
+    sizes: set[torch.Size] = set()
     done = 0
     for batch in _batches(paths, model.config, options, result.failures):
         indices, images = [i for i, _ in batch], torch.stack([x for _, x in batch])
-        with autocast(precision, device):
+        sizes.add(images.shape)
+        with tuned_convolutions(device, len(sizes) <= TUNED_SIZES), autocast(precision, device):
             outputs = styles.translate(images, indices)
         for i, image, translations in zip(indices, images, outputs):
             result.written += _write(output_folder, names[i], image, translations, options)

@@ -36,6 +36,22 @@ def accumulator(p: Tensor) -> Any:
         return p.view_as(p).grad_fn.next_functions[0][0]  # type: ignore[union-attr]
 
 
+class Event:
+    """Takes no time to speak of."""
+
+    def __init__(self, enable_timing: bool = False) -> None:
+        pass
+
+    def record(self) -> None:
+        pass
+
+    def synchronize(self) -> None:
+        pass
+
+    def elapsed_time(self, other: Event) -> float:
+        return 1.0
+
+
 class _Recorder(TorchDispatchMode):
     def __init__(self) -> None:
         super().__init__()
@@ -114,17 +130,16 @@ class FakeCuda:
         return _StreamContext(self, stream)
 
     def mark(self) -> None:
-        """Everything that sums a gradient now was made on the current stream."""
-        for module in self.modules:
-            for p in module.parameters():
-                if p.requires_grad:
-                    accumulator(p).metadata["stream"] = self.current
+        """What sums gradients now was made on the current stream."""
+        for node in self._accumulators():
+            node.metadata["stream"] = self.current
 
     def check_accumulators(self) -> None:
-        for module in self.modules:
-            for p in module.parameters():
-                if p.requires_grad and accumulator(p).metadata.get("stream", self.current) is not self.current:
-                    raise RuntimeError("dependency created on uncaptured work in another stream")
+        if any(node.metadata.get("stream", self.current) is not self.current for node in self._accumulators()):
+            raise RuntimeError("dependency created on uncaptured work in another stream")
+
+    def _accumulators(self) -> list[Any]:
+        return [accumulator(p) for module in self.modules for p in module.parameters() if p.requires_grad]
 
 
 def install(monkeypatch: pytest.MonkeyPatch) -> FakeCuda:
@@ -164,9 +179,11 @@ def install(monkeypatch: pytest.MonkeyPatch) -> FakeCuda:
     why_not = graph.why_not
     for name, value in {
         "Stream": Stream,
+        "Event": Event,
         "stream": cuda.stream,
         "current_stream": lambda device=None: cuda.current,
         "current_device": lambda: 0,
+        "set_device": lambda device: None,
         "synchronize": lambda device=None: None,
         "graph_pool_handle": lambda: object(),
         "CUDAGraph": Graph,

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from munit_fast.bench.cases import DTYPES
+from munit_fast.graph import WARM_UP, capture, capture_stream
 
 OURS = "munit_fast"
 PUBLISHED = "published"
@@ -83,17 +84,15 @@ def autocast(dtype: str, device: torch.device) -> Any:
 def in_graph(work: Work) -> Work:
     """The same work with its step captured in a CUDA graph; what it reads must stay where it is.
 
-    Its results are poisoned before the first replay, so that a check sees what the replay writes.
+    The work must have been made on the current stream, `munit_fast.graph.capture_stream`. Its results are poisoned
+    before the first replay, so that a check sees what the replay writes.
     """
-    stream = torch.cuda.Stream()
-    stream.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(stream):
-        for _ in range(3):
-            work.step()
-    torch.cuda.current_stream().wait_stream(stream)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        results = work.step()
+    device = torch.device("cuda", torch.cuda.current_device())
+    if torch.cuda.current_stream() != capture_stream(device):
+        raise RuntimeError("what is captured must be made on munit_fast.graph.capture_stream")
+    for _ in range(WARM_UP):
+        work.step()
+    graph, results = capture(work.step, device)
     for result in results:
         result.fill_(float("nan"))
 
@@ -110,7 +109,7 @@ def differentiable(
     """Work of a differentiable function in a case's mode.
 
     forward: its results, without a graph. training: results and gradients of `inputs` for a random upstream gradient.
-    backward: the gradients alone, from a graph that is kept.
+    backward: the gradients alone, from a graph that is kept, made on the current stream.
     """
 
     def flat() -> list[Tensor]:

@@ -6,7 +6,8 @@ import datetime
 import gc
 import secrets
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,8 @@ from munit_fast.bench.contenders import COMPILED, MAX_AUTOTUNE, PUBLISHED, Conte
 from munit_fast.bench.measure import Spread
 from munit_fast.bench.rows import Row, append
 from munit_fast.bench.summary import Summary, summarize
+from munit_fast.graph import capture_stream
+from munit_fast.switches import tuned_convolutions
 
 # Relative errors that a contender may have against the expected numbers. In float32 a value that rounds to the other
 # side of a kink makes 1e-3; in lower precisions the plain networks' own gradients are off by tens of percent. "moved":
@@ -65,7 +68,6 @@ def run(cases: Sequence[Case], options: BenchOptions, console: Console) -> tuple
         append(options.output, [])
     if options.device.type == "cuda":
         torch.cuda.set_device(options.device)  # events, streams and captures take the current one
-        torch.backends.cudnn.benchmark = True  # for every contender alike
     _let_compile_fail_loudly()
     machine.keep_freed_memory()
     where = machine.describe(options.device) | {"run": _run_name()}
@@ -83,7 +85,8 @@ def run(cases: Sequence[Case], options: BenchOptions, console: Console) -> tuple
         if options.seconds is not None and start - begin + longest > options.seconds:
             console.print(f"time is up: the last {len(cases) - number + 1} of {len(cases)} cases were not measured")
             break
-        rows = _measured(case, options, where)
+        with _conditions(options.device):
+            rows = _measured(case, options, where)
         longest = max(longest, time.monotonic() - start)
         found += rows
         failed = [f"{case}: {row.title}: {row.failure}" for row in rows if row.failure is not None]
@@ -94,6 +97,19 @@ def run(cases: Sequence[Case], options: BenchOptions, console: Console) -> tuple
             append(options.output, rows)
         console.print(f"[{number}/{len(cases)}] {_line(case, rows)}", markup=False, highlight=False, soft_wrap=True)
     return found, failures
+
+
+@contextmanager
+def _conditions(device: torch.device) -> Iterator[None]:
+    """Those of training and translation; on a GPU everything runs on the stream that graphs are captured on.
+
+    A backward runs on the stream of its forward, so a captured one needs a forward that ran there.
+    """
+    with ExitStack() as held:
+        held.enter_context(tuned_convolutions(device))
+        if device.type == "cuda":
+            held.enter_context(torch.cuda.stream(capture_stream(device)))
+        yield
 
 
 def _run_name() -> str:

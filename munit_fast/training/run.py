@@ -21,6 +21,7 @@ from munit_fast.config import Config
 from munit_fast.data import ImageSet, UnpairedBatches, display_images
 from munit_fast.precision import Workload, amp_dtype, resolve
 from munit_fast.state import KEEP, apply_state, find_state, save_published, save_state, state_from_bytes
+from munit_fast.switches import tuned_convolutions
 from munit_fast.trainers import MUNIT_Trainer, TrainingNoise, UNIT_Trainer
 from munit_fast.training.faults import Faults
 from munit_fast.training.folder import RunFolder, RunFolderError
@@ -108,6 +109,7 @@ def train(
                 resume = options.resume or ((options.auto_resume or restarted()) and folder.has_run)
                 held.enter_context(folder.opened(resume))
                 options = replace(options, resume=resume)
+        held.enter_context(tuned_convolutions(ranks.device))
         run = _Run(cfg, replace(options, device=ranks.device), folder, sources, console, ranks)
         if ranks.main:
             folder.write_config(config_text)

@@ -19,6 +19,7 @@ from ops.oracle import Case
 from torch import Tensor
 
 from munit_fast import functional as mf
+from munit_fast.graph import capture, capture_stream
 from munit_fast.ops.backends import cuda, triton
 
 HERE = torch.device("cuda", 0)
@@ -124,14 +125,12 @@ def test_another_stream(way: str) -> None:
 
 def test_graph_capture_and_replay(way: str) -> None:
     x, step = _step()
-    stream = torch.cuda.Stream()
+    stream = capture_stream(HERE)
     stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):
         step()
     torch.cuda.current_stream().wait_stream(stream)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        results = step()
+    graph, results = capture(step, HERE)
     for seed in (1, 2):
         generator = torch.Generator("cuda").manual_seed(seed)
         with torch.no_grad():
@@ -209,12 +208,17 @@ def test_the_sanitizer(tool: str) -> None:
 
 
 def _microseconds(run: Callable[[], object], repeats: int = 20) -> float:
-    """Of one run in a CUDA graph of many, without the launches' time on the host; the median of seven."""
+    """Of one run in a CUDA graph of many, without the launches' time on the host; the median of seven.
+
+    What `run` differentiates must have been computed on the capture stream.
+    """
     run()
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
+
+    def runs() -> None:
         for _ in range(repeats):
             run()
+
+    graph, _ = capture(runs, HERE)
     times = []
     for _ in range(7):
         begin, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
@@ -229,11 +233,14 @@ def _microseconds(run: Callable[[], object], repeats: int = 20) -> float:
 def _times(impl: str, op: str, x: Tensor) -> tuple[float, float]:
     """Microseconds of an epilogue's forward and backward."""
     function = mf.instance_norm if op == "instance" else mf.layer_norm2d
-    forward = _microseconds(lambda: function(x, act="relu", pad=1, impl=impl))
-    leaf = x.detach().requires_grad_()
-    y = function(leaf, act="relu", pad=1, impl=impl)
-    upstream = torch.randn_like(y)
-    return forward, _microseconds(lambda: torch.autograd.grad(y, leaf, upstream, retain_graph=True))
+    stream = capture_stream(HERE)
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        forward = _microseconds(lambda: function(x, act="relu", pad=1, impl=impl))
+        leaf = x.detach().requires_grad_()
+        y = function(leaf, act="relu", pad=1, impl=impl)
+        upstream = torch.randn_like(y)
+        return forward, _microseconds(lambda: torch.autograd.grad(y, leaf, upstream, retain_graph=True))
 
 
 def test_bandwidth(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
