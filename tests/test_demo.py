@@ -7,10 +7,11 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 from PIL import Image
 from rich.console import Console
 
-from munit_fast import demo
+from munit_fast import demo, graph
 from munit_fast.data import prepare_openmoji
 
 
@@ -46,3 +47,32 @@ def test_only_the_model_in_the_box(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert "Pretrained: openmoji-lines2color" in text
     assert "Trained here" not in text and "How it was made" not in text
     assert sorted(p.name for p in tmp_path.iterdir()) == ["openmoji-64", "pretrained.html", "pretrained.png"]
+
+
+def test_the_speed_is_that_of_the_graph_that_will_train(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Iterations that warm up and capture, and eager updates, take 50 times as long here as a replay."""
+    now = [0.0]
+
+    class Trainer:
+        iterations = 0
+
+        def __init__(self, *_: object, **__: object) -> None:
+            pass
+
+        def to(self, device: torch.device) -> Trainer:
+            return self
+
+        def update(self, *_: object) -> None:
+            self.iterations += 1
+            now[0] += 0.5 if self.iterations <= graph.WARM_UP + 1 else 0.01
+
+        def dis_update(self, *_: object) -> None:
+            now[0] += 0.25
+
+        gen_update = dis_update
+
+    monkeypatch.setattr(demo, "MUNIT_Trainer", Trainer)
+    monkeypatch.setattr(demo.time, "monotonic", lambda: now[0])
+    options = demo.DemoOptions(folder=tmp_path)
+    speed = demo._measure_speed(demo.demo_config(options, tmp_path, 1), options)
+    assert speed == pytest.approx(100, rel=0.01)
