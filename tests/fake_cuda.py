@@ -53,8 +53,9 @@ class Event:
 
 
 class _Recorder(TorchDispatchMode):
-    def __init__(self) -> None:
+    def __init__(self, refused: dict[str, str]) -> None:
         super().__init__()
+        self.refused = refused
         self.calls: list[tuple[Any, Any, Any, Any]] = []
         self.born: set[int] = set()
         self.before: list[tuple[Any, Any]] = []
@@ -63,6 +64,8 @@ class _Recorder(TorchDispatchMode):
         name = func.overloadpacket.__name__
         if name in _SYNCHRONISING or name in _RANDOM:
             raise RuntimeError(f"{REFUSED} (aten::{name})")
+        if name in self.refused:
+            raise RuntimeError(self.refused[name])
         kwargs = kwargs or {}
         for argument, value in zip(func._schema.arguments, args):
             if argument.alias_info is not None and argument.alias_info.is_write:
@@ -116,7 +119,10 @@ class _StreamContext:
 
 
 class FakeCuda:
-    """What torch.cuda is replaced by. `fail`: what ending the next capture raises."""
+    """What torch.cuda is replaced by.
+
+    refused: what operations raise inside a capture, by their names. fail: what ending a capture raises, if anything.
+    """
 
     def __init__(self) -> None:
         self.default = self.current = Stream()
@@ -124,6 +130,7 @@ class FakeCuda:
         self.pools: list[Any] = []  # of each capture
         self.released: list[Any] = []
         self.replays = 0
+        self.refused: dict[str, str] = {}
         self.fail: str | None = None
 
     def stream(self, stream: Stream) -> _StreamContext:
@@ -153,7 +160,7 @@ def install(monkeypatch: pytest.MonkeyPatch) -> FakeCuda:
 
         def capture_begin(self, pool: Any, capture_error_mode: str, **_: Any) -> None:
             assert cuda.current is not cuda.default and capture_error_mode == "thread_local"
-            self.taken, self.recorder = pool, _Recorder()
+            self.taken, self.recorder = pool, _Recorder(cuda.refused)
             cuda.pools.append(pool)
             self.recorder.__enter__()
 

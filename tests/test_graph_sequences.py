@@ -175,6 +175,18 @@ def test_a_capture_that_cannot_be_ended(cuda: FakeCuda, kind: str) -> None:
     run.compare()
 
 
+def test_a_kernel_that_does_not_compile_ends_in_a_stated_fallback(cuda: FakeCuda) -> None:
+    """Some are launched for the first time by a capture, on a machine where they cannot be."""
+    run = Run(cuda)
+    run.eager_updates("dis gen")
+    cuda.refused = {"l1_losses_backward": "Failed to find C compiler. Please specify via CC environment variable."}
+    cuda.fail = "operation failed due to a previous error during capture"
+    run.update(graph.WARM_UP + 2)
+    assert run.graphed._no_graph == f"the capture failed: {cuda.refused['l1_losses_backward']}"
+    assert cuda.current is cuda.default and cuda.released == cuda.pools
+    run.compare()
+
+
 def test_what_broke_a_capture_is_what_is_said(cuda: FakeCuda) -> None:
     """Not that it could not be ended afterwards; and what is no fault of the capture goes through."""
     cuda.fail = "operation failed due to a previous error during capture"
