@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import platform
-import time
 from dataclasses import dataclass, field, replace
 from importlib import metadata
 from pathlib import Path
@@ -18,13 +17,13 @@ from munit_fast.config import Config, make_config
 from munit_fast.data import make_grid, prepare_openmoji, save_image
 from munit_fast.data.openmoji import ATTRIBUTION
 from munit_fast.evaluate import EvaluateOptions, Files, TestSet, evaluate_model, open_test_set, show, write_json
-from munit_fast.graph import WARM_UP
 from munit_fast.metrics import Evaluation
 from munit_fast.metrics.evaluation import TO_COLOUR, TO_LINES
 from munit_fast.model import MUNIT
 from munit_fast.switches import tuned_convolutions
 from munit_fast.trainers import MUNIT_Trainer
 from munit_fast.training import TrainOptions, TrainResult, train
+from munit_fast.training.speed import choose_threads, measure_speed
 from munit_fast.translate import style_path
 from munit_fast.web import (
     DemoReport,
@@ -173,7 +172,7 @@ def _write_grid(showcase: Showcase, path: Path) -> None:
 
 
 def _train(options: DemoOptions, data_root: Path, console: Console) -> tuple[Config, TrainResult]:
-    speed = _choose_threads(demo_config(options, data_root, 1), options, console)
+    speed = _speed(demo_config(options, data_root, 1), options, console)
     seconds = options.minutes * 60
     # Other programs may slow the run down later; finishing early costs less than being cut off before the
     # learning rate has fallen.
@@ -192,48 +191,15 @@ def _train(options: DemoOptions, data_root: Path, console: Console) -> tuple[Con
     return cfg, result
 
 
-def _choose_threads(cfg: Config, options: DemoOptions, console: Console) -> float:
-    """Set the number of threads that trains fastest here and now; returns its iterations per second.
+def _speed(cfg: Config, options: DemoOptions, console: Console) -> float:
+    """Training iterations a second here and now, with the threads that train fastest."""
 
-    Networks this small gain little from a second thread, and lose by it where other programs share the cores.
-    """
-    if options.device.type != "cpu" or torch.get_num_threads() == 1:
-        return _measure_speed(cfg, options)
-    speeds = {}
-    for threads in (torch.get_num_threads(), 1):
-        torch.set_num_threads(threads)
-        speeds[threads] = _measure_speed(cfg, options)
-    best = max(speeds, key=lambda threads: speeds[threads])
-    torch.set_num_threads(best)
-    measured = ", ".join(f"{s:.2f} it/s with {n}" for n, s in speeds.items())
-    console.print(f"     threads: {measured}; using {best}")
-    return speeds[best]
+    def make_trainer() -> MUNIT_Trainer:
+        trainer: MUNIT_Trainer = MUNIT_Trainer(cfg.hyperparameters(), impl=options.impl, amp=options.amp)
+        return trainer.to(options.device)
 
-
-def _measure_speed(cfg: Config, options: DemoOptions, seconds: float = 5.0) -> float:
-    """Training iterations per second on random images."""
-    device = options.device
-    with torch.random.fork_rng(devices=[]):
-        hp = cfg.hyperparameters()
-        trainer = MUNIT_Trainer(hp, impl=options.impl, amp=options.amp).to(device)
-        size = (cfg.crop_image_height, cfg.crop_image_width)
-        x_a, x_b = (
-            torch.rand(cfg.batch_size, channels, *size, device=device) * 2 - 1
-            for channels in (cfg.input_dim_a, cfg.input_dim_b)
-        )
-
-        def iterate() -> None:
-            trainer.update(x_a, x_b, hp)
-            if device.type == "cuda":
-                torch.cuda.synchronize(device)
-
-        for _ in range(WARM_UP + 1):  # the last one captures: what is measured is what will run
-            iterate()
-        begin, count = time.monotonic(), 0
-        while time.monotonic() - begin < seconds:
-            iterate()
-            count += 1
-        return count / (time.monotonic() - begin)
+    found = choose_threads(make_trainer, cfg, options.device, console, seconds=5.0)
+    return found or measure_speed(make_trainer, cfg, options.device)
 
 
 def _free_name(folder: Path) -> str:

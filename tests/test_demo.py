@@ -13,6 +13,7 @@ from rich.console import Console
 
 from munit_fast import demo, graph
 from munit_fast.data import prepare_openmoji
+from munit_fast.training import speed as speed_module
 
 
 @pytest.mark.slow
@@ -72,7 +73,7 @@ def test_the_speed_is_that_of_the_graph_that_will_train(tmp_path: Path, monkeypa
         gen_update = dis_update
 
     monkeypatch.setattr(demo, "MUNIT_Trainer", Trainer)
-    monkeypatch.setattr(demo.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(speed_module.time, "monotonic", lambda: now[0])
     options = demo.DemoOptions(folder=tmp_path)
-    speed = demo._measure_speed(demo.demo_config(options, tmp_path, 1), options)
+    speed = demo._speed(demo.demo_config(options, tmp_path, 1), options, Console(quiet=True))
     assert speed == pytest.approx(100, rel=0.01)

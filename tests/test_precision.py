@@ -164,7 +164,7 @@ def four_threads(monkeypatch: pytest.MonkeyPatch) -> Any:
 def test_the_fastest_number_of_threads(
     best: int, small_config: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(speed, "speed_of", lambda iterate, seconds: 2.0 if torch.get_num_threads() == best else 1.0)
+    monkeypatch.setattr(speed, "_speed", lambda iterate, seconds: 2.0 if torch.get_num_threads() == best else 1.0)
     cfg = make_config(small_config)
     torch.manual_seed(0)
     before = torch.get_rng_state()
@@ -189,15 +189,15 @@ def test_where_there_is_nothing_to_choose(small_config: dict[str, Any], monkeypa
 def test_a_resumed_run_keeps_its_threads(
     small_config: dict[str, Any], picture_folders: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(speed, "speed_of", lambda iterate, seconds: 1 / torch.get_num_threads())
+    monkeypatch.setattr(speed, "_speed", lambda iterate, seconds: 1 / torch.get_num_threads())
     run(small_config, picture_folders, tmp_path, threads=0)
     assert torch.get_num_threads() == 1
     torch.set_num_threads(4)
-    monkeypatch.setattr(speed, "speed_of", lambda iterate, seconds: pytest.fail("measured again"))
+    monkeypatch.setattr(speed, "_speed", lambda iterate, seconds: pytest.fail("measured again"))
     run(small_config | {"max_iter": 6}, picture_folders, tmp_path, threads=0, resume=True)
     assert torch.get_num_threads() == 1
     torch.set_num_threads(2)  # another machine: what was found for four says nothing
-    monkeypatch.setattr(speed, "speed_of", lambda iterate, seconds: float(torch.get_num_threads()))
+    monkeypatch.setattr(speed, "_speed", lambda iterate, seconds: float(torch.get_num_threads()))
     run(small_config | {"max_iter": 8}, picture_folders, tmp_path, threads=0, resume=True)
     assert torch.get_num_threads() == 2
     run(small_config | {"max_iter": 10}, picture_folders, tmp_path, threads=3, resume=True)
@@ -207,6 +207,6 @@ def test_a_resumed_run_keeps_its_threads(
 def test_the_library_leaves_the_threads_alone(
     small_config: dict[str, Any], picture_folders: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(speed, "speed_of", lambda iterate, seconds: pytest.fail("measured"))
+    monkeypatch.setattr(speed, "_speed", lambda iterate, seconds: pytest.fail("measured"))
     run(small_config, picture_folders, tmp_path)
     assert torch.get_num_threads() == 1

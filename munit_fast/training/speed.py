@@ -11,13 +11,17 @@ import torch
 from rich.console import Console
 
 from munit_fast.config import Config
+from munit_fast.graph import WARM_UP
 from munit_fast.precision import Workload
 
 _WORK_FOR_ALL = 200_000_000  # multiplications of a residual block's convolution, from which on every thread is of use
 
 
 def random_iterations(make_trainer: Callable[[], Any], cfg: Config, device: torch.device) -> Callable[[], None]:
-    """Iterations of a new trainer on random images of the configuration's sizes, one a call."""
+    """Iterations of a new trainer on random images of the configuration's sizes, one a call; it is warm.
+
+    On a GPU the last of the first ones captures a graph: what is measured then is what will train.
+    """
     size = (cfg.crop_image_height, cfg.crop_image_width)
     hp = cfg.hyperparameters()
     trainer = make_trainer()
@@ -27,21 +31,28 @@ def random_iterations(make_trainer: Callable[[], Any], cfg: Config, device: torc
     )
 
     def iterate() -> None:
-        trainer.dis_update(x_a, x_b, hp)
-        trainer.gen_update(x_a, x_b, hp)
+        trainer.update(x_a, x_b, hp)
         if device.type == "cuda":
             torch.cuda.synchronize(device)
 
+    for _ in range(WARM_UP + 1):
+        iterate()
     return iterate
 
 
-def speed_of(iterate: Callable[[], None], seconds: float) -> float:
+def _speed(iterate: Callable[[], None], seconds: float) -> float:
     """Iterations a second, over at least one and at least `seconds`."""
     begin, count = time.monotonic(), 0
     while not count or time.monotonic() - begin < seconds:
         iterate()
         count += 1
     return count / (time.monotonic() - begin)
+
+
+def measure_speed(make_trainer: Callable[[], Any], cfg: Config, device: torch.device, seconds: float = 5.0) -> float:
+    """Training iterations a second, as torch's threads are. The process's random numbers stay as they are."""
+    with torch.random.fork_rng(devices=[]):
+        return _speed(random_iterations(make_trainer, cfg, device), seconds)
 
 
 def threads_to_try(cfg: Config, device: torch.device) -> list[int]:
@@ -76,9 +87,8 @@ def choose_threads(
         iterate = random_iterations(make_trainer, cfg, device)
         for threads in tried:
             torch.set_num_threads(threads)
-            for _ in range(2):  # allocates, and makes the convolutions choose
-                iterate()
-            speeds[threads] = speed_of(iterate, seconds)
+            iterate()  # the threads begin, and the convolutions choose anew
+            speeds[threads] = _speed(iterate, seconds)
     best = max(speeds, key=lambda threads: speeds[threads])
     torch.set_num_threads(best)
     measured = ", ".join(f"{speed:.2f} it/s with {threads}" for threads, speed in speeds.items())
