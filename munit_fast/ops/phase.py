@@ -12,7 +12,7 @@ what is missing there.
 
 from __future__ import annotations
 
-from functools import cache, lru_cache
+from functools import cache
 
 import torch
 import torch.nn.functional as F
@@ -43,37 +43,35 @@ def phase_weight(weight: Tensor) -> Tensor:
     return taps.view(o, c, 2, 2, 3, 3).permute(2, 3, 0, 1, 4, 5).reshape(4 * o, c, 3, 3)
 
 
-@lru_cache(maxsize=16)
-@_kept
-def _windows(size: int, reflect: bool, device: torch.device, dtype: torch.dtype) -> Tensor:
-    """[size, 2·size · 5]: a line of `size` pixels -> nearest ×2, padded by two, cut into windows of five."""
-    index = torch.arange(-2, 2 * size + 2)
-    if reflect:
-        index = index.abs()
-        index = torch.where(index < 2 * size, index, 2 * (2 * size - 1) - index)
-    sources = index.clamp(0, 2 * size - 1) // 2
-    return F.one_hot(sources.unfold(0, 5, 1).reshape(-1), size).T.to(device, dtype)
+def _border_pixels(a: Tensor, vertical: bool) -> tuple[tuple[Tensor, Tensor], ...]:
+    """Views of a [N, C, H+2, W+2], each [N, L+2, C]: pixels 0 and 1 inside the first border, then inside the last."""
+    pixels = a.permute(0, 3, 2, 1) if vertical else a.permute(0, 2, 3, 1)
+    return (pixels[:, 1], pixels[:, 2]), (pixels[:, -2], pixels[:, -3])
 
 
 def _lines(a: Tensor, vertical: bool) -> Tensor:
-    """What the two outermost lines lack, [2, N, C, L] (first, last): pixel 1 minus pixel 0 across the border of a."""
-    if vertical:  # left and right columns
-        return torch.stack([a[:, :, 1:-1, 2] - a[:, :, 1:-1, 1], a[:, :, 1:-1, -3] - a[:, :, 1:-1, -2]])
-    return torch.stack([a[:, :, 2, 1:-1] - a[:, :, 1, 1:-1], a[:, :, -3, 1:-1] - a[:, :, -2, 1:-1]])
+    """What the two outermost lines lack, [2, N, L+2, C]: pixel 1 minus pixel 0; replicated at its ends, as a is."""
+    return torch.stack([one - zero for zero, one in _border_pixels(a, vertical)])
 
 
 def _kernels(ring: Tensor, vertical: bool) -> Tensor:
-    """The kernel lines that read them, [2, 5·C, O]."""
-    lines = ring[:, :, :, ::4].permute(3, 1, 2, 0) if vertical else ring[:, :, ::4].permute(2, 1, 3, 0)
-    return lines.reshape(2, -1, ring.shape[0])
+    """A view of the kernel lines that read them, [2, O, C, 5]."""
+    return ring[:, :, :, ::4].permute(3, 0, 1, 2) if vertical else ring[:, :, ::4].permute(2, 0, 1, 3)
+
+
+def _windows(lines: Tensor, backwards: bool = False) -> Tensor:
+    """[2, N, L, C] -> [2, N·(L-4), C·5]: the windows of five pixels."""
+    windows = lines.unfold(2, 5, 1)
+    return (windows.flip(4) if backwards else windows).reshape(2, -1, 5 * lines.shape[3])
 
 
 def _columns(a: Tensor, vertical: bool) -> Tensor:
-    """The windows of the lines, [2, N·2L, 5·C]. Rows reflect and columns replicate, so that the corners count once."""
+    """The windows of the doubled lines, [2, N·2L, C·5]. Rows reflect, columns replicate: the corners count once."""
     lines = _lines(a, vertical)
-    _, n, c, length = lines.shape
-    windows = (lines @ _windows(length, not vertical, a.device, a.dtype)).view(2, n, c, 2 * length, 5)
-    return windows.permute(0, 1, 3, 2, 4).reshape(2, n * 2 * length, 5 * c)
+    doubled = lines.repeat_interleave(2, 2)
+    if not vertical:  # pixels -1 and 2L mirror into the pixels that replication gives, -2 and 2L+1 do not
+        doubled[:, :, 0], doubled[:, :, -1] = lines[:, :, 2], lines[:, :, -3]
+    return _windows(doubled)
 
 
 def _borders(y: Tensor, vertical: bool) -> tuple[Tensor, Tensor]:
@@ -91,37 +89,41 @@ def add_ring(y: Tensor, a: Tensor, ring: Tensor) -> None:
     a [N, C, H+2, W+2] is the replicated input, ring the 5×5 kernel [O, C, 5, 5]; H, W ≥ 2.
     """
     for vertical in (False, True):
-        found = torch.bmm(_columns(a, vertical), _kernels(ring, vertical))
+        kernels = _kernels(ring, vertical).flatten(2)
+        found = torch.bmm(_columns(a, vertical), kernels.transpose(1, 2))
         for border, line in zip(_borders(y, vertical), found):
             border.add_(line.view(border.shape))
+
+
+def _lines_backward(grads: Tensor, ring: Tensor, vertical: bool) -> Tensor:
+    """The gradient of `_lines` [2, N, L+2, C] from that of the result's lines [2, N, 2L, O].
+
+    A pixel of a doubled line takes from the five windows that it is in: the last one saw it first.
+    """
+    _, n, length, o = grads.shape
+    kernels = _kernels(ring, vertical).permute(0, 1, 3, 2).reshape(2, o * 5, -1)
+    windows = _windows(F.pad(grads, (0, 0, 4, 4)), backwards=True)
+    doubled = torch.bmm(windows, kernels).view(2, n, length // 2 + 2, 2, -1)
+    lines = doubled.sum(3)
+    if not vertical:
+        lines[:, :, 0], lines[:, :, -1] = doubled[:, :, 0, 1], doubled[:, :, -1, 0]
+        lines[:, :, 2] += doubled[:, :, 0, 0]
+        lines[:, :, -3] += doubled[:, :, -1, 1]
+    return lines
 
 
 def ring_backward(grad: Tensor, a: Tensor, ring: Tensor, grad_a: Tensor | None, need_ring: bool) -> Tensor | None:
     """Adds the ring's part to grad_a (where there is one) and returns the gradient of `ring`; grad [N, 4·O, H, W]."""
     grad_ring = torch.zeros_like(ring) if need_ring else None
-    n, c = a.shape[:2]
+    c = a.shape[1]
     for vertical in (False, True):
-        lines = torch.stack([border.reshape(-1, ring.shape[0]) for border in _borders(grad, vertical)])
+        grads = torch.stack([border.flatten(1, 2) for border in _borders(grad, vertical)])  # [2, N, 2L, O]
         if grad_ring is not None:
-            found = torch.bmm(_columns(a, vertical).transpose(1, 2), lines).view(2, c, 5, -1)
-            if vertical:
-                grad_ring[:, :, :, ::4] += found.permute(3, 1, 2, 0)
-            else:
-                grad_ring[:, :, ::4] += found.permute(3, 1, 0, 2)
-        if grad_a is None:
-            continue
-        length = lines.shape[1] // (2 * n)
-        columns = torch.bmm(lines, _kernels(ring, vertical).transpose(1, 2)).view(2, n, 2 * length, c, 5)
-        windows = _windows(length, not vertical, a.device, a.dtype)
-        first, last = columns.permute(0, 1, 3, 2, 4).reshape(2, n, c, 10 * length) @ windows.T
-        if vertical:
-            grad_a[:, :, 1:-1, 2] += first
-            grad_a[:, :, 1:-1, 1] -= first
-            grad_a[:, :, 1:-1, -3] += last
-            grad_a[:, :, 1:-1, -2] -= last
-        else:
-            grad_a[:, :, 2, 1:-1] += first
-            grad_a[:, :, 1, 1:-1] -= first
-            grad_a[:, :, -3, 1:-1] += last
-            grad_a[:, :, -2, 1:-1] -= last
+            found = torch.bmm(grads.flatten(1, 2).transpose(1, 2), _columns(a, vertical))
+            _kernels(grad_ring, vertical).add_(found.view(2, ring.shape[0], c, 5))
+        if grad_a is not None:
+            lines = _lines_backward(grads, ring, vertical)
+            for (zero, one), line in zip(_border_pixels(grad_a, vertical), lines):
+                one += line
+                zero -= line
     return grad_ring
