@@ -31,7 +31,7 @@ _MOST_ROUNDS = 9
 def bf16_hardware(device: torch.device) -> bool:
     """Whether the device has bfloat16 instructions. On a CPU that does not say whether they are faster than float32."""
     if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
+        return torch.cuda.is_available() and torch.cuda.get_device_capability(device) >= (8, 0)  # AMD's are higher
     return not cpu_features().isdisjoint(BF16_FEATURES)
 
 

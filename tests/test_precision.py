@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -210,3 +211,20 @@ def test_the_library_leaves_the_threads_alone(
     monkeypatch.setattr(speed, "_speed", lambda iterate, seconds: pytest.fail("measured"))
     run(small_config, picture_folders, tmp_path)
     assert torch.get_num_threads() == 1
+
+
+def test_bfloat16_is_a_matter_of_the_gpu_that_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first, which is the current one, has it; the second has not."""
+    capabilities = {None: (9, 0), 0: (9, 0), 1: (7, 5)}
+    properties = {index: SimpleNamespace(major=major, minor=minor) for index, (major, minor) in capabilities.items()}
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device=None: properties[_index(device)])
+    for name, amp in (("cuda", "bf16"), ("cuda:0", "bf16"), ("cuda:1", "off")):
+        assert precision.resolve("auto", torch.device(name)) == amp
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert not precision.bf16_hardware(torch.device("cuda"))
+
+
+def _index(device: torch.device | int | None) -> int | None:
+    return device.index if isinstance(device, torch.device) else device
