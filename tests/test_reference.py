@@ -218,6 +218,19 @@ def test_perceptual_loss_sees_content_not_contrast() -> None:
         Vgg16.from_file("nowhere/vgg16.weight")
 
 
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_what_vgg_sees_is_caffes_picture(channels: int, dtype: torch.dtype) -> None:
+    seen = []
+    vgg = torch.nn.Conv2d(3, 3, 1).to(dtype)
+    vgg.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
+    image = (torch.rand(2, channels, 4, 5) * 2 - 1).to(dtype)
+    perceptual_loss(vgg, image, image)
+    blue_green_red = image.expand(2, 3, 4, 5)[:, [2, 1, 0]]
+    means = torch.tensor([103.939, 116.779, 123.680], dtype=dtype)
+    assert torch.equal(seen[0], (blue_green_red + 1) * 127.5 - means.view(3, 1, 1))
+
+
 def test_vgg_weights_of_the_published_file_are_used(small_config: dict[str, Any], tmp_path: Any) -> None:
     (tmp_path / "models").mkdir()
     torch.save(Vgg16().state_dict(), tmp_path / "models" / "vgg16.weight")

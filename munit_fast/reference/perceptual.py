@@ -55,7 +55,9 @@ class Vgg16(nn.Module):
 def _vgg_preprocess(x: Tensor) -> Tensor:
     """RGB in [-1, 1] -> BGR in [0, 255] minus the Caffe means; one channel is repeated."""
     bgr = x.expand(-1, 3, -1, -1).flip(1) if x.shape[1] == 1 else x.flip(1)
-    return (bgr + 1) * 127.5 - bgr.new_tensor(_CAFFE_MEAN_BGR).view(1, 3, 1, 1)
+    # Filled where x is: a copy from the host could not be captured in a CUDA graph.
+    means = torch.stack([bgr.new_full((1, 1), mean) for mean in _CAFFE_MEAN_BGR])
+    return (bgr + 1) * 127.5 - means
 
 
 def perceptual_loss(vgg: nn.Module, image: Tensor, target: Tensor) -> Tensor:
