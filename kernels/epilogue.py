@@ -14,9 +14,17 @@ from .epilogue_forward import epilogue_fwd_kernel
 from .statistics import statistics
 
 
+def _parameters(
+    weight: Tensor | None, bias: Tensor | None, slope: float | Tensor
+) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+    """Weight, bias and slopes as the kernels read them; slopes is None where the slope is a number."""
+    slopes = slope if isinstance(slope, Tensor) else None
+    return launch.dense_rows(weight), launch.dense_rows(bias), launch.dense_rows(slopes)
+
+
 def epilogue_forward(
     x: Tensor,  # [N, C, H, W], contiguous or channels_last; fp32, bf16 or fp16
-    weight: Tensor | None,  # [P] or [N, P], contiguous, any of the dtypes; P = C / block²
+    weight: Tensor | None,  # [P] or [N, P], any of the dtypes; P = C / block²
     bias: Tensor | None,
     residual: Tensor | None,  # like x; or a window of a larger tensor, see launch.window
     slope: float | Tensor,  # prelu: [1] or [C]
@@ -30,6 +38,7 @@ def epilogue_forward(
     pad_mode: str,
 ) -> tuple[Tensor, Tensor]:  # y [N, P, block·H + 2·pad, block·W + 2·pad] laid out as x; statistics fp32 [2, R]
     """`reference.epilogue.epilogue` and `reference.epilogue.statistics` of x. Arguments are checked by the caller."""
+    weight, bias, slopes = _parameters(weight, bias, slope)
     channels_last = launch.is_channels_last(x)
     window = launch.window("residual", residual, channels_last)
     n, c, h, w = x.shape
@@ -48,7 +57,7 @@ def epilogue_forward(
         residual,
         weight,
         bias,
-        slope if isinstance(slope, Tensor) else None,
+        slopes,
         stats if norm != "none" else None,
         y,
         p // p_run,
@@ -58,12 +67,12 @@ def epilogue_forward(
         stats.shape[1],
         launch.row_stride(weight),
         launch.row_stride(bias),
-        int(isinstance(slope, Tensor) and slope.numel() > 1),
+        int(slopes is not None and slopes.numel() > 1),
         window.image,
         window.plane,
         window.row,
         tile.tiles,
-        0.0 if isinstance(slope, Tensor) else float(slope),
+        float(slope) if slopes is None else 0.0,
         float(eps),
         NORM=norm,
         ACT=act,
@@ -121,6 +130,7 @@ def epilogue_backward(
     need_sums: bool,
 ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:  # grad_x and grad_residual like x; sums fp32 [3, N, C]
     """What is asked for of `reference.epilogue.epilogue_backward`. Arguments are checked by the caller."""
+    weight, bias, slopes = _parameters(weight, bias, slope)
     channels_last = launch.is_channels_last(x)
     launch.check_layout("grad", grad, channels_last)
     n, c, h, w = x.shape
@@ -147,7 +157,7 @@ def epilogue_backward(
             stats if norm != "none" else None,
             weight,
             bias,
-            slope if isinstance(slope, Tensor) else None,
+            slopes,
             sums,
             grad_x,
             grad_residual,
@@ -158,9 +168,9 @@ def epilogue_backward(
             w,
             launch.row_stride(weight),
             launch.row_stride(bias),
-            int(isinstance(slope, Tensor) and slope.numel() > 1),
+            int(slopes is not None and slopes.numel() > 1),
             tiles,
-            0.0 if isinstance(slope, Tensor) else float(slope),
+            float(slope) if slopes is None else 0.0,
             float(eps),
             NORM=norm,
             ACT=act,

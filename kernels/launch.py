@@ -79,6 +79,13 @@ def empty(shape: tuple[int, ...], like: Tensor, channels_last: bool) -> Tensor:
     return torch.empty(shape, dtype=like.dtype, device=like.device, memory_format=layout)
 
 
+def dense_rows(parameter: Tensor | None) -> Tensor | None:
+    """A parameter [P] or [N, P] whose rows are runs of memory, as a kernel reads them; a copy where they are not."""
+    if parameter is None or parameter.stride(-1) == 1 or parameter.shape[-1] == 1:
+        return parameter
+    return parameter.contiguous()
+
+
 def row_stride(parameter: Tensor | None) -> int:
     """Elements from one sample's row of a parameter [N, P] to the next's; 0 for [P], which all samples share."""
     return parameter.stride(0) if parameter is not None and parameter.dim() == 2 else 0

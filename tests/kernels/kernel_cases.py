@@ -31,6 +31,7 @@ class Case:
     residual: bool = False
     window: bool = False  # the residual is a window of a larger tensor
     slope: str = "one"  # for prelu: one or channel
+    strides: str = "dense"  # of weight, bias and slopes along their last axis: dense, stepped, transposed or expanded
     mean: float = 100.0
     eps: float = 1e-2  # large enough that leaving it out, or putting it elsewhere, shows
     tile: tuple[int, int, int, int] | None = None  # pixels, channels, tiles, programs; None: the real tables
@@ -40,6 +41,7 @@ class Case:
         words += ["nhwc" if self.channels_last else "nchw", self.norm, self.act, f"block{self.block}"]
         words += [f"{self.pad_mode}{self.pad}", f"w-{self.weight}", f"b-{self.bias}"]
         words += ["window" if self.window else "residual"] if self.residual else []
+        words += [self.strides] if self.strides != "dense" else []
         words += [f"tile{'.'.join(map(str, self.tile))}"] if self.tile else []
         return "-".join(words)
 
@@ -70,6 +72,7 @@ FACTORS: dict[str, list[Any]] = {
     "residual": [False, True],
     "window": [False, True],
     "slope": ["one", "channel"],
+    "strides": ["dense", "stepped", "transposed", "expanded"],
     "tile": [(16, 4, 1, 64), (4, 16, 2, 64), (8, 8, 1, 2)],
 }
 
@@ -138,6 +141,20 @@ def lay_out(x: Tensor, channels_last: bool) -> Tensor:
     return torch.empty(x.shape, dtype=x.dtype, device=x.device, memory_format=layout).copy_(x)
 
 
+def spread_out(values: Tensor, strides: str) -> Tensor:
+    """The values of a parameter [P] or [N, P] with other strides; what lies between and behind them is NaN.
+
+    "expanded" keeps the first value of each row only, for all of it.
+    """
+    if strides == "dense":
+        return values
+    wide = values.new_full((*values.shape, 3), float("nan"))
+    if strides == "transposed" and values.dim() == 2:
+        wide = values.new_full((3, *values.T.shape), float("nan")).permute(2, 1, 0)
+    wide[..., 1] = values
+    return wide[..., :1, 1].expand(values.shape) if strides == "expanded" else wide[..., 1]
+
+
 def make_inputs(case: Case, device: str = "cpu", seed: int = 0) -> Inputs:
     generator = torch.Generator(device).manual_seed(seed)
     n, c, h, w = case.shape
@@ -149,7 +166,9 @@ def make_inputs(case: Case, device: str = "cpu", seed: int = 0) -> Inputs:
 
     def parameter(kind: str) -> Tensor | None:
         shapes = {"none": None, "shared": (p,), "sample": (n, p)}
-        return None if shapes[kind] is None else normal(*shapes[kind], dtype=case.affine_dtype or case.dtype)
+        if shapes[kind] is None:
+            return None
+        return spread_out(normal(*shapes[kind], dtype=case.affine_dtype or case.dtype), case.strides)
 
     x = (normal(*case.shape, dtype=torch.float32) + (case.mean if case.norm != "none" else 0)).to(case.dtype)
     weight, bias = parameter(case.weight), parameter(case.bias)
@@ -158,7 +177,7 @@ def make_inputs(case: Case, device: str = "cpu", seed: int = 0) -> Inputs:
         residual = normal(n, c, h + 2, w + 2)[:, :, 1:-1, 1:-1] if case.window else normal(*case.shape)
     slope: float | Tensor = 0.2
     if case.act == "prelu":
-        slope = normal(1 if case.slope == "one" else c, dtype=torch.float32)
+        slope = spread_out(normal(1 if case.slope == "one" else c, dtype=torch.float32), case.strides)
     grad = normal(n, p, case.block * h + 2 * case.pad, case.block * w + 2 * case.pad)
     if case.act in KINKED:
         # A kernel may see z on the other side of zero than the oracle does; there the gradients truly differ.
