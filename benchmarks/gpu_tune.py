@@ -67,9 +67,9 @@ def candidates(tile: configs.Tile, smoke: bool) -> list[configs.Tile]:
 
 
 @contextmanager
-def using(key: tuple[str, int, int, int], tile: configs.Tile | None) -> Iterator[None]:
-    """Let the kernels take `tile` for the problem `key`."""
-    tuned = configs.tuned()
+def using(key: tuple[str, int, int, int], tile: configs.Tile | None, device: torch.device) -> Iterator[None]:
+    """Let the kernels on `device` take `tile` for the problem `key`."""
+    tuned = configs.tuned(device)
     before = tuned.get(key)
     if tile is not None:
         tuned[key] = tile
@@ -88,7 +88,7 @@ def keys_of(step: Any) -> Iterator[list[tuple[str, int, int, int]]]:
     lookup = configs.tile
 
     def record(*key: Any) -> configs.Tile:
-        asked.append(key)  # type: ignore[arg-type]
+        asked.append(key[:4])  # without the device
         return lookup(*key)
 
     configs.tile = record  # type: ignore[assignment]
@@ -99,7 +99,7 @@ def keys_of(step: Any) -> Iterator[list[tuple[str, int, int, int]]]:
         configs.tile = lookup
 
 
-def steps(n: int, c: int, side: int, flags: dict[str, Any], dtype: torch.dtype, device: str) -> dict[str, Any]:
+def steps(n: int, c: int, side: int, flags: dict[str, Any], dtype: torch.dtype, device: torch.device) -> dict[str, Any]:
     """The forward and the backward of an epilogue, channels_last."""
     options = PLAIN | flags
     random = torch.Generator(device).manual_seed(0)
@@ -130,12 +130,12 @@ def tune(
     at_8: Any, at_1: Any, key: tuple[str, int, int, int], device: torch.device, smoke: bool
 ) -> tuple[Any, float] | None:
     """The best tile for a problem and how much faster it makes the step; None where the tables' stays."""
-    standing = configs.tile(*key)
+    standing = configs.tile(*key, device)
     expected = [t.clone() if isinstance(t, Tensor) else t for t in at_8()]
 
     def under(tile: configs.Tile, step: Any) -> Any:
         def run() -> Any:
-            with using(key, tile):
+            with using(key, tile, device):
                 return step()
 
         return run
@@ -205,8 +205,9 @@ def main() -> None:
         sys.exit("--smoke measures nothing that may be used: give --output")
     if not args.smoke and not torch.cuda.is_available():
         sys.exit("gpu_tune needs a GPU; --smoke runs without one, and proves nothing about speed")
-    device = "cpu" if args.smoke else "cuda"
-    where = "Triton's interpreter: times mean nothing" if args.smoke else torch.cuda.get_device_name()
+    # With its index, as the tensors' device has it.
+    device = torch.device("cpu") if args.smoke else torch.device("cuda", torch.cuda.current_device())
+    where = "Triton's interpreter: times mean nothing" if args.smoke else torch.cuda.get_device_name(device)
     results = Results(args.output or out, where)
     begin = time.monotonic()
     for c, side, flags in SMOKE_SHAPES if args.smoke else SHAPES:
@@ -221,10 +222,10 @@ def main() -> None:
                         continue
                     if time.monotonic() - begin > 60 * args.minutes:
                         sys.exit(f"time is up: {len(results.tried)} problems tried; call again to go on")
-                    found = tune(at_8, at_1, key, torch.device(device), args.smoke)
+                    found = tune(at_8, at_1, key, device, args.smoke)
                     print(f"{c}×{side}² {dtype} {mode}, {key[0]}: {found or 'the tables stay'}", flush=True)
                     if found is not None:
-                        configs.tuned()[key] = found[0]
+                        configs.tuned(device)[key] = found[0]
                     results.add(key, found)
     print(f"{len(results.tiles)} tiles of {len(results.tried)} problems in {results.path}")
 

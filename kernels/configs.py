@@ -13,6 +13,8 @@ from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
+import torch
+
 ANY = 1 << 62
 
 SPLIT_PROGRAMS = 512
@@ -129,18 +131,16 @@ def read_tuned(path: Path, device: str | None) -> dict[tuple[str, int, int, int]
 
 
 @cache
-def tuned() -> dict[tuple[str, int, int, int], Tile]:
-    """The tuned tiles for this machine's GPU."""
+def tuned(device: torch.device) -> dict[tuple[str, int, int, int], Tile]:
+    """The tuned tiles for `device`; a machine may have GPUs of several models."""
     if not TUNED_FILE.exists():
         return {}
-    import torch
-
-    return read_tuned(TUNED_FILE, torch.cuda.get_device_name() if torch.cuda.is_available() else None)
+    return read_tuned(TUNED_FILE, torch.cuda.get_device_name(device) if device.type == "cuda" else None)
 
 
-def tile(table: str, itemsize: int, channels: int, area: int) -> Tile:
+def tile(table: str, itemsize: int, channels: int, area: int, device: torch.device) -> Tile:
     """The tuned tile for exactly this problem, else that of the first row of `table` that is large enough."""
-    exact = tuned().get((table, itemsize, channels, area))
+    exact = tuned(device).get((table, itemsize, channels, area))
     if exact is not None:
         return exact
     for row in TABLES[table]:

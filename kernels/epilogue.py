@@ -47,7 +47,8 @@ def epilogue_forward(
     if stats is None:
         stats = statistics(x, norm, channels_last)
     y = launch.empty((n, p, oh, ow), x, channels_last)
-    tile = configs.tile(f"forward, {'channels_last' if channels_last else 'contiguous'}", x.element_size(), p, oh * ow)
+    table = f"forward, {'channels_last' if channels_last else 'contiguous'}"
+    tile = configs.tile(table, x.element_size(), p, oh * ow, x.device)
     p_run, area_run = (launch.run_length(p), 1) if channels_last else (1, launch.run_length(oh * ow))
     launch.run(
         epilogue_fwd_kernel,
@@ -194,7 +195,7 @@ def epilogue_backward(
     }
     done, sums = False, None
     if need_sums or (need_x and norm != "none"):
-        tile = configs.tile(f"sums, {layout}", x.element_size(), p, h * w)
+        tile = configs.tile(f"sums, {layout}", x.element_size(), p, h * w, x.device)
         columns = n * block**2 * configs.cdiv(p, tile.channels)
         tiles, splits = configs.split(configs.cdiv(h * w, tile.pixels), tile.tiles, columns)
         sums = torch.empty(3, n, c, dtype=torch.float32, device=x.device)
@@ -204,7 +205,7 @@ def epilogue_backward(
         if splits > 1:
             combine_sums(partial, sums)
     if not done and (need_x or need_residual):
-        tile = configs.tile(f"backward, {layout}", x.element_size(), p, h * w)
+        tile = configs.tile(f"backward, {layout}", x.element_size(), p, h * w, x.device)
         splits = configs.cdiv(h * w, tile.pixels * tile.tiles)
         run(tile, tile.tiles, splits, sums=sums if norm != "none" else None, **written)
     return written["grad_x"], written["grad_residual"], sums if need_sums else None

@@ -131,7 +131,7 @@ def statistics(
     else:
         groups, length, lanes = (n, h * w, c) if channels_last else (n * c, h * w, 1)
     table = "statistics, rows" if lanes == 1 else "statistics, columns"
-    tile = configs.tile(table, x.element_size(), lanes, length)
+    tile = configs.tile(table, x.element_size(), lanes, length, x.device)
     lane_blocks, columns = configs.cdiv(lanes, tile.channels), groups * lanes
     tiles, splits = configs.split(configs.cdiv(length, tile.pixels), tile.tiles, groups * lane_blocks)
 

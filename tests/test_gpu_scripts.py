@@ -11,6 +11,7 @@ import sysconfig
 from pathlib import Path
 
 import pytest
+import torch
 
 from munit_fast.bench import rows
 
@@ -62,8 +63,6 @@ def test_gpu_check(tmp_path: Path) -> None:
 
 
 def test_gpu_check_without_a_gpu_says_so(tmp_path: Path) -> None:
-    import torch
-
     if torch.cuda.is_available():
         pytest.skip("there is a GPU")
     done = script("gpu_check.py", "--out", str(tmp_path))
@@ -88,16 +87,27 @@ def test_gpu_tune(tmp_path: Path) -> None:
         assert table in done.stdout  # each kernel of the epilogue was tried
 
 
-def test_tuned_tiles_are_used_for_their_shape_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    configs = pytest.importorskip("munit_fast.kernels.configs")
+def test_tuned_tiles_are_used_for_their_shape_and_gpu_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of two GPUs the second was tuned, while the first is the current one."""
+    from munit_fast.kernels import configs
+
     tile = {"pixels": 4, "channels": 8, "num_warps": 2, "tiles": 3}
     entry = {"table": "forward, channels_last", "itemsize": 2, "channels": 64, "area": 100, "tile": tile, "gain": 1.1}
     path = tmp_path / "tuned.json"
     path.write_text(json.dumps({"measured_on": "x", "date": "y", "tiles": [entry]}))
-    monkeypatch.setattr(configs, "tuned", lambda: configs.read_tuned(path, "x"))
-    assert configs.tile("forward, channels_last", 2, 64, 100) == configs.Tile(4, 8, 2, 3)
-    standing = configs.tile("forward, channels_last", 2, 64, 101)
-    assert standing != configs.Tile(4, 8, 2, 3) and standing == configs.tile("forward, channels_last", 4, 64, 100)
+    monkeypatch.setattr(configs, "TUNED_FILE", path)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device=None: "wx"[0 if device is None else device.index])
+    first, second, cpu = (torch.device(name) for name in ("cuda:0", "cuda:1", "cpu"))
+    configs.tuned.cache_clear()
+    try:
+        assert configs.tile("forward, channels_last", 2, 64, 100, second) == configs.Tile(4, 8, 2, 3)
+        standing = configs.tile("forward, channels_last", 2, 64, 101, second)
+        assert standing != configs.Tile(4, 8, 2, 3)
+        assert standing == configs.tile("forward, channels_last", 4, 64, 100, second)
+        for other in (first, cpu):
+            assert standing == configs.tile("forward, channels_last", 2, 64, 100, other)
+    finally:
+        configs.tuned.cache_clear()
 
 
 def test_a_damaged_file_of_tiles_is_named(tmp_path: Path) -> None:

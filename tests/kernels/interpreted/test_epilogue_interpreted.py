@@ -196,7 +196,7 @@ def test_the_real_tables_cover_every_shape() -> None:
         for itemsize in (2, 4):
             for channels in (1, 3, 8, 17, 64, 96, 4096):
                 for area in (1, 64, 4096, 1 << 24):
-                    tile = configs.tile(table, itemsize, channels, area)
+                    tile = configs.tile(table, itemsize, channels, area, torch.device("cpu"))
                     assert tile.pixels & (tile.pixels - 1) == 0 and tile.channels & (tile.channels - 1) == 0
 
 
