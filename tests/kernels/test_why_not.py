@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import importlib.util
+import os
+import re
+import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -13,11 +18,71 @@ from munit_fast.kernels import launch
 from munit_fast.ops import layout as operators
 
 CUDA = torch.device("cuda", 0)
+ROOT = Path(__file__).resolve().parents[2]
+
+# A machine whose only GPU is made up: what munit_fast and Triton ask torch.cuda before they launch.
+MADE_UP = """
+import torch
+capturing = False
+torch.cuda.is_available = lambda: True
+torch.cuda.current_device = lambda: 0
+torch.cuda.get_device_capability = lambda device=None: (9, 0)
+torch.cuda.is_current_stream_capturing = lambda: capturing
+torch._C._cuda_getCurrentRawStream = lambda index: 0
+from munit_fast.ops import backends
+gpu, dtype = torch.device("cuda", 0), torch.float32
+"""
 
 
 @pytest.fixture(autouse=True)
-def _fresh() -> None:
+def _fresh(monkeypatch: pytest.MonkeyPatch) -> None:
     kernels._why_not_here.cache_clear()
+    monkeypatch.setattr(kernels, "_failures", {})
+
+
+@pytest.fixture
+def launches(monkeypatch: pytest.MonkeyPatch) -> list[torch.device]:
+    """A GPU on which everything that is launched succeeds; the devices of the launches."""
+    probe = pytest.importorskip("munit_fast.kernels.probe")
+    found: list[torch.device] = []
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 1)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda index: (9, 0))
+    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: False)
+    monkeypatch.setattr(probe, "load_driver", lambda: None)
+    monkeypatch.setattr(launch, "run", lambda kernel, grid, device, *args, **meta: found.append(device))
+    return found
+
+
+def on_a_made_up_gpu(program: str, tmp_path: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Runs MADE_UP and `program` in a process of its own, with an empty Triton cache and no compiler named in CC."""
+    env = {name: value for name, value in os.environ.items() if name not in ("CC", "TRITON_INTERPRET")}
+    env |= {"TRITON_CACHE_DIR": str(tmp_path / "cache"), "PYTHONPATH": str(ROOT)} | environment
+    command = [sys.executable, "-c", MADE_UP + program]
+    return subprocess.run(command, capture_output=True, text=True, env=env, cwd=tmp_path, timeout=240, check=False)
+
+
+@pytest.fixture
+def driver(tmp_path: Path) -> dict[str, str]:
+    """The environment of a process whose CUDA driver agrees to everything and says "launched" on stderr."""
+    compiler, triton = shutil.which("gcc"), importlib.util.find_spec("triton")
+    source = Path(triton.origin).parent / "backends/nvidia/driver.c" if triton is not None else None
+    if compiler is None or source is None or not source.is_file():
+        pytest.skip("this needs gcc, and Triton with its NVIDIA driver")
+    bodies = {
+        "cuFuncGetAttribute": "*(int*)first = 1024;",
+        "cuDeviceGetAttribute": "*(int*)first = 1024;",
+        "cuLaunchKernelEx": 'write(2, "launched\\n", 9);',
+    }
+    functions = [
+        f"int {name}(void* first) {{ {bodies.get(name, '')} return 0; }}"
+        for name in sorted(set(re.findall(r"\bcu[A-Z]\w*", source.read_text())))
+    ]
+    (tmp_path / "driver.c").write_text("\n".join(["#include <unistd.h>", *functions]))
+    library = tmp_path / "libcuda.so.1"
+    flags = ["-shared", "-fPIC", "-w", "-Wl,-soname,libcuda.so.1"]
+    subprocess.run([compiler, *flags, tmp_path / "driver.c", "-o", library], check=True)
+    return {"TRITON_LIBCUDA_PATH": str(tmp_path), "LD_LIBRARY_PATH": str(tmp_path)}
 
 
 def test_other_devices() -> None:
@@ -53,12 +118,96 @@ def test_no_triton(monkeypatch: pytest.MonkeyPatch) -> None:
     ],
 )
 def test_capability(
-    capability: tuple[int, int], dtype: torch.dtype, reason: str | None, monkeypatch: pytest.MonkeyPatch
+    capability: tuple[int, int],
+    dtype: torch.dtype,
+    reason: str | None,
+    launches: list[torch.device],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    pytest.importorskip("triton")
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda index: capability)
     assert kernels.why_not(CUDA, dtype) == reason
+
+
+def test_a_kernel_is_launched_once_on_each_device(launches: list[torch.device]) -> None:
+    devices = [torch.device(name) for name in ("cuda:0", "cuda:1", "cuda", "cuda:0")]
+    for device in devices:
+        for dtype in kernels.DTYPES:
+            assert kernels.why_not(device, dtype) is None
+    assert launches == devices[:2]
+
+
+def test_nothing_is_launched_during_a_capture(launches: list[torch.device], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: True)
+    assert kernels.why_not(CUDA, torch.float32) is None and not launches
+    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: False)
+    assert kernels.why_not(CUDA, torch.float32) is None and launches == [CUDA]
+
+
+def test_a_failed_launch_is_remembered(launches: list[torch.device], monkeypatch: pytest.MonkeyPatch) -> None:
+    """During a capture too."""
+
+    def failing(kernel: object, grid: object, device: torch.device, *args: object, **meta: object) -> None:
+        launches.append(device)
+        raise OSError("no room for the cache\nhere")
+
+    monkeypatch.setattr(launch, "run", failing)
+    for capturing in (False, True):
+        monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda c=capturing: c)
+        assert kernels.why_not(CUDA, torch.float32) == (
+            "Triton cannot launch a kernel on this device: no room for the cache"
+        )
+    assert len(launches) == 1
+
+
+@pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="triton is not installed")
+@pytest.mark.parametrize("capturing", [False, True])
+def test_without_a_compiler_another_backend_is_taken(capturing: bool, tmp_path: Path) -> None:
+    """As in most containers that are made to run programs, not to build them."""
+    program = f"""
+capturing = {capturing}
+print(backends.why_not("triton", gpu, dtype))
+backends.cuda.why_not = lambda device, dtype: None
+print(backends.automatic(gpu, dtype))
+backends.cuda.why_not = lambda device, dtype: "there is no nvcc either"
+print(backends.choose("auto", gpu, dtype).__name__)
+try:
+    backends.choose("triton", gpu, dtype)
+except RuntimeError as error:
+    print(error)
+"""
+    done = on_a_made_up_gpu(program, tmp_path, PATH="", TRITON_LIBCUDA_PATH=str(tmp_path))
+    assert done.returncode == 0, done.stderr
+    reason, second, last, error = done.stdout.splitlines()
+    assert reason.startswith("Triton cannot launch a kernel on this device: Failed to find C compiler")
+    assert second == "cuda" and last == "munit_fast.ops.backends.reference"
+    assert error == f"impl='triton' cannot be used here: {reason}"
+    assert f"using the slower 'reference' backend on cuda: triton: {reason}" in done.stderr
+
+
+def test_a_compiler_that_fails_is_named(tmp_path: Path, driver: dict[str, str]) -> None:
+    """Without Python's headers, for one."""
+    compiler = tmp_path / "failing"
+    compiler.write_text("#!/bin/sh\necho Python.h is missing >&2\nexit 3\n")
+    compiler.chmod(0o755)
+    done = on_a_made_up_gpu('print(backends.why_not("triton", gpu, dtype))', tmp_path, **driver, CC=str(compiler))
+    assert done.stdout == (
+        f"Triton cannot launch a kernel on this device: {compiler} ended with status 3, its message is above\n"
+    ), done.stderr
+    assert "Python.h is missing" in done.stderr
+
+
+def test_triton_is_taken_where_its_launcher_launches(tmp_path: Path, driver: dict[str, str]) -> None:
+    """Triton's own compiler and launcher, over a driver that agrees to everything; also while tensors are faked."""
+    program = """
+from torch._subclasses import FakeTensorMode
+with FakeTensorMode():
+    print(backends.why_not("triton", gpu, dtype))
+print(backends.automatic(gpu, dtype))
+"""
+    done = on_a_made_up_gpu(program, tmp_path, **driver)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines() == ["None", "triton"]
+    assert done.stderr.splitlines() == ["launched"]
 
 
 def test_the_package_imports_without_triton() -> None:
