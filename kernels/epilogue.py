@@ -43,7 +43,7 @@ def epilogue_forward(
     window = launch.window("residual", residual, channels_last)
     n, c, h, w = x.shape
     p, oh, ow = c // block**2, block * h + 2 * pad, block * w + 2 * pad
-    launch.check_size(max(c * h * w, p * oh * ow))
+    launch.check_size(n, c, max(c * h * w, p * oh * ow))
     if stats is None:
         stats = statistics(x, norm, channels_last)
     y = launch.empty((n, p, oh, ow), x, channels_last)
@@ -136,7 +136,7 @@ def epilogue_backward(
     launch.check_layout("grad", grad, channels_last)
     n, c, h, w = x.shape
     p = c // block**2
-    launch.check_size(max(c * h * w, grad[:1].numel()))
+    launch.check_size(n, c, max(c * h * w, grad[:1].numel()))
     smallest = min(h, w) * block
     p_run, area_run = (launch.run_length(p), 1) if channels_last else (1, launch.run_length(h * w))
 

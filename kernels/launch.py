@@ -10,6 +10,12 @@ from torch import Tensor
 MAX_SAMPLE = 2**30
 """Elements of one sample, padding included: offsets inside a sample are 32-bit, and a split may overhang its end."""
 
+MAX_BLOCKS = 65535
+"""Samples, and channels: they are the second and third axis of a grid, and some tiles have one channel."""
+
+MAX_PLANES = 2**30
+"""Samples × channels: the first axis of a grid, and 32-bit indices of statistics."""
+
 
 def run(kernel: Any, grid: tuple[int, ...], device: torch.device, *args: Any, **meta: Any) -> None:
     """Launch on the current stream of `device`. Tests replace this function to see what would be launched."""
@@ -67,10 +73,23 @@ def window(name: str, x: Tensor | None, channels_last: bool) -> Window:
     return Window(x.stride(0) // run, plane // run, x.stride(2) // run, run)
 
 
-def check_size(sample: int) -> None:
-    """Raise if a sample of so many elements is beyond 32-bit offsets."""
+def why_too_large(samples: int, channels: int, sample: int) -> str | None:
+    """In words, which of x's sizes is beyond a launch; None if none is. sample: elements of one, padding included."""
+    if samples > MAX_BLOCKS:
+        return f"it serves at most {MAX_BLOCKS} samples; x has {samples}"
+    if channels > MAX_BLOCKS:
+        return f"it serves at most {MAX_BLOCKS} channels; x has {channels}"
+    if samples * channels > MAX_PLANES:
+        return f"it serves at most 2^30 planes; x has {samples} samples of {channels}"
     if sample > MAX_SAMPLE:
-        raise ValueError(f"a sample must have at most 2^30 elements, padding included; got {sample}")
+        return f"a sample must have at most 2^30 elements, padding included; got {sample}"
+    return None
+
+
+def check_size(samples: int, channels: int, sample: int) -> None:
+    """Raise ValueError if `why_too_large` has a reason."""
+    if reason := why_too_large(samples, channels, sample):
+        raise ValueError(reason)
 
 
 def empty(shape: tuple[int, ...], like: Tensor, channels_last: bool) -> Tensor:

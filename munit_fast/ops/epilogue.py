@@ -36,14 +36,17 @@ def _accumulator(x: Tensor) -> torch.dtype:
     return torch.promote_types(x.dtype, torch.float32)
 
 
-def _backend(impl: str, x: Tensor, o: Options) -> ModuleType:
-    if x.device.type == "cpu" and impl != "cuda":  # there a backend serves all sizes, and the question would cost 1 µs
-        return choose(impl, x.device, x.dtype)
+def _problem(x: Tensor, o: Options) -> Problem:
     n, c, h, w = x.shape
     padded = (o.block * h + 2 * o.pad) * (o.block * w + 2 * o.pad) * (c // o.block**2)
     channels_last = c == 1 or is_channels_last(x)  # one channel lies the same either way
-    problem = Problem("epilogue", o.norm, channels_last, n, max(c * h * w, padded), x.element_size())
-    return choose(impl, x.device, x.dtype, problem)
+    return Problem("epilogue", o.norm, channels_last, n, max(c * h * w, padded), x.element_size(), c)
+
+
+def _backend(impl: str, x: Tensor, o: Options) -> ModuleType:
+    if x.device.type == "cpu" and impl != "cuda":  # there a backend serves all sizes, and the question would cost 1 µs
+        return choose(impl, x.device, x.dtype)
+    return choose(impl, x.device, x.dtype, _problem(x, o))
 
 
 @torch.library.impl(LIBRARY, "epilogue", "CompositeExplicitAutograd")

@@ -107,6 +107,9 @@ def test_it_says_in_words_what_it_does_not_serve(monkeypatch: pytest.MonkeyPatch
         "it reads channels_last tensors; x is NCHW (x.to(memory_format=torch.channels_last))"
     )
     assert cuda.why_not_problem(Problem("epilogue", samples=70000)) == ("it serves at most 65535 samples; x has 70000")
+    assert cuda.why_not_problem(Problem("epilogue", channels=70000)) == (
+        "it serves at most 65535 channels; x has 70000"
+    )
     assert "2^30" in cuda.why_not_problem(Problem("epilogue", sample=2**31))
     assert cuda.why_not_problem(Problem("epilogue", sample=2**30)) is None
     cuda._why_not_here.cache_clear()

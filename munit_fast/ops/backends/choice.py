@@ -20,6 +20,7 @@ class Problem(NamedTuple):
     samples: int = 1
     sample: int = 0  # elements of x, or of the padded result where that is larger
     itemsize: int = 4
+    channels: int = 1  # of x
 
 
 class Row(NamedTuple):

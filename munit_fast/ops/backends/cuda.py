@@ -17,7 +17,7 @@ from munit_fast.ops.options import ACTIVATIONS, NORMS, PAD_MODES, Options
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 LAYOUTS = (torch.channels_last,)
 MIN_CAPABILITY = (7, 5)
-MAX_SAMPLES = 65535
+MAX_BLOCKS = 65535  # samples, and channels: the second and third axis of a grid
 MAX_SAMPLE = 2**30  # elements, padding included: offsets inside a sample are 32-bit
 MAX_TENSORS = 8  # of one launch of the losses: MUNIT's generator update has eight reconstructions
 # How an epilogue is computed: by the sizes; in one launch whose blocks keep x in shared memory; in a launch a pass.
@@ -59,8 +59,10 @@ def why_not_problem(problem: Problem) -> str | None:
         return None
     if not problem.channels_last:
         return "it reads channels_last tensors; x is NCHW (x.to(memory_format=torch.channels_last))"
-    if problem.samples > MAX_SAMPLES:
-        return f"it serves at most {MAX_SAMPLES} samples; x has {problem.samples}"
+    if problem.samples > MAX_BLOCKS:
+        return f"it serves at most {MAX_BLOCKS} samples; x has {problem.samples}"
+    if problem.channels > MAX_BLOCKS:
+        return f"it serves at most {MAX_BLOCKS} channels; x has {problem.channels}"
     if problem.sample > MAX_SAMPLE:
         return f"a sample must have at most 2^30 elements, padding included; got {problem.sample}"
     return None

@@ -6,11 +6,20 @@ import torch
 from torch import Tensor
 
 from munit_fast import kernels
+from munit_fast.kernels import launch
+from munit_fast.ops.backends.choice import Problem
 from munit_fast.ops.options import Options
 
 
 def why_not(device: torch.device, dtype: torch.dtype) -> str | None:
     return kernels.why_not(device, dtype)  # type: ignore[attr-defined]
+
+
+def why_not_problem(problem: Problem) -> str | None:
+    """None if the kernels can serve this operation, on a device and dtype that they serve; or the reason in words."""
+    if problem.op != "epilogue":
+        return None
+    return launch.why_too_large(problem.samples, problem.channels, problem.sample)
 
 
 def epilogue_forward(

@@ -1,0 +1,102 @@
+"""Shapes at and beyond what a launch can do: `auto` names Triton or CUDA C++ only where they serve. Needs no GPU."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import pytest
+import torch
+
+from munit_fast.ops import backends
+from munit_fast.ops.backends import cuda
+from munit_fast.ops.epilogue import _problem
+from munit_fast.ops.options import Options
+
+pytest.importorskip("triton")
+
+from munit_fast.kernels import launch
+from munit_fast.kernels.epilogue import epilogue_backward, epilogue_forward
+
+GPU = torch.device("cuda", 0)
+MOST_BLOCKS = (2**31 - 1, 65535, 65535)  # of a grid, by CUDA's axes
+
+# Shape, block, pad, and whether Triton's launches can do it.
+SHAPES = [
+    ((65535, 4, 2, 3), 1, 1, True),
+    ((65536, 4, 2, 3), 1, 1, False),
+    ((70000, 4, 1, 1), 2, 0, False),
+    ((1, 65535, 17, 17), 1, 0, True),
+    ((1, 65536, 17, 17), 1, 0, False),
+    ((1, 65532, 20, 20), 2, 0, True),
+    ((1, 4 * 65536, 20, 20), 2, 0, False),
+    ((1, 2**26, 1, 2), 1, 0, False),
+    ((16384, 65535, 1, 1), 1, 0, True),
+    ((65535, 65535, 1, 1), 1, 0, False),
+    ((1, 64, 4096, 4096), 1, 0, True),
+    ((1, 64, 4096, 4096), 1, 1, False),
+    ((1, 256, 2048, 2048), 2, 3, False),
+    ((1, 1, 1, 2**30), 1, 0, True),
+    ((1, 1, 1, 2**30 + 1), 1, 0, False),
+    ((60000, 32, 256, 256), 1, 1, True),
+]
+
+
+@pytest.fixture
+def grids(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, ...]]:
+    """The grids of what is launched, instead of launching it."""
+    found: list[tuple[int, ...]] = []
+    monkeypatch.setattr(launch, "run", lambda kernel, grid, device, *args, **meta: found.append(grid))
+    return found
+
+
+def run(x: torch.Tensor, o: Options) -> None:
+    """Everything that an epilogue of x launches, forward and backward."""
+    options: dict[str, Any] = o._asdict()
+    slope = options.pop("slope")
+    y, stats = epilogue_forward(x, None, None, None, slope, **options)
+    needs = dict.fromkeys(("need_x", "need_residual", "need_sums"), True)
+    epilogue_backward(y, x, stats, None, None, slope, **options, **needs)
+
+
+@pytest.mark.parametrize("norm", ["none", "instance", "layer"])
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize(("shape", "block", "pad", "served"), SHAPES)
+def test_auto_names_who_serves(
+    shape: tuple[int, int, int, int],
+    block: int,
+    pad: int,
+    served: bool,
+    layout: torch.memory_format,
+    norm: str,
+    grids: list[tuple[int, ...]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for name in ("triton", "cuda"):
+        monkeypatch.setattr(backends.BACKENDS[name], "why_not", lambda device, dtype: None)
+    x = torch.empty(shape, dtype=torch.bfloat16, device="meta", memory_format=layout)
+    o = Options(norm, 1e-5, "relu", 0.0, block, pad, "zero")
+    name = backends.automatic(GPU, x.dtype, _problem(x, o))
+    assert (name == "triton") == served
+    if served:
+        run(x, o)
+        assert all(size <= most for grid in grids for size, most in zip(grid, MOST_BLOCKS))
+    else:
+        reason = backends.why_not("triton", GPU, x.dtype, _problem(x, o))
+        with pytest.raises(ValueError, match=re.escape(str(reason))):
+            run(x, o)
+        assert name != "cuda" or cuda.why_not_problem(_problem(x, o)) is None
+
+
+def test_the_limits_are_those_of_the_grids(grids: list[tuple[int, ...]], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without the check the launches of a refused shape would be beyond a grid, or beyond 32-bit offsets."""
+    monkeypatch.setattr(launch, "check_size", lambda *sizes: None)
+    for shape, block, pad, served in SHAPES:
+        grids.clear()
+        for layout in (torch.contiguous_format, torch.channels_last):
+            x = torch.empty(shape, dtype=torch.bfloat16, device="meta", memory_format=layout)
+            run(x, Options("instance", 1e-5, "relu", 0.0, block, pad, "zero"))
+        c, h, w = shape[1:]
+        sample = max(c * h * w, c // block**2 * (block * h + 2 * pad) * (block * w + 2 * pad))
+        beyond = any(size > most for grid in grids for size, most in zip(grid, MOST_BLOCKS)) or sample > 2**30
+        assert beyond != served, shape
