@@ -1,5 +1,5 @@
-// munit_fast._C: what was built, and which instruction set is in use. Importing it registers the operators of ops.cpp and
-// cuda/ops.cpp.
+// munit_fast._C: what was built, and which instruction set is in use. Importing it registers the operators of ops.cpp
+// and cuda/ops.cpp, so `import torch` comes first.
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
@@ -16,13 +16,7 @@ namespace cpu = munit_fast::cpu;
 
 namespace {
 
-// What a kernel takes on an architecture, as ptxas says.
-struct Resources {
-  const char *kernel, *architecture;
-  int registers, shared, stack, spilled;
-};
-
-#include "cuda_build.inl"  // written by setup.py
+#include "build.inl"  // written by setup.py
 
 std::vector<std::string> available_isas() {
   std::vector<std::string> names;
@@ -41,8 +35,7 @@ void set_isa(const std::optional<std::string>& name) {
 py::dict build_info() {
   py::dict info;
   info["compiler"] = __VERSION__;
-  info["flags"] = MUNIT_FAST_FLAGS;
-  info["torch"] = MUNIT_FAST_TORCH;
+  info["flags"] = build_flags;
 #if defined(__aarch64__)
   info["architecture"] = "aarch64";
 #else
@@ -59,19 +52,6 @@ py::dict build_info() {
   return info;
 }
 
-py::list resource_table() {
-  py::list table;
-#if MUNIT_FAST_CUDA
-  for (const Resources& r : resources) {
-    py::dict row;
-    row["kernel"] = r.kernel, row["architecture"] = r.architecture, row["registers"] = r.registers;
-    row["shared"] = r.shared, row["stack"] = r.stack, row["spilled"] = r.spilled;
-    table.append(row);
-  }
-#endif
-  return table;
-}
-
 void prepare_cuda(int index) {
 #if MUNIT_FAST_CUDA
   munit_fast::cuda::prepare(index);
@@ -84,14 +64,20 @@ void prepare_cuda(int index) {
 
 PYBIND11_MODULE(_C, m) {
   m.doc() = "Native part of munit_fast.";
+  // Not while the library is loaded, where an exception would end the process: here it becomes an ImportError.
+  try {
+    cpu::register_operators();
+#if MUNIT_FAST_CUDA
+    munit_fast::cuda::register_operators();
+#endif
+  } catch (const std::runtime_error& error) {
+    throw py::import_error(error.what());
+  }
   m.def("available_isas", &available_isas, "Instruction sets that this machine runs, best first.");
   m.def("isa", [] { return std::string(cpu::active().name); }, "The instruction set in use.");
   m.def("set_isa", &set_isa, py::arg("isa").none(true), "Use one instruction set; None: the best.");
   m.def("build_info", &build_info,
-        "Compiler, flags, architecture, instruction set in use and the torch whose headers were used; the same of the "
-        "CUDA part, or cuda_error.");
-  m.def("resource_table", &resource_table,
-        "Registers, static shared memory, stack and spilled bytes of each CUDA kernel on each architecture.");
+        "Compiler, flags, architecture and instruction set in use; the same of the CUDA part, or cuda_error.");
   m.def("prepare_cuda", &prepare_cuda, py::arg("index"),
         "Load the CUDA kernels on a device and set their attributes; RuntimeError says why that fails.");
 }

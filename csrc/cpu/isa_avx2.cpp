@@ -6,9 +6,12 @@
 
 #if defined(__x86_64__)
 #include <immintrin.h>
+#ifndef __AVX2__
+#error "setup.py has the flags that this file is compiled with"
+#endif
+#ifndef __clang__
 #pragma GCC diagnostic ignored "-Wmaybe-uninitialized"  // GCC 12's own intrinsics
-// After the system's headers: what they define must stay runnable everywhere.
-#pragma GCC target("avx2,fma,f16c")
+#endif
 #define MUNIT_FAST_AVX2
 #define MUNIT_FAST_VECTOR_BYTES 32
 

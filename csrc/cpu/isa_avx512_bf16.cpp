@@ -6,9 +6,12 @@
 
 #if defined(__x86_64__)
 #include <immintrin.h>
+#ifndef __AVX512BF16__
+#error "setup.py has the flags that this file is compiled with"
+#endif
+#ifndef __clang__
 #pragma GCC diagnostic ignored "-Wmaybe-uninitialized"  // GCC 12's own intrinsics
-// After the system's headers: what they define must stay runnable everywhere.
-#pragma GCC target("avx512f,avx512bw,avx512vl,avx512dq,avx512bf16,avx2,fma,f16c,prefer-vector-width=512")
+#endif
 #define MUNIT_FAST_AVX512
 #define MUNIT_FAST_AVX512_BF16
 #define MUNIT_FAST_VECTOR_BYTES 64

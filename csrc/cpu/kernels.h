@@ -88,4 +88,6 @@ bool force(const char* name);            // null: the best again; false: not ava
 void run_tasks(int64_t count, void (*task)(int64_t index, void* context), void* context);
 int64_t thread_count();
 
+void register_operators();  // torch.ops.munit_fast_cpu; std::runtime_error says what torch refused
+
 }  // namespace munit_fast::cpu

@@ -1,6 +1,7 @@
 // Conversions and elementary functions as plain loops that a compiler turns into vector code.
-// Included inside an anonymous namespace by each instruction set's file: nothing here may be shared between them, or
-// the linker could keep the AVX-512 copy of a function for a machine that has none. Hence no templates of std.
+// Included inside an anonymous namespace by each instruction set's file, which is compiled with that set's flags as a
+// whole: nothing here may be shared between files, or the linker could keep the AVX-512 copy of a function for a machine
+// that has none. Hence no templates of std (tests/test_instruction_sets.py looks for weak symbols).
 
 using std::int32_t;
 using std::int64_t;

@@ -5,4 +5,6 @@ namespace munit_fast::cuda {
 // Loads all kernels on a device and sets their attributes. Throws std::runtime_error in words.
 void prepare(int index);
 
+void register_operators();  // torch.ops.munit_fast_cuda; std::runtime_error says what torch refused
+
 }  // namespace munit_fast::cuda

@@ -96,11 +96,8 @@ class Simulator:
 
 def build_operators(folder: Path) -> Simulator:
     """torch.ops.munit_fast_simulated: the operators of csrc/cuda/ops.cpp, for tensors on the CPU."""
-    torch_folder = Path(torch.__file__).parent
-    include = [f"-isystem{torch_folder / 'include'}", "-DTORCH_TARGET_VERSION=0x020b000000000000"]
-    sources = [(SOURCES / name, []) for name in [*KERNELS, "plan.cpp", "launch.cpp"]]
-    sources.append((SOURCES / "ops.cpp", include))
-    path = build(folder, sources, [f"-L{torch_folder}/lib", "-ltorch", "-ltorch_cpu"])
+    sources = [(SOURCES / name, []) for name in [*KERNELS, "plan.cpp", "launch.cpp", "ops.cpp"]]
+    path = build(folder, sources, [f"-L{Path(torch.__file__).parent / 'lib'}", "-ltorch_cpu"])
     torch.ops.load_library(str(path))
     return Simulator(path)
 
