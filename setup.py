@@ -22,13 +22,23 @@ from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
 
 ROOT = Path(__file__).resolve().parent
-FLAGS = "-std=c++20 -O2 -fPIC -fvisibility=hidden -fno-math-errno -fno-trapping-math -Wall -Wextra".split()
+FLAGS = [
+    "-std=c++20",
+    "-O2",
+    "-fPIC",
+    "-fvisibility=hidden",
+    "-fno-math-errno",
+    "-fno-trapping-math",
+    "-Wall",
+    "-Wextra",
+]
 # An instruction set's file takes its own flags, on x86-64. Without exceptions nothing in it is shared with other files.
-_AVX512 = "-mavx512f -mavx512bw -mavx512vl -mavx512dq -mavx2 -mfma -mf16c -mprefer-vector-width=512"
+_AVX2 = ["-mavx2", "-mfma", "-mf16c"]
+_AVX512 = [*_AVX2, *(f"-mavx512{part}" for part in ("f", "bw", "vl", "dq")), "-mprefer-vector-width=512"]
 INSTRUCTION_SETS = {
-    "csrc/cpu/isa_avx512_bf16.cpp": f"{_AVX512} -mavx512bf16".split(),
-    "csrc/cpu/isa_avx512.cpp": _AVX512.split(),
-    "csrc/cpu/isa_avx2.cpp": "-mavx2 -mfma -mf16c".split(),
+    "csrc/cpu/isa_avx512_bf16.cpp": [*_AVX512, "-mavx512bf16"],
+    "csrc/cpu/isa_avx512.cpp": _AVX512,
+    "csrc/cpu/isa_avx2.cpp": _AVX2,
     "csrc/cpu/isa_baseline.cpp": [],
 }
 SOURCES = ["csrc/module.cpp", "csrc/ops.cpp", "csrc/cpu/choose.cpp", *INSTRUCTION_SETS]
@@ -46,7 +56,7 @@ class BuildError(Exception):
 
 
 def run(*command: str, check: bool = True) -> str:
-    """What a program prints. Where it fails, BuildError has its first complaint, without the folders of this machine."""
+    """What a program prints. Where it fails, BuildError has its first complaint, without this machine's folders."""
     try:
         done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace")
     except OSError as error:

@@ -418,10 +418,7 @@ def _facts(found: Examination) -> Iterator[tuple[str, str]]:
         yield "CPU kernels", found.native["error"]
     else:
         built = found.native
-        yield (
-            "CPU kernels",
-            f"built by compiler {built['compiler']} for {built['architecture']}, torch {built['torch']}",
-        )
+        yield "CPU kernels", f"built by compiler {built['compiler']} for {built['architecture']}"
         yield "", built["flags"]
         isas = [f"{isa} (in use)" if isa == cpu["in use"] else isa for isa in cpu["instruction sets"]]
         yield "instructions", f"{', '.join(isas)}; MUNIT_FAST_CPU_ISA=NAME takes another"

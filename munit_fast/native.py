@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+from pathlib import Path
 from types import ModuleType
 
 import torch
@@ -14,13 +16,24 @@ check_torch(torch.__version__)
 module: ModuleType | None = None
 native_error: str | None = None
 
-try:
-    from munit_fast import _C as module  # type: ignore[no-redef, attr-defined, unused-ignore]
-except ImportError as error:
-    native_error = (
-        f"munit_fast._C is not built for this Python ({error}); it needs torch and a C++20 compiler when munit-fast "
-        "is installed (in a checkout: python setup.py build_ext --inplace)"
+
+def _why_missing(error: ImportError) -> str:
+    """One line: the reason, and what to do."""
+    if not isinstance(error, ModuleNotFoundError):  # it is there, but for another torch or C++ library
+        reason = " ".join(str(error).split())
+        return f"munit_fast._C does not load into torch {torch.__version__} ({reason}); install munit-fast again"
+    noted = Path(__file__).with_name("_C.missing.txt")  # written by setup.py
+    reason = " ".join(noted.read_text().split()) if noted.is_file() else "its file is not there"
+    return (
+        f"munit_fast._C is not built for this Python ({reason}); install a C++20 compiler and then munit-fast again "
+        "(in a checkout: python setup.py build_ext --inplace), or a wheel, which needs none"
     )
+
+
+try:
+    module = importlib.import_module("munit_fast._C")
+except ImportError as error:
+    native_error = _why_missing(error)
 
 if module is not None:
     # Raises with the known names: a forced instruction set that silently did nothing would spoil a measurement.

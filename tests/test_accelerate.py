@@ -25,6 +25,7 @@ from munit_fast import native
 from munit_fast import nn as fused_nn
 from munit_fast.accelerate import Report, restore, swaps
 from munit_fast.accelerate.probe import difference
+from munit_fast.ops import backends
 from munit_fast.reference import AdaINGen, MsImageDis, VAEGen, layers
 
 accelerate = mf.accelerate
@@ -783,9 +784,12 @@ def test_impl(caplog: pytest.LogCaptureFixture) -> None:
 def no_native(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(native, "module", None)
     monkeypatch.setattr(native, "native_error", "not built")
-    swaps._is_fast.cache_clear()
+    caches = (swaps._is_fast, backends.choose, backends._warn_once)
+    for cached in caches:
+        cached.cache_clear()
     yield
-    swaps._is_fast.cache_clear()
+    for cached in caches:
+        cached.cache_clear()
 
 
 def test_without_a_fast_backend_pytorch_computes(no_native: None, caplog: pytest.LogCaptureFixture) -> None:
@@ -796,7 +800,9 @@ def test_without_a_fast_backend_pytorch_computes(no_native: None, caplog: pytest
         got = outcome(net, x)
     assert all(torch.equal(got[k], v) for k, v in expected.items())
     assert calls(net, x)["epilogue"] == 0
-    assert caplog.records == []
+    assert [record.getMessage() for record in caplog.records] == [
+        "using the slower 'reference' backend on cpu: not built"
+    ]
 
 
 def test_symbolic_tracing_still_works() -> None:

@@ -1,8 +1,11 @@
-"""What setup.py finds, and what it writes for the compiled part; the compilation itself is tested by its results."""
+"""What setup.py finds, writes and says; the compilation itself is tested by its results."""
 
 from __future__ import annotations
 
 import glob
+import json
+import os
+import re
 import runpy
 import shutil
 import subprocess
@@ -16,16 +19,6 @@ import setuptools
 from munit_fast.version import check_torch
 
 ROOT = Path(__file__).resolve().parents[1]
-LOG = """
-ptxas info    : Compiling entry function 'munit_fast_forward_bf16_wide' for 'sm_80'
-ptxas info    : Function properties for munit_fast_forward_bf16_wide
-    0 bytes stack frame, 0 bytes spill stores, 0 bytes spill loads
-ptxas info    : Used 103 registers, used 1 barriers, 584 bytes cmem[0], 16 bytes cmem[2]
-ptxas info    : Compiling entry function 'munit_fast_backward_bf16_wide' for 'sm_80'
-ptxas info    : Function properties for munit_fast_backward_bf16_wide
-    8 bytes stack frame, 4 bytes spill stores, 8 bytes spill loads
-ptxas info    : Used 128 registers, used 1 barriers, 8 bytes cumulative stack size, 96 bytes smem, 584 bytes cmem[0]
-"""
 
 
 @pytest.fixture
@@ -34,22 +27,14 @@ def script(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     return runpy.run_path(str(ROOT / "setup.py"))
 
 
-def test_the_resources_that_ptxas_reports(script: dict[str, Any], tmp_path: Path) -> None:
-    (tmp_path / "a.log").write_text(LOG)
-    assert script["read_resources"]([tmp_path / "a.log"]) == [
-        ("munit_fast_backward_bf16_wide", "sm_80", 128, 96, 8, 12),
-        ("munit_fast_forward_bf16_wide", "sm_80", 103, 0, 0, 0),
-    ]
-
-
 def test_without_nvcc(script: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     """The reason gets into the module, whatever characters it has."""
     monkeypatch.setattr(shutil, "which", lambda name: None)
     monkeypatch.setattr(glob, "glob", lambda pattern: [])
-    with pytest.raises(script["NativeBuildError"], match="nvcc was not found") as raised:
+    with pytest.raises(script["BuildError"], match="nvcc was not found") as raised:
         script["Cuda"]()
-    text = script["cuda_header"](None, f'{raised.value} "C:\\here"\nand there', [])
-    assert "#define MUNIT_FAST_CUDA 0" in text and len(text.splitlines()) == 2
+    text = script["build_header"](None, f'{raised.value} "C:\\here"\nand there')
+    assert "#define MUNIT_FAST_CUDA 0" in text and len(text.splitlines()) == 3
     assert '\\"C:\\\\here\\" and there";' in text
 
 
@@ -98,3 +83,57 @@ def test_a_command_says_that_torch_is_too_old_in_one_line() -> None:
     assert done.returncode == 1 and done.stdout == ""
     (line,) = done.stderr.splitlines()
     assert "2.9.0" in line and "2.11" in line
+
+
+def build(folder: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    """`setup.py build_ext` into an empty folder, without the CUDA kernels."""
+    command = [sys.executable, "setup.py", "build_ext", f"--build-lib={folder}", f"--build-temp={folder / 'temp'}"]
+    settings = {k: v for k, v in os.environ.items() if k != "CXX"} | {"MUNIT_FAST_CUDA": "0"} | environment
+    return subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT, env=settings)
+
+
+def complaining_compiler(folder: Path) -> str:
+    compiler = folder / "compiler"
+    compiler.write_text("#!/bin/sh\necho '/usr/x.h:3:1: error: no such thing'\nexit 1\n")
+    compiler.chmod(0o755)
+    return str(compiler)
+
+
+@pytest.mark.parametrize(
+    ("environment", "reason"),
+    [
+        ({"PATH": ""}, "a C++ compiler was not found (tried $CXX, c++, g++ and clang++)"),
+        ({"MUNIT_FAST_NATIVE": "0"}, "MUNIT_FAST_NATIVE=0 was set when munit-fast was installed"),
+        ({"CXX": "complaining"}, "x.h:3:1: error: no such thing"),
+    ],
+)
+def test_an_installation_without_the_compiled_part_notes_why(
+    environment: dict[str, str], reason: str, tmp_path: Path
+) -> None:
+    if "CXX" in environment:
+        environment = {"CXX": complaining_compiler(tmp_path)}
+    noted = tmp_path / "munit_fast/_C.missing.txt"
+    done = build(tmp_path, **environment)
+    assert done.returncode == 0, done.stderr
+    assert noted.read_text() == f"{reason}\n"
+    assert f"munit_fast._C was not built, the package will be slower: {reason}" in done.stderr
+    if "MUNIT_FAST_NATIVE" not in environment:
+        noted.unlink()
+        done = build(tmp_path, **environment, MUNIT_FAST_NATIVE="1")
+        assert done.returncode != 0 and f"munit_fast._C was not built: {reason}" in done.stderr
+        assert not noted.exists()
+
+
+def test_building_needs_no_torch() -> None:
+    """Neither setup.py nor the compiled part's sources name its headers; an isolated build has none."""
+    assert "torch" not in "".join(build_requirements())
+    files = [path for path in (ROOT / "csrc").rglob("*") if path.is_file()]
+    includes = [line for path in files for line in path.read_text().splitlines() if line.startswith("#include")]
+    assert len(includes) > 50
+    assert [line for line in includes if re.search(r"<(torch|ATen|c10)/", line)] == []
+
+
+def build_requirements() -> list[str]:
+    """[build-system] requires of pyproject.toml."""
+    found = re.search(r"^requires = (\[.*?\])", (ROOT / "pyproject.toml").read_text(), re.MULTILINE)
+    return json.loads(found[1])

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.nn.modules import module as torch_module
 
 from munit_fast import functional
-from munit_fast.ops.backends import BACKENDS
+from munit_fast.ops.backends import BACKENDS, choose
 
 MARK = "_munit_fast_impl"
 
@@ -144,13 +144,13 @@ def followers(modules: Sequence[nn.Module]) -> tuple[Epilogue, int]:
 
 @cache
 def _is_fast(device: torch.device, dtype: torch.dtype) -> bool:
-    return any(b.why_not(device, dtype) is None for name, b in BACKENDS.items() if name != "reference")
+    return choose("auto", device, dtype) is not BACKENDS["reference"]
 
 
 # torch.compile calls it once instead of tracing into the backends.
 @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
 def is_fast(device: torch.device, dtype: torch.dtype) -> bool:
-    """Whether a backend other than the formulas serves these tensors."""
+    """Whether a backend other than the formulas serves these tensors; if not, the log says once why."""
     return _is_fast(device, dtype)
 
 
