@@ -50,7 +50,7 @@ def test_auto_takes_the_faster_one(
 
 def test_the_clock_decides(monkeypatch: pytest.MonkeyPatch) -> None:
     """The least of several rounds counts, each with its own dtype."""
-    seconds = {torch.float32: iter([9.0, 2.0, 9.0] * 9), torch.bfloat16: iter([3.0, 9.0, 9.0] * 9)}
+    seconds = {torch.float32: iter([9.0, 2.0, 9.0] * 99), torch.bfloat16: iter([3.0, 9.0, 9.0] * 99)}
     kinds: list[torch.dtype] = []
 
     def clocked(run: Any) -> float:
