@@ -25,7 +25,7 @@ LOSSES += ["loss_gen_adv_a", "loss_gen_adv_b", "loss_gen_total", "loss_dis_total
 
 def hyperparameters(size: int = 64, dim: int = 16) -> dict[str, Any]:
     gen, dis = {"dim": dim, "mlp_dim": 32, "n_res": 2}, {"dim": dim, "n_layer": 3, "num_scales": 2}
-    sizes = {"crop_image_height": size, "crop_image_width": size, "display_size": 1, "lr": 0.0002}
+    sizes = {"crop_image_height": size, "crop_image_width": size, "display_size": 1, "lr": 0.00005}
     return make_config({"gen": gen, "dis": dis, **sizes}).hyperparameters()
 
 
@@ -52,6 +52,10 @@ def history(device: str, amp: str, iterations: int, plain: bool) -> dict[str, Te
     torch.manual_seed(0)
     trainer: Any = reference.MUNIT_Trainer(hp) if plain else trainers.MUNIT_Trainer(hp, amp=amp)
     trainer.to(device)
+    if amp == "fp16":
+        # The usual 2^16 overflows at first, and the two generator steps that this costs moved an average by 29 %.
+        scaling = {"growth_factor": 2.0, "backoff_factor": 0.5, "growth_interval": 2000, "_growth_tracker": 0}
+        trainer.load_scalers(dict.fromkeys(("gen", "dis"), {"scale": 2.0**10, **scaling}))
     found: dict[str, list[Tensor]] = {name: [] for name in LOSSES}
     for i in range(iterations):
         torch.manual_seed(1000 + i)
@@ -64,12 +68,16 @@ def history(device: str, amp: str, iterations: int, plain: bool) -> dict[str, Te
             trainer.update(x_a, x_b, hp)
         for name in LOSSES:
             found[name].append(getattr(trainer, name).detach().float().cpu().clone())
-    assert all(torch.isfinite(p).all() for p in trainer.parameters())
+    assert all(torch.isfinite(p).all() for p in trainer.parameters()) and trainer.skipped_steps == 0
     return {name: torch.stack(values) for name, values in found.items()}
 
 
 def check_training(device: str, amp: str, iterations: int, window: int, allowed: float) -> None:
-    """Moving averages of every loss stay within `allowed` of the reference in float32."""
+    """Moving averages of every loss stay within `allowed` of the reference in float32.
+
+    In 200 iterations on a CPU the worst was off by 0.011 in float32, 0.008 in bfloat16 and 0.012 in float16, and by 3 to 5
+    where one of the two updates took no steps. (At a learning rate of 0.0002 rounding alone gave 0.024.)
+    """
     expected, seen = history(device, "off", iterations, True), history(device, amp, iterations, False)
     for name in LOSSES:
         a, b = (h[name].unfold(0, window, 1).mean(1) for h in (expected, seen))
@@ -81,10 +89,7 @@ def check_training(device: str, amp: str, iterations: int, window: int, allowed:
     ("device", "amp", "iterations", "window", "allowed"),
     [
         ("cpu", "off", 6, 2, 0.01),
-        *(
-            pytest.param("cuda", amp, 200, 50, allowed, marks=needs_gpu)
-            for amp, allowed in (("off", 0.1), ("bf16", 0.1), ("fp16", 0.1))
-        ),
+        *(pytest.param("cuda", amp, 200, 50, 0.1, marks=needs_gpu) for amp in ("off", "bf16", "fp16")),
     ],
 )
 def test_training_follows_the_reference(device: str, amp: str, iterations: int, window: int, allowed: float) -> None:
@@ -93,8 +98,12 @@ def test_training_follows_the_reference(device: str, amp: str, iterations: int, 
 
 @pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=needs_gpu)])
 def test_memory_of_an_iteration(device: str) -> None:
-    """At most 0.6 of the plain updates' peak; both run once before, so that the moments are there."""
-    hp = hyperparameters(128 if device == "cuda" else 64)
+    """At most 0.6 of the plain updates' peak; both run once before, so that the moments are there.
+
+    Counted on a CPU, ours is 0.56 at 64², 0.40 at 128² and 0.37 at 256². On a GPU cuDNN's workspaces count on both sides:
+    at the published size hundreds of megabytes of them would not reach the limit.
+    """
+    hp = hyperparameters(256, 64) if device == "cuda" else hyperparameters()
     size = hp["crop_image_height"]
     x_a, x_b = (torch.rand(2, 1, 3, size, size, generator=torch.Generator().manual_seed(0)) * 2 - 1).to(device)
     peaks = []
