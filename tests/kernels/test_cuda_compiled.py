@@ -78,7 +78,8 @@ def test_registers_and_shared_memory_leave_room_for_the_stated_blocks(table: lis
     for row in table:
         granted = -(-row["reg"] // 8) * 8  # in units of 8 a thread
         assert granted * THREADS * RESIDENT[row["kernel"]] <= REGISTERS, row
-        assert row["shared"] == 0, row
+        reserved = 1024 if int(row["architecture"].removeprefix("sm_")) >= 90 else 0  # by the hardware, for each block
+        assert row["shared"] == reserved, row
 
 
 @needs_cuda
