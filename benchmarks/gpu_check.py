@@ -109,8 +109,8 @@ def main() -> None:
     bench += ["--missing"] if args.bench else []
     limit = max(steps.left - 15, 30)
     steps.run("bench", [*bench, "--minutes", f"{(limit - 10) / 60:.2f}"], limit, may_stop=True)
-    report = ["bench", "--report", "--results", str(rows), "--readme", str(out / f"{name}-report.md")]
-    steps.run("report", [python, "-m", "munit_fast", *report, "--pictures", str(out)], 30)
+    report = ["bench", "--report", "--results", str(rows), "--no-summary", "--pages", str(out)]
+    steps.run("report", [python, "-m", "munit_fast", *report], 30)
     summary = {"device": name, "torch": torch.__version__, "seconds": round(time.monotonic() - steps.begin, 1)}
     (out / f"{name}-gpu-check.json").write_text(json.dumps(summary | {"steps": steps.results}, indent=1) + "\n")
     failed = ", ".join(str(step["step"]) for step in steps.results if not step["passed"])

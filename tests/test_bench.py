@@ -20,6 +20,7 @@ from munit_fast.bench import (
     SETS,
     BenchOptions,
     Case,
+    exported,
     machine,
     measure,
     models,
@@ -30,10 +31,11 @@ from munit_fast.bench import (
     runner,
     select,
 )
-from munit_fast.bench.cases import LEVELS
+from munit_fast.bench.cases import HEADLINES, LEVELS
 from munit_fast.bench.compare import compare
-from munit_fast.bench.contenders import OURS, PUBLISHED, Contender, Work
-from munit_fast.bench.rows import Row, RowsError
+from munit_fast.bench.contenders import FROZEN, ONNX_RUNTIME, OPENVINO, OURS, PUBLISHED, Contender, Work, frozen
+from munit_fast.bench.plots import slug
+from munit_fast.bench.rows import Machine, Row, RowsError
 from munit_fast.bench.summary import by_machine, summarize
 from munit_fast.cli import app
 
@@ -87,11 +89,111 @@ def test_every_level_is_measured_and_complete(level: str) -> None:
         mine = [r for r in found if r.name == case.name]
         assert {r.implementation for r in mine} >= {OURS, PUBLISHED}
         assert len({r.who for r in mine}) == len(mine) >= 2 and len({r.run for r in mine}) == 1
+        if level == "translation":
+            assert {r.implementation for r in mine} >= {ONNX_RUNTIME, OPENVINO}
         for r in mine:
             assert r.p20 and r.p50 and r.p80 and 0 < r.p20 <= r.p50 <= r.p80
-            assert r.peak_bytes and r.error is not None and r.error < 0.05
+            assert r.error is not None and r.error < 0.05
+            assert r.peak_bytes or r.implementation in (ONNX_RUNTIME, OPENVINO)
             assert r.torch == torch.__version__ and r.threads == torch.get_num_threads()
             assert (r.flops or 0) > 0 if level != "op" else r.flops is None and (r.bytes or 0) > 0
+
+
+# Two images in three styles each: that the codes reach their images is part of what is checked.
+_FEW = Case("translation", "in 3 styles", "forward", "bf16", 2, 8, 32)
+
+
+@pytest.fixture
+def few(monkeypatch: pytest.MonkeyPatch) -> Case:
+    monkeypatch.setitem(models.STYLES, _FEW.name, 3)
+    return _FEW
+
+
+def test_translation_outside_of_torch(few: Case) -> None:
+    """ONNX Runtime and OpenVINO in each precision that they have, with as many threads as torch."""
+    pytest.importorskip("onnxruntime")
+    pytest.importorskip("openvino")
+    found, failures = run([few], QUICK, quiet())
+    assert failures == []
+    timed = {(r.implementation, r.precision): r for r in found if r.failure is None}
+    assert {(ONNX_RUNTIME, "fp32"), (OPENVINO, "fp32")} <= timed.keys()
+    missing = [r for r in found if r.failure is not None]
+    assert all(r.implementation == OPENVINO and r.precision == "bf16" for r in missing)  # a CPU without bfloat16
+    for runtime in (ONNX_RUNTIME, OPENVINO):
+        error = timed[runtime, "fp32"].error
+        assert error is not None and error < 1e-4 and timed[runtime, "fp32"].flops == timed[PUBLISHED, "fp32"].flops
+    if not missing:  # bfloat16 is computed in bfloat16
+        error = timed[OPENVINO, "bf16"].error
+        assert error is not None and 1e-3 < error < 0.1
+
+
+@pytest.mark.parametrize("runtime", [ONNX_RUNTIME, OPENVINO])
+def test_a_runtime_gets_torchs_threads(few: Case, runtime: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip(exported.PACKAGES[runtime])
+    seen = []
+    load = exported.load
+    monkeypatch.setattr(exported, "load", lambda *arguments: seen.append(arguments[-1]) or load(*arguments))
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    try:
+        next(c for c in models.translation_contenders(few, CPU) if c.implementation == runtime).make()
+    finally:
+        torch.set_num_threads(before)
+    assert seen == [3]
+
+
+@pytest.mark.parametrize("runtime", [ONNX_RUNTIME, OPENVINO])
+def test_a_wrong_exported_model_gets_no_time(few: Case, runtime: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One number of the exported weights is wrong."""
+    onnx = pytest.importorskip("onnx")
+    pytest.importorskip(exported.PACKAGES[runtime])
+    export = exported.export
+
+    def spoiled(*arguments: Any) -> bytes:
+        program = onnx.load_from_string(export(*arguments))
+        last = next(node for node in reversed(program.graph.node) if node.op_type == "Conv")
+        weight = next(value for value in program.graph.initializer if value.name == last.input[1])
+        values = onnx.numpy_helper.to_array(weight).copy()
+        values.flat[0] += 1
+        weight.CopyFrom(onnx.numpy_helper.from_array(values, weight.name))
+        return program.SerializeToString()
+
+    monkeypatch.setattr(exported, "export", spoiled)
+    found, failures = run([few], QUICK, quiet())
+    wrong = [r for r in found if r.implementation == runtime and r.precision == "fp32"]
+    assert [r.p50 for r in wrong] == [None] and "no time is reported" in str(wrong[0].failure)
+    assert any(f"{runtime} NCHW fp32: its numbers are off by" in line for line in failures)
+
+
+@pytest.mark.parametrize("package", ["onnxruntime", "openvino", "onnxscript"])
+def test_a_runtime_that_is_not_installed_is_named(few: Case, package: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It costs a row and a line, not the run."""
+    find = exported.importlib.util.find_spec
+    monkeypatch.setattr(exported.importlib.util, "find_spec", lambda name: None if name == package else find(name))
+    console = quiet()
+    found, failures = run([few], QUICK, console)
+    reason = f'{package} is not installed (pip install "munit-fast[bench]")'
+    missing = {r.implementation for r in found if r.failure == reason}
+    needed = {"onnxruntime": {ONNX_RUNTIME}, "openvino": {OPENVINO}, "onnxscript": {ONNX_RUNTIME, OPENVINO}}
+    assert failures == [] and missing == needed[package]
+    assert reason in console.file.getvalue()  # type: ignore[attr-defined]
+    text = report.page(found[0].machine, found)
+    assert reason in text and f"were not timed against {FROZEN}" in text
+
+
+def test_freezing_freezes() -> None:
+    """Also where the same code was compiled before without it; and that it did not is an error, not a time."""
+    if not torch.backends.mkldnn.is_available():
+        pytest.skip("torch was built without oneDNN, which is how freezing is seen")
+    case = next(c for c in SETS["smoke"] if c.level == "translation")
+    torch.compiler.reset()
+    by_name = {c.implementation: c for c in models.translation_contenders(case, CPU)}
+    plain = by_name["torch.compile"].make()
+    expected = plain.step()
+    work = by_name[FROZEN].make()
+    torch.testing.assert_close(list(work.step()), list(expected), rtol=1e-3, atol=1e-4)
+    with pytest.raises(RuntimeError, match="did not freeze"):
+        frozen(plain.step)
 
 
 def test_modes_of_an_operator() -> None:
@@ -168,7 +270,7 @@ def test_a_contender_with_wrong_numbers_gets_no_time(monkeypatch: pytest.MonkeyP
     [bad] = [r for r in found if r.failure]
     assert bad.implementation == OURS and bad.layout == "NCHW" and bad.p50 is None
     assert [r for r in found if r.implementation == OURS and r.failure is None]
-    assert "Without a time (1)" in report.report(found)
+    assert "Without a time (1)" in report.page(found[0].machine, found)
 
 
 def test_an_iteration_that_does_not_train_gets_no_time(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -342,9 +444,9 @@ def test_the_score_is_against_the_fastest_baseline() -> None:
     [summary] = summarize([row(), row(layout="NCHW", p50=1.05), baseline(3.0), compiled])
     assert summary.speedup == pytest.approx(0.8) and summary.over_published == pytest.approx(3.0)
     assert summary.memory == pytest.approx(0.5)
-    text = report.report([row(), baseline(3.0), compiled])
+    text = report.page(row().machine, [row(), baseline(3.0), compiled])
     assert "Slower than the fastest baseline in 1 of 1 cases" in text and "0.80× (torch.compile channels_last" in text
-    assert "Nothing has been measured on a GPU" in text
+    assert "Nothing has been measured on a GPU" in report.summary([row(), baseline(3.0), compiled])
 
 
 def test_runs_are_never_mixed() -> None:
@@ -360,9 +462,61 @@ def test_runs_are_never_mixed() -> None:
 
 def test_machines_are_kept_apart() -> None:
     other = {"device": "B GPU", "cuda": "13.0"}
-    text = report.report([row(), baseline(2.0), row(**other), baseline(4.0, **other)])
-    assert text.count("### ") == 2 and "| 2.00 (2.00) |" in text and "| 4.00 (4.00) |" in text
+    text = report.summary([row(), baseline(2.0), row(**other), baseline(4.0, **other)])
+    assert "| A CPU, 2 threads | B GPU |" in text and "| 2.00× (1 cases) | 4.00× (1 cases) |" in text
     assert "Nothing has been measured on a GPU" not in text
+
+
+def test_processors_of_one_name_with_and_without_amx_are_two_machines() -> None:
+    flags = {"without AMX": "avx2 avx512f avx512_bf16", "with AMX": "avx2 avx512f avx512_bf16 amx_bf16"}
+    few = [[row(cpu_flags=f), baseline(p50, cpu_flags=f)] for f, p50 in zip(flags.values(), (2.0, 4.0))]
+    assert len(by_machine(few[0] + few[1])) == 2 == len(summarize(few[0] + few[1]))
+    text = report.summary(few[0] + few[1])
+    assert (
+        "| A CPU with AMX, 2 threads | A CPU without AMX, 2 threads |" in text and "| 4.00× (1 cases) | 2.00×" in text
+    )
+    for (words, _), mine in zip(flags.items(), few):
+        page = report.page(mine[0].machine, mine)
+        assert f"# A CPU {words}, 2 threads" in page and f"; CPU A CPU {words} (avx2)" in page
+    with pytest.raises(ValueError, match="no case was measured on the same machine"):
+        compare(*few)
+    arm = Machine("Graviton", "Graviton", "asimd sve bf16", 2)
+    assert (row().machine.amx, str(row().machine), arm.amx, str(arm)) == (
+        None,
+        "A CPU, 2 threads",
+        False,
+        "Graviton, 2 threads",
+    )
+
+
+def test_flags_of_a_processor(tmp_path: Path) -> None:
+    info = tmp_path / "cpuinfo"
+    info.write_text("processor\t: 0\nflags\t\t: fpu avx2 avx512f amx_tile amx_bf16 avx512_bf16x\n")
+    assert machine.cpu_flags(info) == "avx2 avx512f amx_bf16"
+    info.write_text("Features\t: fp asimd bf16\n")
+    assert machine.cpu_flags(info) == "asimd bf16"
+    assert machine.cpu_flags(tmp_path / "none") is None
+    assert machine.describe(CPU)["cpu_flags"] == machine.cpu_flags()
+
+
+def test_rows_without_the_flags_are_read(tmp_path: Path) -> None:
+    values = asdict(row(cpu_flags="avx2"))
+    del values["cpu_flags"]
+    (tmp_path / "old.jsonl").write_text(json.dumps(values) + "\n")
+    [old] = rows.load(tmp_path)
+    assert old == row() and old.cpu_flags is None
+
+
+def test_the_summary_shows_the_headlines() -> None:
+    iteration = asdict(HEADLINES[0])
+    text = report.summary([row(**iteration), baseline(3.0, **iteration)], {row().machine: "pages/a.md"})
+    assert "[A CPU, 2 threads](pages/a.md)" in text
+    assert "| training iteration, fp32 | 1 s: 3.00× (3.00×) |" in text and "translation" not in text
+    translation = asdict(HEADLINES[-1])
+    found = [row(**translation), baseline(3.0, **translation)]
+    assert f"on A CPU, 2 threads were not timed against {FROZEN}, {ONNX_RUNTIME}, {OPENVINO}" in report.summary(found)
+    found += [baseline(2.0, **translation, implementation=name) for name in (FROZEN, ONNX_RUNTIME, OPENVINO)]
+    assert "not timed against" not in report.summary(found)
 
 
 def test_comparison_takes_a_busier_machine_out() -> None:
@@ -398,12 +552,15 @@ def test_the_command(tmp_path: Path) -> None:
     nowhere = call(app, ["bench", "--set", "smoke", *quick, "--output", str(tmp_path)])
     assert nowhere.exit_code == 1 and "cannot write" in str(nowhere.exception)
     readme = tmp_path / "speed.md"
-    written = ["--results", str(output), "--readme", str(readme), "--pictures", str(tmp_path / "plots")]
+    written = ["--results", str(output), "--readme", str(readme), "--pages", str(tmp_path / "pages")]
+    assert call(app, ["bench", "--report", *written, "--no-summary"], catch_exceptions=False).exit_code == 0
+    assert not readme.exists()
     assert call(app, ["bench", "--report", *written], catch_exceptions=False).exit_code == 0
-    text = readme.read_text()
-    for picture in re.findall(r"!\[.+?\]\((.+?)\)", text):
-        assert (tmp_path / picture).stat().st_size > 5000
-    assert "**Translation in 10 styles**" in text and "plots/" in text
+    [(_, link)] = re.findall(r"[^!]\[(.+?)\]\((.+?)\)", readme.read_text())
+    text = (tmp_path / link).read_text()
+    pictures = re.findall(r"!\[.+?\]\((.+?)\)", text)
+    assert pictures and all((tmp_path / "pages" / name).stat().st_size > 5000 for name in pictures)
+    assert "**Translation in 10 styles**" in text and "**Translation in 1 style**" in text
     readme.write_text("no marks")
     failed = call(app, ["bench", "--report", *written])
     assert failed.exit_code == 1 and "needs one line" in str(failed.exception)
@@ -413,13 +570,20 @@ def test_the_command(tmp_path: Path) -> None:
     assert "neither a file nor a revision" in str(unknown.exception)
 
 
-def test_the_readme_says_what_the_committed_rows_say() -> None:
+def test_readme_and_pages_say_what_the_committed_rows_say() -> None:
     """Tables that somebody edited, or rows without a new report, fail here."""
     text = (ROOT / "README.md").read_text()
     inside = text[text.index(report.BEGIN) + len(report.BEGIN) : text.index(report.END)].strip()
     found = rows.load(ROOT / "benchmarks" / "results")
-    shown = re.findall(r"!\[(.+?)\]\((.+?)\)", inside)
-    assert shown and all((ROOT / path).exists() for _, path in shown)
-    machines = by_machine(found)
-    assert len(machines) == 1  # else the pictures below have to be told apart
-    assert inside == report.report(found, {machine: [(path, alt) for alt, path in shown] for machine in machines})
+    folder = ROOT / "docs" / "benchmarks"
+    pages = {where: folder / f"{slug(str(where))}.md" for where in by_machine(found)}
+    assert inside == report.summary(found, {where: f"docs/benchmarks/{page.name}" for where, page in pages.items()})
+    pictures = set()
+    for where, mine in by_machine(found).items():
+        written = pages[where].read_text()
+        shown = [(name, alt) for alt, name in re.findall(r"!\[(.+?)\]\((.+?)\)", written)]
+        assert shown and written == report.page(where, mine, shown)
+        pictures |= {name for name, _ in shown}
+    assert {path.name for path in folder.iterdir()} == pictures | {
+        page.name for page in pages.values()
+    }  # nothing stale

@@ -11,7 +11,7 @@ import torch
 LEVELS = ("op", "block", "network", "training", "translation")
 MODES = ("forward", "backward", "training")  # the last: forward and backward together
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-STYLES = 10  # of a translation
+STYLES = {"in 10 styles": 10, "in 1 style": 1}  # translations by name
 
 
 @dataclass(frozen=True)
@@ -89,8 +89,9 @@ def _iteration(px: int, batch: int, dtype: str, dim: int = 64) -> Case:
     return Case("training", "MUNIT iteration", "training", dtype, batch, dim, px)
 
 
-def _translation(px: int, batch: int, dtype: str, dim: int = 64) -> Case:
-    return Case("translation", f"in {STYLES} styles", "forward", dtype, batch, dim, px)
+def _translations(px: int, batch: int, dtype: str, dim: int = 64) -> Iterator[Case]:
+    for name in STYLES:
+        yield Case("translation", name, "forward", dtype, batch, dim, px)
 
 
 _BOTH = ("fp32", "bf16")
@@ -103,13 +104,13 @@ SETS: dict[str, tuple[Case, ...]] = {
         *(Case("block", name, "training", "fp32", 1, 8, 16) for name in BLOCKS),
         *_network_cases(32, (1,), ("fp32",), dim=8),
         _iteration(32, 1, "fp32", dim=8),
-        _translation(32, 1, "fp32", dim=8),
+        *_translations(32, 1, "fp32", dim=8),
     ),
     # What a GPU gate affords, what matters most first: it stops where the time is up.
     "gate": (
         _iteration(256, 1, "bf16"),
         *_op_cases(512, (8,), ("bf16",), every=False, modes=("forward", "backward")),
-        _translation(256, 8, "bf16"),
+        next(_translations(256, 8, "bf16")),
         _iteration(256, 4, "bf16"),
         _iteration(256, 8, "bf16"),
         *_op_cases(256, (1,), ("bf16",), every=False, modes=("forward", "backward")),
@@ -123,7 +124,7 @@ SETS: dict[str, tuple[Case, ...]] = {
     "cpu": (
         *(_iteration(256, 1, dtype) for dtype in _BOTH),
         *(_iteration(128, batch, dtype) for batch, dtype in ((1, "fp32"), (1, "bf16"), (4, "bf16"))),
-        *(_translation(256, 1, dtype) for dtype in _BOTH),
+        *(case for dtype in _BOTH for case in _translations(256, 1, dtype)),
         *_network_cases(256, (1,), _BOTH),
         *_block_cases(256, (1,), _BOTH),
         *_loss_cases(256, (1,), _BOTH),
@@ -139,9 +140,15 @@ SETS: dict[str, tuple[Case, ...]] = {
         *(c for px in (128, 256, 512) for c in _block_cases(px, (1, 4, 16), _BOTH)),
         *(c for px in (128, 256, 512) for c in _network_cases(px, (1, 4, 16), _BOTH)),
         *(_iteration(px, b, d) for px, b, d in product((128, 256, 512, 1024), (1, 2, 4, 8, 16), _BOTH)),
-        *(_translation(px, b, d) for px, b, d in product((128, 256, 512, 1024), (1, 8, 16), _BOTH)),
+        *(c for px, b, d in product((128, 256, 512, 1024), (1, 8, 16), _BOTH) for c in _translations(px, b, d)),
     ),
 }
+
+# What a summary shows of a machine.
+HEADLINES: tuple[Case, ...] = (
+    *(_iteration(256, 1, dtype) for dtype in _BOTH),
+    *(case for dtype in _BOTH for case in _translations(256, 1, dtype)),
+)
 
 
 def select(

@@ -19,7 +19,13 @@ BATCH_NORM = "F.batch_norm, N = 1"
 GROUP_NORM = "group_norm(C)"
 MAX_AUTOTUNE = "torch.compile max-autotune"
 COMPILED = {"torch.compile": "default", MAX_AUTOTUNE: "max-autotune-no-cudagraphs"}
+FROZEN = "torch.compile freezing"  # in the default mode, weights constant: folded and laid out when it is compiled
+ONNX_RUNTIME, OPENVINO = "ONNX Runtime", "OpenVINO"
 LAYOUTS = {"NCHW": torch.contiguous_format, "channels_last": torch.channels_last}
+
+
+class Unavailable(RuntimeError):
+    """This contender cannot run on this machine: something is not installed, or the processor lacks it."""
 
 
 @dataclass
@@ -55,7 +61,12 @@ class Contender:
 
     @property
     def compiled(self) -> bool:
-        return self.implementation in COMPILED
+        return self.implementation in (*COMPILED, FROZEN)
+
+    @property
+    def foreign(self) -> bool:
+        """Whether another program than torch computes it: torch sees neither its memory nor its operations."""
+        return self.implementation in (ONNX_RUNTIME, OPENVINO)
 
     def __str__(self) -> str:
         words = [self.implementation, self.layout]
@@ -70,7 +81,26 @@ def placed(module: Any, layout: str, device: torch.device) -> Any:
 
 def compiled(function: Callable[..., Any], implementation: str) -> Callable[..., Any]:
     """torch.compile of `function` as the contender of that name says."""
+    if implementation == FROZEN:  # see `frozen`; the option keeps what COMPILED made of the same code from being reused
+        return torch.compile(function, options={"freezing": True}, dynamic=False)
     return torch.compile(function, mode=COMPILED[implementation], dynamic=False)
+
+
+def frozen(step: Callable[[], Any]) -> None:
+    """Run `step`, which compiles its functions here and without gradients, with their weights as constants.
+
+    dynamo and inductor read this setting from inductor's configuration while they compile; as an option of
+    torch.compile alone it has no effect. Raises RuntimeError where the weights of the convolutions stayed inputs.
+    """
+    from torch._dynamo.utils import counters
+    from torch._inductor import config
+
+    packed = "mkldnn_conv_weight_pack_matcher_count"
+    before = counters["inductor"][packed]
+    with config.patch(freezing=True):
+        step()
+    if torch.backends.mkldnn.is_available() and counters["inductor"][packed] == before:
+        raise RuntimeError("torch.compile did not freeze the weights")
 
 
 def autocast(dtype: str, device: torch.device) -> Any:

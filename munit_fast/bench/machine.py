@@ -6,6 +6,7 @@ import ctypes
 import datetime
 import os
 import platform
+import re
 import subprocess
 from functools import cache
 from importlib import metadata
@@ -20,6 +21,8 @@ from munit_fast.doctor import cpu_model, gpu_driver
 from munit_fast.env import commit_override
 from munit_fast.version import __version__
 
+# What decides how fast a CPU multiplies in float32 and bfloat16, as /proc/cpuinfo spells it on x86 and ARM.
+CPU_FLAGS = ("avx2", "avx512f", "avx512_bf16", "amx_bf16", "asimd", "sve", "bf16")
 COPY_BYTES = 256 * 2**20  # more than a cache holds
 
 
@@ -34,6 +37,7 @@ def describe(device: torch.device) -> dict[str, Any]:
         "cuda": torch.version.cuda if gpu else None,
         "cpu": cpu_model(),
         "isa": native.module.isa() if native.module else None,
+        "cpu_flags": cpu_flags(),
         "threads": torch.get_num_threads(),
         "omp_wait_policy": os.environ.get("OMP_WAIT_POLICY"),
         "torch": torch.__version__,
@@ -42,6 +46,15 @@ def describe(device: torch.device) -> dict[str, Any]:
         "version": __version__,
         "tf32": torch.backends.cudnn.allow_tf32 if gpu else None,
     }
+
+
+def cpu_flags(cpuinfo: Path = Path("/proc/cpuinfo")) -> str | None:
+    """Those of CPU_FLAGS that this CPU has, separated by spaces; None where nothing tells."""
+    try:
+        found = re.search(r"^(?:flags|Features)\s*:\s*(.+)$", cpuinfo.read_text(), re.MULTILINE)
+    except OSError:
+        return None
+    return None if found is None else " ".join(flag for flag in CPU_FLAGS if flag in found[1].split())
 
 
 def _version(package: str) -> str | None:

@@ -1,16 +1,32 @@
-"""Contenders at the level of whole models: a training iteration, and an image in ten styles."""
+"""Contenders at the level of whole models: a training iteration, and images in one or ten styles."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from munit_fast import MUNIT, make_config, reference
+from munit_fast.bench import exported
 from munit_fast.bench.cases import STYLES, Case
-from munit_fast.bench.contenders import COMPILED, LAYOUTS, OURS, PUBLISHED, Contender, Work, autocast, compiled, placed
+from munit_fast.bench.contenders import (
+    COMPILED,
+    FROZEN,
+    LAYOUTS,
+    ONNX_RUNTIME,
+    OPENVINO,
+    OURS,
+    PUBLISHED,
+    Contender,
+    Work,
+    autocast,
+    compiled,
+    frozen,
+    placed,
+)
 from munit_fast.graph import WARM_UP, StepGraph
 from munit_fast.trainers import MUNIT_Trainer
 
@@ -193,19 +209,23 @@ def _graphs(device: torch.device) -> tuple[bool, ...]:
 
 
 def translation_contenders(case: Case, device: torch.device) -> list[Contender]:
-    """Images in ten styles each, without gradients."""
+    """Images in one or ten styles each, without gradients."""
     hp = hyperparameters(case)
 
-    def work(implementation: str, layout: str, precision: str) -> Work:
+    def material(impl: str) -> tuple[MUNIT, Tensor, Tensor]:
         torch.manual_seed(0)
-        model = MUNIT(hp, impl="auto" if implementation == OURS else "reference").eval().to(device)
+        model = MUNIT(hp, impl=impl).eval().to(device)
         draw = torch.Generator().manual_seed(2)
         x = (torch.rand(case.batch, 3, case.side, case.side, generator=draw) * 2 - 1).to(device)
-        codes = torch.randn(STYLES, hp["gen"]["style_dim"], generator=torch.Generator().manual_seed(1)).to(device)
+        codes = torch.randn(STYLES[case.name], hp["gen"]["style_dim"], generator=torch.Generator().manual_seed(1))
+        return model, x, codes.to(device)
+
+    def work(implementation: str, layout: str, precision: str) -> Work:
+        model, x, codes = material("auto" if implementation == OURS else "reference")
         if implementation != OURS:
             model = placed(model, layout, device)
             x = x.contiguous(memory_format=LAYOUTS[layout])
-        if implementation in COMPILED:
+        if implementation in (*COMPILED, FROZEN):
             _compile_parts(model, implementation)
 
         @torch.no_grad()
@@ -213,17 +233,35 @@ def translation_contenders(case: Case, device: torch.device) -> list[Contender]:
             with autocast(precision, device):
                 return [model.translate(x, style=codes)]
 
+        if implementation == FROZEN:
+            frozen(step)
         return Work(step)
+
+    @cache
+    def program() -> bytes:
+        return exported.export(*material("reference"))
+
+    def foreign(implementation: str, layout: str, precision: str) -> Work:
+        exported.require(implementation)
+        _, x, codes = material("reference")
+        run = exported.load(implementation, precision, program(), torch.get_num_threads())
+        repeated = codes.repeat(case.batch, 1)
+        return Work(lambda: [run(x, repeated).unflatten(0, (case.batch, -1))])
 
     ways = [(OURS, "channels_last", case.dtype)]
     ways += [(PUBLISHED, layout, case.dtype) for layout in LAYOUTS]
     ways += [(PUBLISHED, "NCHW", "fp32")] if case.dtype != "fp32" else []
     ways += [(name, "channels_last", case.dtype) for name in COMPILED]
+    if device.type == "cpu":
+        # Where bfloat16 is slower than float32, these must not look slow for it.
+        either = tuple(dict.fromkeys((case.dtype, "fp32")))
+        ways += [(FROZEN, "channels_last", precision) for precision in either]
+        ways += [(ONNX_RUNTIME, "NCHW", "fp32"), *((OPENVINO, "NCHW", precision) for precision in either)]
     return [
         Contender(
             name,
             layout,
-            lambda name=name, layout=layout, precision=precision: work(name, layout, precision),  # type: ignore[misc]
+            lambda w=(name, layout, precision): (foreign if w[0] in exported.PACKAGES else work)(*w),  # type: ignore[misc]
             precision=None if precision == case.dtype else precision,
         )
         for name, layout, precision in ways

@@ -37,9 +37,9 @@ def measure(cases: Sequence[Case], options: BenchOptions, console: Console) -> N
         raise RuntimeError(f"{len(failures)} contenders have no time:\n" + "\n".join(failures))
 
 
-def write(results: Path, readme: Path, pictures: Path, console: Console) -> None:
-    """Write the README's tables and the plots."""
-    for path in write_report(results, readme, pictures):
+def write(results: Path, readme: Path | None, pages: Path, console: Console) -> None:
+    """Write the README's table, if there is a README to write to, and the machines' pages and plots."""
+    for path in write_report(results, readme, pages):
         console.print(f"wrote {path}", markup=False, soft_wrap=True)
 
 

@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from munit_fast.bench.rows import Row
-from munit_fast.bench.summary import Machine, Summary, by_machine, complete
+from munit_fast.bench.rows import Machine, Row
+from munit_fast.bench.summary import Summary, by_machine, complete
 from munit_fast.files import atomic_write_bytes
 
 ALT = {
@@ -24,7 +24,7 @@ OURS_COLOUR, BASE_COLOUR, PUBLISHED_COLOUR = "#1f6f8b", "#e07a3f", "#9a9a9a"
 
 
 def slug(name: str) -> str:
-    """A device's name as part of a file's."""
+    """A device's or machine's name as part of a file's."""
     return re.sub(r"[^a-z0-9]+", "-", name.lower().replace("(r)", "").replace("(tm)", "")).strip("-")
 
 
@@ -41,17 +41,16 @@ def draw(rows: Sequence[Row], folder: Path) -> dict[Machine, dict[str, Path]]:
     matplotlib.use("Agg")
     folder.mkdir(parents=True, exist_ok=True)
     written: dict[Machine, dict[str, Path]] = {}
-    for (device, cpu, threads), mine in by_machine(rows).items():
-        machine = slug(device) + (f"-{threads}-threads" if device == cpu else "")
+    for machine, mine in by_machine(rows).items():
         for name, plot in _PLOTS.items():
             figure = plot(complete(mine))
             if figure is None:
                 continue
-            path = folder / f"{machine}-{name}.png"
+            path = folder / f"{slug(str(machine))}-{name}.png"
             data = io.BytesIO()
             figure.savefig(data, dpi=110, bbox_inches="tight", metadata={"Software": None})
             atomic_write_bytes(path, data.getvalue())
-            written.setdefault((device, cpu, threads), {})[name] = path
+            written.setdefault(machine, {})[name] = path
     return written
 
 

@@ -1,72 +1,129 @@
-"""The README's tables from committed rows. Losses are printed as wins are."""
+"""A page for each machine and the README's table, from committed rows. Losses are printed as wins are."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from statistics import geometric_mean
 
 from munit_fast.bench import plots
-from munit_fast.bench.cases import STYLES
-from munit_fast.bench.contenders import COMPILED, PUBLISHED
-from munit_fast.bench.rows import Row, load
-from munit_fast.bench.summary import Machine, Summary, by_machine, complete, summarize
+from munit_fast.bench.cases import HEADLINES, STYLES, Case
+from munit_fast.bench.contenders import COMPILED, FROZEN, ONNX_RUNTIME, OPENVINO, PUBLISHED
+from munit_fast.bench.rows import Machine, Row, load
+from munit_fast.bench.summary import Summary, by_machine, complete, summarize
 from munit_fast.files import atomic_write_bytes
 
+NONE = "–"  # where a figure does not apply or was not measured
 BEGIN = "<!-- written by `munit-fast bench --report`; edits between here and the end are lost -->"
 END = "<!-- end of what `munit-fast bench --report` writes -->"
 
 
-def write_report(results: Path, readme: Path, pictures: Path) -> list[Path]:
-    """Put tables and plots of all rows in `results` between the two marks of `readme`; returns the files written.
+def write_report(results: Path, readme: Path | None, folder: Path) -> list[Path]:
+    """Write what all rows in `results` say: a page and plots for each machine, and the summary of all.
 
-    A `readme` that is not there is made. Raises RowsError, or ValueError where it lacks the marks.
+    readme: the summary is put between its two marks; it is made if it is not there. None: only the pages.
+    folder: of the pages and plots. Returns the files written.
+    Raises RowsError, or ValueError where `readme` lacks the marks.
     """
     rows = load(results)
+    marked = None if readme is None else _marked(readme)
+    drawn = plots.draw(rows, folder)
+    written = [path for made in drawn.values() for path in made.values()]
+    pages = {}
+    for machine, mine in by_machine(rows).items():
+        pages[machine] = folder / f"{plots.slug(str(machine))}.md"
+        shown = [(path.name, plots.ALT[name]) for name, path in drawn.get(machine, {}).items()]
+        folder.mkdir(parents=True, exist_ok=True)
+        atomic_write_bytes(pages[machine], page(machine, mine, shown).encode())
+    written += pages.values()
+    if readme is not None and marked is not None:
+        links = {name: Path(os.path.relpath(path, readme.parent)).as_posix() for name, path in pages.items()}
+        atomic_write_bytes(readme, f"{marked[0]}\n\n{summary(rows, links)}\n\n{marked[1]}".encode())
+        written.append(readme)
+    return written
+
+
+def _marked(readme: Path) -> tuple[str, str]:
+    """What stands before and after the report, marks included. Raises ValueError."""
     text = readme.read_text(encoding="utf-8") if readme.exists() else f"# Measured speed\n\n{BEGIN}\n{END}\n"
     if text.count(BEGIN) != 1 or text.count(END) != 1 or text.index(BEGIN) > text.index(END):
         raise ValueError(f"{readme} needs one line\n{BEGIN}\nand after it one line\n{END}")
-    drawn = plots.draw(rows, pictures)
-    shown = {
-        machine: [
-            (Path(os.path.relpath(path, readme.parent)).as_posix(), plots.ALT[name]) for name, path in made.items()
-        ]
-        for machine, made in drawn.items()
-    }
-    before, after = text[: text.index(BEGIN) + len(BEGIN)], text[text.index(END) :]
-    atomic_write_bytes(readme, f"{before}\n\n{report(rows, shown)}\n\n{after}".encode())
-    return [readme, *(path for made in drawn.values() for path in made.values())]
+    return text[: text.index(BEGIN) + len(BEGIN)], text[text.index(END) :]
 
 
-def report(rows: Sequence[Row], pictures: Mapping[Machine, Sequence[tuple[str, str]]] | None = None) -> str:
-    """All tables as Markdown, machine by machine, then what was not measured.
+def summary(rows: Sequence[Row], links: Mapping[Machine, str] | None = None) -> str:
+    """The README's table, a column for each machine, and what was not measured.
 
-    pictures: (path, description) of each machine's plots.
+    links: to each machine's page.
     """
-    parts = []
-    for machine, mine in by_machine(rows).items():
-        device, cpu, threads = machine
-        parts.append(f"### {device}" + (f", {threads} threads" if device == cpu else ""))
-        every = summarize(mine)
-        parts.append(_provenance([row for s in every for row in (*s.rows, *s.failed)]))
-        parts += [f"![{alt}]({path})" for path, alt in (pictures or {}).get(machine, ())]
-        summaries = complete(mine)
-        for level, make in _TABLES.items():
-            chosen = [s for s in summaries if s.first.level == level]
-            if chosen:
-                parts.append(make(chosen))
-        parts.append(_losses(summaries))
-        parts += _failures(every)
-    parts.append(_not_measured(rows))
-    return "\n\n".join(parts)
+    machines = {machine: complete(mine) for machine, mine in by_machine(rows).items()}
+    names = [f"[{name}]({links[name]})" if links else str(name) for name in machines]
+    lines = [[_headline_title(case), *(_headline(case, found) for found in machines.values())] for case in HEADLINES]
+    operations = [[s.speedup for s in found if s.first.level == "op"] for found in machines.values()]
+    lines.append(
+        [
+            "operations, geometric mean",
+            *(f"{geometric_mean(o):.2f}× ({len(o)} cases)" if o else NONE for o in operations),
+        ]
+    )
+    lost = [f"{sum(s.speedup < 1 for s in found)} of {len(found)}" for found in machines.values()]
+    lines.append(["cases slower than the fastest baseline", *lost])
+    lines = [line for line in lines if set(line[1:]) != {NONE}]
+    text = (
+        "Seconds of munit_fast, how many times as fast it is as the fastest baseline of the same case, and in brackets "
+        "as the published algorithm in eager NCHW float32. All contenders, networks, blocks, operations and every loss "
+        "are on the machines' pages."
+    )
+    table = _table(["256², batch 1, dim 64", *names], lines)
+    untried = [sentence for name, found in machines.items() if (sentence := _untried(found, f" on {name}"))]
+    return "\n\n".join([text, table, " ".join([_not_measured(rows), *untried])])
+
+
+def _headline_title(case: Case) -> str:
+    what = "training iteration" if case.level == "training" else f"{case.level} {case.name}"
+    return f"{what}, {case.dtype}"
+
+
+def _headline(case: Case, summaries: list[Summary]) -> str:
+    """The cell of one case on one machine: of its newest torch, if there are rows of several."""
+    found = [s for s in summaries if all(getattr(s.first, name) == value for name, value in asdict(case).items())]
+    if not found:
+        return NONE
+    newest = max(found, key=lambda s: s.first.run)
+    assert newest.ours is not None
+    over = "" if newest.over_published is None else f" ({newest.over_published:.2f}×)"
+    return f"{newest.ours.seconds:.3g} s: {newest.speedup:.2f}×{over}"
+
+
+def page(machine: Machine, rows: Sequence[Row], pictures: Sequence[tuple[str, str]] = ()) -> str:
+    """All tables of one machine's rows as Markdown.
+
+    pictures: (path, description) of its plots.
+    """
+    every = summarize(rows)
+    summaries = complete(rows)
+    parts = [f"# {machine}", "Written by `munit-fast bench --report`: edits are lost."]
+    parts.append(_provenance([row for s in every for row in (*s.rows, *s.failed)]))
+    parts += [f"![{alt}]({path})" for path, alt in pictures]
+    for level, make in _TABLES.items():
+        chosen = [s for s in summaries if s.first.level == level]
+        if chosen:
+            parts.append(make(chosen))
+    parts.append(_losses(summaries))
+    parts += [sentence for sentence in [_untried(summaries)] if sentence]
+    parts += _failures(every)
+    return "\n\n".join(parts) + "\n"
 
 
 def _provenance(rows: list[Row]) -> str:
     def values(name: str) -> str:
         return ", ".join(sorted({str(getattr(row, name)) for row in rows if getattr(row, name) is not None}))
 
-    words = [f"torch {values('torch')}", f"CPU {values('cpu')} ({values('isa')})"]
+    machine = rows[0].machine
+    cpu = f"CPU {machine.cpu}{machine.features} ({values('isa')})"
+    words = [f"torch {values('torch')}", cpu]
     words += [f"triton {values('triton')}, CUDA {values('cuda')}, driver {values('driver')}"] if values("cuda") else []
     copy = sorted(row.copy_speed for row in rows)[len(rows) // 2]
     rates = {row.precision: row.matrix_rate for row in rows}
@@ -111,11 +168,11 @@ def _op_table(summaries: list[Summary]) -> str:
         cells = [name, mode, dtype, str(len(chosen)), _mean_and_worst(speed, min(speed))]
         for others in ({PUBLISHED}, set(COMPILED)):
             ratios = _ratios(chosen, others)
-            cells.append(_mean_and_worst(ratios, min(ratios)) if ratios else "–")
+            cells.append(_mean_and_worst(ratios, min(ratios)) if ratios else NONE)
         shares = [s.ours.share_of_copy for s in chosen if s.ours and s.ours.share_of_copy]
-        cells.append(_mean_and_worst(shares, min(shares)) if shares else "–")
+        cells.append(_mean_and_worst(shares, min(shares)) if shares else NONE)
         memory = [s.memory for s in chosen if s.memory]
-        cells.append(_mean_and_worst(memory, max(memory)) if memory else "–")
+        cells.append(_mean_and_worst(memory, max(memory)) if memory else NONE)
         lines.append(cells)
     header = (
         "operation",
@@ -136,8 +193,8 @@ def _part_table(summaries: list[Summary]) -> str:
     for s in summaries:
         assert s.ours is not None and s.best_baseline is not None
         row = s.first
-        memory = "–" if s.memory is None else f"{s.memory:.2f}"
-        share = "–" if s.ours.share_of_matrix is None else f"{s.ours.share_of_matrix:.2f}"
+        memory = NONE if s.memory is None else f"{s.memory:.2f}"
+        share = NONE if s.ours.share_of_matrix is None else f"{s.ours.share_of_matrix:.2f}"
         lines.append(
             (
                 f"{row.name}, {row.shape}",
@@ -163,17 +220,17 @@ def _whole_table(summaries: list[Summary]) -> str:
         columns: dict[str, Callable[[Row], str]] = {
             "": lambda r: f"**{r.title}**" if r.ours else r.title,
             "seconds, median (p20 – p80)": lambda r: f"{r.p50:.4g} ({r.p20:.4g} – {r.p80:.4g})",
-            "over published": lambda r, p=published: "–" if p is None else f"{p.seconds / r.seconds:.2f}×",  # type: ignore[misc]
+            "over published": lambda r, p=published: NONE if p is None else f"{p.seconds / r.seconds:.2f}×",  # type: ignore[misc]
         }
         if training:
             columns["it/s"] = lambda r: f"{1 / r.seconds:.3g}"
             columns["hours for 1M"] = lambda r: f"{r.hours_per_million:,.0f}"
         else:
-            columns["images/s"] = lambda r: f"{r.batch * STYLES / r.seconds:.3g}"
-        columns["TFLOP/s"] = lambda r: "–" if r.flop_rate is None else f"{r.flop_rate / 1e12:.3g}"
+            columns["images/s"] = lambda r: f"{r.batch * STYLES[r.name] / r.seconds:.3g}" if r.name in STYLES else NONE
+        columns["TFLOP/s"] = lambda r: NONE if r.flop_rate is None else f"{r.flop_rate / 1e12:.3g}"
         columns["peak MB"] = _memory_cell
         if any(r.launches is not None for r in s.rows):
-            columns["launches"] = lambda r: "–" if r.launches is None else str(r.launches)
+            columns["launches"] = lambda r: NONE if r.launches is None else str(r.launches)
         lines = [[cell(r) for cell in columns.values()] for r in sorted(s.rows, key=lambda r: -r.seconds)]
         size = f"{row.side}², batch {row.batch}, dim {row.channels}, {row.dtype}"
         what = "Training iteration" if training else f"Translation {row.name}"
@@ -186,7 +243,7 @@ def _whole_table(summaries: list[Summary]) -> str:
 
 def _memory_cell(row: Row) -> str:
     if row.peak_bytes is None:
-        return "–"
+        return NONE
     whole = "" if row.state_bytes is None else f" ({(row.peak_bytes + row.state_bytes) / 1e6:.0f})"
     return f"{row.peak_bytes / 1e6:.0f}{whole}"
 
@@ -222,14 +279,23 @@ def _failures(summaries: list[Summary]) -> list[str]:
     return [f"Without a time ({len(failed)}): " + "; ".join(named) + "."]
 
 
+def _untried(summaries: list[Summary], where: str = "") -> str | None:
+    """Which baselines of translation alone were not timed in each one on a CPU; None where all were."""
+    found = [{row.implementation for row in s.rows} for s in summaries if s.first.level == "translation"]
+    missing = [name for name in (FROZEN, ONNX_RUNTIME, OPENVINO) if any(name not in timed for timed in found)]
+    if not missing or any(s.first.cuda for s in summaries):
+        return None
+    return f"**Translations{where} were not timed against {', '.join(missing)}.**"
+
+
 def _not_measured(rows: Sequence[Row]) -> str:
     """A plain sentence on what these numbers do not say."""
     gpus = sorted({row.device for row in rows if row.cuda})
-    cpus = sorted({row.cpu for row in rows if not row.cuda})
+    cpus = sorted({row.cpu + row.machine.features for row in rows if not row.cuda})
     sides = sorted({row.side for row in rows if row.level == "training"})
     batches = sorted({row.batch for row in rows if row.level == "training"})
     words = []
-    words.append(f"Measured on {', '.join([*gpus, *cpus])} alone; no other processor or GPU has been measured.")
+    words.append(f"Measured on these alone: {', '.join([*gpus, *cpus])}.")
     if not gpus:
         words.append("**Nothing has been measured on a GPU.**")
     if sides:

@@ -5,15 +5,40 @@ from __future__ import annotations
 import json
 import subprocess
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, fields
+from dataclasses import MISSING, asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any, get_args, get_type_hints
+from typing import Any, NamedTuple, get_args, get_type_hints
 
 from munit_fast.files import write_error
 
 
 class RowsError(ValueError):
     """A file is not one of rows; the message names the line."""
+
+
+class Machine(NamedTuple):
+    """What rows of one machine share. Two processors of one name may differ in what they can do."""
+
+    device: str
+    cpu: str
+    cpu_flags: str | None
+    threads: int
+
+    @property
+    def amx(self) -> bool | None:
+        """Whether the CPU multiplies bfloat16 matrices in hardware (AMX); None: not known."""
+        return None if self.cpu_flags is None else "amx_bf16" in self.cpu_flags.split()
+
+    @property
+    def features(self) -> str:
+        """Of an x86 CPU, in words: " with AMX" or " without AMX"; nothing where that is not known."""
+        if self.cpu_flags is None or "avx2" not in self.cpu_flags.split():
+            return ""
+        return " with AMX" if self.amx else " without AMX"
+
+    def __str__(self) -> str:
+        on_cpu = f"{self.features}, {self.threads} threads" if self.device == self.cpu else ""
+        return self.device + on_cpu
 
 
 @dataclass(frozen=True)
@@ -29,7 +54,9 @@ class Row:
     driver: str | None
     cuda: str | None
     cpu: str
-    isa: str | None
+    isa: str | None  # which of our kernels ran
+    # What decides how fast the CPU multiplies (machine.CPU_FLAGS); None: not known, as in rows that lack the field.
+    cpu_flags: str | None = field(default=None, kw_only=True)
     threads: int
     omp_wait_policy: str | None
     torch: str
@@ -67,9 +94,13 @@ class Row:
     failure: str | None  # why there is no time
 
     @property
+    def machine(self) -> Machine:
+        return Machine(self.device, self.cpu, self.cpu_flags, self.threads)
+
+    @property
     def case(self) -> tuple[Any, ...]:
         """What rows that may be compared with one another share, beside their run."""
-        where = (self.device, self.cpu, self.threads, self.torch)
+        where = (self.machine, self.torch)
         return (*where, self.level, self.name, self.mode, self.dtype, self.batch, self.channels, self.side, self.l2)
 
     @property
@@ -137,12 +168,14 @@ class Row:
 
 
 _TYPES = {name: get_args(hint) or (hint,) for name, hint in get_type_hints(Row).items()}
+_DEFAULTS = {f.name: f.default for f in fields(Row) if f.default is not MISSING}  # of fields that older rows lack
 
 
 def _checked(values: Any) -> Row:
     """A row of plain values. Raises ValueError, TypeError or KeyError in words."""
     if not isinstance(values, dict):
         raise TypeError(f"expected an object, got {type(values).__name__}")
+    values = _DEFAULTS | values
     for name, types in _TYPES.items():
         value = values[name]
         fits = isinstance(value, types) or (float in types and isinstance(value, int))

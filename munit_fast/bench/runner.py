@@ -18,7 +18,16 @@ from torch import Tensor
 
 from munit_fast.bench import blocks, machine, measure, models, ops
 from munit_fast.bench.cases import DTYPES, LOSSES, Case
-from munit_fast.bench.contenders import COMPILED, MAX_AUTOTUNE, PUBLISHED, Contender, Work, in_graph
+from munit_fast.bench.contenders import (
+    COMPILED,
+    FROZEN,
+    MAX_AUTOTUNE,
+    PUBLISHED,
+    Contender,
+    Unavailable,
+    Work,
+    in_graph,
+)
 from munit_fast.bench.measure import Spread
 from munit_fast.bench.rows import Row, append
 from munit_fast.bench.summary import Summary, summarize
@@ -62,7 +71,8 @@ def run(cases: Sequence[Case], options: BenchOptions, console: Console) -> tuple
     """Measure every case. Rows are appended to `options.output` case by case.
 
     Returns (rows, failures): a contender whose numbers are wrong, or that raised, has a row without times that says
-    why, and a line of failures. Raises FileWriteError before anything is measured if the output cannot be written.
+    why, and a line of failures; one that cannot run on this machine has such a row and is no failure. Raises
+    FileWriteError before anything is measured if the output cannot be written.
     """
     if options.output is not None:
         append(options.output, [])
@@ -86,13 +96,15 @@ def run(cases: Sequence[Case], options: BenchOptions, console: Console) -> tuple
             console.print(f"time is up: the last {len(cases) - number + 1} of {len(cases)} cases were not measured")
             break
         with _conditions(options.device):
-            rows = _measured(case, options, where)
+            rows, unavailable = _measured(case, options, where)
         longest = max(longest, time.monotonic() - start)
         found += rows
-        failed = [f"{case}: {row.title}: {row.failure}" for row in rows if row.failure is not None]
-        failures += failed
-        for line in failed:
-            console.print(line, style="red", markup=False, highlight=False, soft_wrap=True)
+        for row in rows:
+            if row.failure is not None:
+                line, harmless = f"{case}: {row.title}: {row.failure}", row in unavailable
+                failures += [] if harmless else [line]
+                style = None if harmless else "red"
+                console.print(line, style=style, markup=False, highlight=False, soft_wrap=True)
         if options.output is not None:
             append(options.output, rows)
         console.print(f"[{number}/{len(cases)}] {_line(case, rows)}", markup=False, highlight=False, soft_wrap=True)
@@ -174,6 +186,7 @@ class _Ready:
         self.works: dict[Contender, Work] = {}
         self.extras: dict[Contender, dict[str, Any]] = {}
         self.failed: list[Row] = []
+        self.unavailable: list[Row] = []  # those of the failed that only another machine could time
         self.expected: Sequence[Tensor] | None = ops.expected(case) if case.name in ops.SPECS else None
 
     def add(self, contender: Contender, make: Callable[[], Work]) -> None:
@@ -188,18 +201,19 @@ class _Ready:
             self.works[contender] = work
         except Exception as error:
             reason = (str(error) or type(error).__name__).splitlines()[0]
-            self.failed.append(
-                _row(self.case, contender, None, self.where, self.options, _NOTHING | {"failure": reason})
-            )
+            row = _row(self.case, contender, None, self.where, self.options, _NOTHING | {"failure": reason})
+            self.failed.append(row)
+            self.unavailable += [row] if isinstance(error, Unavailable) else []
         if self.failed and self.options.device.type == "cuda":
             gc.collect()
             torch.cuda.empty_cache()
 
 
-def _measured(case: Case, options: BenchOptions, where: dict[str, Any]) -> list[Row]:
+def _measured(case: Case, options: BenchOptions, where: dict[str, Any]) -> tuple[list[Row], list[Row]]:
+    """The rows of a case, and those of them that have no time because this machine lacks something."""
     device = options.device
     torch.compiler.reset()
-    left_out = set() if options.compile else set(COMPILED)
+    left_out = set() if options.compile else {*COMPILED, FROZEN}
     left_out |= set() if options.max_autotune else {MAX_AUTOTUNE}
     every = [c for c in contenders(case, device) if c.implementation not in left_out]
     # The published algorithm in float32 first: the others are held to it where there is no formula in float64.
@@ -211,7 +225,7 @@ def _measured(case: Case, options: BenchOptions, where: dict[str, Any]) -> list[
         for contender, work in list(ready.works.items()):
             ready.add(replace(contender, graph=True), lambda work=work: in_graph(work))  # type: ignore[misc]
     if not ready.works:
-        return ready.failed
+        return ready.failed, ready.unavailable
     _share_flops(ready.extras)
     steps = {str(contender): work.step for contender, work in ready.works.items()}
     states = ("warm", "cold") if device.type == "cuda" and case.level == "op" else (None,)
@@ -220,7 +234,7 @@ def _measured(case: Case, options: BenchOptions, where: dict[str, Any]) -> list[
         spreads = measure.interleaved(steps, device, options.rounds, options.least_s, cold=state == "cold")
         l2 = {"l2": state or ("warm" if device.type == "cuda" else None)}
         rows += [_row(case, c, spreads[str(c)], where, options, ready.extras[c] | l2) for c in ready.works]
-    return [*rows, *ready.failed]
+    return [*rows, *ready.failed], ready.unavailable
 
 
 def check(case: Case, contender: Contender, numbers: Sequence[Tensor], expected: Sequence[Tensor]) -> float:
@@ -250,9 +264,9 @@ _NOTHING = dict.fromkeys(("bytes", "flops", "peak_bytes", "state_bytes", "launch
 
 def _extras(case: Case, contender: Contender, work: Work, device: torch.device) -> dict[str, Any]:
     # What inductor allocates on the CPU does not pass torch's profiler; a graph's memory is its pool's.
-    hidden = contender.graph or (contender.compiled and device.type == "cpu")
+    hidden = contender.graph or contender.foreign or (contender.compiled and device.type == "cpu")
     # Counting would break a compiled function's graph, and sees nothing of a CUDA graph's: see _share_flops.
-    counted = case.level != "op" and not contender.compiled and not contender.graph
+    counted = case.level != "op" and not (contender.compiled or contender.graph or contender.foreign)
     return _NOTHING | {
         "bytes": ops.minimal_bytes(case) if case.level == "op" else None,
         "flops": measure.flops(work.step) if counted else None,
@@ -263,7 +277,7 @@ def _extras(case: Case, contender: Contender, work: Work, device: torch.device) 
 
 
 def _share_flops(extras: dict[Contender, dict[str, Any]]) -> None:
-    """A compiled or captured contender multiplies what the eager one of its algorithm does."""
+    """A compiled, captured or exported contender multiplies what the eager one of its algorithm does."""
     counted = {c.ours: e["flops"] for c, e in extras.items() if e["flops"]}
     for contender, values in extras.items():
         values["flops"] = values["flops"] or counted.get(contender.ours)

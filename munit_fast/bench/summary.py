@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from itertools import groupby
 
 from munit_fast.bench.contenders import OURS, PUBLISHED
-from munit_fast.bench.rows import Row
+from munit_fast.bench.rows import Machine, Row
 
 
 @dataclass(frozen=True)
@@ -86,10 +85,9 @@ def _summary(rows: list[Row]) -> Summary:
     )
 
 
-Machine = tuple[str, str, int]  # device, cpu, threads
-
-
 def by_machine(rows: Iterable[Row]) -> dict[Machine, list[Row]]:
     """Rows by the machine that they were measured on."""
-    key = lambda row: (row.device, row.cpu, row.threads)  # noqa: E731
-    return {name: list(group) for name, group in groupby(sorted(rows, key=key), key)}
+    found: dict[Machine, list[Row]] = {}
+    for row in sorted(rows, key=lambda row: str(row.machine)):
+        found.setdefault(row.machine, []).append(row)
+    return found

@@ -73,14 +73,17 @@ def bench(
     output: Annotated[Path | None, typer.Option(help="Append the rows to this file.")] = None,
     list_cases: Annotated[bool, typer.Option("--list", help="Only print the cases.")] = False,
     report: Annotated[
-        bool, typer.Option("--report", help="Only write README tables and plots from --results.")
+        bool, typer.Option("--report", help="Only write README, pages and plots from --results.")
     ] = False,
     compare: Annotated[
         str | None, typer.Option(help="Only compare --results with a file of rows, or with what a revision had.")
     ] = None,
     results: Annotated[Path, typer.Option(help="Folder or file of rows.")] = Path("benchmarks/results"),
-    readme: Annotated[Path, typer.Option(help="Where --report writes its tables.")] = Path("README.md"),
-    pictures: Annotated[Path, typer.Option(help="Where --report writes its plots.")] = Path("docs/benchmarks"),
+    readme: Annotated[Path, typer.Option(help="Where --report writes its summary.")] = Path("README.md"),
+    summary: Annotated[bool, typer.Option(help="Have --report write the summary too.")] = True,
+    pages: Annotated[Path, typer.Option(help="Where --report writes a page and plots for each machine.")] = Path(
+        "docs/benchmarks"
+    ),
 ) -> None:
     """Time munit-fast against every baseline, in turns; a correctness check runs before every timing."""
     from munit_fast import bench as suite
@@ -90,7 +93,7 @@ def bench(
     if report and compare is not None:
         raise ValueError("give one of --report and --compare")
     if report:
-        return office.write(results, readme, pictures, console)
+        return office.write(results, readme if summary else None, pages, console)
     if compare is not None:
         return office.compare(compare, results, console)
     where = find_device(device)
