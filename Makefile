@@ -1,7 +1,7 @@
 # make demo   prepare drawings, train a small MUNIT here, open demo/index.html afterwards
 # make test   run the tests; make test TORCH=2.14.1: with another torch than the pinned one
 # make check  format, lint, types, fast tests
-# make bench  time munit-fast against every baseline, write benchmarks/results and the README's tables
+# make bench  time munit-fast against every baseline, write benchmarks/results, docs/benchmarks and README's table
 # make wheel  dist/munit_fast-*.whl, which needs no compiler where it is installed, for $(PYTHON) on this kind of machine
 # make gpu-check, gpu-tune, gpu-wheels  what needs an NVIDIA GPU, and what brings missing packages there
 # make pretrained  the model in the box, from nothing: under an hour on one core; goes on where it was stopped

@@ -8,6 +8,7 @@ from dataclasses import asdict, fields, replace
 from io import StringIO
 from pathlib import Path
 from typing import Any
+from unittest.mock import MagicMock
 
 import pytest
 import torch
@@ -33,7 +34,17 @@ from munit_fast.bench import (
 )
 from munit_fast.bench.cases import HEADLINES, LEVELS
 from munit_fast.bench.compare import compare
-from munit_fast.bench.contenders import FROZEN, ONNX_RUNTIME, OPENVINO, OURS, PUBLISHED, Contender, Work, frozen
+from munit_fast.bench.contenders import (
+    FROZEN,
+    ONNX_RUNTIME,
+    OPENVINO,
+    OURS,
+    PUBLISHED,
+    Contender,
+    Unavailable,
+    Work,
+    frozen,
+)
 from munit_fast.bench.plots import slug
 from munit_fast.bench.rows import Machine, Row, RowsError
 from munit_fast.bench.summary import by_machine, summarize
@@ -140,6 +151,21 @@ def test_a_runtime_gets_torchs_threads(few: Case, runtime: str, monkeypatch: pyt
     finally:
         torch.set_num_threads(before)
     assert seen == [3]
+
+
+def test_the_threads_reach_the_runtimes() -> None:
+    """One stream of that many threads, and no second pool."""
+    runtime = MagicMock()
+    runtime.InferenceSession().get_inputs.return_value = [MagicMock(), MagicMock()]
+    exported._onnx_runtime(runtime, "fp32", b"", 3)
+    assert (runtime.SessionOptions().intra_op_num_threads, runtime.SessionOptions().inter_op_num_threads) == (3, 1)
+    runtime = MagicMock()
+    runtime.Core().compile_model().get_property.return_value = runtime.Type.f32
+    exported._openvino(runtime, "fp32", b"", 3)
+    settings = runtime.Core().compile_model.call_args.args[-1]
+    assert (settings["INFERENCE_NUM_THREADS"], settings["NUM_STREAMS"]) == (3, "1")
+    with pytest.raises(Unavailable, match="instead of bf16"):  # a CPU without it gets float32
+        exported._openvino(runtime, "bf16", b"", 3)
 
 
 @pytest.mark.parametrize("runtime", [ONNX_RUNTIME, OPENVINO])
