@@ -121,7 +121,7 @@ def test_an_iteration_leaves_the_host_alone(
     with torch.device("meta"):
         trainer: Any = getattr(trainers, kind)(hp, amp=amp)
     x_a, x_b = torch.empty(2, 2, 3, 32, 40, device="meta")
-    of_dis, of_gen = ([n.to("meta") for n in noise] for noise in trainer.draw_noise(x_a, x_b))
+    of_dis, of_gen = ([n.to("meta") for n in noise] for noise in trainer.draw_noise(x_a, x_b, torch.Generator()))
     for _ in range(2):  # the first makes Adam's moments
         with HostFunctions() as functions, HostOperators("meta") as operators:
             trainer.dis_update(x_a, x_b, hp, of_dis)
