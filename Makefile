@@ -42,8 +42,7 @@ $(STAMP): pyproject.toml setup.py constraints.txt requirements.txt $(wildcard cs
 ifeq ($(TORCH),)
 	$(PIP) install --constraint constraints.txt torch
 else
-	grep -v -E '^(torch|triton)==' constraints.txt > $(VENV)/constraints.txt
-	$(PIP) install --constraint $(VENV)/constraints.txt torch==$(TORCH)
+	$(PIP) install torch==$(TORCH)  # and what it asks for in another version than the pinned one
 endif
 	$(PIP) install --no-build-isolation --no-deps --editable .
 	$(BIN)/python -m pip check
