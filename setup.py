@@ -72,7 +72,7 @@ def run(*command: str, check: bool = True) -> str:
 def find(what: str, names: list[str | None], tried: str) -> str:
     """The first of these commands that is there."""
     for name in names:
-        if name and shutil.which(name.split()[0]):
+        if name and (shutil.which(name) or shutil.which(name.split()[0])):  # with flags, as in CXX="ccache g++"
             return name
     raise BuildError(f"{what} was not found (tried {tried})")
 
@@ -206,10 +206,14 @@ class BuildNative(build_ext):
 
     def _build(self, ext: Extension, cuda: Cuda | None, why: str) -> None:
         try:
-            import ninja
             import pybind11
-        except ImportError as error:
-            raise BuildError(f"{error.name} was not found: pip install {error.name}") from None
+        except ImportError:
+            raise BuildError("pybind11 was not found: pip install pybind11") from None
+        try:
+            from ninja import BIN_DIR
+        except ImportError:
+            BIN_DIR = ""
+        ninja = find("ninja", [str(Path(BIN_DIR) / "ninja"), "ninja"], "the package and the PATH")
         compiler = find(
             "a C++ compiler", [os.environ.get("CXX"), "c++", "g++", "clang++"], "$CXX, c++, g++ and clang++"
         )
@@ -223,7 +227,7 @@ class BuildNative(build_ext):
         ):
             if not (folder / name).is_file() or (folder / name).read_text() != text:  # else nothing to compile again
                 (folder / name).write_text(text)
-        run(str(Path(ninja.BIN_DIR) / "ninja"), "-C", str(folder), *(["-v"] if self.verbose > 1 else []))
+        print(run(ninja, "-C", str(folder), *(["-v"] if self.verbose > 1 else [])))
 
 
 setup(ext_modules=[Extension("munit_fast._C", SOURCES)], cmdclass={"build_ext": BuildNative})
