@@ -77,6 +77,14 @@ def find(what: str, names: list[str | None], tried: str) -> str:
     raise BuildError(f"{what} was not found (tried {tried})")
 
 
+def switch(name: str) -> str:
+    """An environment variable that is 0, 1 or, for "if it can be built", empty."""
+    value = os.environ.get(name, "")
+    if value not in ("", "0", "1"):
+        raise SystemExit(f"environment variable {name} must be 0, 1 or unset; got {value!r}")
+    return value
+
+
 class Cuda:
     """The toolkit: its compiler, headers, and the architectures that it knows."""
 
@@ -176,7 +184,7 @@ def build_file(folder: Path, compiler: str, includes: list[str], cuda: Cuda | No
 
 class BuildNative(build_ext):
     def run(self) -> None:
-        wanted = os.environ.get("MUNIT_FAST_NATIVE", "")
+        wanted = switch("MUNIT_FAST_NATIVE")
         target = Path(self.get_ext_fullpath(self.extensions[0].name)).resolve()
         target.parent.mkdir(parents=True, exist_ok=True)
         reason = target.with_name("_C.missing.txt")  # munit_fast/native.py reads it
@@ -189,10 +197,11 @@ class BuildNative(build_ext):
             if wanted == "1":
                 raise SystemExit(f"munit_fast._C was not built: {error}") from error
             print(f"munit_fast._C was not built, the package will be slower: {error}", file=sys.stderr)
+            target.unlink(missing_ok=True)  # one of an earlier build is for earlier Python files
             reason.write_text(f"{error}\n")
 
     def build_extension(self, ext: Extension) -> None:
-        wanted = os.environ.get("MUNIT_FAST_CUDA", "")
+        wanted = switch("MUNIT_FAST_CUDA")
         why = "MUNIT_FAST_CUDA=0 was set"
         if wanted != "0":
             try:

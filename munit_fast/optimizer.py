@@ -9,6 +9,13 @@ import torch
 from torch import Tensor
 
 
+def _like(p: Tensor, moment: Tensor) -> Tensor:
+    """A moment where its parameter is, in its dtype and strides: the fused step pairs them by their place in memory."""
+    if (moment.device, moment.dtype, moment.stride()) == (p.device, p.dtype, p.stride()):
+        return moment
+    return torch.empty_like(p, requires_grad=False).copy_(moment)
+
+
 class FusedAdam(torch.optim.Adam):
     """Adam in one pass over memory. Its files are those of the published optimizer, which say nothing of that."""
 
@@ -30,22 +37,21 @@ class FusedAdam(torch.optim.Adam):
                 group["lr"] = torch.tensor(group["lr"], dtype=torch.float32, device=group["params"][0].device)
 
     def follow(self, moved: Mapping[Any, Tensor]) -> None:
-        """Move what belongs to each parameter to where that is now, and in its dtype.
+        """Move what belongs to each parameter to where that is now, in its dtype and layout.
 
-        moved: the parameters now by those before; the same ones where they were changed in place.
+        moved: the parameters now by those before; the same ones where they were changed in place. Others stay.
         """
         for group in self.param_groups:
-            group["params"] = [moved[p] for p in group["params"]]
+            group["params"] = [moved.get(p, p) for p in group["params"]]
             if isinstance(group["lr"], Tensor) and group["params"]:
                 group["lr"] = group["lr"].to(group["params"][0].device)
         before = list(self.state.items())
         self.state.clear()
         for old, state in before:
-            p = moved[old]
+            p = moved.get(old, old)
             # Step counts are float32 whatever the parameters are.
             self.state[p] = {
-                name: value.to(p.device) if name == "step" else value.to(p.device, p.dtype)
-                for name, value in state.items()
+                name: value.to(p.device) if name == "step" else _like(p, value) for name, value in state.items()
             }
 
     def state_dict(self) -> dict[str, Any]:
@@ -66,5 +72,7 @@ class FusedAdam(torch.optim.Adam):
         flags = {"fused": True, "foreach": None}
         groups = [group | flags for group in state_dict["param_groups"]]
         super().load_state_dict(state_dict | {"param_groups": groups})
+        for p, state in self.state.items():
+            state.update({name: _like(p, value) for name, value in state.items() if name != "step"})
         self.loads += 1
         self.rates = []

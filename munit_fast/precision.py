@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict, dataclass
-from functools import cache, lru_cache
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -35,11 +35,10 @@ def bf16_hardware(device: torch.device) -> bool:
     return not cpu_features().isdisjoint(BF16_FEATURES)
 
 
-@cache
-def cpu_features() -> frozenset[str]:
+def cpu_features(cpuinfo: Path = Path("/proc/cpuinfo")) -> frozenset[str]:
     """The processor's instruction sets by Linux's names ("avx512_bf16", "amx_bf16"); empty where nothing tells."""
     try:
-        found = re.search(r"^(?:flags|Features)\s*:\s*(.+)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
+        found = re.search(r"^(?:flags|Features)\s*:\s*(.+)$", cpuinfo.read_text(), re.MULTILINE)
     except OSError:
         found = None
     return frozenset(found[1].split()) if found else frozenset()
@@ -85,8 +84,10 @@ class Measured:
 
     @property
     def faster(self) -> str:
-        """ "bf16" or "off"."""
-        return "bf16" if self.conv_bf16 + self.product_bf16 < self.conv_fp32 + self.product_fp32 else "off"
+        """ "bf16" or "off": by the convolution, and where that is within a tenth the same by the product."""
+        by_convolution = self.conv_bf16 / self.conv_fp32
+        alike = 0.9 < by_convolution < 1.1
+        return "bf16" if (self.product_bf16 / self.product_fp32 if alike else by_convolution) < 1 else "off"
 
     def in_words(self) -> str:
         values = {name: f"{value:.2f}" for name, value in asdict(self).items()}
@@ -96,38 +97,37 @@ class Measured:
         )
 
 
-def _convolution(load: Workload, dtype: torch.dtype) -> Callable[[], object]:
+def convolution(load: Workload, dtype: torch.dtype, macs: int = _MOST_MACS) -> Callable[[], object]:
+    """A call that computes the workload's convolution, or a part of it of about `macs` multiplications."""
     n, c, h, w, training = load
     # Pixels and channels are alike: fewer of them cost less and compare the same.
     c = min(c, 256)
-    pixels = _MOST_MACS // (9 * c * c)
+    pixels = macs // (9 * c * c)
     n = max(1, min(n, pixels // (h * w)))
     h = min(h, max(4, pixels // (n * w)))
     w = min(w, max(8, pixels // (n * h)))
-    generator = torch.Generator().manual_seed(0)  # the process's own stays as it is
+    generator = torch.Generator("cpu").manual_seed(0)  # the process's own stays as it is
 
     def draw(*size: int) -> Tensor:
-        value = torch.randn(size, generator=generator).to(dtype)
+        value = torch.randn(size, generator=generator, device="cpu").to(dtype)
         return value.contiguous(memory_format=torch.channels_last)
 
     x, k, grad = draw(n, c, h, w), draw(c, c, 3, 3), draw(n, c, h, w)
-    if not training:
-        return lambda: F.conv2d(x, k, padding=1)
-    x.requires_grad_()
-    k.requires_grad_()
 
-    def both_ways() -> object:
-        with torch.enable_grad():
-            return torch.autograd.grad(F.conv2d(x, k, padding=1), (x, k), grad)
+    def run() -> object:
+        y = F.conv2d(x, k, padding=1)
+        # Not through autograd, whose first use imports modules for longer than all of this takes.
+        return backward(grad, x, k, None, *geometry, [True, True, False]) if training else y
 
-    return both_ways
+    backward, geometry = torch.ops.aten.convolution_backward, ([1, 1], [1, 1], [1, 1], False, [0, 0], 1)
+    return run
 
 
 def _product(load: Workload, dtype: torch.dtype) -> Callable[[], object]:
     c = min(load.channels, 256)
     rows = min(load.batch * load.height * load.width, _MOST_MACS // c**2)
-    generator = torch.Generator().manual_seed(0)
-    a, b = (torch.randn(n, c, generator=generator).to(dtype) for n in (rows, c))
+    generator = torch.Generator("cpu").manual_seed(0)
+    a, b = (torch.randn(n, c, generator=generator, device="cpu").to(dtype) for n in (rows, c))
     return lambda: a @ b
 
 
@@ -155,8 +155,8 @@ def measure(load: Workload = Workload()) -> Measured:  # noqa: B008 - a constant
     With one thread: where other programs share the cores, several wait for each other, and what they take says more
     about those programs than about the two precisions.
     """
-    with _one_thread(), torch.autocast("cpu", enabled=False), torch.inference_mode(False), torch.no_grad():
-        runs = [make(load, dtype) for make in (_convolution, _product) for dtype in (torch.float32, torch.bfloat16)]
+    with _one_thread(), torch.autocast("cpu", enabled=False), torch.no_grad():
+        runs = [make(load, dtype) for make in (convolution, _product) for dtype in (torch.float32, torch.bfloat16)]
         for run in runs:
             run()
         best, begin = [float("inf")] * len(runs), time.perf_counter()

@@ -202,8 +202,10 @@ class _Fast(Stepping):
             if self.plain:
                 self._refuse_accumulation(hyperparameters)
                 with self._autocast():
-                    return super().dis_update(x_a, x_b, hyperparameters, noise)
-            self._descend("dis", self.dis_opt, x_a, x_b, hyperparameters, noise)
+                    super().dis_update(x_a, x_b, hyperparameters, noise)
+                self._detach_losses("dis")
+            else:
+                self._descend("dis", self.dis_opt, x_a, x_b, hyperparameters, noise)
 
     def gen_update(self, x_a: Tensor, x_b: Tensor, hyperparameters: Hyperparameters, noise: Noise = None) -> None:
         """One generator step on images [N, C, H, W] in [-1, 1].
@@ -215,8 +217,10 @@ class _Fast(Stepping):
             if self.plain:
                 self._refuse_accumulation(hyperparameters)
                 with self._autocast():
-                    return super().gen_update(x_a, x_b, hyperparameters, noise)
-            self._descend("gen", self.gen_opt, x_a, x_b, hyperparameters, noise)
+                    super().gen_update(x_a, x_b, hyperparameters, noise)
+                self._detach_losses("gen")
+            else:
+                self._descend("gen", self.gen_opt, x_a, x_b, hyperparameters, noise)
 
     def _dis_loss(self, x_a: Tensor, x_b: Tensor, noise: Noise, hp: Hyperparameters) -> Tensor:
         self._codes = None

@@ -397,12 +397,9 @@ def test_where_it_was_measured(monkeypatch: pytest.MonkeyPatch) -> None:
     assert where["cpu"] and where["python"].count(".") == 2 and where["version"]
     monkeypatch.setenv("MUNIT_FAST_COMMIT", "abc1234")
     assert machine.describe(CPU)["commit"] == "abc1234"
-    copy, rate = machine.copy_speed(CPU), machine.matrix_rate(CPU, torch.float32)
-    assert 1e8 < copy < 1e13 and 1e9 < rate < 1e15
-    source = torch.empty(machine.COPY_BYTES, dtype=torch.uint8).random_()
-    target = torch.empty_like(source)
-    again = 2 * machine.COPY_BYTES / measure.seconds_per_call(lambda: target.copy_(source), CPU)
-    assert 0.25 < again / copy < 4  # bytes read and written, on a machine that others use too
+    assert machine.copy_speed(CPU) > 0 < machine.matrix_rate(CPU, torch.float32)
+    monkeypatch.setattr(machine, "seconds_per_call", lambda call, device, **_: call() is None or 2.0)
+    assert machine.copy_speed.__wrapped__(CPU) == machine.COPY_BYTES  # read and written in two seconds
 
 
 def test_time_that_is_up_leaves_cases_out_and_says_so() -> None:
@@ -483,6 +480,9 @@ def test_runs_are_never_mixed() -> None:
     assert summary.speedup == pytest.approx(3.0) and len(summary.rows) == 2
     [summary] = summarize([*old, row(run="2")])  # the second run has no baseline
     assert summary.speedup == pytest.approx(10.0)
+    stronger = [replace(r, run="0") for r in new] + [baseline(1.0, run="0", implementation=OPENVINO)]
+    [summary] = summarize([*stronger, *new])  # a later run without the strongest baseline does not hide it
+    assert summary.best_baseline is not None and summary.best_baseline.implementation == OPENVINO
     assert len(summarize([*old, *(replace(r, torch="2.11") for r in new)])) == 2
 
 

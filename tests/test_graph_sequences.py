@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any
 
 import fake_cuda
@@ -211,3 +212,27 @@ def test_a_capture_in_memory_of_another(cuda: FakeCuda) -> None:
     first.replay()
     second.replay()
     assert y.tolist() == [3] * 3 and z.tolist() == [8] * 3
+
+
+def test_the_capture_stream_and_the_callers_wait_for_each_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The images are copied before an iteration reads them, and its results are there before the caller reads them."""
+    said: list[str] = []
+
+    class Named(fake_cuda.Stream):
+        def __init__(self, name: str) -> None:
+            super().__init__()
+            self.name = name
+
+        def wait_stream(self, other: Any) -> None:
+            said.append(f"{self.name} waits for {other.name}")
+
+    streams = {"graph": Named("graph"), "caller": Named("caller")}
+    monkeypatch.setattr(graph, "capture_stream", lambda device: streams["graph"])
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device=None: streams["caller"])
+    monkeypatch.setattr(torch.cuda, "stream", lambda stream: nullcontext())
+    x = torch.zeros(1, 3, 4, 4)
+    step = graph.StepGraph(lambda *_: said.append("iteration"), x, x, [])
+    for _ in range(graph.WARM_UP):
+        said.clear()
+        step.run(x, x, [])
+        assert said == ["graph waits for caller", "iteration", "caller waits for graph"]

@@ -48,6 +48,36 @@ def test_auto_takes_the_faster_one(
     assert precision.resolve("auto", CPU) == expected
 
 
+@pytest.mark.parametrize(
+    ("found", "expected"),
+    [
+        (Measured(8.0, 4.0, 1.0, 9.0), "bf16"),  # the convolution decides
+        (Measured(4.0, 8.0, 9.0, 1.0), "off"),
+        (Measured(4.0, 4.2, 9.0, 1.0), "bf16"),  # unless both are alike
+        (Measured(4.2, 4.0, 1.0, 9.0), "off"),
+    ],
+)
+def test_the_product_counts_where_convolutions_are_alike(found: Measured, expected: str) -> None:
+    assert found.faster == expected
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_what_is_timed_is_the_convolution_of_the_workload(dtype: torch.dtype) -> None:
+    y = precision.convolution(Workload(2, 3, 5, 6, False), dtype)()
+    assert isinstance(y, torch.Tensor) and y.shape == (2, 3, 5, 6) and y.dtype == dtype
+    grad_x, grad_k, grad_b = precision.convolution(Workload(2, 3, 5, 6, True), dtype)()  # type: ignore[misc]
+    assert grad_x.shape == (2, 3, 5, 6) and grad_k.shape == (3, 3, 3, 3) and grad_b is None
+    assert grad_x.dtype == grad_k.dtype == dtype and float(grad_x.abs().sum()) > 0 < float(grad_k.abs().sum())
+    for load in (Workload(), Workload(64, 16, 512, 512), Workload(1, 2048, 8, 8)):
+        n, c, h, w = precision.convolution(load._replace(training=False), dtype)().shape  # type: ignore[attr-defined]
+        assert 9 * c * c * n * h * w <= 2 * precision._MOST_MACS
+
+
+def test_measuring_asks_nothing_of_the_default_device() -> None:
+    with torch.device("meta"):
+        assert min(precision.measure.__wrapped__(Workload(1, 4, 8, 8)).__dict__.values()) > 0
+
+
 def test_the_clock_decides(monkeypatch: pytest.MonkeyPatch) -> None:
     """The least of several rounds counts, each with its own dtype."""
     seconds = {torch.float32: iter([9.0, 2.0, 9.0] * 99), torch.bfloat16: iter([3.0, 9.0, 9.0] * 99)}
@@ -55,12 +85,17 @@ def test_the_clock_decides(monkeypatch: pytest.MonkeyPatch) -> None:
 
     def clocked(run: Any) -> float:
         result = run()
+        assert torch.get_num_threads() == 1
         dtype = (result[0] if isinstance(result, tuple) else result).dtype
         kinds.append(dtype)
         return next(seconds[dtype]) / 1e6  # the budget is in real seconds
 
     monkeypatch.setattr(precision, "_seconds", clocked)
-    found = precision.measure.__wrapped__(Workload(1, 4, 8, 8))
+    torch.set_num_threads(2)
+    try:
+        found = precision.measure.__wrapped__(Workload(1, 4, 8, 8))
+    finally:
+        torch.set_num_threads(1)
     assert kinds[:4] == [torch.float32, torch.bfloat16] * 2
     assert (found.conv_fp32, found.conv_bf16) == pytest.approx((2e-3, 3e-3))
     assert found.faster == "off"
@@ -123,24 +158,49 @@ def test_a_resumed_run_computes_as_it_began(
     assert amp_of(run(small_config, picture_folders, tmp_path / "new", amp="auto")) == "off"
 
 
-def test_every_rank_takes_what_the_main_rank_found(
-    small_config: dict[str, Any], measured: list[Workload], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    class Ranks:
-        main, size = False, 2
+class FakeRanks:
+    """One rank of two, whose main rank found `found`; or the main rank itself."""
 
-        def from_main(self, data: bytes) -> bytes:
-            assert data == b""
-            return b"off"
+    def __init__(self, found: bytes | None = None) -> None:
+        self.main, self.size, self.found = found is None, 1 if found is None else 2, found
+
+    def from_main(self, data: bytes) -> bytes:
+        assert data == b"" or self.main
+        return data if self.found is None else self.found
+
+
+def chosen(config: dict[str, Any], ranks: FakeRanks, notes: dict[str, Any], **options: Any) -> tuple[str, str]:
+    """The precision of a run that goes on from these notes, and of its trainer."""
 
     class Trainer:
         amp = "auto"
 
-    other = object.__new__(_Run)
-    other.ranks, other.trainer, other.cfg = Ranks(), Trainer(), make_config(small_config)  # type: ignore[assignment]
-    other.options = replace(_options(), amp="auto")
-    other._choose_precision_and_threads({})
-    assert (other.trainer.amp, other.options.amp, measured) == ("off", "off", [])
+    started: Any = object.__new__(_Run)
+    started.ranks, started.trainer, started.cfg, started.batch_size = ranks, Trainer(), make_config(config), 1
+    started.options = replace(_options(), amp="auto", **options)
+    started._choose_precision_and_threads(notes)
+    return started.options.amp, started.trainer.amp
+
+
+def test_every_rank_takes_what_the_main_rank_found(small_config: dict[str, Any], measured: list[Workload]) -> None:
+    assert chosen(small_config, FakeRanks(b"off"), {}) == ("off", "off")
+    assert measured == []
+
+
+@pytest.mark.parametrize(
+    ("notes", "options", "expected"),
+    [
+        ({"amp": "float16", "device": "cpu"}, {}, "fp16"),
+        ({"amp": "off"}, {}, "off"),  # a state from before the device was kept
+        ({"amp": "off", "device": "cuda"}, {}, "bf16"),  # what was fast there says nothing here
+        ({"amp": "float16", "device": "cpu"}, {"impl": "reference"}, "bf16"),  # which has no loss scaling
+        ({"amp": ["off"]}, {}, "bf16"),
+    ],
+)
+def test_which_kept_precision_is_taken(
+    small_config: dict[str, Any], measured: list[Workload], notes: Any, options: Any, expected: str
+) -> None:
+    assert chosen(small_config, FakeRanks(), notes, **options) == (expected, expected)
 
 
 def _options() -> Any:
@@ -177,13 +237,28 @@ def test_the_fastest_number_of_threads(
 
 
 @pytest.mark.usefixtures("four_threads")
-def test_where_there_is_nothing_to_choose(small_config: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    cfg = make_config(small_config)
-    assert speed.threads_to_try(cfg, CPU) == [4, 1]
-    assert speed.threads_to_try(make_config({}), CPU) == [4]  # the published sizes have work for all
-    assert speed.threads_to_try(cfg, torch.device("cuda")) == [4]
-    monkeypatch.setenv("OMP_NUM_THREADS", "4")
-    assert speed.threads_to_try(cfg, CPU) == [4]
+def test_which_threads_are_tried(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert speed.threads_to_try(CPU) == [4, 1]
+    assert speed.threads_to_try(torch.device("cuda")) == [4]
+    torch.set_num_threads(16)
+    assert speed.threads_to_try(CPU) == [16, 4, 1]
+    monkeypatch.setenv("OMP_NUM_THREADS", "16")
+    assert speed.threads_to_try(CPU) == [16]
+
+
+@pytest.mark.usefixtures("four_threads")
+@pytest.mark.parametrize(("alone", "best"), [(3.0, 1), (1.4, 4), (0.5, 4)])
+def test_large_networks_time_a_convolution(alone: float, best: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A load that passes must be worth giving threads up for days."""
+    now = [0.0]
+
+    def run() -> None:
+        now[0] += 1 / alone if torch.get_num_threads() == 1 else 1.0
+
+    monkeypatch.setattr(speed, "convolution", lambda load, dtype, macs: run)
+    monkeypatch.setattr(speed.time, "monotonic", lambda: now[0])
+    found = speed.choose_threads(lambda: pytest.fail("made a trainer"), make_config({}), CPU, Console(quiet=True))
+    assert (found, torch.get_num_threads()) == (None, best)
 
 
 @pytest.mark.usefixtures("four_threads")

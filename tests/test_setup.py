@@ -10,6 +10,7 @@ import runpy
 import shutil
 import subprocess
 import sys
+import sysconfig
 from pathlib import Path
 from typing import Any
 
@@ -113,8 +114,12 @@ def test_an_installation_without_the_compiled_part_notes_why(
     if "CXX" in environment:
         environment = {"CXX": complaining_compiler(tmp_path)}
     noted = tmp_path / "munit_fast/_C.missing.txt"
+    earlier = tmp_path / f"munit_fast/_C{sysconfig.get_config_var('EXT_SUFFIX')}"
+    earlier.parent.mkdir()
+    earlier.touch()
     done = build(tmp_path, **environment)
     assert done.returncode == 0, done.stderr
+    assert not earlier.exists()  # what an earlier version built
     assert noted.read_text() == f"{reason}\n"
     assert f"munit_fast._C was not built, the package will be slower: {reason}" in done.stderr
     if "MUNIT_FAST_NATIVE" not in environment:
@@ -122,6 +127,12 @@ def test_an_installation_without_the_compiled_part_notes_why(
         done = build(tmp_path, **environment, MUNIT_FAST_NATIVE="1")
         assert done.returncode != 0 and f"munit_fast._C was not built: {reason}" in done.stderr
         assert not noted.exists()
+
+
+@pytest.mark.parametrize("name", ["MUNIT_FAST_NATIVE", "MUNIT_FAST_CUDA"])
+def test_switches_are_zero_or_one(name: str, tmp_path: Path) -> None:
+    done = build(tmp_path, **{name: "yes"})
+    assert done.returncode != 0 and f"{name} must be 0, 1 or unset; got 'yes'" in done.stderr
 
 
 def test_building_needs_no_torch() -> None:

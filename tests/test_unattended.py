@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import copy
 import errno
+import json
 import os
 import random
-import resource
-import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -169,17 +168,10 @@ def test_auto_resume_begins_or_goes_on(small_config: dict[str, Any], picture_fol
 
 
 def test_a_signal_during_the_last_save_does_not_end_it(
-    small_config: dict[str, Any], picture_folders: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    small_config: dict[str, Any], picture_folders: Path, tmp_path: Path
 ) -> None:
-    save = train_run.save_state
-
-    def asked(*arguments: Any) -> None:
-        os.kill(os.getpid(), signal.SIGTERM)
-        save(*arguments)
-
-    monkeypatch.setattr(train_run, "save_state", asked)
     config = small_config | {"max_iter": 2, "snapshot_save_iter": 100}
-    assert in_child(lambda: run(config, picture_folders, tmp_path)) == (0, "")
+    assert in_child("signalled", config, picture_folders, tmp_path) == (0, "")
     names = {path.name for path in checkpoints(tmp_path).iterdir()}
     assert {"resume_00000002.pt", "gen_00000002.pt", "dis_00000002.pt", "optimizer.pt"} <= names
 
@@ -203,23 +195,12 @@ def test_a_failure_is_saved_unless_gradients_may_be_missing(
 # ---- a disk that fills ----
 
 
-def in_child(work: Any) -> tuple[int, str]:
-    """Exit code and last words of `work`, done in a process of its own."""
-    read, write = os.pipe()
-    pid = os.fork()
-    if pid == 0:
-        code, words = 1, ""
-        try:
-            work()
-            code = 0
-        except BaseException as error:
-            words = f"{type(error).__name__}: {error}"
-        os.write(write, words.encode())
-        os._exit(code)
-    os.close(write)
-    with os.fdopen(read) as pipe:
-        words = pipe.read()
-    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), words
+def in_child(how: str, config: dict[str, Any], data: Path, out: Path, **options: Any) -> tuple[int, str]:
+    """Exit code and last words of a run in a process of its own; see child_runs.py."""
+    given = json.dumps({"config": config, "data": str(data), "out": str(out), "options": options})
+    command = [sys.executable, Path(__file__).with_name("child_runs.py"), how, given]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    return done.returncode, done.stderr
 
 
 def test_a_file_that_cannot_grow(small_config: dict[str, Any], picture_folders: Path, tmp_path: Path) -> None:
@@ -229,12 +210,7 @@ def test_a_file_that_cannot_grow(small_config: dict[str, Any], picture_folders: 
     run(long | {"max_iter": 2}, picture_folders, tmp_path / "parts")
     before = sorted(p.name for p in checkpoints(tmp_path / "parts").iterdir())
 
-    def limited() -> None:
-        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-        resource.setrlimit(resource.RLIMIT_FSIZE, (60_000, 60_000))
-        run(long, picture_folders, tmp_path / "parts", resume=True)
-
-    code, words = in_child(limited)
+    code, words = in_child("limited", long, picture_folders, tmp_path / "parts", resume=True)
     assert code == 1 and words.startswith("FileWriteError: cannot write") and "checkpoints" in words, words
     left = sorted(p.name for p in checkpoints(tmp_path / "parts").iterdir())
     assert [name for name in left if name in before] == before and not [n for n in left if n.startswith(".")]

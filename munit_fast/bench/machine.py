@@ -6,7 +6,6 @@ import ctypes
 import datetime
 import os
 import platform
-import re
 import subprocess
 from functools import cache
 from importlib import metadata
@@ -19,6 +18,7 @@ from munit_fast import native
 from munit_fast.bench.measure import seconds_per_call
 from munit_fast.doctor import cpu_model, gpu_driver
 from munit_fast.env import commit_override
+from munit_fast.precision import cpu_features
 from munit_fast.version import __version__
 
 # What decides how fast a CPU multiplies in float32 and bfloat16, as /proc/cpuinfo spells it on x86 and ARM.
@@ -50,11 +50,8 @@ def describe(device: torch.device) -> dict[str, Any]:
 
 def cpu_flags(cpuinfo: Path = Path("/proc/cpuinfo")) -> str | None:
     """Those of CPU_FLAGS that this CPU has, separated by spaces; None where nothing tells."""
-    try:
-        found = re.search(r"^(?:flags|Features)\s*:\s*(.+)$", cpuinfo.read_text(), re.MULTILINE)
-    except OSError:
-        return None
-    return None if found is None else " ".join(flag for flag in CPU_FLAGS if flag in found[1].split())
+    found = cpu_features(cpuinfo)
+    return " ".join(flag for flag in CPU_FLAGS if flag in found) if found else None
 
 
 def _version(package: str) -> str | None:

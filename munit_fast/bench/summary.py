@@ -49,9 +49,9 @@ class Summary:
 
 
 def summarize(rows: Iterable[Row]) -> list[Summary]:
-    """One summary a case, in the order of the first rows: of the newest run that has ours and a baseline.
+    """One summary a case, in the order of the first rows: of the newest run that timed ours and the most baselines.
 
-    Times of two runs are never set against each other.
+    Times of two runs are never set against each other, and a later run that lacks a baseline does not hide it.
     """
     order: dict[tuple[object, ...], dict[str, list[Row]]] = {}
     for row in rows:
@@ -59,7 +59,7 @@ def summarize(rows: Iterable[Row]) -> list[Summary]:
     found = []
     for runs in order.values():
         summaries = [_summary(runs[name]) for name in sorted(runs, reverse=True)]
-        found.append(next((s for s in summaries if s.complete), summaries[0]))
+        found.append(max(summaries, key=lambda s: (s.complete, len({row.who for row in s.rows if not row.ours}))))
     return found
 
 

@@ -71,9 +71,7 @@ def train(
     peer_timeout: Annotated[
         float, typer.Option("--peer_timeout", min=1, help="Under torchrun: seconds until a silent rank counts as lost.")
     ] = 300.0,
-    threads: Annotated[
-        int, typer.Option(min=0, help="Of torch on a CPU. 0: what trains fastest here, measured for small networks.")
-    ] = 0,
+    threads: Annotated[int, typer.Option(min=0, help="Of torch on a CPU. 0: what trains fastest here, measured.")] = 0,
     allow_outside: AllowOutsideOption = False,
     wandb: Annotated[str | None, typer.Option(help="Log to this Weights & Biases project as well.")] = None,
 ) -> None:

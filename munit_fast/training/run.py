@@ -247,19 +247,14 @@ class _Run:
         self.trainer.amp = self.options.amp
         every = torch.get_num_threads()
         if options.threads == 0 and self.ranks.size == 1:
-            chosen = notes.get("threads")
-            if (
-                isinstance(chosen, list)
-                and len(chosen) == 2
-                and chosen[1] == every
-                and chosen[0] in range(1, every + 1)
-            ):
-                torch.set_num_threads(chosen[0])
+            chosen, of = (notes.get(key) for key in ("threads", "threads_of"))
+            if isinstance(chosen, int) and chosen > 0 and of == every:
+                torch.set_num_threads(chosen)
             else:
                 choose_threads(self._make_trainer, self.cfg, options.device, self.console)
         elif options.threads:
             torch.set_num_threads(options.threads)
-        self.threads = [torch.get_num_threads(), every]
+        self.threads = {"threads": torch.get_num_threads(), "threads_of": every}
 
     def _resume(self) -> int:
         """Take up the newest good state, which the main rank reads for all; the iterations done."""
@@ -311,7 +306,7 @@ class _Run:
             "seed": self.options.seed,
             "amp": str(amp or "off").removeprefix("torch."),
             "device": self.options.device.type,
-            "threads": self.threads,
+            **self.threads,
             "published": published,
             **self.data_notes,
         }

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable
+from statistics import median
 from typing import Any
 
 import torch
@@ -12,9 +13,12 @@ from rich.console import Console
 
 from munit_fast.config import Config
 from munit_fast.graph import WARM_UP
-from munit_fast.precision import Workload
+from munit_fast.precision import Workload, convolution
 
-_WORK_FOR_ALL = 200_000_000  # multiplications of a residual block's convolution, from which on every thread is of use
+_LARGE = 200_000_000  # multiplications of a residual block's convolution, from which on it stands for the iteration
+_ROUNDS = 6
+_WORTH = 1.1  # what fewer threads must gain: one measurement says no more
+_WORTH_DAYS = 1.5  # where a run lasts days: what else runs now may end before
 
 
 def random_iterations(make_trainer: Callable[[], Any], cfg: Config, device: torch.device) -> Callable[[], None]:
@@ -55,19 +59,13 @@ def measure_speed(make_trainer: Callable[[], Any], cfg: Config, device: torch.de
         return _speed(random_iterations(make_trainer, cfg, device), seconds)
 
 
-def threads_to_try(cfg: Config, device: torch.device) -> list[int]:
+def threads_to_try(device: torch.device) -> list[int]:
     """The numbers of threads that may train fastest, all of them first; one where there is nothing to choose.
 
-    Small networks gain little from a second thread, and lose by it where other programs share the cores. Where
-    OMP_NUM_THREADS is set it decides, and it is torchrun's way to divide the cores.
+    Where OMP_NUM_THREADS is set it decides, and it is torchrun's way to divide the cores.
     """
-    every = torch.get_num_threads()
-    load = Workload.of(cfg, cfg.batch_size, training=True)
-    large = 9 * load.channels**2 * load.batch * load.height * load.width >= _WORK_FOR_ALL
-    if device.type != "cpu" or large or "OMP_NUM_THREADS" in os.environ:
-        return [every]
-    tried = [every]
-    while tried[-1] > 1:
+    tried = [torch.get_num_threads()]
+    while tried[-1] > 1 and device.type == "cpu" and "OMP_NUM_THREADS" not in os.environ:
         tried.append(max(1, tried[-1] // 4))
     return tried
 
@@ -75,22 +73,50 @@ def threads_to_try(cfg: Config, device: torch.device) -> list[int]:
 def choose_threads(
     make_trainer: Callable[[], Any], cfg: Config, device: torch.device, console: Console, seconds: float = 1.0
 ) -> float | None:
-    """Set torch's threads to what trains fastest here and now; returns its iterations a second.
+    """Set torch's threads to what trains fastest here and now; returns the iterations a second where those were timed.
 
-    None, and nothing is measured, where there is nothing to choose.
+    Small networks gain little from a second thread, and lose by it where other programs share the cores: their
+    iterations are timed. Large ones spend their time in convolutions, of which one is timed.
     """
-    tried = threads_to_try(cfg, device)
+    tried = threads_to_try(device)
     if len(tried) == 1:
         return None
-    speeds = {}
+    load = Workload.of(cfg, cfg.batch_size, training=True)
+    large = 9 * load.channels**2 * load.batch * load.height * load.width >= _LARGE
     with torch.random.fork_rng(devices=[]):
-        iterate = random_iterations(make_trainer, cfg, device)
+        if large:
+            speeds = _speeds_of_a_convolution(load, tried)
+        else:
+            speeds = _speeds_of_iterations(random_iterations(make_trainer, cfg, device), tried, seconds)
+    worth = _WORTH_DAYS if large else _WORTH
+    best = max(tried, key=lambda threads: speeds[threads] * (worth if threads == tried[0] else 1))
+    torch.set_num_threads(best)
+    what = "convolutions/s" if large else "it/s"
+    measured = ", ".join(f"{speed:.2f} {what} with {threads}" for threads, speed in speeds.items())
+    console.print(f"threads: {measured}; using {best}")
+    return None if large else speeds[best]
+
+
+def _speeds_of_iterations(iterate: Callable[[], None], tried: list[int], seconds: float) -> dict[int, float]:
+    speeds = {}
+    for threads in tried:
+        torch.set_num_threads(threads)
+        iterate()  # the threads begin, and the convolutions choose anew
+        speeds[threads] = _speed(iterate, seconds)
+    return speeds
+
+
+def _speeds_of_a_convolution(load: Workload, tried: list[int]) -> dict[int, float]:
+    """The median of some rounds, in turns."""
+    run = convolution(load, torch.float32, _LARGE)
+    times: dict[int, list[float]] = {threads: [] for threads in tried}
+    for _ in range(_ROUNDS):
         for threads in tried:
             torch.set_num_threads(threads)
-            iterate()  # the threads begin, and the convolutions choose anew
-            speeds[threads] = _speed(iterate, seconds)
-    best = max(speeds, key=lambda threads: speeds[threads])
-    torch.set_num_threads(best)
-    measured = ", ".join(f"{speed:.2f} it/s with {threads}" for threads, speed in speeds.items())
-    console.print(f"threads: {measured}; using {best}")
-    return speeds[best]
+            begin = time.monotonic()
+            with torch.no_grad():
+                run()
+            times[threads].append(time.monotonic() - begin)
+    return {
+        threads: 1 / max(median(found[1:]), 1e-9) for threads, found in times.items()
+    }  # the first one was to warm up
