@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from interpreter import why_not_interpreted
 
 from munit_fast.bench import rows
 
@@ -70,7 +71,7 @@ def test_gpu_check_without_a_gpu_says_so(tmp_path: Path) -> None:
     assert done.returncode == 1 and "needs an NVIDIA GPU" in done.stderr
 
 
-@pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="triton is not installed")
+@pytest.mark.skipif(bool(why_not_interpreted()), reason=why_not_interpreted() or "")
 @pytest.mark.slow
 def test_gpu_tune(tmp_path: Path) -> None:
     output = tmp_path / "tuned.json"

@@ -295,6 +295,12 @@ class Block(Swapped):
         return super().forward(x, *rest, **keywords) if y is None else y
 
 
+# Those of `torch.amp.is_autocast_available`, which torch.compile cannot trace in torch 2.11.
+_AUTOCAST_DEVICES = tuple(
+    name for name in ("cpu", "cuda", "xpu", "mps", "hpu") if torch.amp.is_autocast_available(name)
+)
+
+
 def _may_join(x: Any, chain: nn.Module, last: nn.Module) -> bool:
     """Whether the sum with x can move into `last`, the end of `chain`.
 
@@ -304,7 +310,7 @@ def _may_join(x: Any, chain: nn.Module, last: nn.Module) -> bool:
     if not isinstance(x, Tensor) or not (is_plain(chain) and is_plain(last)):
         return False
     device = x.device.type
-    casts = torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
+    casts = device in _AUTOCAST_DEVICES and torch.is_autocast_enabled(device)
     return not casts or x.dtype == torch.get_autocast_dtype(device)
 
 

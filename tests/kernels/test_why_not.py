@@ -69,6 +69,7 @@ def driver(tmp_path: Path) -> dict[str, str]:
     source = Path(triton.origin).parent / "backends/nvidia/driver.c" if triton is not None else None
     if compiler is None or source is None or not source.is_file():
         pytest.skip("this needs gcc, and Triton with its NVIDIA driver")
+    launcher = source.with_suffix(".py")  # holds the launcher's source in older Tritons
     bodies = {
         "cuFuncGetAttribute": "*(int*)first = 1024;",
         "cuDeviceGetAttribute": "*(int*)first = 1024;",
@@ -76,7 +77,7 @@ def driver(tmp_path: Path) -> dict[str, str]:
     }
     functions = [
         f"int {name}(void* first) {{ {bodies.get(name, '')} return 0; }}"
-        for name in sorted(set(re.findall(r"\bcu[A-Z]\w*", source.read_text())))
+        for name in sorted(set(re.findall(r"\bcu[A-Z]\w*", source.read_text() + launcher.read_text())))
     ]
     (tmp_path / "driver.c").write_text("\n".join(["#include <unistd.h>", *functions]))
     library = tmp_path / "libcuda.so.1"
