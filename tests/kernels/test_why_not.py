@@ -208,7 +208,7 @@ print(backends.automatic(gpu, dtype))
     done = on_a_made_up_gpu(program, tmp_path, **driver)
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines() == ["None", "triton"]
-    assert done.stderr.splitlines() == ["launched"]
+    assert done.stderr.splitlines().count("launched") == 1  # beside what a newer Triton warns of
 
 
 def test_the_package_imports_without_triton() -> None:
