@@ -155,6 +155,13 @@ def same(a: Any, b: Any, where: str) -> None:
         assert a == b, where
 
 
+def computed(state: dict[str, Any]) -> dict[str, Any]:
+    """A file without what says that a run was asked to stop there: then the published files lie beside the state."""
+    if "notes" in state:
+        del state["notes"]["published"], state["checksum"]
+    return state
+
+
 def compare(whole: Path, parts: Path) -> None:
     """Every file of the two runs but their logs' times."""
     names = [
@@ -170,7 +177,7 @@ def compare(whole: Path, parts: Path) -> None:
     for name in names[0]:
         files = [r / "outputs" / name for r in (whole, parts)]
         if name.endswith(".pt"):
-            same(load_file(files[0]), load_file(files[1]), name)
+            same(*(computed(load_file(file)) for file in files), name)
         elif name.endswith(".jpg"):
             assert files[0].read_bytes() == files[1].read_bytes(), name
     folders = [RunFolder(r, "small") for r in (whole, parts)]
