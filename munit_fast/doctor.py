@@ -28,7 +28,7 @@ from torch import Tensor
 
 from munit_fast import functional, native
 from munit_fast.ops.backends import BACKENDS, automatic
-from munit_fast.precision import BF16_FEATURES, Workload, bf16_hardware, cpu_features, measure, resolve
+from munit_fast.precision import BF16_FEATURES, Workload, bf16_hardware, cpu_features, measure
 from munit_fast.reference import epilogue as formulas
 from munit_fast.reference import losses
 from munit_fast.version import __version__
@@ -99,12 +99,11 @@ def examine() -> Examination:
 
 def _precision() -> dict[str, str]:
     """What `--amp auto` measures on the CPU, for one 256×256 image and the published configuration."""
-    cpu = torch.device("cpu")
-    if not bf16_hardware(cpu):
+    if not bf16_hardware(torch.device("cpu")):
         return {"training and translation": "off: this processor has no bfloat16 instructions"}
     found = {}
     for name, load in (("training", Workload()), ("translation", Workload(training=False))):
-        found[name] = f"{resolve('auto', cpu, load)}: {measure(load).in_words()}"
+        found[name] = f"{measure(load).faster}: {measure(load).in_words()}"
     return found
 
 

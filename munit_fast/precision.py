@@ -57,18 +57,15 @@ class Workload(NamedTuple):
     training: bool = True  # its two gradients too
 
     @classmethod
-    def of(cls, config: Any, batch: int, training: bool, size: tuple[int, int] | None = None) -> Workload:
-        """The convolution of a configuration (Config or a mapping with the published keys) on images of `size`.
-
-        size: height and width of the images; None: the configuration's crop, 256 where it names none.
-        """
+    def of(cls, config: Any, batch: int, training: bool) -> Workload:
+        """The convolution of a configuration (Config or a mapping with the published keys) on images of its crop."""
 
         def get(holder: Any, key: str, default: Any) -> Any:
             return holder.get(key, default) if isinstance(holder, dict) else getattr(holder, key, default)
 
         gen = get(config, "gen", {})
         halvings = get(gen, "n_downsample", 2)
-        height, width = size or (get(config, "crop_image_height", 256), get(config, "crop_image_width", 256))
+        height, width = get(config, "crop_image_height", 256), get(config, "crop_image_width", 256)
         scale = 2**halvings
         return cls(batch, get(gen, "dim", 64) * scale, max(1, height // scale), max(1, width // scale), training)
 

@@ -124,7 +124,7 @@ def test_the_workload_is_the_configurations() -> None:
     assert Workload.of(hp, 4, True) == Workload(4, 64, 16, 8, True)
     assert Workload.of(make_config(hp), 4, True) == Workload(4, 64, 16, 8, True)
     assert Workload.of({}, 1, True) == Workload()
-    assert Workload.of(hp, 1, False, (8, 24)) == Workload(1, 64, 1, 3, False)
+    assert Workload.of(hp | {"crop_image_height": 8}, 1, False) == Workload(1, 64, 1, 8, False)
 
 
 def test_trainers_measure_their_own_sizes(small_config: dict[str, Any], measured: list[Workload]) -> None:

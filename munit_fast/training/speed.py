@@ -117,6 +117,5 @@ def _speeds_of_a_convolution(load: Workload, tried: list[int]) -> dict[int, floa
             with torch.no_grad():
                 run()
             times[threads].append(time.monotonic() - begin)
-    return {
-        threads: 1 / max(median(found[1:]), 1e-9) for threads, found in times.items()
-    }  # the first one was to warm up
+    warm = {threads: found[1:] for threads, found in times.items()}
+    return {threads: 1 / max(median(found), 1e-9) for threads, found in warm.items()}
