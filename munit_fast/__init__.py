@@ -10,11 +10,11 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from munit_fast.version import __version__
+from munit_fast.utils.version import __version__
 
 if TYPE_CHECKING:
     from munit_fast.accelerate import accelerate
-    from munit_fast.checkpoint import CheckpointError
+    from munit_fast.io.checkpoints import CheckpointError
     from munit_fast.config import Config, ConfigError, load_config, make_config
     from munit_fast.model import MUNIT, UNIT
     from munit_fast.native import native_error

@@ -20,7 +20,7 @@ from munit_fast.evaluate import EvaluateOptions, Files, TestSet, evaluate_model,
 from munit_fast.metrics import Evaluation
 from munit_fast.metrics.evaluation import TO_COLOUR, TO_LINES
 from munit_fast.model import MUNIT
-from munit_fast.switches import tuned_convolutions
+from munit_fast.utils.cudnn import tuned_convolutions
 from munit_fast.trainers import MUNIT_Trainer
 from munit_fast.training import TrainOptions, TrainResult, train
 from munit_fast.training.speed import choose_threads, measure_speed

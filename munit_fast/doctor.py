@@ -31,7 +31,7 @@ from munit_fast.ops.backends import BACKENDS, automatic
 from munit_fast.precision import BF16_FEATURES, Workload, bf16_hardware, cpu_features, measure
 from munit_fast.reference import epilogue as formulas
 from munit_fast.reference import losses
-from munit_fast.version import __version__
+from munit_fast.utils.version import __version__
 
 OPS = ("instance_norm", "adain", "layer_norm2d", "bias_act", "l1_loss", "l1_losses", "lsgan_loss")
 DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from munit_fast.config import Config
 from munit_fast.data import ImageError, ImageSet, centre_crop, list_images
-from munit_fast.files import atomic_write_bytes
+from munit_fast.io.atomic import atomic_write_bytes
 from munit_fast.metrics import (
     Batch,
     Direction,
@@ -35,7 +35,7 @@ from munit_fast.model import MUNIT, UNIT
 from munit_fast.precision import Workload, amp_dtype, autocast
 from munit_fast.training.sources import has_images, image_folder, image_paths
 from munit_fast.translate import random_styles
-from munit_fast.version import __version__
+from munit_fast.utils.version import __version__
 
 Progress = Callable[[int, int], None]
 _DRAWINGS_PROBED = 32

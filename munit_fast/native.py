@@ -8,8 +8,8 @@ from types import ModuleType
 
 import torch
 
-from munit_fast import env
-from munit_fast.version import check_torch
+from munit_fast.utils import env
+from munit_fast.utils.version import check_torch
 
 check_torch(torch.__version__)
 

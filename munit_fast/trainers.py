@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from munit_fast import graph, objectives, reference
 from munit_fast.averages import GeneratorAverage, images_seen
-from munit_fast.checkpoint import load_average
+from munit_fast.io.checkpoints import load_average
 from munit_fast.graph import CaptureError, StepGraph
 from munit_fast.guard import finite_statistics
 from munit_fast.networks import AdaINGen, Fused, MsImageDis, VAEGen, shared_weights

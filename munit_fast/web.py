@@ -26,7 +26,7 @@ from torch import Tensor
 
 from munit_fast import charts
 from munit_fast.charts import Curve
-from munit_fast.files import atomic_write_bytes
+from munit_fast.io.atomic import atomic_write_bytes
 
 MAX_DEMO_BYTES = 6_000_000
 JPEG_QUALITY = 90
@@ -170,7 +170,7 @@ def write_training_page(
     the running iteration. losses: logged name → points; losses that are zero throughout are left out.
     run: the same for what the run itself does (learning_rate, iterations_per_second, memory_mb, …); the newest values
     stand at the top. refresh_seconds: let the browser reload that often until the training is finished.
-    Raises ValueError for a file outside `folder`; munit_fast.files.FileWriteError when it cannot be written.
+    Raises ValueError for a file outside `folder`; munit_fast.io.atomic.FileWriteError when it cannot be written.
     """
     groups = [
         {"iteration": iteration, "grids": [_grid(name) for name in images[iteration]]}
@@ -209,7 +209,7 @@ def write_demo_page(path: Path, *, data: DemoReport) -> Path:
 
     Pictures are embedded as PNG or JPEG of quality 90, whichever is smaller.
     Raises ValueError for images that are not float [1 or 3, h, w] or not finite, for rows with different
-    numbers of styles, and when the page would exceed 6 MB; munit_fast.files.FileWriteError as above.
+    numbers of styles, and when the page would exceed 6 MB; munit_fast.io.atomic.FileWriteError as above.
     """
     page = _render(
         "demo.html.j2",

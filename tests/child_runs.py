@@ -16,7 +16,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from munit_fast.process import prepare
+from munit_fast.utils.process import prepare
 
 prepare()
 

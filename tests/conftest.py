@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from munit_fast.process import prepare
+from munit_fast.utils.process import prepare
 
 prepare()  # before torch is imported
 

@@ -19,7 +19,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from munit_fast.process import prepare
+from munit_fast.utils.process import prepare
 
 prepare()
 
@@ -31,7 +31,7 @@ from PIL import Image  # noqa: E402
 from rich.console import Console  # noqa: E402
 
 from munit_fast import make_config  # noqa: E402
-from munit_fast.checkpoint import load_file  # noqa: E402
+from munit_fast.io.checkpoints import load_file  # noqa: E402
 from munit_fast.training import TrainOptions, train  # noqa: E402
 from munit_fast.training.folder import RunFolder  # noqa: E402
 from munit_fast.training.signals import StopRequest  # noqa: E402

@@ -9,7 +9,7 @@ import os
 import sys
 from pathlib import Path
 
-from munit_fast.process import prepare
+from munit_fast.utils.process import prepare
 
 prepare()
 

@@ -18,7 +18,7 @@ from runs import checkpoints, equal, events, run
 from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
 from munit_fast import MUNIT_Trainer
-from munit_fast.checkpoint import load_file
+from munit_fast.io.checkpoints import load_file
 from munit_fast.data import ImageError, ImageSet, UnpairedBatches, batches, list_images
 from munit_fast.state import find_state
 from munit_fast.training import sources

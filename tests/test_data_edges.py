@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from munit_fast.data import DatasetError, ImageError, edges, prepare_edges
-from munit_fast.files import FileWriteError
+from munit_fast.io.atomic import FileWriteError
 
 pytest.importorskip("skimage")
 

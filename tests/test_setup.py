@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 import setuptools
 
-from munit_fast.version import check_torch
+from munit_fast.utils.version import check_torch
 
 ROOT = Path(__file__).resolve().parents[1]
 

@@ -17,7 +17,7 @@ import munit_fast as mf
 from munit_fast import demo, trainers, translate
 from munit_fast.bench import SETS, runner
 from munit_fast.bench.contenders import Contender, Work
-from munit_fast.switches import tuned_convolutions
+from munit_fast.utils.cudnn import tuned_convolutions
 from munit_fast.training import run as training
 from munit_fast.translate import TUNED_SIZES, TranslateOptions, translate_files
 

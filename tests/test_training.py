@@ -19,7 +19,7 @@ from rich.console import Console
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from munit_fast import make_config
-from munit_fast.checkpoint import load_file
+from munit_fast.io.checkpoints import load_file
 from munit_fast.training import TrainOptions, TrainResult, train
 from munit_fast.training.folder import RunFolder, RunFolderError
 from munit_fast.training.progress import Speedometer, format_seconds

@@ -18,8 +18,8 @@ from rich.console import Console
 from runs import checkpoints, equal, events, run, tensors
 
 from munit_fast import CheckpointError, MUNIT_Trainer, make_config, trainers
-from munit_fast.checkpoint import CheckpointReadError, load_file
-from munit_fast.files import FileWriteError
+from munit_fast.io.checkpoints import CheckpointReadError, load_file
+from munit_fast.io.atomic import FileWriteError
 from munit_fast.guard import WINDOW, SkipRecord, in_a_row
 from munit_fast.state import apply_state, find_state, resume_run, run_state, save_run, save_state
 from munit_fast.training import run as train_run

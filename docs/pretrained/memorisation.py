@@ -17,7 +17,7 @@ from torch import Tensor
 
 import munit_fast as mf
 from munit_fast.data import decode_image, list_images, to_model_range
-from munit_fast.files import atomic_write_bytes
+from munit_fast.io.atomic import atomic_write_bytes
 
 
 def verdicts(config: Path, checkpoint: Path) -> dict[str, list[float]]:

@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from munit_fast.data import decode_image, list_images, to_model_range
-from munit_fast.files import atomic_write_bytes
+from munit_fast.io.atomic import atomic_write_bytes
 from munit_fast.metrics import FeatureExtractor, diversity, kid
 
 STYLES = 6

@@ -11,7 +11,7 @@ from typing import Any
 
 from munit_fast.bench.rows import Machine, Row
 from munit_fast.bench.summary import Summary, by_machine, complete
-from munit_fast.files import atomic_write_bytes
+from munit_fast.io.atomic import atomic_write_bytes
 
 ALT = {
     "speed": "Speed over the fastest baseline and over the published algorithm, case by case",

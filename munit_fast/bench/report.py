@@ -13,7 +13,7 @@ from munit_fast.bench.cases import HEADLINES, STYLES, Case
 from munit_fast.bench.contenders import COMPILED, FROZEN, ONNX_RUNTIME, OPENVINO, PUBLISHED
 from munit_fast.bench.rows import Machine, Row, load
 from munit_fast.bench.summary import Summary, by_machine, complete, summarize
-from munit_fast.files import atomic_write_bytes
+from munit_fast.io.atomic import atomic_write_bytes
 
 NONE = "–"  # where a figure does not apply or was not measured
 BEGIN = "<!-- written by `munit-fast bench --report`; edits between here and the end are lost -->"

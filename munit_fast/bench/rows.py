@@ -9,7 +9,7 @@ from dataclasses import MISSING, asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, NamedTuple, get_args, get_type_hints
 
-from munit_fast.files import write_error
+from munit_fast.io.atomic import write_error
 
 
 class RowsError(ValueError):

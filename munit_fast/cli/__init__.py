@@ -1,6 +1,6 @@
 """The commands of `munit-fast`. No logic lives here: options in, one call, one clear line when it fails."""
 
-from munit_fast.process import prepare as _prepare_process
+from munit_fast.utils.process import prepare as _prepare_process
 
 _prepare_process()  # nothing here imports torch: the commands do, when they run
 

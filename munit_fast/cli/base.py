@@ -9,8 +9,8 @@ from typing import Annotated
 import typer
 
 from munit_fast.cli.options import complain
-from munit_fast.env import traceback_wanted
-from munit_fast.version import __version__
+from munit_fast.utils.env import traceback_wanted
+from munit_fast.utils.version import __version__
 
 app = typer.Typer(
     no_args_is_help=True,

@@ -165,7 +165,7 @@ def export(
     trainer: TrainerOption = TrainerName.MUNIT,
 ) -> None:
     """Write trained generators as one file to hand on: translate --pretrained FILE, MUNIT.from_pretrained(FILE)."""
-    from munit_fast.portable import check_name, write_portable
+    from munit_fast.io.safetensors_file import check_name, write_portable
     from munit_fast.training.summary import in_words
 
     check_name(output)

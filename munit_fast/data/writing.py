@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from munit_fast.files import FileWriteError, write_error
+from munit_fast.io.atomic import FileWriteError, write_error
 
 MANIFEST = "manifest.json"
 SPLITS = ("trainA", "trainB", "testA", "testB")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from munit_fast.portable import SUFFIX
+from munit_fast.io.safetensors_file import SUFFIX
 
 _FOLDER = Path(__file__).parent
 

@@ -10,7 +10,7 @@ from rich.text import Text
 from torch import Tensor
 
 from munit_fast.data import UnpairedBatches
-from munit_fast.files import write_error
+from munit_fast.io.atomic import write_error
 from munit_fast.guard import WINDOW, in_a_row
 from munit_fast.reference.files import checkpoint_name, save_atomically
 from munit_fast.state import run_state

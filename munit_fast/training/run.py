@@ -21,7 +21,7 @@ from munit_fast.config import Config
 from munit_fast.data import ImageSet, UnpairedBatches, display_images
 from munit_fast.precision import Workload, amp_dtype, resolve
 from munit_fast.state import KEEP, apply_state, find_state, save_published, save_state, state_from_bytes
-from munit_fast.switches import tuned_convolutions
+from munit_fast.utils.cudnn import tuned_convolutions
 from munit_fast.trainers import MUNIT_Trainer, TrainingNoise, UNIT_Trainer
 from munit_fast.training.faults import Faults
 from munit_fast.training.folder import RunFolder, RunFolderError

@@ -9,7 +9,7 @@ from pathlib import Path
 from statistics import mean, median
 from typing import Any
 
-from munit_fast.files import atomic_write_bytes
+from munit_fast.io.atomic import atomic_write_bytes
 from munit_fast.training.folder import RunFolder
 
 NAME = "summary.json"

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from munit_fast.files import printable
+from munit_fast.io.atomic import printable
 from munit_fast.reference.files import upgrade_state_dict
 
 
