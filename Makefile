@@ -29,7 +29,7 @@ export OMP_WAIT_POLICY ?= passive
 GPU_PYTHON ?= python3
 
 PRETRAINED := openmoji-lines2color
-BOX := munit_fast/pretrained/$(PRETRAINED).safetensors
+BOX := munit_fast/models/pretrained/$(PRETRAINED).safetensors
 RESULTS := docs/pretrained
 
 .PHONY: demo test check bench pretrained pretrained-card wheel gpu-check gpu-tune gpu-wheels fuzz lock audit clean

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from munit_fast.accelerate import accelerate
     from munit_fast.io.checkpoints import CheckpointError
     from munit_fast.config import Config, ConfigError, load_config, make_config
-    from munit_fast.model import MUNIT, UNIT
+    from munit_fast.models.munit import MUNIT, UNIT
     from munit_fast.native import native_error
     from munit_fast.trainers import MUNIT_Trainer, UNIT_Trainer
 

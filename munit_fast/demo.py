@@ -19,7 +19,7 @@ from munit_fast.data.openmoji import ATTRIBUTION
 from munit_fast.evaluate import EvaluateOptions, Files, TestSet, evaluate_model, open_test_set, show, write_json
 from munit_fast.metrics import Evaluation
 from munit_fast.metrics.evaluation import TO_COLOUR, TO_LINES
-from munit_fast.model import MUNIT
+from munit_fast.models.munit import MUNIT
 from munit_fast.utils.cudnn import tuned_convolutions
 from munit_fast.trainers import MUNIT_Trainer
 from munit_fast.training import TrainOptions, TrainResult, train

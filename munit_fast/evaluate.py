@@ -31,7 +31,7 @@ from munit_fast.metrics import (
 )
 from munit_fast.metrics.evaluation import INPUTS_PER_STEP, Extractor
 from munit_fast.metrics.table import COPY
-from munit_fast.model import MUNIT, UNIT
+from munit_fast.models.munit import MUNIT, UNIT
 from munit_fast.precision import Workload, amp_dtype, autocast
 from munit_fast.training.sources import has_images, image_folder, image_paths
 from munit_fast.translate import random_styles

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from munit_fast import functional
-from munit_fast.networks import AdaINGen, VAEGen
+from munit_fast.models.networks import AdaINGen, VAEGen
 
 
 class Codes(NamedTuple):

@@ -15,7 +15,7 @@ from munit_fast.averages import GeneratorAverage, images_seen
 from munit_fast.io.checkpoints import load_average
 from munit_fast.graph import CaptureError, StepGraph
 from munit_fast.guard import finite_statistics
-from munit_fast.networks import AdaINGen, Fused, MsImageDis, VAEGen, shared_weights
+from munit_fast.models.networks import AdaINGen, Fused, MsImageDis, VAEGen, shared_weights
 from munit_fast.objectives import Codes, frozen
 from munit_fast.reference.files import checkpoint_name, save_atomically
 from munit_fast.reference.trainers import Hyperparameters, Noise

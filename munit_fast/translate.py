@@ -23,7 +23,7 @@ from munit_fast.data import (
 )
 from munit_fast.data.images import SAVED_FORMATS
 from munit_fast.io.atomic import safe_name, write_error
-from munit_fast.model import MUNIT, UNIT, Direction
+from munit_fast.models.munit import MUNIT, UNIT, Direction
 from munit_fast.precision import Workload, amp_dtype, autocast
 from munit_fast.utils.cudnn import tuned_convolutions
 

@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from munit_fast import networks, reference
+from munit_fast import reference
+from munit_fast.models import networks
 from munit_fast.bench.cases import Case
 from munit_fast.bench.contenders import (
     COMPILED,

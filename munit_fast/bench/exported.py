@@ -22,7 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from munit_fast.bench.contenders import ONNX_RUNTIME, OPENVINO, Unavailable
-from munit_fast.model import MUNIT
+from munit_fast.models.munit import MUNIT
 from munit_fast.reference.layers import AdaptiveInstanceNorm2d
 
 Run = Callable[[Tensor, Tensor], Tensor]  # images [N, C, H, W] and codes [N * S, style_dim] to [N * S, C', H, W]

@@ -86,7 +86,7 @@ def translate(
     """Translate an image or a folder of images with a trained model."""
     from rich.progress import Progress
 
-    from munit_fast.pretrained import names as in_the_box
+    from munit_fast.models.pretrained import names as in_the_box
     from munit_fast.translate import TranslateOptions, translate_files
 
     if compute_is or compute_cis:
@@ -133,7 +133,7 @@ def translate(
 def _translator(pretrained, config, checkpoint, trainer, impl, ema, console):  # type: ignore[no-untyped-def]
     """The model that the options name, with its weights."""
     from munit_fast.config import load_config
-    from munit_fast.model import TRANSLATORS, from_pretrained
+    from munit_fast.models.munit import TRANSLATORS, from_pretrained
 
     if pretrained is not None and (config or checkpoint or trainer is not TrainerName.MUNIT or not ema):
         raise ValueError("--pretrained names a whole model: leave out --config, --checkpoint, --trainer and --no-ema")
@@ -215,7 +215,7 @@ def evaluate(
 
     from munit_fast import evaluate as office
     from munit_fast.config import load_config
-    from munit_fast.model import TRANSLATORS
+    from munit_fast.models.munit import TRANSLATORS
 
     names = {"auto": None, "none": ()}.get(also, [name.strip() for name in also.split(",")])
     ways = ("a2b", "b2a") if direction is Way.both else (direction.value,)

@@ -23,7 +23,7 @@ from munit_fast.config import Config, ConfigError, parse_config
 from munit_fast.io.atomic import atomic_write_bytes, printable
 
 if TYPE_CHECKING:
-    from munit_fast.model import MUNIT, UNIT
+    from munit_fast.models.munit import MUNIT, UNIT
 
 SUFFIX = ".safetensors"
 DTYPES = {"fp16": torch.float16, "fp32": torch.float32}

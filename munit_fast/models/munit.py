@@ -9,7 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from munit_fast import networks, pretrained
+from munit_fast.models import networks
+from munit_fast.models import pretrained
 from munit_fast.io.checkpoints import CheckpointError, checked_pair, load_pair, load_states
 from munit_fast.config import Config, make_config, smallest_generator_size
 from munit_fast.io.safetensors_file import SUFFIX, Portable, read_portable
