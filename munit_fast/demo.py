@@ -21,9 +21,9 @@ from munit_fast.metrics import Evaluation
 from munit_fast.metrics.evaluation import TO_COLOUR, TO_LINES
 from munit_fast.models.munit import MUNIT
 from munit_fast.utils.cudnn import tuned_convolutions
-from munit_fast.trainers import MUNIT_Trainer
-from munit_fast.training import TrainOptions, TrainResult, train
-from munit_fast.training.speed import choose_threads, measure_speed
+from munit_fast.train.trainer import MUNIT_Trainer
+from munit_fast.train import TrainOptions, TrainResult, train
+from munit_fast.train.speed import choose_threads, measure_speed
 from munit_fast.translate import style_path
 from munit_fast.web import (
     DemoReport,

@@ -28,7 +28,7 @@ from torch import Tensor
 
 from munit_fast import functional, native
 from munit_fast.ops.backends import BACKENDS, automatic
-from munit_fast.precision import BF16_FEATURES, Workload, bf16_hardware, cpu_features, measure
+from munit_fast.amp import BF16_FEATURES, Workload, bf16_hardware, cpu_features, measure
 from munit_fast.reference import epilogue as formulas
 from munit_fast.reference import losses
 from munit_fast.utils.version import __version__

@@ -32,8 +32,8 @@ from munit_fast.metrics import (
 from munit_fast.metrics.evaluation import INPUTS_PER_STEP, Extractor
 from munit_fast.metrics.table import COPY
 from munit_fast.models.munit import MUNIT, UNIT
-from munit_fast.precision import Workload, amp_dtype, autocast
-from munit_fast.training.sources import has_images, image_folder, image_paths
+from munit_fast.amp import Workload, amp_dtype, autocast
+from munit_fast.data.sources import has_images, image_folder, image_paths
 from munit_fast.translate import random_styles
 from munit_fast.utils.version import __version__
 
@@ -48,7 +48,7 @@ class EvaluateOptions:
     directions: tuple[str, ...] = ("a2b", "b2a")
     num_style: int = 10
     seed: int = 10
-    amp: str = "off"  # see munit_fast.precision
+    amp: str = "off"  # see munit_fast.amp
     also: Sequence[str] | None = None  # of munit_fast.metrics.outside.OUTSIDE; None: those that are here
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     extractor: Extractor | None = None  # None: EfficientNet-Lite0

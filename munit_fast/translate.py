@@ -24,7 +24,7 @@ from munit_fast.data import (
 from munit_fast.data.images import SAVED_FORMATS
 from munit_fast.io.atomic import safe_name, write_error
 from munit_fast.models.munit import MUNIT, UNIT, Direction
-from munit_fast.precision import Workload, amp_dtype, autocast
+from munit_fast.amp import Workload, amp_dtype, autocast
 from munit_fast.utils.cudnn import tuned_convolutions
 
 TUNED_SIZES = 4  # of batches; a folder that has more may have a new one in every batch
@@ -47,7 +47,7 @@ class TranslateOptions:
     seed: int = 10
     batch_size: int = 8
     extension: str = "png"
-    amp: str = "off"  # see munit_fast.precision
+    amp: str = "off"  # see munit_fast.amp
     # The grey level 0..255 under transparent areas; None: the colour that the file has there, as in training.
     matte: int | None = None
 

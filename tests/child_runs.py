@@ -23,7 +23,7 @@ prepare()
 import torch  # noqa: E402
 from runs import run  # noqa: E402
 
-from munit_fast.training import run as train_run  # noqa: E402
+from munit_fast.train import loop as train_run  # noqa: E402
 
 
 def signalled() -> None:

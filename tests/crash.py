@@ -32,9 +32,9 @@ from rich.console import Console  # noqa: E402
 
 from munit_fast import make_config  # noqa: E402
 from munit_fast.io.checkpoints import load_file  # noqa: E402
-from munit_fast.training import TrainOptions, train  # noqa: E402
-from munit_fast.training.folder import RunFolder  # noqa: E402
-from munit_fast.training.signals import StopRequest  # noqa: E402
+from munit_fast.train import TrainOptions, train  # noqa: E402
+from munit_fast.train.run_dir import RunFolder  # noqa: E402
+from munit_fast.train.signals import StopRequest  # noqa: E402
 
 ITERATIONS = 60
 

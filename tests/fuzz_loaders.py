@@ -41,8 +41,8 @@ from munit_fast.config import Config, ConfigError, GeneratorConfig, load_config,
 from munit_fast.data import ImageError, decode_image, read_list
 from munit_fast.models.munit import MUNIT, from_pretrained
 from munit_fast.io.safetensors_file import write_portable
-from munit_fast.state import checksum, resume_run, run_state
-from munit_fast.trainers import MUNIT_Trainer
+from munit_fast.train.run_state import checksum, resume_run, run_state
+from munit_fast.train.trainer import MUNIT_Trainer
 
 PIXELS = 2**16
 SECONDS = 10.0  # of processor time for one input

@@ -18,7 +18,7 @@ import yaml  # noqa: E402
 from rich.console import Console  # noqa: E402
 
 from munit_fast import make_config  # noqa: E402
-from munit_fast.training import TrainOptions, train  # noqa: E402
+from munit_fast.train import TrainOptions, train  # noqa: E402
 
 
 def main() -> None:

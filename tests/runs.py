@@ -11,7 +11,7 @@ import yaml
 from rich.console import Console
 
 from munit_fast import make_config
-from munit_fast.training import TrainOptions, TrainResult, train
+from munit_fast.train import TrainOptions, TrainResult, train
 
 
 def run(config: dict[str, Any], data: Path, out: Path, console: Console | None = None, **options: Any) -> TrainResult:

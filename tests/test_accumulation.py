@@ -8,7 +8,8 @@ import pytest
 import torch
 from torch.profiler import ProfilerActivity, profile
 
-from munit_fast import make_config, trainers
+from munit_fast import make_config
+from munit_fast.train import trainer as trainers
 
 KINDS = ["MUNIT_Trainer", "UNIT_Trainer"]
 

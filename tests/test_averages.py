@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 import torch
 
-from munit_fast import MUNIT, UNIT, CheckpointError, make_config, trainers
-from munit_fast.averages import GeneratorAverage
-from munit_fast.state import apply_state, find_state, resume_run
+from munit_fast import MUNIT, UNIT, CheckpointError, make_config
+from munit_fast.train import trainer as trainers
+from munit_fast.train.ema import GeneratorAverage
+from munit_fast.train.run_state import apply_state, find_state, resume_run
 
 KINDS = ["MUNIT_Trainer", "UNIT_Trainer"]
 

@@ -16,7 +16,7 @@ from rich.console import Console
 from torch import Tensor
 from typer.testing import CliRunner
 
-from munit_fast import trainers
+from munit_fast.train import trainer
 from munit_fast.bench import (
     SETS,
     BenchOptions,
@@ -301,7 +301,7 @@ def test_a_contender_with_wrong_numbers_gets_no_time(monkeypatch: pytest.MonkeyP
 
 def test_an_iteration_that_does_not_train_gets_no_time(monkeypatch: pytest.MonkeyPatch) -> None:
     """Losses of the first iteration are right, but the generators do not move."""
-    monkeypatch.setattr(trainers.MUNIT_Trainer, "_descend", _only_discriminators(trainers.MUNIT_Trainer._descend))
+    monkeypatch.setattr(trainer.MUNIT_Trainer, "_descend", _only_discriminators(trainer.MUNIT_Trainer._descend))
     [case] = select(SETS["smoke"], levels=["training"])
     _, failures = run([case], QUICK, quiet())
     assert len(failures) == 1 and "off by 1.0e+00" in failures[0]

@@ -20,7 +20,8 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from munit_fast import make_config, trainers
+from munit_fast import make_config
+from munit_fast.train import trainer as trainers
 from munit_fast.ops import phase
 from munit_fast.reference import Vgg16
 

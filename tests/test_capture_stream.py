@@ -14,7 +14,7 @@ from test_bench import QUICK, quiet, row
 from munit_fast.bench import SETS, Case, blocks, contenders, measure, ops, runner
 from munit_fast.bench.contenders import Contender, Work, in_graph
 from munit_fast.bench.rows import Row
-from munit_fast.graph import capture_stream
+from munit_fast.train.cuda_graph import capture_stream
 
 GPU = torch.device("cuda", 0)
 

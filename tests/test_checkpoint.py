@@ -13,7 +13,7 @@ import torch
 from munit_fast import MUNIT, UNIT, CheckpointError, MUNIT_Trainer, UNIT_Trainer, make_config
 from munit_fast.io.checkpoints import load_file
 from munit_fast.reference.files import save_atomically
-from munit_fast.state import resume_run, save_run
+from munit_fast.train.run_state import resume_run, save_run
 
 FILES = Path(__file__).parent / "golden" / "files"
 

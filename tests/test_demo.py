@@ -11,9 +11,10 @@ import torch
 from PIL import Image
 from rich.console import Console
 
-from munit_fast import demo, graph
+from munit_fast import demo
+from munit_fast.train import cuda_graph
 from munit_fast.data import prepare_openmoji
-from munit_fast.training import speed as speed_module
+from munit_fast.train import speed as speed_module
 
 
 @pytest.mark.slow
@@ -65,7 +66,7 @@ def test_the_speed_is_that_of_the_graph_that_will_train(tmp_path: Path, monkeypa
 
         def update(self, *_: object) -> None:
             self.iterations += 1
-            now[0] += 0.5 if self.iterations <= graph.WARM_UP + 1 else 0.01
+            now[0] += 0.5 if self.iterations <= cuda_graph.WARM_UP + 1 else 0.01
 
         def dis_update(self, *_: object) -> None:
             now[0] += 0.25

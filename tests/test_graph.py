@@ -11,7 +11,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from munit_fast import graph, make_config, optimizer, reference, trainers
+from munit_fast import make_config, reference
+from munit_fast.train import cuda_graph as graph
+from munit_fast.train import optim
+from munit_fast.train import trainer as trainers
 
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 
@@ -102,7 +105,7 @@ def test_a_capture_that_fails_leaves_a_run_that_goes_on(
     plain = trained("MUNIT_Trainer", hp, True, count=3)
     monkeypatch.setattr(graph, "why_not", lambda trainer, device: None)
     monkeypatch.setattr(trainers, "StepGraph", Failing)
-    monkeypatch.setattr(optimizer.FusedAdam, "make_capturable", lambda self: None)
+    monkeypatch.setattr(optim.FusedAdam, "make_capturable", lambda self: None)
     with caplog.at_level(logging.WARNING):
         failed = trained("MUNIT_Trainer", hp, True, count=3)
     assert failed._no_graph == "the capture failed: operation not permitted"

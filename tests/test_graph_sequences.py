@@ -13,8 +13,10 @@ from fake_cuda import FakeCuda
 from test_graph import hyperparameters, parameters
 from torch import Tensor
 
-from munit_fast import graph, reference, trainers
-from munit_fast.training.run import iteration_noise
+from munit_fast import reference
+from munit_fast.train import cuda_graph
+from munit_fast.train import trainer as trainers
+from munit_fast.train.loop import iteration_noise
 
 KINDS = ["MUNIT_Trainer", "UNIT_Trainer"]
 SMALL, LARGE = (32, 40), (48, 32)
@@ -91,7 +93,7 @@ class Run:
 @pytest.mark.parametrize("kind", KINDS)
 def test_replays_are_eager_iterations(cuda: FakeCuda, kind: str) -> None:
     run = Run(cuda, kind)
-    run.update(graph.WARM_UP + 3)
+    run.update(cuda_graph.WARM_UP + 3)
     assert cuda.replays == 3
     run.check()
 
@@ -102,7 +104,7 @@ def test_after_eager_updates(cuda: FakeCuda, kind: str, which: str) -> None:
     """What they leave on the trainer holds no node that sums gradients on the stream of theirs."""
     run = Run(cuda, kind)
     run.eager_updates(which)
-    run.update(graph.WARM_UP + 2)
+    run.update(cuda_graph.WARM_UP + 2)
     run.check()
     run.eager_updates(which)
     run.update(2)
@@ -122,8 +124,8 @@ def test_another_size_shares_stream_and_memory(cuda: FakeCuda, monkeypatch: pyte
     streams: list[Any] = []
     monkeypatch.setattr(torch.cuda, "Stream", lambda device: streams.append(device) or fake_cuda.Stream(device))
     run = Run(cuda)
-    run.update(graph.WARM_UP + 1)
-    run.update(graph.WARM_UP + 1, LARGE)
+    run.update(cuda_graph.WARM_UP + 1)
+    run.update(cuda_graph.WARM_UP + 1, LARGE)
     run.update(2)
     run.update(2, LARGE)
     run.check(graphs=2)
@@ -133,7 +135,7 @@ def test_another_size_shares_stream_and_memory(cuda: FakeCuda, monkeypatch: pyte
 
 def test_a_translation_in_between(cuda: FakeCuda) -> None:
     run = Run(cuda)
-    for _ in range(graph.WARM_UP + 3):
+    for _ in range(cuda_graph.WARM_UP + 3):
         run.translate()
         run.update()
     run.check()
@@ -142,9 +144,9 @@ def test_a_translation_in_between(cuda: FakeCuda) -> None:
 def test_everything_in_one_run(cuda: FakeCuda) -> None:
     run = Run(cuda)
     run.eager_updates("dis gen")
-    run.update(graph.WARM_UP + 1)
+    run.update(cuda_graph.WARM_UP + 1)
     run.translate()
-    run.update(graph.WARM_UP + 2, LARGE)
+    run.update(cuda_graph.WARM_UP + 2, LARGE)
     run.eager_updates("dis")
     run.update(2)
     run.check(graphs=2)
@@ -152,7 +154,7 @@ def test_everything_in_one_run(cuda: FakeCuda) -> None:
 
 def test_a_perceptual_loss(cuda: FakeCuda) -> None:
     run = Run(cuda, vgg=True)
-    run.update(graph.WARM_UP + 2)
+    run.update(cuda_graph.WARM_UP + 2)
     run.check()
 
 
@@ -160,13 +162,13 @@ def test_a_perceptual_loss(cuda: FakeCuda) -> None:
 def test_a_capture_that_cannot_be_ended(cuda: FakeCuda, kind: str) -> None:
     """The current stream and the memory are as before, the reason is stated, and the run goes on eagerly."""
     run = Run(cuda, kind)
-    run.update(graph.WARM_UP)
+    run.update(cuda_graph.WARM_UP)
     cuda.fail = "operation failed due to a previous error during capture"
     run.update(2)
     assert cuda.current is cuda.default
     assert len(cuda.released) == 1 and cuda.released == cuda.pools
     assert run.graphed._no_graph == f"the capture failed: {cuda.fail}" and not run.graphed._graphs
-    assert run.graphed.iterations == graph.WARM_UP + 2
+    assert run.graphed.iterations == cuda_graph.WARM_UP + 2
     run.compare()
 
 
@@ -176,7 +178,7 @@ def test_a_kernel_that_does_not_compile_ends_in_a_stated_fallback(cuda: FakeCuda
     run.eager_updates("dis gen")
     cuda.refused = {"l1_losses_backward": "Failed to find C compiler. Please specify via CC environment variable."}
     cuda.fail = "operation failed due to a previous error during capture"
-    run.update(graph.WARM_UP + 2)
+    run.update(cuda_graph.WARM_UP + 2)
     assert run.graphed._no_graph == f"the capture failed: {cuda.refused['l1_losses_backward']}"
     assert cuda.current is cuda.default and cuda.released == cuda.pools
     run.compare()
@@ -193,20 +195,20 @@ def test_what_broke_a_capture_is_what_is_said(cuda: FakeCuda) -> None:
         return work
 
     device = torch.device("cuda", 0)
-    with pytest.raises(graph.CaptureError, match=r"^Failed to find C compiler\.$"):
-        graph.capture(failing(RuntimeError("Failed to find C compiler.\nMore")), device)
+    with pytest.raises(cuda_graph.CaptureError, match=r"^Failed to find C compiler\.$"):
+        cuda_graph.capture(failing(RuntimeError("Failed to find C compiler.\nMore")), device)
     with pytest.raises(KeyboardInterrupt):
-        graph.capture(failing(KeyboardInterrupt()), device)
+        cuda_graph.capture(failing(KeyboardInterrupt()), device)
     with pytest.raises(ValueError, match="content must be"):
-        graph.capture(failing(ValueError("content must be at least 2×2")), device)
+        cuda_graph.capture(failing(ValueError("content must be at least 2×2")), device)
     assert cuda.current is cuda.default and len(cuda.released) == 3
 
 
 def test_a_capture_in_memory_of_another(cuda: FakeCuda) -> None:
     x = torch.ones(3)
     device = torch.device("cuda", 0)
-    first, y = graph.capture(lambda: x + 1, device)
-    second, z = graph.capture(lambda: x * 4, device, first.pool())
+    first, y = cuda_graph.capture(lambda: x + 1, device)
+    second, z = cuda_graph.capture(lambda: x * 4, device, first.pool())
     assert cuda.pools[0] is cuda.pools[1]
     x.fill_(2)
     first.replay()
@@ -227,12 +229,12 @@ def test_the_capture_stream_and_the_callers_wait_for_each_other(monkeypatch: pyt
             said.append(f"{self.name} waits for {other.name}")
 
     streams = {"graph": Named("graph"), "caller": Named("caller")}
-    monkeypatch.setattr(graph, "capture_stream", lambda device: streams["graph"])
+    monkeypatch.setattr(cuda_graph, "capture_stream", lambda device: streams["graph"])
     monkeypatch.setattr(torch.cuda, "current_stream", lambda device=None: streams["caller"])
     monkeypatch.setattr(torch.cuda, "stream", lambda stream: nullcontext())
     x = torch.zeros(1, 3, 4, 4)
-    step = graph.StepGraph(lambda *_: said.append("iteration"), x, x, [])
-    for _ in range(graph.WARM_UP):
+    step = cuda_graph.StepGraph(lambda *_: said.append("iteration"), x, x, [])
+    for _ in range(cuda_graph.WARM_UP):
         said.clear()
         step.run(x, x, [])
         assert said == ["graph waits for caller", "iteration", "caller waits for graph"]

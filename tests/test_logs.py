@@ -14,9 +14,9 @@ import pytest
 from runs import run
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from munit_fast.training.folder import RunFolder
-from munit_fast.training.logs import LogError
-from munit_fast.training.summary import in_words, write_summary
+from munit_fast.train.run_dir import RunFolder
+from munit_fast.train.loggers import LogError
+from munit_fast.train.summary import in_words, write_summary
 
 
 @pytest.fixture
@@ -194,7 +194,7 @@ def test_a_run_that_fails_says_so_there(
 ) -> None:
     stub = Wandb()
     monkeypatch.setitem(sys.modules, "wandb", stub)
-    monkeypatch.setattr("munit_fast.training.run.write_grids", lambda *_: 1 / 0)
+    monkeypatch.setattr("munit_fast.train.loop.write_grids", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         run(small_config, picture_folders, tmp_path, wandb="edges")
     assert stub.ended == [1]

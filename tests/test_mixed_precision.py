@@ -8,9 +8,11 @@ from typing import Any
 import pytest
 import torch
 
-from munit_fast import make_config, precision, trainers
+from munit_fast import make_config
+from munit_fast import amp as precision
+from munit_fast.train import trainer as trainers
 from munit_fast.data import ImageSet, UnpairedBatches, list_images, prepare_openmoji
-from munit_fast.training.run import collect_losses, iteration_seed
+from munit_fast.train.loop import collect_losses, iteration_seed
 
 ITERATIONS, WINDOW = 300, 100
 

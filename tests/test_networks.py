@@ -10,7 +10,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from munit_fast import MUNIT, make_config, reference, trainers
+from munit_fast import MUNIT, make_config, reference
+from munit_fast.train import trainer as trainers
 from munit_fast.models import networks
 
 # What an instance norm takes away again: its gradient is zero, here exactly and there but for rounding.

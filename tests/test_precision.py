@@ -12,10 +12,12 @@ import torch
 from rich.console import Console
 from runs import run
 
-from munit_fast import make_config, precision, trainers
-from munit_fast.precision import Measured, Workload
-from munit_fast.training import speed
-from munit_fast.training.run import _Run
+from munit_fast import make_config
+from munit_fast import amp as precision
+from munit_fast.train import trainer as trainers
+from munit_fast.amp import Measured, Workload
+from munit_fast.train import speed
+from munit_fast.train.loop import _Run
 
 CPU = torch.device("cpu")
 BF16_FASTER, FP32_FASTER = Measured(8.0, 4.0, 1.0, 0.5), Measured(4.0, 8.0, 0.5, 1.0)
@@ -204,7 +206,7 @@ def test_which_kept_precision_is_taken(
 
 
 def _options() -> Any:
-    from munit_fast.training import TrainOptions
+    from munit_fast.train import TrainOptions
 
     return TrainOptions("small")
 

@@ -19,12 +19,13 @@ import torch.distributed as dist
 import yaml
 from rich.console import Console
 
-from munit_fast import make_config, trainers
+from munit_fast import make_config
+from munit_fast.train import trainer as trainers
 from munit_fast.io.checkpoints import load_file
-from munit_fast.state import apply_state, find_state
-from munit_fast.training import TrainOptions, train
-from munit_fast.training.folder import RunFolder
-from munit_fast.training.ranks import Ranks
+from munit_fast.train.run_state import apply_state, find_state
+from munit_fast.train import TrainOptions, train
+from munit_fast.train.run_dir import RunFolder
+from munit_fast.train.distributed import Ranks
 
 SCRIPT = Path(__file__).with_name("ranks.py")
 ITERATIONS = 20

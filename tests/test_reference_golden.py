@@ -11,7 +11,8 @@ import pytest
 import torch
 from sketch import decode_steps, distance, relative, spaced, unpack
 
-from munit_fast import reference, trainers
+from munit_fast import reference
+from munit_fast.train import trainer as trainers
 
 GOLDEN = Path(__file__).parent / "golden"
 VARIANTS = sorted(path.stem for path in GOLDEN.glob("*.pt"))

@@ -25,8 +25,8 @@ from munit_fast.config import ConfigError, load_config, parse_config
 from munit_fast.data import ImageError, read_list
 from munit_fast.io.atomic import safe_name
 from munit_fast.models.networks import AdaINGen
-from munit_fast.state import find_state
-from munit_fast.training.folder import RunFolder
+from munit_fast.train.run_state import find_state
+from munit_fast.train.run_dir import RunFolder
 from munit_fast.translate import _output_names
 
 if sys.version_info >= (3, 11):

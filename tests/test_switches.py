@@ -14,11 +14,12 @@ from rich.console import Console
 from test_bench import QUICK, quiet
 
 import munit_fast as mf
-from munit_fast import demo, trainers, translate
+from munit_fast import demo, translate
+from munit_fast.train import trainer
 from munit_fast.bench import SETS, runner
 from munit_fast.bench.contenders import Contender, Work
 from munit_fast.utils.cudnn import tuned_convolutions
-from munit_fast.training import run as training
+from munit_fast.train import loop as training
 from munit_fast.translate import TUNED_SIZES, TranslateOptions, translate_files
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda")
@@ -57,7 +58,7 @@ def seen(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
 
         monkeypatch.setattr(owner, name, watched)
 
-    watch(trainers.MUNIT_Trainer, "update")
+    watch(trainer.MUNIT_Trainer, "update")
     watch(mf.MUNIT, "translate")
     yield found  # type: ignore[misc]
     assert not torch.backends.cudnn.benchmark

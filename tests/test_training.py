@@ -20,9 +20,9 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from munit_fast import make_config
 from munit_fast.io.checkpoints import load_file
-from munit_fast.training import TrainOptions, TrainResult, train
-from munit_fast.training.folder import RunFolder, RunFolderError
-from munit_fast.training.progress import Speedometer, format_seconds
+from munit_fast.train import TrainOptions, TrainResult, train
+from munit_fast.train.run_dir import RunFolder, RunFolderError
+from munit_fast.train.progress import Speedometer, format_seconds
 
 PUBLISHED_SCALARS = {
     f"loss_gen_{part}_{d}" for part in ("recon_x", "recon_s", "recon_c", "cycrecon_x", "adv", "vgg") for d in "ab"
@@ -185,7 +185,7 @@ WORKERS = """
 import sys
 from pathlib import Path
 from munit_fast.data import ImageSet, UnpairedBatches, list_images
-from munit_fast.training.signals import StopRequest
+from munit_fast.train.signals import StopRequest
 
 sets = [ImageSet(list_images(Path(sys.argv[1]) / name), cache=False) for name in ("trainA", "trainB")]
 with StopRequest() as stop:

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from munit_fast import functional as F
-from munit_fast import make_config, reference, trainers
+from munit_fast import make_config, reference
+from munit_fast.train import trainer as trainers
 from munit_fast.bench.measure import peak_bytes
 
 needs_gpu = [

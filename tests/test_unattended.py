@@ -17,15 +17,16 @@ import torch
 from rich.console import Console
 from runs import checkpoints, equal, events, run, tensors
 
-from munit_fast import CheckpointError, MUNIT_Trainer, make_config, trainers
+from munit_fast import CheckpointError, MUNIT_Trainer, make_config
+from munit_fast.train import trainer as trainers
 from munit_fast.io.checkpoints import CheckpointReadError, load_file
 from munit_fast.io.atomic import FileWriteError
-from munit_fast.guard import WINDOW, SkipRecord, in_a_row
-from munit_fast.state import apply_state, find_state, resume_run, run_state, save_run, save_state
-from munit_fast.training import run as train_run
-from munit_fast.training.faults import NotFiniteError
-from munit_fast.training.folder import RunFolder
-from munit_fast.training.ranks import Ranks
+from munit_fast.train.nonfinite import WINDOW, SkipRecord, in_a_row
+from munit_fast.train.run_state import apply_state, find_state, resume_run, run_state, save_run, save_state
+from munit_fast.train import loop as train_run
+from munit_fast.train.events import NotFiniteError
+from munit_fast.train.run_dir import RunFolder
+from munit_fast.train.distributed import Ranks
 
 # ---- exact resume ----
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from munit_fast.bench.cases import DTYPES
-from munit_fast.graph import WARM_UP, capture, capture_stream
+from munit_fast.train.cuda_graph import WARM_UP, capture, capture_stream
 
 OURS = "munit_fast"
 PUBLISHED = "published"
@@ -114,12 +114,12 @@ def autocast(dtype: str, device: torch.device) -> Any:
 def in_graph(work: Work) -> Work:
     """The same work with its step captured in a CUDA graph; what it reads must stay where it is.
 
-    The work must have been made on the current stream, `munit_fast.graph.capture_stream`. Its results are poisoned
+    The work must have been made on the current stream, `munit_fast.train.cuda_graph.capture_stream`. Its results are poisoned
     before the first replay, so that a check sees what the replay writes.
     """
     device = torch.device("cuda", torch.cuda.current_device())
     if torch.cuda.current_stream() != capture_stream(device):
-        raise RuntimeError("what is captured must be made on munit_fast.graph.capture_stream")
+        raise RuntimeError("what is captured must be made on munit_fast.train.cuda_graph.capture_stream")
     for _ in range(WARM_UP):
         work.step()
     graph, results = capture(work.step, device)

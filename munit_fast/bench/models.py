@@ -27,8 +27,8 @@ from munit_fast.bench.contenders import (
     frozen,
     placed,
 )
-from munit_fast.graph import WARM_UP, StepGraph
-from munit_fast.trainers import MUNIT_Trainer
+from munit_fast.train.cuda_graph import WARM_UP, StepGraph
+from munit_fast.train.trainer import MUNIT_Trainer
 
 _PARTS = ("enc_content", "enc_style", "dec", "dis_a", "dis_b")
 

@@ -31,7 +31,7 @@ from munit_fast.bench.contenders import (
 from munit_fast.bench.measure import Spread
 from munit_fast.bench.rows import Row, append
 from munit_fast.bench.summary import Summary, summarize
-from munit_fast.graph import capture_stream
+from munit_fast.train.cuda_graph import capture_stream
 from munit_fast.utils.cudnn import tuned_convolutions
 
 # Relative errors that a contender may have against the expected numbers. In float32 a value that rounds to the other

@@ -77,8 +77,8 @@ def train(
 ) -> None:
     """Train. Ctrl-C or SIGTERM saves and stops; --resume continues. torchrun -m munit_fast train: on many devices."""
     from munit_fast.config import parse_config, read_config
-    from munit_fast.training import PeerError, TrainOptions
-    from munit_fast.training import train as run
+    from munit_fast.train import PeerError, TrainOptions
+    from munit_fast.train import train as run
 
     console = new_console()
     text = read_config(config)

@@ -166,7 +166,7 @@ def export(
 ) -> None:
     """Write trained generators as one file to hand on: translate --pretrained FILE, MUNIT.from_pretrained(FILE)."""
     from munit_fast.io.safetensors_file import check_name, write_portable
-    from munit_fast.training.summary import in_words
+    from munit_fast.train.summary import in_words
 
     check_name(output)
     console = new_console()

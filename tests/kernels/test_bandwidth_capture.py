@@ -9,7 +9,7 @@ import pytest
 import test_cuda_on_gpu
 import torch
 
-from munit_fast.graph import capture_stream
+from munit_fast.train.cuda_graph import capture_stream
 
 
 def test_the_backward_is_captured_where_its_forward_ran(monkeypatch: pytest.MonkeyPatch) -> None:

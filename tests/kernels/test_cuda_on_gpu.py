@@ -19,7 +19,7 @@ from ops.oracle import Case
 from torch import Tensor
 
 from munit_fast import functional as mf
-from munit_fast.graph import capture, capture_stream
+from munit_fast.train.cuda_graph import capture, capture_stream
 from munit_fast.ops.backends import cuda, triton
 
 HERE = torch.device("cuda", 0)

@@ -10,7 +10,7 @@ from statistics import mean, median
 from typing import Any
 
 from munit_fast.io.atomic import atomic_write_bytes
-from munit_fast.training.folder import RunFolder
+from munit_fast.train.run_dir import RunFolder
 
 NAME = "summary.json"
 BEGIN, END = "begin", "end"  # kinds of events

@@ -19,20 +19,20 @@ from torch import Tensor
 
 from munit_fast.config import Config
 from munit_fast.data import ImageSet, UnpairedBatches, display_images
-from munit_fast.precision import Workload, amp_dtype, resolve
-from munit_fast.state import KEEP, apply_state, find_state, save_published, save_state, state_from_bytes
+from munit_fast.amp import Workload, amp_dtype, resolve
+from munit_fast.train.run_state import KEEP, apply_state, find_state, save_published, save_state, state_from_bytes
 from munit_fast.utils.cudnn import tuned_convolutions
-from munit_fast.trainers import MUNIT_Trainer, TrainingNoise, UNIT_Trainer
-from munit_fast.training.faults import Faults
-from munit_fast.training.folder import RunFolder, RunFolderError
-from munit_fast.training.grids import write_grids
-from munit_fast.training.logs import RunLog, import_wandb, peak_memory_mb
-from munit_fast.training.progress import TrainingProgress
-from munit_fast.training.ranks import Ranks, joined, restarted
-from munit_fast.training.signals import StopRequest
-from munit_fast.training.sources import Sources, open_sources
-from munit_fast.training.speed import choose_threads
-from munit_fast.training.summary import BEGIN, END, write_summary
+from munit_fast.train.trainer import MUNIT_Trainer, TrainingNoise, UNIT_Trainer
+from munit_fast.train.events import Faults
+from munit_fast.train.run_dir import RunFolder, RunFolderError
+from munit_fast.train.grids import write_grids
+from munit_fast.train.loggers import RunLog, import_wandb, peak_memory_mb
+from munit_fast.train.progress import TrainingProgress
+from munit_fast.train.distributed import Ranks, joined, restarted
+from munit_fast.train.signals import StopRequest
+from munit_fast.data.sources import Sources, open_sources
+from munit_fast.train.speed import choose_threads
+from munit_fast.train.summary import BEGIN, END, write_summary
 from munit_fast.web import TrainingStatus, find_grids, write_training_page
 
 _PAGE_SECONDS = 60  # the page is written that often, and reloads itself
@@ -51,7 +51,7 @@ class TrainOptions:
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     seed: int = 0
     time_limit: float | None = None  # seconds of training
-    amp: str = "auto"  # see munit_fast.precision; "auto" goes on with what a resumed run began with
+    amp: str = "auto"  # see munit_fast.amp; "auto" goes on with what a resumed run began with
     threads: int | None = None  # of torch on a CPU; None: as they are, 0: what trains fastest here
     impl: str = "auto"  # who computes; "reference": the plain networks and updates
     auto_resume: bool = False  # resume where there is a run, else begin one

@@ -10,16 +10,18 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from munit_fast import graph, objectives, reference
-from munit_fast.averages import GeneratorAverage, images_seen
+from munit_fast import reference
+from munit_fast.train import cuda_graph
+from munit_fast.train import losses as objectives
+from munit_fast.train.ema import GeneratorAverage, images_seen
 from munit_fast.io.checkpoints import load_average
-from munit_fast.graph import CaptureError, StepGraph
-from munit_fast.guard import finite_statistics
+from munit_fast.train.cuda_graph import CaptureError, StepGraph
+from munit_fast.train.nonfinite import finite_statistics
 from munit_fast.models.networks import AdaINGen, Fused, MsImageDis, VAEGen, shared_weights
-from munit_fast.objectives import Codes, frozen
+from munit_fast.train.losses import Codes, frozen
 from munit_fast.reference.files import checkpoint_name, save_atomically
 from munit_fast.reference.trainers import Hyperparameters, Noise
-from munit_fast.stepping import Stepping
+from munit_fast.train.stepping import Stepping
 
 __all__ = ["MUNIT_Trainer", "UNIT_Trainer"]
 
@@ -78,7 +80,7 @@ class _Fast(Stepping):
         """
         device = self.device
         of_dis, of_gen = noise = noise or self.draw_noise(x_a, x_b)
-        reason = self._no_graph or graph.why_not(self, device)
+        reason = self._no_graph or cuda_graph.why_not(self, device)
         if reason is None:
             try:
                 self._update_in_graph(x_a, x_b, hyperparameters, device, noise)
@@ -88,7 +90,7 @@ class _Fast(Stepping):
                 self._forget_graphs()
                 self.iterations -= 1
         if device.type == "cuda":
-            graph.warn_once(f"training without a CUDA graph: {reason}")
+            cuda_graph.warn_once(f"training without a CUDA graph: {reason}")
         self.update_learning_rate()
         x_a, x_b = x_a.to(device, non_blocking=True), x_b.to(device, non_blocking=True)
         self.dis_update(x_a, x_b, hyperparameters, of_dis)

@@ -4,7 +4,7 @@
 what surrounds it: data, schedule, progress, files, signals.
 """
 
-from munit_fast.training.ranks import PeerError
-from munit_fast.training.run import TrainOptions, TrainResult, train
+from munit_fast.train.distributed import PeerError
+from munit_fast.train.loop import TrainOptions, TrainResult, train
 
 __all__ = ["PeerError", "TrainOptions", "TrainResult", "train"]
