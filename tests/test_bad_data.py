@@ -19,7 +19,8 @@ from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
 from munit_fast import MUNIT_Trainer
 from munit_fast.io.checkpoints import load_file
-from munit_fast.data import ImageError, ImageSet, UnpairedBatches, batches, list_images
+from munit_fast.data import ImageError, ImageSet, UnpairedBatches, list_images
+from munit_fast.data import unpaired as batches
 from munit_fast.train.run_state import find_state
 from munit_fast.data import sources
 

@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from munit_fast.data import DatasetError, ImageError, edges, prepare_edges
+from munit_fast.data import DatasetError, ImageError, prepare_edges
+from munit_fast.data.prepare import edges
 from munit_fast.io.atomic import FileWriteError
 
 pytest.importorskip("skimage")

@@ -12,14 +12,7 @@ from pathlib import Path
 import pytest
 
 from munit_fast.io import atomic
-from munit_fast.data.writing import (
-    DatasetError,
-    prepared_manifest,
-    staged_folder,
-    tree_hash,
-    unit_hash,
-    write_manifest,
-)
+from munit_fast.data.prepare.writing import DatasetError, prepared_manifest, staged_folder, tree_hash, unit_hash, write_manifest
 from munit_fast.io.atomic import FileWriteError, atomic_write_bytes
 
 

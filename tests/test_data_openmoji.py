@@ -13,8 +13,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from munit_fast.data import DatasetError, _openmoji_art, _openmoji_groups, openmoji, prepare_openmoji
-from munit_fast.data._openmoji_groups import COARSE_SIZE, Emoji, choose, group, split_of
+from munit_fast.data import DatasetError, prepare_openmoji
+from munit_fast.data.prepare import _openmoji_art
+from munit_fast.data.prepare import _openmoji_groups
+from munit_fast.data.prepare import openmoji
+from munit_fast.data.prepare._openmoji_groups import COARSE_SIZE, Emoji, choose, group, split_of
 from munit_fast.io.atomic import FileWriteError
 
 pytest.importorskip("resvg_py")

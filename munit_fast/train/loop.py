@@ -33,7 +33,7 @@ from munit_fast.train.signals import StopRequest
 from munit_fast.data.sources import Sources, open_sources
 from munit_fast.train.speed import choose_threads
 from munit_fast.train.summary import BEGIN, END, write_summary
-from munit_fast.web import TrainingStatus, find_grids, write_training_page
+from munit_fast.pages.web import TrainingStatus, find_grids, write_training_page
 
 _PAGE_SECONDS = 60  # the page is written that often, and reloads itself
 

@@ -15,17 +15,9 @@ from typing import Any
 
 from PIL import Image
 
-from munit_fast.data._openmoji_art import (
-    code_points,
-    find_sources,
-    is_flag,
-    render_color,
-    render_line,
-    thin_out,
-    versions,
-)
-from munit_fast.data._openmoji_groups import Emoji, choose, group, split_of, survey
-from munit_fast.data.writing import SPLITS, DatasetError, prepared_manifest, staged_folder, write_manifest
+from munit_fast.data.prepare._openmoji_art import code_points, find_sources, is_flag, render_color, render_line, thin_out, versions
+from munit_fast.data.prepare._openmoji_groups import Emoji, choose, group, split_of, survey
+from munit_fast.data.prepare.writing import SPLITS, DatasetError, prepared_manifest, staged_folder, write_manifest
 
 ATTRIBUTION = "All emojis designed by OpenMoji – the open-source emoji and icon project. License: CC BY-SA 4.0"
 REVISION = 2  # raise when the selection changes: a folder of another revision is not reused

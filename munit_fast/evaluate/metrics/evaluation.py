@@ -10,19 +10,9 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from munit_fast.metrics.features import (
-    FeatureExtractor,
-    Features,
-    best_of_k,
-    coverage,
-    diversity,
-    kid,
-    mean_of_k,
-    missed_distance,
-    perceptual_distance,
-)
-from munit_fast.metrics.images import check_images, l1, line_f1, ssim, with_channels
-from munit_fast.metrics.table import COPY, Better, Evaluation, EvaluationRow
+from munit_fast.evaluate.run.metrics.features import FeatureExtractor, Features, best_of_k, coverage, diversity, kid, mean_of_k, missed_distance, perceptual_distance
+from munit_fast.evaluate.run.metrics.images import check_images, l1, line_f1, ssim, with_channels
+from munit_fast.evaluate.run.metrics.table import COPY, Better, Evaluation, EvaluationRow
 
 WHITE, UNRELATED, TRUE_ANSWERS = "all white", "unrelated real pictures", "an input's own true answers"
 # Pairwise distances hold k·E floats per input, about 3.5 MB at k = 6; eight inputs a step keep that small
@@ -62,7 +52,7 @@ class Batch(NamedTuple):
 
 
 class Judge(Protocol):
-    """Something else that looks at every batch and has rows to add; see `munit_fast.metrics.outside`."""
+    """Something else that looks at every batch and has rows to add; see `munit_fast.evaluate.metrics.outside`."""
 
     def look(self, batch: Batch) -> None: ...
     def rows(self, direction: Direction, real: Pictures) -> Iterator[EvaluationRow]: ...
@@ -120,7 +110,7 @@ def evaluate(
 
     All images are float in [-1, 1] on any device; N and M at least 2, k at least 1. With k = 1 there is no
     diversity row. `extractor` gives the features (default: a `FeatureExtractor` on the device of `fake_b`);
-    about 0.1 s an image on one CPU core. `munit_fast.evaluate` measures checkpoints and folders through the same
+    about 0.1 s an image on one CPU core. `munit_fast.evaluate.run` measures checkpoints and folders through the same
     `measure`. Raises ValueError when sizes disagree or values leave [-1, 1]; ImportError, naming the extra, when a
     wheel is missing.
     """

@@ -24,8 +24,8 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from munit_fast import charts
-from munit_fast.charts import Curve
+from munit_fast.pages import charts
+from munit_fast.pages.charts import Curve
 from munit_fast.io.atomic import atomic_write_bytes
 
 MAX_DEMO_BYTES = 6_000_000
@@ -101,7 +101,7 @@ class HowMade:
 
 
 class MetricRow(Protocol):
-    """What the table shows of a measured quantity; `munit_fast.metrics.EvaluationRow` has it all."""
+    """What the table shows of a measured quantity; `munit_fast.evaluate.metrics.EvaluationRow` has it all."""
 
     @property
     def name(self) -> str: ...

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
-from munit_fast.data._openmoji_art import SKIN_TONES, code_points, render_color, render_line
-from munit_fast.data.writing import unit_hash
+from munit_fast.data.prepare._openmoji_art import SKIN_TONES, code_points, render_color, render_line
+from munit_fast.data.prepare.writing import unit_hash
 
 SURVEY_SIZE = 128  # for selection and grouping, whatever the output size: the members do not depend on it
 COARSE_SIZE = 24  # drawings are compared at this size

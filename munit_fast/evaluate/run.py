@@ -18,19 +18,9 @@ from torch import Tensor
 from munit_fast.config import Config
 from munit_fast.data import ImageError, ImageSet, centre_crop, list_images
 from munit_fast.io.atomic import atomic_write_bytes
-from munit_fast.metrics import (
-    Batch,
-    Direction,
-    Evaluation,
-    EvaluationRow,
-    FeatureExtractor,
-    Pictures,
-    is_drawing,
-    measure,
-    outside,
-)
-from munit_fast.metrics.evaluation import INPUTS_PER_STEP, Extractor
-from munit_fast.metrics.table import COPY
+from munit_fast.evaluate.run.metrics import Batch, Direction, Evaluation, EvaluationRow, FeatureExtractor, Pictures, is_drawing, measure, outside
+from munit_fast.evaluate.run.metrics.evaluation import INPUTS_PER_STEP, Extractor
+from munit_fast.evaluate.run.metrics.table import COPY
 from munit_fast.models.munit import MUNIT, UNIT
 from munit_fast.amp import Workload, amp_dtype, autocast
 from munit_fast.data.sources import has_images, image_folder, image_paths
@@ -49,7 +39,7 @@ class EvaluateOptions:
     num_style: int = 10
     seed: int = 10
     amp: str = "off"  # see munit_fast.amp
-    also: Sequence[str] | None = None  # of munit_fast.metrics.outside.OUTSIDE; None: those that are here
+    also: Sequence[str] | None = None  # of munit_fast.evaluate.metrics.outside.OUTSIDE; None: those that are here
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     extractor: Extractor | None = None  # None: EfficientNet-Lite0
     allow_outside: bool = False  # list files may name images outside their folder

@@ -11,7 +11,7 @@ from typing import Any
 import PIL
 from PIL import Image
 
-from munit_fast.data.writing import DatasetError
+from munit_fast.data.prepare.writing import DatasetError
 
 SKIN_TONES = frozenset(range(0x1F3FB, 0x1F400))
 _FLAG_SIGNS = frozenset({0x1F3F3, 0x1F3F4, 0x1F3C1, 0x1F6A9, 0x1F38C})
