@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from munit_fast.io.checkpoints import CheckpointError
     from munit_fast.config import Config, ConfigError, load_config, make_config
     from munit_fast.models.munit import MUNIT, UNIT
-    from munit_fast.native import native_error
+    from munit_fast.ops.native import native_error
     from munit_fast.train.trainer import MUNIT_Trainer, UNIT_Trainer
 
 # Names are imported when they are first used: the commands set up the environment of OpenMP before torch is

@@ -17,7 +17,7 @@ act: "none", "relu", "lrelu" (slope: a number), "prelu" (slope: a tensor [1] or 
 pad_mode: "reflect" (pad must be smaller than each side), "replicate", "zero".
 impl: "auto" takes the fastest backend that can serve the tensors and logs once when that is not the fastest of the
 device; "triton", "cuda" (channels_last on NVIDIA GPUs), "cpu" or "reference" must serve or raise RuntimeError with the
-reason. `munit-fast doctor` lists who can serve what, `munit_fast.ops.backends.choice` has auto's table.
+reason. `munit-fast doctor` lists who can serve what, `munit_fast.ops.backends.registry` has auto's table.
 Bytes: with E bytes an element of x and P the padded size over the size, a call moves about (1 + P)·E a value forward
 (+ E for a residual, + E to read x for statistics, which mostly sits in a cache) and 2·(1 + P)·E + E backward.
 Errors: ValueError or TypeError that names the argument, what was seen and what would work.

@@ -21,7 +21,7 @@ from torch.nn.utils import parametrize
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import munit_fast as mf
-from munit_fast import native
+from munit_fast.ops import native
 from munit_fast import nn as fused_nn
 from munit_fast.accelerate import Report, restore, swaps
 from munit_fast.accelerate.probe import difference

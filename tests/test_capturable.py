@@ -22,7 +22,7 @@ from torch.utils._pytree import tree_leaves
 
 from munit_fast import make_config
 from munit_fast.train import trainer as trainers
-from munit_fast.ops import phase
+from munit_fast.ops import upsample_conv
 from munit_fast.reference import Vgg16
 
 # What puts Python numbers into a tensor, and what reads a tensor back: as operators, and as the functions that are
@@ -87,7 +87,7 @@ def meta_as_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     # torch.optim.adam is a name that torch deletes.
     adam = importlib.import_module("torch.optim.adam")
     monkeypatch.setattr(adam, "_device_dtype_check_for_fused", lambda parameter: None)
-    phase._taps(torch.device("meta"), torch.float32)  # what the first iterations, before the capture, leave behind
+    upsample_conv._taps(torch.device("meta"), torch.float32)  # what the first iterations, before the capture, leave behind
 
 
 def hyperparameters(**over: Any) -> dict[str, Any]:
@@ -208,7 +208,7 @@ def test_the_ring_of_a_phase_convolution_is_made_where_the_image_is(size: tuple[
     y = torch.empty(n, 4 * o, *size, device="meta", memory_format=torch.channels_last)
     ring = torch.empty(o, c, 5, 5, device="meta")
     with HostFunctions() as functions, HostOperators("meta") as operators:
-        phase.add_ring(y, a, ring)
-        phase.ring_backward(y, a, ring, torch.empty_like(a), True)
+        upsample_conv.add_ring(y, a, ring)
+        upsample_conv.ring_backward(y, a, ring, torch.empty_like(a), True)
     assert operators.operators > 20
     assert not operators.found and not functions.found

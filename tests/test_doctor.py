@@ -15,7 +15,8 @@ import pytest
 import torch
 from rich.console import Console
 
-from munit_fast import cli, doctor, native
+from munit_fast import cli, doctor
+from munit_fast.ops import native
 from munit_fast.ops import backends
 from munit_fast.ops.options import ACTIVATIONS, PAD_MODES
 

@@ -39,12 +39,12 @@ def test_steps_find_the_checkout() -> None:
     finally:
         sys.path.pop(0)
     bare_checkout.place()
-    code = "import munit_fast, munit_fast.kernels, munit_fast.native as n; print(munit_fast.__file__, n.module)"
+    code = "import munit_fast, munit_fast.kernels, munit_fast.ops.native as n; print(munit_fast.__file__, n.module)"
     assert bare("-c", code).returncode != 0  # a checkout by itself lacks the kernels: the test can fail
     done = bare("-c", code, folder=bare_checkout.PLACE)
     assert done.returncode == 0, done.stderr
     assert str(bare_checkout.PLACE) in done.stdout
-    from munit_fast import native
+    from munit_fast.ops import native
 
     assert (native.module is None) == ("None" in done.stdout)
 

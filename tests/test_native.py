@@ -14,7 +14,7 @@ import pytest
 import torch
 from PIL import Image
 
-from munit_fast import native
+from munit_fast.ops import native
 
 ROOT = Path(__file__).resolve().parents[1]
 # Runs a command in a process where the compiled part cannot be imported.

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from munit_fast import native
+from munit_fast.ops import native
 
 ROOT = Path(__file__).resolve().parents[1]
 ABI = ROOT / "csrc/torch/abi.h"
@@ -86,7 +86,7 @@ def test_what_torch_refuses_is_an_import_error(tmp_path: Path) -> None:
     """A second module that registers the same operators."""
     copy = shutil.copy(native.module.__file__, tmp_path)
     code = (
-        "import importlib.util as u, munit_fast.native\n"
+        "import importlib.util as u, munit_fast.ops.native\n"
         f"spec = u.spec_from_file_location('_C', {copy!r})\n"
         "try: spec.loader.exec_module(u.module_from_spec(spec))\n"
         "except ImportError as error: print(error)\n"

@@ -24,7 +24,7 @@ from munit_fast.bench.contenders import (
     differentiable,
     placed,
 )
-from munit_fast.ops.convolution import convolution
+from munit_fast.ops.fused_conv import convolution
 from munit_fast.reference.layers import Conv2dBlock, ResBlock
 
 Call = Callable[[Tensor], Any]

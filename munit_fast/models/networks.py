@@ -26,9 +26,9 @@ from torch.utils.checkpoint import checkpoint
 
 from munit_fast import functional, ops, reference
 from munit_fast.ops.backends import IMPLEMENTATIONS
-from munit_fast.ops.convolution import Conv, Epilogue, convolution, residual_block, step
+from munit_fast.ops.fused_conv import Conv, Epilogue, convolution, residual_block, step
 from munit_fast.ops.options import Options
-from munit_fast.ops.phase import phase_weight
+from munit_fast.ops.upsample_conv import phase_weight
 from munit_fast.reference.networks import Params
 from munit_fast.reference.networks import split_adain_params as split_adain_params
 

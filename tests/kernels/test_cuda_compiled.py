@@ -13,10 +13,11 @@ from typing import Any
 import pytest
 import torch
 
-from munit_fast import native
+from munit_fast.ops import native
 from munit_fast.ops import backends
-from munit_fast.ops.backends import choice, cuda
-from munit_fast.ops.backends.choice import Problem
+from munit_fast.ops.backends import cuda
+from munit_fast.ops.backends import registry
+from munit_fast.ops.backends.registry import Problem
 
 BUILT = native.module.build_info() if native.module is not None else {"cuda_error": str(native.native_error)}
 needs_cuda = pytest.mark.skipif("cuda_error" in BUILT, reason=f"no CUDA kernels: {BUILT.get('cuda_error')}")
@@ -151,15 +152,15 @@ def test_without_the_cuda_part_it_says_why(monkeypatch: pytest.MonkeyPatch) -> N
 def test_the_table_of_choices(monkeypatch: pytest.MonkeyPatch) -> None:
     """The first row that fits decides; then the first backend that serves the problem."""
     small, large = (Problem("epilogue", "instance", True, 1, size, 2) for size in (1000, 10**8))
-    row = choice.Row("cuda", "epilogue", (9, 0), ("instance",), 2, 2**20, ("cuda", "triton"), "in this test")
-    monkeypatch.setattr(choice, "TABLE", [row, *choice.TABLE])
-    assert choice.order("cuda", (9, 0), small) == ("cuda", "triton", "reference")
-    assert choice.order("cuda", (8, 0), small) == ("triton", "cuda", "reference")
-    assert choice.order("cuda", (9, 0), large) == ("triton", "cuda", "reference")
-    assert choice.order("cuda", (9, 0), small._replace(norm="layer")) == ("triton", "cuda", "reference")
-    assert choice.order("cuda", (9, 0), small._replace(op="losses")) == ("triton", "cuda", "reference")
-    assert choice.order("cpu", (0, 0), small) == ("cpu", "reference")
-    assert choice.order("meta", (0, 0), None) == ("reference",)
+    row = registry.Row("cuda", "epilogue", (9, 0), ("instance",), 2, 2**20, ("cuda", "triton"), "in this test")
+    monkeypatch.setattr(registry, "TABLE", [row, *registry.TABLE])
+    assert registry.order("cuda", (9, 0), small) == ("cuda", "triton", "reference")
+    assert registry.order("cuda", (8, 0), small) == ("triton", "cuda", "reference")
+    assert registry.order("cuda", (9, 0), large) == ("triton", "cuda", "reference")
+    assert registry.order("cuda", (9, 0), small._replace(norm="layer")) == ("triton", "cuda", "reference")
+    assert registry.order("cuda", (9, 0), small._replace(op="losses")) == ("triton", "cuda", "reference")
+    assert registry.order("cpu", (0, 0), small) == ("cpu", "reference")
+    assert registry.order("meta", (0, 0), None) == ("reference",)
 
     gpu = torch.device("cuda", 0)
     monkeypatch.setattr(backends, "_capability", lambda device: (9, 0))

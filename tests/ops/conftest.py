@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-from munit_fast import native
+from munit_fast.ops import native
 
 ISAS = native.module.available_isas() if native.module is not None else []
 BACKENDS = ["reference", *(f"cpu-{isa}" for isa in ISAS)]

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from munit_fast import functional as mf
-from munit_fast import native
+from munit_fast.ops import native
 from munit_fast.ops.options import ACTIVATIONS
 from munit_fast.reference import epilogue as formulas
 

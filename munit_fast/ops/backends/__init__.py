@@ -13,8 +13,9 @@ from types import ModuleType
 
 import torch
 
-from munit_fast.ops.backends import choice, cpu, cuda, reference, triton
-from munit_fast.ops.backends.choice import Problem
+from munit_fast.ops.backends import cpu, cuda, reference, triton
+from munit_fast.ops.backends import registry
+from munit_fast.ops.backends.registry import Problem
 
 BACKENDS: dict[str, ModuleType] = {"triton": triton, "cuda": cuda, "cpu": cpu, "reference": reference}
 IMPLEMENTATIONS = ("auto", *BACKENDS)
@@ -45,7 +46,7 @@ def _capability(device: torch.device) -> tuple[int, int]:
 
 def automatic(device: torch.device, dtype: torch.dtype, problem: Problem | None = None) -> str:
     """The name of the backend that "auto" takes."""
-    order = choice.order(device.type, _capability(device), problem)
+    order = registry.order(device.type, _capability(device), problem)
     return next(name for name in order if why_not(name, device, dtype, problem) is None)
 
 
@@ -61,8 +62,8 @@ def choose(impl: str, device: torch.device, dtype: torch.dtype, problem: Problem
             raise RuntimeError(f"impl={impl!r} cannot be used here: {reason}")
         return BACKENDS[impl]
     name = automatic(device, dtype, problem)
-    better = [other for other in choice.order(device.type, _capability(device), problem) if other != name]
-    if name in choice.FALLBACK and better:
+    better = [other for other in registry.order(device.type, _capability(device), problem) if other != name]
+    if name in registry.FALLBACK and better:
         reasons = [why_not(other, device, dtype, problem) for other in better]
         said = "; ".join(f"{other}: {reason}" for other, reason in zip(better, reasons))
         _warn_once(f"using the slower {name!r} backend on {device.type}: {reasons[0] if len(better) == 1 else said}")

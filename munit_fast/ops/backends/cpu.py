@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from munit_fast import native
+from munit_fast.ops import native
 from munit_fast.ops.layout import is_channels_last, memory_format
 from munit_fast.ops.options import ACTIVATIONS, NORMS, PAD_MODES, Options
 

@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from munit_fast import native
-from munit_fast.ops.backends.choice import Problem
+from munit_fast.ops import native
+from munit_fast.ops.backends.registry import Problem
 from munit_fast.ops.layout import memory_format
 from munit_fast.ops.options import ACTIVATIONS, NORMS, PAD_MODES, Options
 

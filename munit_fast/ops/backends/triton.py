@@ -7,7 +7,7 @@ from torch import Tensor
 
 from munit_fast import kernels
 from munit_fast.kernels import launch
-from munit_fast.ops.backends.choice import Problem
+from munit_fast.ops.backends.registry import Problem
 from munit_fast.ops.options import Options
 
 

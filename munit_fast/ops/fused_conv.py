@@ -1,7 +1,7 @@
 """An epilogue and the convolution that reads it as one node of the graph: the padded activation is rebuilt, not kept.
 
 Every convolution here reads an input that is padded already, channels_last, and gives channels_last. A convolution is
-described by `Conv`; "phase" is the upsampling one of `munit_fast.ops.phase`.
+described by `Conv`; "phase" is the upsampling one of `munit_fast.ops.upsample_conv`.
 """
 
 from __future__ import annotations
@@ -12,7 +12,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from munit_fast.ops import phase, thin
+from munit_fast.ops import upsample_conv
+from munit_fast.ops import narrow_conv
 from munit_fast.ops.autograd import once_differentiable
 from munit_fast.ops.epilogue import gradients
 from munit_fast.ops.options import Options
@@ -43,11 +44,11 @@ class Epilogue(NamedTuple):
 
 
 def _forward(a: Tensor, weight: Tensor, bias: Tensor | None, ring: Tensor | None, stride: int) -> Tensor:
-    if ring is None and thin.serves_forward(a, weight, stride):
-        return thin.forward(a, weight, bias)
+    if ring is None and narrow_conv.serves_forward(a, weight, stride):
+        return narrow_conv.forward(a, weight, bias)
     y = torch.conv2d(a, weight, bias, stride).contiguous(memory_format=torch.channels_last)
     if ring is not None:
-        phase.add_ring(y, a, ring)
+        upsample_conv.add_ring(y, a, ring)
     return y
 
 
@@ -57,10 +58,10 @@ def _backward(
     """The gradients of a, weight, bias and ring."""
     need_a, need_weight, need_bias, need_ring = need
     grad = grad.contiguous(memory_format=torch.channels_last)
-    own = need_a and ring is None and thin.serves_backward(grad, weight, stride)
+    own = need_a and ring is None and narrow_conv.serves_backward(grad, weight, stride)
     grad_a = grad_weight = grad_bias = grad_ring = None
     if own:
-        grad_a = thin.backward(grad, weight)
+        grad_a = narrow_conv.backward(grad, weight)
     if (need_a and not own) or need_weight or need_bias:
         given, grad_weight, grad_bias = torch.ops.aten.convolution_backward(
             grad,
@@ -77,7 +78,7 @@ def _backward(
         )
         grad_a = grad_a if own else given
     if ring is not None:
-        grad_ring = phase.ring_backward(grad, a, ring, grad_a, need_ring)
+        grad_ring = upsample_conv.ring_backward(grad, a, ring, grad_a, need_ring)
     return grad_a, grad_weight, grad_bias, grad_ring
 
 
