@@ -87,7 +87,7 @@ def main() -> None:
     path = prepare()
     import torch
 
-    from munit_fast.bench.plots import slug
+    from munit_fast.benchmarks.plots import slug
 
     if not args.smoke and not torch.cuda.is_available():
         sys.exit("gpu-check needs an NVIDIA GPU that torch sees; --smoke runs without one, and proves nothing of a GPU")

@@ -31,7 +31,7 @@ prepare()
 import torch
 from torch import Tensor
 
-from munit_fast.bench.measure import interleaved
+from munit_fast.benchmarks.timing import interleaved
 from munit_fast.io.atomic import atomic_write_bytes
 from munit_fast.kernels import configs
 from munit_fast.kernels.epilogue import epilogue_backward, epilogue_forward

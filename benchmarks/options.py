@@ -17,7 +17,7 @@ from typing import Any
 import torch
 
 from munit_fast import MUNIT_Trainer, make_config
-from munit_fast.bench.measure import peak_bytes
+from munit_fast.benchmarks.timing import peak_bytes
 
 CPU = torch.device("cpu")
 

@@ -10,11 +10,11 @@ import pytest
 import torch
 from pytest_benchmark.fixture import BenchmarkFixture
 
-from munit_fast.bench import SETS, Case, select
-from munit_fast.bench.contenders import PUBLISHED
-from munit_fast.bench.machine import keep_freed_memory
-from munit_fast.bench.ops import SPECS, expected
-from munit_fast.bench.runner import check, contenders
+from munit_fast.benchmarks import SETS, Case, select
+from munit_fast.benchmarks.contenders import PUBLISHED
+from munit_fast.benchmarks.machine import keep_freed_memory
+from munit_fast.benchmarks.contenders_ops import SPECS, expected
+from munit_fast.benchmarks.runner import check, contenders
 
 keep_freed_memory()
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")

@@ -17,37 +17,21 @@ from torch import Tensor
 from typer.testing import CliRunner
 
 from munit_fast.train import trainer
-from munit_fast.bench import (
-    SETS,
-    BenchOptions,
-    Case,
-    exported,
-    machine,
-    measure,
-    models,
-    ops,
-    report,
-    rows,
-    run,
-    runner,
-    select,
-)
-from munit_fast.bench.cases import HEADLINES, LEVELS
-from munit_fast.bench.compare import compare
-from munit_fast.bench.contenders import (
-    FROZEN,
-    ONNX_RUNTIME,
-    OPENVINO,
-    OURS,
-    PUBLISHED,
-    Contender,
-    Unavailable,
-    Work,
-    frozen,
-)
-from munit_fast.bench.plots import slug
-from munit_fast.bench.rows import Machine, Row, RowsError
-from munit_fast.bench.summary import by_machine, summarize
+from munit_fast.benchmarks import SETS, BenchOptions, Case, run, select
+from munit_fast.benchmarks import contenders_exported
+from munit_fast.benchmarks import machine
+from munit_fast.benchmarks import timing
+from munit_fast.benchmarks import contenders_training
+from munit_fast.benchmarks import contenders_ops
+from munit_fast.benchmarks import report
+from munit_fast.benchmarks import rows
+from munit_fast.benchmarks import runner
+from munit_fast.benchmarks.cases import HEADLINES, LEVELS
+from munit_fast.benchmarks.compare import compare
+from munit_fast.benchmarks.contenders import FROZEN, ONNX_RUNTIME, OPENVINO, OURS, PUBLISHED, Contender, Unavailable, Work, frozen
+from munit_fast.benchmarks.plots import slug
+from munit_fast.benchmarks.rows import Machine, Row, RowsError
+from munit_fast.benchmarks.summary import by_machine, summarize
 from munit_fast.cli import app
 
 ROOT = Path(__file__).parent.parent
@@ -116,7 +100,7 @@ _FEW = Case("translation", "in 3 styles", "forward", "bf16", 2, 8, 32)
 
 @pytest.fixture
 def few(monkeypatch: pytest.MonkeyPatch) -> Case:
-    monkeypatch.setitem(models.STYLES, _FEW.name, 3)
+    monkeypatch.setitem(contenders_training.STYLES, _FEW.name, 3)
     return _FEW
 
 
@@ -140,14 +124,14 @@ def test_translation_outside_of_torch(few: Case) -> None:
 
 @pytest.mark.parametrize("runtime", [ONNX_RUNTIME, OPENVINO])
 def test_a_runtime_gets_torchs_threads(few: Case, runtime: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    pytest.importorskip(exported.PACKAGES[runtime])
+    pytest.importorskip(contenders_exported.PACKAGES[runtime])
     seen = []
-    load = exported.load
-    monkeypatch.setattr(exported, "load", lambda *arguments: seen.append(arguments[-1]) or load(*arguments))
+    load = contenders_exported.load
+    monkeypatch.setattr(contenders_exported, "load", lambda *arguments: seen.append(arguments[-1]) or load(*arguments))
     before = torch.get_num_threads()
     torch.set_num_threads(3)
     try:
-        next(c for c in models.translation_contenders(few, CPU) if c.implementation == runtime).make()
+        next(c for c in contenders_training.translation_contenders(few, CPU) if c.implementation == runtime).make()
     finally:
         torch.set_num_threads(before)
     assert seen == [3]
@@ -157,23 +141,23 @@ def test_the_threads_reach_the_runtimes() -> None:
     """One stream of that many threads, and no second pool."""
     runtime = MagicMock()
     runtime.InferenceSession().get_inputs.return_value = [MagicMock(), MagicMock()]
-    exported._onnx_runtime(runtime, "fp32", b"", 3)
+    contenders_exported._onnx_runtime(runtime, "fp32", b"", 3)
     assert (runtime.SessionOptions().intra_op_num_threads, runtime.SessionOptions().inter_op_num_threads) == (3, 1)
     runtime = MagicMock()
     runtime.Core().compile_model().get_property.return_value = runtime.Type.f32
-    exported._openvino(runtime, "fp32", b"", 3)
+    contenders_exported._openvino(runtime, "fp32", b"", 3)
     settings = runtime.Core().compile_model.call_args.args[-1]
     assert (settings["INFERENCE_NUM_THREADS"], settings["NUM_STREAMS"]) == (3, "1")
     with pytest.raises(Unavailable, match="instead of bf16"):  # a CPU without it gets float32
-        exported._openvino(runtime, "bf16", b"", 3)
+        contenders_exported._openvino(runtime, "bf16", b"", 3)
 
 
 @pytest.mark.parametrize("runtime", [ONNX_RUNTIME, OPENVINO])
 def test_a_wrong_exported_model_gets_no_time(few: Case, runtime: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """One number of the exported weights is wrong."""
     onnx = pytest.importorskip("onnx")
-    pytest.importorskip(exported.PACKAGES[runtime])
-    export = exported.export
+    pytest.importorskip(contenders_exported.PACKAGES[runtime])
+    export = contenders_exported.export
 
     def spoiled(*arguments: Any) -> bytes:
         program = onnx.load_from_string(export(*arguments))
@@ -184,7 +168,7 @@ def test_a_wrong_exported_model_gets_no_time(few: Case, runtime: str, monkeypatc
         weight.CopyFrom(onnx.numpy_helper.from_array(values, weight.name))
         return program.SerializeToString()
 
-    monkeypatch.setattr(exported, "export", spoiled)
+    monkeypatch.setattr(contenders_exported, "export", spoiled)
     found, failures = run([few], QUICK, quiet())
     wrong = [r for r in found if r.implementation == runtime and r.precision == "fp32"]
     assert [r.p50 for r in wrong] == [None] and "no time is reported" in str(wrong[0].failure)
@@ -194,8 +178,8 @@ def test_a_wrong_exported_model_gets_no_time(few: Case, runtime: str, monkeypatc
 @pytest.mark.parametrize("package", ["onnxruntime", "openvino", "onnxscript"])
 def test_a_runtime_that_is_not_installed_is_named(few: Case, package: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """It costs a row and a line, not the run."""
-    find = exported.importlib.util.find_spec
-    monkeypatch.setattr(exported.importlib.util, "find_spec", lambda name: None if name == package else find(name))
+    find = contenders_exported.importlib.util.find_spec
+    monkeypatch.setattr(contenders_exported.importlib.util, "find_spec", lambda name: None if name == package else find(name))
     console = quiet()
     found, failures = run([few], QUICK, console)
     reason = f'{package} is not installed (pip install "munit-fast[bench]")'
@@ -213,7 +197,7 @@ def test_freezing_freezes() -> None:
         pytest.skip("torch was built without oneDNN, which is how freezing is seen")
     case = next(c for c in SETS["smoke"] if c.level == "translation")
     torch.compiler.reset()
-    by_name = {c.implementation: c for c in models.translation_contenders(case, CPU)}
+    by_name = {c.implementation: c for c in contenders_training.translation_contenders(case, CPU)}
     plain = by_name["torch.compile"].make()
     expected = plain.step()
     work = by_name[FROZEN].make()
@@ -248,7 +232,7 @@ def test_compiled_contenders_compile_every_convolution(monkeypatch: pytest.Monke
         return counted
 
     monkeypatch.setattr(
-        models, "compiled", lambda function, name: torch.compile(function, backend=backend, dynamic=False)
+        contenders_training, "compiled", lambda function, name: torch.compile(function, backend=backend, dynamic=False)
     )
     called: list[int] = []
     conv2d = torch.conv2d
@@ -258,12 +242,12 @@ def test_compiled_contenders_compile_every_convolution(monkeypatch: pytest.Monke
         return conv2d(*args, **kwargs)
 
     [case] = select(SETS["smoke"], levels=["training"])
-    contender = next(c for c in models.training_contenders(case, CPU) if c.compiled)
+    contender = next(c for c in contenders_training.training_contenders(case, CPU) if c.compiled)
     work = contender.make()
     work.step()
     seen.clear()
     work.step()
-    plain = next(c for c in models.training_contenders(case, CPU) if c.implementation == PUBLISHED).make()
+    plain = next(c for c in contenders_training.training_contenders(case, CPU) if c.implementation == PUBLISHED).make()
     monkeypatch.setattr(torch.nn.functional, "conv2d", counting)
     plain.step()
     assert len(seen) == len(called) > 50
@@ -364,19 +348,19 @@ def test_figures_by_hand() -> None:
     """Bytes, operations, memory and quantiles of things that can be counted on paper."""
     case = Case("op", "adain + residual + pad", "forward", "bf16", 2, 3, 4)
     x, y = 2 * 3 * 16, 2 * 3 * 36
-    assert ops.minimal_bytes(case) == 2 * (2 * x + y)
-    assert ops.minimal_bytes(replace(case, mode="backward")) == 2 * (y + 3 * x)
-    assert ops.minimal_bytes(replace(case, mode="training")) == 2 * (5 * x + 2 * y)
+    assert contenders_ops.minimal_bytes(case) == 2 * (2 * x + y)
+    assert contenders_ops.minimal_bytes(replace(case, mode="backward")) == 2 * (y + 3 * x)
+    assert contenders_ops.minimal_bytes(replace(case, mode="training")) == 2 * (5 * x + 2 * y)
     plain = replace(case, name="bias + lrelu + pad", dtype="fp32")
-    assert ops.minimal_bytes(plain) == 4 * (x + y)
+    assert contenders_ops.minimal_bytes(plain) == 4 * (x + y)
     scales = Case("op", "lsgan of three scales", "training", "fp32", 1, 3, 64)
-    assert ops.minimal_bytes(scales) == 4 * 2 * (16 + 4 + 1)
+    assert contenders_ops.minimal_bytes(scales) == 4 * 2 * (16 + 4 + 1)
     a, b = torch.randn(3, 5), torch.randn(5, 7)
-    assert measure.flops(lambda: [a @ b]) == 2 * 3 * 5 * 7
+    assert timing.flops(lambda: [a @ b]) == 2 * 3 * 5 * 7
     image, kernel = torch.randn(1, 2, 6, 6), torch.randn(4, 2, 3, 3)
-    assert measure.flops(lambda: [torch.conv2d(image, kernel)]) == 2 * 4 * 16 * 2 * 9
-    assert measure.peak_bytes(lambda: [torch.empty(1000), torch.empty(500)], CPU) == pytest.approx(6000, abs=128)
-    assert measure.Spread.of([float(i) for i in range(11)]) == measure.Spread(2, 5, 8)
+    assert timing.flops(lambda: [torch.conv2d(image, kernel)]) == 2 * 4 * 16 * 2 * 9
+    assert timing.peak_bytes(lambda: [torch.empty(1000), torch.empty(500)], CPU) == pytest.approx(6000, abs=128)
+    assert timing.Spread.of([float(i) for i in range(11)]) == timing.Spread(2, 5, 8)
 
 
 def test_a_turn_repeats_short_steps(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -387,8 +371,8 @@ def test_a_turn_repeats_short_steps(monkeypatch: pytest.MonkeyPatch) -> None:
         calls.append(1)
         return []
 
-    monkeypatch.setattr(measure, "perf_counter", lambda: now[0])
-    spread = measure.interleaved({"a": step}, CPU, rounds=3, least_s=0.01)["a"]
+    monkeypatch.setattr(timing, "perf_counter", lambda: now[0])
+    spread = timing.interleaved({"a": step}, CPU, rounds=3, least_s=0.01)["a"]
     assert spread.p50 == pytest.approx(0.001) and len(calls) == 2 + 3 * 10
 
 
@@ -411,7 +395,7 @@ def test_time_that_is_up_leaves_cases_out_and_says_so() -> None:
 def test_interleaving() -> None:
     order: list[str] = []
     steps: dict[str, Any] = {name: (lambda name=name: order.append(name)) for name in "ab"}
-    spreads = measure.interleaved(steps, CPU, rounds=3, least_s=0)
+    spreads = timing.interleaved(steps, CPU, rounds=3, least_s=0)
     assert order[-6:] == ["a", "b", "b", "a", "a", "b"] and set(spreads) == {"a", "b"}
 
 

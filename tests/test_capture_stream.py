@@ -11,9 +11,14 @@ import torch
 from fake_cuda import FakeCuda
 from test_bench import QUICK, quiet, row
 
-from munit_fast.bench import SETS, Case, blocks, contenders, measure, ops, runner
-from munit_fast.bench.contenders import Contender, Work, in_graph
-from munit_fast.bench.rows import Row
+from munit_fast.benchmarks import SETS, Case
+from munit_fast.benchmarks import contenders_networks
+from munit_fast.benchmarks import contenders
+from munit_fast.benchmarks import timing
+from munit_fast.benchmarks import contenders_ops
+from munit_fast.benchmarks import runner
+from munit_fast.benchmarks.contenders import Contender, Work, in_graph
+from munit_fast.benchmarks.rows import Row
 from munit_fast.train.cuda_graph import capture_stream
 
 GPU = torch.device("cuda", 0)
@@ -38,7 +43,7 @@ def forwards(cuda: FakeCuda, monkeypatch: pytest.MonkeyPatch) -> list[Any]:
 
         return made(on_stream, *rest)
 
-    for module in (ops, blocks):
+    for module in (contenders_ops, contenders_networks):
         monkeypatch.setattr(module, "differentiable", watched)
     return streams
 
@@ -51,7 +56,7 @@ def run(monkeypatch: pytest.MonkeyPatch, case: Case) -> tuple[list[Row], list[st
         return [c for c in real(case, torch.device("cpu")) if not c.compiled]
 
     def timed(steps: Any, *_: Any, **__: Any) -> Any:
-        return {name: step() and measure.Spread(1, 1, 1) for name, step in steps.items()}
+        return {name: step() and timing.Spread(1, 1, 1) for name, step in steps.items()}
 
     def made(case: Case, c: Contender, spread: Any, where: Any, options: Any, extras: Any) -> Any:
         return row(implementation=c.implementation, layout=c.layout, graph=c.graph, failure=extras["failure"])
@@ -61,7 +66,7 @@ def run(monkeypatch: pytest.MonkeyPatch, case: Case) -> tuple[list[Row], list[st
         runner.machine, "describe", lambda device: dict.fromkeys(("device", "torch", "threads", "commit"))
     )
     monkeypatch.setattr(runner, "_extras", lambda *_: {"flops": None, "failure": None})
-    monkeypatch.setattr(measure, "interleaved", timed)
+    monkeypatch.setattr(timing, "interleaved", timed)
     monkeypatch.setattr(runner, "_row", made)
     monkeypatch.setattr(runner, "_words", str)
     return runner.run([case], replace(QUICK, device=GPU), quiet())

@@ -14,7 +14,7 @@ import pytest
 import torch
 from interpreter import why_not_interpreted
 
-from munit_fast.bench import rows
+from munit_fast.benchmarks import rows
 
 ROOT = Path(__file__).parent.parent
 

@@ -16,8 +16,9 @@ from test_bench import QUICK, quiet
 import munit_fast as mf
 from munit_fast import demo, translate
 from munit_fast.train import trainer
-from munit_fast.bench import SETS, runner
-from munit_fast.bench.contenders import Contender, Work
+from munit_fast.benchmarks import SETS
+from munit_fast.benchmarks import runner
+from munit_fast.benchmarks.contenders import Contender, Work
 from munit_fast.utils.cudnn import tuned_convolutions
 from munit_fast.train import loop as training
 from munit_fast.translate import TUNED_SIZES, TranslateOptions, translate_files

@@ -14,7 +14,7 @@ from torch import Tensor
 from munit_fast import functional as F
 from munit_fast import make_config, reference
 from munit_fast.train import trainer as trainers
-from munit_fast.bench.measure import peak_bytes
+from munit_fast.benchmarks.timing import peak_bytes
 
 needs_gpu = [
     pytest.mark.gpu,

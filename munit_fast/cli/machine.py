@@ -86,8 +86,8 @@ def bench(
     ),
 ) -> None:
     """Time munit-fast against every baseline, in turns; a correctness check runs before every timing."""
-    from munit_fast import bench as suite
-    from munit_fast.bench import office
+    from munit_fast import benchmarks as suite
+    from munit_fast.benchmarks import office
 
     console = Console()
     if report and compare is not None:

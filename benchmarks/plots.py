@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from munit_fast.bench.rows import Machine, Row
-from munit_fast.bench.summary import Summary, by_machine, complete
+from munit_fast.benchmarks.rows import Machine, Row
+from munit_fast.benchmarks.summary import Summary, by_machine, complete
 from munit_fast.io.atomic import atomic_write_bytes
 
 ALT = {

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from munit_fast.bench.contenders import OURS, PUBLISHED
-from munit_fast.bench.rows import Machine, Row
+from munit_fast.benchmarks.contenders import OURS, PUBLISHED
+from munit_fast.benchmarks.rows import Machine, Row
 
 
 @dataclass(frozen=True)

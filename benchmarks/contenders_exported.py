@@ -21,7 +21,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from munit_fast.bench.contenders import ONNX_RUNTIME, OPENVINO, Unavailable
+from munit_fast.benchmarks.contenders import ONNX_RUNTIME, OPENVINO, Unavailable
 from munit_fast.models.munit import MUNIT
 from munit_fast.reference.layers import AdaptiveInstanceNorm2d
 

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from munit_fast.bench.cases import DTYPES
+from munit_fast.benchmarks.cases import DTYPES
 from munit_fast.train.cuda_graph import WARM_UP, capture, capture_stream
 
 OURS = "munit_fast"

@@ -10,23 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from munit_fast import MUNIT, make_config, reference
-from munit_fast.bench import exported
-from munit_fast.bench.cases import STYLES, Case
-from munit_fast.bench.contenders import (
-    COMPILED,
-    FROZEN,
-    LAYOUTS,
-    ONNX_RUNTIME,
-    OPENVINO,
-    OURS,
-    PUBLISHED,
-    Contender,
-    Work,
-    autocast,
-    compiled,
-    frozen,
-    placed,
-)
+from munit_fast.benchmarks import contenders_exported
+from munit_fast.benchmarks.cases import STYLES, Case
+from munit_fast.benchmarks.contenders import COMPILED, FROZEN, LAYOUTS, ONNX_RUNTIME, OPENVINO, OURS, PUBLISHED, Contender, Work, autocast, compiled, frozen, placed
 from munit_fast.train.cuda_graph import WARM_UP, StepGraph
 from munit_fast.train.trainer import MUNIT_Trainer
 
@@ -239,12 +225,12 @@ def translation_contenders(case: Case, device: torch.device) -> list[Contender]:
 
     @cache
     def program() -> bytes:
-        return exported.export(*material("reference"))
+        return contenders_exported.export(*material("reference"))
 
     def foreign(implementation: str, layout: str, precision: str) -> Work:
-        exported.require(implementation)
+        contenders_exported.require(implementation)
         _, x, codes = material("reference")
-        run = exported.load(implementation, precision, program(), torch.get_num_threads())
+        run = contenders_exported.load(implementation, precision, program(), torch.get_num_threads())
         repeated = codes.repeat(case.batch, 1)
         return Work(lambda: [run(x, repeated).unflatten(0, (case.batch, -1))])
 
@@ -261,7 +247,7 @@ def translation_contenders(case: Case, device: torch.device) -> list[Contender]:
         Contender(
             name,
             layout,
-            lambda w=(name, layout, precision): (foreign if w[0] in exported.PACKAGES else work)(*w),  # type: ignore[misc]
+            lambda w=(name, layout, precision): (foreign if w[0] in contenders_exported.PACKAGES else work)(*w),  # type: ignore[misc]
             precision=None if precision == case.dtype else precision,
         )
         for name, layout, precision in ways

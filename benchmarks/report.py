@@ -8,11 +8,11 @@ from dataclasses import asdict
 from pathlib import Path
 from statistics import geometric_mean
 
-from munit_fast.bench import plots
-from munit_fast.bench.cases import HEADLINES, STYLES, Case
-from munit_fast.bench.contenders import COMPILED, FROZEN, ONNX_RUNTIME, OPENVINO, PUBLISHED
-from munit_fast.bench.rows import Machine, Row, load
-from munit_fast.bench.summary import Summary, by_machine, complete, summarize
+from munit_fast.benchmarks import plots
+from munit_fast.benchmarks.cases import HEADLINES, STYLES, Case
+from munit_fast.benchmarks.contenders import COMPILED, FROZEN, ONNX_RUNTIME, OPENVINO, PUBLISHED
+from munit_fast.benchmarks.rows import Machine, Row, load
+from munit_fast.benchmarks.summary import Summary, by_machine, complete, summarize
 from munit_fast.io.atomic import atomic_write_bytes
 
 NONE = "–"  # where a figure does not apply or was not measured

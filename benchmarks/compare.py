@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from math import exp, log, sqrt
 from statistics import fmean, pvariance
 
-from munit_fast.bench.rows import Row
-from munit_fast.bench.summary import Summary, summarize
+from munit_fast.benchmarks.rows import Row
+from munit_fast.benchmarks.summary import Summary, summarize
 
 
 @dataclass(frozen=True)

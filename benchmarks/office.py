@@ -10,12 +10,12 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from munit_fast.bench import compare as comparison
-from munit_fast.bench import rows
-from munit_fast.bench.cases import LEVELS, Case
-from munit_fast.bench.report import write_report
-from munit_fast.bench.runner import BenchOptions, run
-from munit_fast.bench.summary import complete
+from munit_fast.benchmarks import compare as comparison
+from munit_fast.benchmarks import rows
+from munit_fast.benchmarks.cases import LEVELS, Case
+from munit_fast.benchmarks.report import write_report
+from munit_fast.benchmarks.runner import BenchOptions, run
+from munit_fast.benchmarks.summary import complete
 
 
 def measure(cases: Sequence[Case], options: BenchOptions, console: Console) -> None:

@@ -5,7 +5,7 @@ numbers and lets `measure` time them in turns, in one process; `rows` keeps what
 tables and plots from committed rows, and `compare` says what changed.
 """
 
-from munit_fast.bench.cases import LEVELS, SETS, Case, select
-from munit_fast.bench.runner import BenchOptions, run
+from munit_fast.benchmarks.cases import LEVELS, SETS, Case, select
+from munit_fast.benchmarks.runner import BenchOptions, run
 
 __all__ = ["LEVELS", "SETS", "BenchOptions", "Case", "run", "select"]

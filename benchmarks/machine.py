@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from munit_fast.ops import native
-from munit_fast.bench.measure import seconds_per_call
+from munit_fast.benchmarks.timing import seconds_per_call
 from munit_fast.doctor import cpu_model, gpu_driver
 from munit_fast.utils.env import commit_override
 from munit_fast.amp import cpu_features

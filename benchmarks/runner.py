@@ -16,21 +16,16 @@ import torch
 from rich.console import Console
 from torch import Tensor
 
-from munit_fast.bench import blocks, machine, measure, models, ops
-from munit_fast.bench.cases import DTYPES, LOSSES, Case
-from munit_fast.bench.contenders import (
-    COMPILED,
-    FROZEN,
-    MAX_AUTOTUNE,
-    PUBLISHED,
-    Contender,
-    Unavailable,
-    Work,
-    in_graph,
-)
-from munit_fast.bench.measure import Spread
-from munit_fast.bench.rows import Row, append
-from munit_fast.bench.summary import Summary, summarize
+from munit_fast.benchmarks import contenders_networks
+from munit_fast.benchmarks import machine
+from munit_fast.benchmarks import timing
+from munit_fast.benchmarks import contenders_training
+from munit_fast.benchmarks import contenders_ops
+from munit_fast.benchmarks.cases import DTYPES, LOSSES, Case
+from munit_fast.benchmarks.contenders import COMPILED, FROZEN, MAX_AUTOTUNE, PUBLISHED, Contender, Unavailable, Work, in_graph
+from munit_fast.benchmarks.timing import Spread
+from munit_fast.benchmarks.rows import Row, append
+from munit_fast.benchmarks.summary import Summary, summarize
 from munit_fast.train.cuda_graph import capture_stream
 from munit_fast.utils.cudnn import tuned_convolutions
 
@@ -139,7 +134,7 @@ def _let_compile_fail_loudly() -> None:
 
 
 def _missing(cases: Sequence[Case], output: Path, where: dict[str, Any]) -> list[Case]:
-    from munit_fast.bench.rows import parse
+    from munit_fast.benchmarks.rows import parse
 
     here = ("device", "threads", "torch", "commit")
     done = {
@@ -168,14 +163,14 @@ def _words(s: Summary) -> str:
 def contenders(case: Case, device: torch.device) -> list[Contender]:
     """Every way to do a case's work on a device, without the CUDA graphs that are captures of another's step."""
     if case.level == "training":
-        return models.training_contenders(case, device)
+        return contenders_training.training_contenders(case, device)
     if case.level == "translation":
-        return models.translation_contenders(case, device)
+        return contenders_training.translation_contenders(case, device)
     if case.level in ("block", "network"):
-        return blocks.block_contenders(case, device)
+        return contenders_networks.block_contenders(case, device)
     if case.name in LOSSES:
-        return ops.loss_contenders(case, device)
-    return ops.epilogue_contenders(case, device)
+        return contenders_ops.loss_contenders(case, device)
+    return contenders_ops.epilogue_contenders(case, device)
 
 
 class _Ready:
@@ -187,7 +182,7 @@ class _Ready:
         self.extras: dict[Contender, dict[str, Any]] = {}
         self.failed: list[Row] = []
         self.unavailable: list[Row] = []  # those of the failed that only another machine could time
-        self.expected: Sequence[Tensor] | None = ops.expected(case) if case.name in ops.SPECS else None
+        self.expected: Sequence[Tensor] | None = contenders_ops.expected(case) if case.name in contenders_ops.SPECS else None
 
     def add(self, contender: Contender, make: Callable[[], Work]) -> None:
         """Build and check one. A baseline that cannot run here is a result too."""
@@ -231,7 +226,7 @@ def _measured(case: Case, options: BenchOptions, where: dict[str, Any]) -> tuple
     states = ("warm", "cold") if device.type == "cuda" and case.level == "op" else (None,)
     rows = []
     for state in states:
-        spreads = measure.interleaved(steps, device, options.rounds, options.least_s, cold=state == "cold")
+        spreads = timing.interleaved(steps, device, options.rounds, options.least_s, cold=state == "cold")
         l2 = {"l2": state or ("warm" if device.type == "cuda" else None)}
         rows += [_row(case, c, spreads[str(c)], where, options, ready.extras[c] | l2) for c in ready.works]
     return [*rows, *ready.failed], ready.unavailable
@@ -268,11 +263,11 @@ def _extras(case: Case, contender: Contender, work: Work, device: torch.device) 
     # Counting would break a compiled function's graph, and sees nothing of a CUDA graph's: see _share_flops.
     counted = case.level != "op" and not (contender.compiled or contender.graph or contender.foreign)
     return _NOTHING | {
-        "bytes": ops.minimal_bytes(case) if case.level == "op" else None,
-        "flops": measure.flops(work.step) if counted else None,
-        "peak_bytes": None if hidden else measure.peak_bytes(work.step, device),
+        "bytes": contenders_ops.minimal_bytes(case) if case.level == "op" else None,
+        "flops": timing.flops(work.step) if counted else None,
+        "peak_bytes": None if hidden else timing.peak_bytes(work.step, device),
         "state_bytes": work.state_bytes,
-        "launches": measure.launches(work.step, device),
+        "launches": timing.launches(work.step, device),
     }
 
 
