@@ -18,7 +18,7 @@ import sys
 import sysconfig
 from pathlib import Path
 
-from setuptools import Extension, setup
+from setuptools import Extension, find_packages, setup
 from setuptools.command.build_ext import build_ext
 
 ROOT = Path(__file__).resolve().parent
@@ -187,7 +187,7 @@ class BuildNative(build_ext):
         wanted = switch("MUNIT_FAST_NATIVE")
         target = Path(self.get_ext_fullpath(self.extensions[0].name)).resolve()
         target.parent.mkdir(parents=True, exist_ok=True)
-        reason = target.with_name("_C.missing.txt")  # munit_fast/native.py reads it
+        reason = target.with_name("_C.missing.txt")  # munit_fast/ops/native.py reads it
         reason.unlink(missing_ok=True)
         try:
             if wanted == "0":
@@ -239,4 +239,8 @@ class BuildNative(build_ext):
         print(run(ninja, "-C", str(folder), *(["-v"] if self.verbose > 1 else [])))
 
 
-setup(ext_modules=[Extension("munit_fast._C", SOURCES)], cmdclass={"build_ext": BuildNative})
+setup(
+    packages=[*find_packages(include=["munit_fast*"]), "munit_fast.benchmarks", "munit_fast.kernels"],  # of package_dir
+    ext_modules=[Extension("munit_fast._C", SOURCES)],
+    cmdclass={"build_ext": BuildNative},
+)

@@ -10,9 +10,20 @@ import torch
 from torch import Tensor, nn
 
 from munit_fast import reference
-from munit_fast.models import networks
 from munit_fast.benchmarks.cases import Case
-from munit_fast.benchmarks.contenders import COMPILED, LAYOUTS, OURS, PUBLISHED, Contender, Work, autocast, compiled, differentiable, placed
+from munit_fast.benchmarks.contenders import (
+    COMPILED,
+    LAYOUTS,
+    OURS,
+    PUBLISHED,
+    Contender,
+    Work,
+    autocast,
+    compiled,
+    differentiable,
+    placed,
+)
+from munit_fast.models import networks
 from munit_fast.ops.fused_conv import convolution
 from munit_fast.reference.layers import Conv2dBlock, ResBlock
 

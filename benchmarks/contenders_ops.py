@@ -11,7 +11,18 @@ from torch import Tensor
 
 from munit_fast import functional as MF
 from munit_fast.benchmarks.cases import DTYPES, EPILOGUES, LOSSES, Case
-from munit_fast.benchmarks.contenders import BATCH_NORM, COMPILED, GROUP_NORM, LAYOUTS, OURS, PUBLISHED, Contender, Work, compiled, differentiable
+from munit_fast.benchmarks.contenders import (
+    BATCH_NORM,
+    COMPILED,
+    GROUP_NORM,
+    LAYOUTS,
+    OURS,
+    PUBLISHED,
+    Contender,
+    Work,
+    compiled,
+    differentiable,
+)
 
 # Timed beside what "auto" takes, to see whether it chooses well (munit_fast/ops/backends/choice.py).
 BACKENDS_OF = {"cuda": ("triton", "cuda")}

@@ -12,7 +12,21 @@ from torch import Tensor, nn
 from munit_fast import MUNIT, make_config, reference
 from munit_fast.benchmarks import contenders_exported
 from munit_fast.benchmarks.cases import STYLES, Case
-from munit_fast.benchmarks.contenders import COMPILED, FROZEN, LAYOUTS, ONNX_RUNTIME, OPENVINO, OURS, PUBLISHED, Contender, Work, autocast, compiled, frozen, placed
+from munit_fast.benchmarks.contenders import (
+    COMPILED,
+    FROZEN,
+    LAYOUTS,
+    ONNX_RUNTIME,
+    OPENVINO,
+    OURS,
+    PUBLISHED,
+    Contender,
+    Work,
+    autocast,
+    compiled,
+    frozen,
+    placed,
+)
 from munit_fast.train.cuda_graph import WARM_UP, StepGraph
 from munit_fast.train.trainer import MUNIT_Trainer
 

@@ -14,11 +14,11 @@ from typing import Any
 
 import torch
 
-from munit_fast.ops import native
+from munit_fast.amp import cpu_features
 from munit_fast.benchmarks.timing import seconds_per_call
 from munit_fast.doctor import cpu_model, gpu_driver
+from munit_fast.ops import native
 from munit_fast.utils.env import commit_override
-from munit_fast.amp import cpu_features
 from munit_fast.utils.version import __version__
 
 # What decides how fast a CPU multiplies in float32 and bfloat16, as /proc/cpuinfo spells it on x86 and ARM.

@@ -16,16 +16,21 @@ import torch
 from rich.console import Console
 from torch import Tensor
 
-from munit_fast.benchmarks import contenders_networks
-from munit_fast.benchmarks import machine
-from munit_fast.benchmarks import timing
-from munit_fast.benchmarks import contenders_training
-from munit_fast.benchmarks import contenders_ops
+from munit_fast.benchmarks import contenders_networks, contenders_ops, contenders_training, machine, timing
 from munit_fast.benchmarks.cases import DTYPES, LOSSES, Case
-from munit_fast.benchmarks.contenders import COMPILED, FROZEN, MAX_AUTOTUNE, PUBLISHED, Contender, Unavailable, Work, in_graph
-from munit_fast.benchmarks.timing import Spread
+from munit_fast.benchmarks.contenders import (
+    COMPILED,
+    FROZEN,
+    MAX_AUTOTUNE,
+    PUBLISHED,
+    Contender,
+    Unavailable,
+    Work,
+    in_graph,
+)
 from munit_fast.benchmarks.rows import Row, append
 from munit_fast.benchmarks.summary import Summary, summarize
+from munit_fast.benchmarks.timing import Spread
 from munit_fast.train.cuda_graph import capture_stream
 from munit_fast.utils.cudnn import tuned_convolutions
 
@@ -182,7 +187,9 @@ class _Ready:
         self.extras: dict[Contender, dict[str, Any]] = {}
         self.failed: list[Row] = []
         self.unavailable: list[Row] = []  # those of the failed that only another machine could time
-        self.expected: Sequence[Tensor] | None = contenders_ops.expected(case) if case.name in contenders_ops.SPECS else None
+        self.expected: Sequence[Tensor] | None = (
+            contenders_ops.expected(case) if case.name in contenders_ops.SPECS else None
+        )
 
     def add(self, contender: Contender, make: Callable[[], Work]) -> None:
         """Build and check one. A baseline that cannot run here is a result too."""

@@ -12,8 +12,8 @@ from pytest_benchmark.fixture import BenchmarkFixture
 
 from munit_fast.benchmarks import SETS, Case, select
 from munit_fast.benchmarks.contenders import PUBLISHED
-from munit_fast.benchmarks.machine import keep_freed_memory
 from munit_fast.benchmarks.contenders_ops import SPECS, expected
+from munit_fast.benchmarks.machine import keep_freed_memory
 from munit_fast.benchmarks.runner import check, contenders
 
 keep_freed_memory()

@@ -14,8 +14,8 @@ from munit_fast.utils.version import __version__
 
 if TYPE_CHECKING:
     from munit_fast.accelerate import accelerate
-    from munit_fast.io.checkpoints import CheckpointError
     from munit_fast.config import Config, ConfigError, load_config, make_config
+    from munit_fast.io.checkpoints import CheckpointError
     from munit_fast.models.munit import MUNIT, UNIT
     from munit_fast.ops.native import native_error
     from munit_fast.train.trainer import MUNIT_Trainer, UNIT_Trainer
@@ -23,17 +23,17 @@ if TYPE_CHECKING:
 # Names are imported when they are first used: the commands set up the environment of OpenMP before torch is
 # imported, and `munit-fast --help` answers at once.
 _HOMES = {
-    "CheckpointError": "checkpoint",
+    "CheckpointError": "io.checkpoints",
     "Config": "config",
     "ConfigError": "config",
-    "MUNIT": "model",
-    "MUNIT_Trainer": "trainers",
-    "UNIT": "model",
-    "UNIT_Trainer": "trainers",
+    "MUNIT": "models.munit",
+    "MUNIT_Trainer": "train.trainer",
+    "UNIT": "models.munit",
+    "UNIT_Trainer": "train.trainer",
     "accelerate": "accelerate",
     "load_config": "config",
     "make_config": "config",
-    "native_error": "native",
+    "native_error": "ops.native",
 }
 
 __all__ = [
@@ -52,12 +52,12 @@ __all__ = [
 ]
 
 
-_MODULES = ("functional", "networks", "nn", "reference")
+_MODULES = {"functional": "functional", "networks": "models.networks", "nn": "nn", "reference": "reference"}
 
 
 def __getattr__(name: str) -> Any:
     if name in _MODULES:
-        return import_module(f"munit_fast.{name}")
+        return import_module(f"munit_fast.{_MODULES[name]}")
     if name not in _HOMES:
         raise AttributeError(f"module 'munit_fast' has no attribute {name!r}")
     value = getattr(import_module(f"munit_fast.{_HOMES[name]}"), name)

@@ -16,16 +16,25 @@ from torch import Tensor
 from munit_fast.config import Config, make_config
 from munit_fast.data import make_grid, prepare_openmoji, save_image
 from munit_fast.data.prepare.openmoji import ATTRIBUTION
-from munit_fast.evaluate.run.run import EvaluateOptions, Files, TestSet, evaluate_model, open_test_set, show, write_json
-from munit_fast.evaluate.run.metrics import Evaluation
-from munit_fast.evaluate.run.metrics.evaluation import TO_COLOUR, TO_LINES
+from munit_fast.evaluate.metrics import Evaluation
+from munit_fast.evaluate.metrics.evaluation import TO_COLOUR, TO_LINES
+from munit_fast.evaluate.run import EvaluateOptions, Files, TestSet, evaluate_model, open_test_set, show, write_json
 from munit_fast.models.munit import MUNIT
-from munit_fast.utils.cudnn import tuned_convolutions
-from munit_fast.train.trainer import MUNIT_Trainer
+from munit_fast.pages.web import (
+    DemoReport,
+    DrawingRow,
+    GuidedExample,
+    HowMade,
+    LinesExample,
+    Showcase,
+    StyleStrip,
+    write_demo_page,
+)
 from munit_fast.train import TrainOptions, TrainResult, train
 from munit_fast.train.speed import choose_threads, measure_speed
+from munit_fast.train.trainer import MUNIT_Trainer
 from munit_fast.translate import style_path
-from munit_fast.pages.web import DemoReport, DrawingRow, GuidedExample, HowMade, LinesExample, Showcase, StyleStrip, write_demo_page
+from munit_fast.utils.cudnn import tuned_convolutions
 
 PRETRAINED = "openmoji-lines2color"
 STYLES = 6

@@ -27,9 +27,9 @@ from rich.table import Table
 from torch import Tensor
 
 from munit_fast import functional
+from munit_fast.amp import BF16_FEATURES, Workload, bf16_hardware, cpu_features, measure
 from munit_fast.ops import native
 from munit_fast.ops.backends import BACKENDS, automatic
-from munit_fast.amp import BF16_FEATURES, Workload, bf16_hardware, cpu_features, measure
 from munit_fast.reference import epilogue as formulas
 from munit_fast.reference import losses
 from munit_fast.utils.version import __version__

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from munit_fast.amp import Workload, amp_dtype, autocast
 from munit_fast.config import Config
 from munit_fast.data import (
     ImageError,
@@ -24,7 +25,6 @@ from munit_fast.data import (
 from munit_fast.data.images import SAVED_FORMATS
 from munit_fast.io.atomic import safe_name, write_error
 from munit_fast.models.munit import MUNIT, UNIT, Direction
-from munit_fast.amp import Workload, amp_dtype, autocast
 from munit_fast.utils.cudnn import tuned_convolutions
 
 TUNED_SIZES = 4  # of batches; a folder that has more may have a new one in every batch

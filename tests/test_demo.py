@@ -12,8 +12,8 @@ from PIL import Image
 from rich.console import Console
 
 from munit_fast import demo
-from munit_fast.train import cuda_graph
 from munit_fast.data import prepare_openmoji
+from munit_fast.train import cuda_graph
 from munit_fast.train import speed as speed_module
 
 

@@ -16,8 +16,7 @@ import torch
 from rich.console import Console
 
 from munit_fast import cli, doctor
-from munit_fast.ops import native
-from munit_fast.ops import backends
+from munit_fast.ops import backends, native
 from munit_fast.ops.options import ACTIVATIONS, PAD_MODES
 
 ISAS = native.module.available_isas() if native.module is not None else []

@@ -19,8 +19,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from munit_fast.data import decode_image, list_images, to_model_range
+from munit_fast.evaluate.metrics import FeatureExtractor, diversity, kid
 from munit_fast.io.atomic import atomic_write_bytes
-from munit_fast.evaluate.run.metrics import FeatureExtractor, diversity, kid
 
 STYLES = 6
 MANY = 200  # colours, to draw one for each region from

@@ -213,8 +213,8 @@ def evaluate(
     """Measure a checkpoint on the test pictures of its configuration, or a folder of translations."""
     from rich.progress import Progress
 
-    from munit_fast.evaluate.run import run as office
     from munit_fast.config import load_config
+    from munit_fast.evaluate import run as office
     from munit_fast.models.munit import TRANSLATORS
 
     names = {"auto": None, "none": ()}.get(also, [name.strip() for name in also.split(",")])

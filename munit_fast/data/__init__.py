@@ -1,15 +1,13 @@
 """Image files in, batches out.
 
-``images`` decodes, resizes and saves single images, ``grid`` joins several; ``listing`` finds them; ``datasets``
-holds the images of a domain; ``batches`` draws endless unpaired training batches from two domains. ``openmoji`` and
-``edges`` prepare complete data sets in the folder layout trainA, trainB, testA, testB; ``writing`` sees to it that such
-a folder appears whole or not at all.
+``images`` decodes, resizes and saves single images, ``grid`` joins several; ``image_lists`` finds them; ``datasets``
+holds the images of a domain; ``unpaired`` draws endless unpaired training batches from two domains. ``prepare``
+makes complete data sets in the folder layout trainA, trainB, testA, testB.
 """
 
-from munit_fast.data.unpaired import UnpairedBatches
 from munit_fast.data.datasets import ImageSet, centre_crop, display_images
-from munit_fast.data.prepare.edges import prepare_edges
 from munit_fast.data.grid import make_grid
+from munit_fast.data.image_lists import list_images, read_list
 from munit_fast.data.images import (
     IMAGE_EXTENSIONS,
     MAX_PIXELS,
@@ -19,9 +17,10 @@ from munit_fast.data.images import (
     save_image,
     to_model_range,
 )
-from munit_fast.data.image_lists import list_images, read_list
+from munit_fast.data.prepare.edges import prepare_edges
 from munit_fast.data.prepare.openmoji import prepare_openmoji
 from munit_fast.data.prepare.writing import DatasetError
+from munit_fast.data.unpaired import UnpairedBatches
 
 __all__ = [
     "IMAGE_EXTENSIONS",

@@ -20,8 +20,8 @@ import torch.nn.functional as F
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
-from munit_fast.utils import env
 from munit_fast.io.atomic import atomic_write_bytes
+from munit_fast.utils import env
 
 Array = npt.NDArray[Any]
 

@@ -1,1 +1,1 @@
-"""TODO."""
+"""Metrics of a trained model on a test set."""

@@ -15,15 +15,25 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
+from munit_fast.amp import Workload, amp_dtype, autocast
 from munit_fast.config import Config
 from munit_fast.data import ImageError, ImageSet, centre_crop, list_images
-from munit_fast.io.atomic import atomic_write_bytes
-from munit_fast.evaluate.run.metrics import Batch, Direction, Evaluation, EvaluationRow, FeatureExtractor, Pictures, is_drawing, measure, outside
-from munit_fast.evaluate.run.metrics.evaluation import INPUTS_PER_STEP, Extractor
-from munit_fast.evaluate.run.metrics.table import COPY
-from munit_fast.models.munit import MUNIT, UNIT
-from munit_fast.amp import Workload, amp_dtype, autocast
 from munit_fast.data.sources import has_images, image_folder, image_paths
+from munit_fast.evaluate.metrics import (
+    Batch,
+    Direction,
+    Evaluation,
+    EvaluationRow,
+    FeatureExtractor,
+    Pictures,
+    is_drawing,
+    measure,
+    outside,
+)
+from munit_fast.evaluate.metrics.evaluation import INPUTS_PER_STEP, Extractor
+from munit_fast.evaluate.metrics.table import COPY
+from munit_fast.io.atomic import atomic_write_bytes
+from munit_fast.models.munit import MUNIT, UNIT
 from munit_fast.translate import random_styles
 from munit_fast.utils.version import __version__
 

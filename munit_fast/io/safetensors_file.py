@@ -18,9 +18,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from munit_fast.io.checkpoints import CheckpointError, describe_network
 from munit_fast.config import Config, ConfigError, parse_config
 from munit_fast.io.atomic import atomic_write_bytes, printable
+from munit_fast.io.checkpoints import CheckpointError, describe_network
 
 if TYPE_CHECKING:
     from munit_fast.models.munit import MUNIT, UNIT

@@ -9,11 +9,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from munit_fast.models import networks
-from munit_fast.models import pretrained
-from munit_fast.io.checkpoints import CheckpointError, checked_pair, load_pair, load_states
 from munit_fast.config import Config, make_config, smallest_generator_size
+from munit_fast.io.checkpoints import CheckpointError, checked_pair, load_pair, load_states
 from munit_fast.io.safetensors_file import SUFFIX, Portable, read_portable
+from munit_fast.models import networks, pretrained
 
 if TYPE_CHECKING:
     from typing_extensions import Self

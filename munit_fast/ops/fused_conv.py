@@ -12,8 +12,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from munit_fast.ops import upsample_conv
-from munit_fast.ops import narrow_conv
+from munit_fast.ops import narrow_conv, upsample_conv
 from munit_fast.ops.autograd import once_differentiable
 from munit_fast.ops.epilogue import gradients
 from munit_fast.ops.options import Options

@@ -22,7 +22,7 @@ def _why_missing(error: ImportError) -> str:
     if not isinstance(error, ModuleNotFoundError):  # it is there, but for another torch or C++ library
         reason = " ".join(str(error).split())
         return f"munit_fast._C does not load into torch {torch.__version__} ({reason}); install munit-fast again"
-    noted = Path(__file__).with_name("_C.missing.txt")  # written by setup.py
+    noted = Path(__file__).parents[1] / "_C.missing.txt"  # written by setup.py
     reason = " ".join(noted.read_text().split()) if noted.is_file() else "its file is not there"
     return (
         f"munit_fast._C is not built for this Python ({reason}); install a C++20 compiler and then munit-fast again "

@@ -1,7 +1,7 @@
 """Two pages to look at: that of a running training, and the self-contained one of a demonstration.
 
 Both are plain HTML with inline style and inline SVG: no script, no network, light and dark, phone to desktop.
-Jinja2 escapes every value. The text lies in `munit_fast/templates`; here values become what a page can show.
+Jinja2 escapes every value. The text lies in `templates/`; here values become what a page can show.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
+from munit_fast.io.atomic import atomic_write_bytes
 from munit_fast.pages import charts
 from munit_fast.pages.charts import Curve
-from munit_fast.io.atomic import atomic_write_bytes
 
 MAX_DEMO_BYTES = 6_000_000
 JPEG_QUALITY = 90

@@ -11,11 +11,11 @@ from torch import Tensor
 
 from munit_fast.data import UnpairedBatches
 from munit_fast.io.atomic import write_error
-from munit_fast.train.nonfinite import WINDOW, in_a_row
 from munit_fast.reference.files import checkpoint_name, save_atomically
-from munit_fast.train.run_state import run_state
-from munit_fast.train.run_dir import RunFolder
 from munit_fast.train.distributed import Ranks
+from munit_fast.train.nonfinite import WINDOW, in_a_row
+from munit_fast.train.run_dir import RunFolder
+from munit_fast.train.run_state import run_state
 
 _LINES = 20  # of one kind on the screen; the file has all
 _NAMES = 8  # images of a domain that a line names

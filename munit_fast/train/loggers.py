@@ -16,8 +16,8 @@ from torch.utils.tensorboard import SummaryWriter
 
 from munit_fast.data import make_grid
 from munit_fast.io.atomic import FileWriteError, atomic_write_bytes, write_error
-from munit_fast.train.run_dir import RunFolder
 from munit_fast.train.grids import split_samples
+from munit_fast.train.run_dir import RunFolder
 
 
 class LogError(RuntimeError):

@@ -17,23 +17,23 @@ from rich.console import Console
 from rich.text import Text
 from torch import Tensor
 
+from munit_fast.amp import Workload, amp_dtype, resolve
 from munit_fast.config import Config
 from munit_fast.data import ImageSet, UnpairedBatches, display_images
-from munit_fast.amp import Workload, amp_dtype, resolve
-from munit_fast.train.run_state import KEEP, apply_state, find_state, save_published, save_state, state_from_bytes
-from munit_fast.utils.cudnn import tuned_convolutions
-from munit_fast.train.trainer import MUNIT_Trainer, TrainingNoise, UNIT_Trainer
+from munit_fast.data.sources import Sources, open_sources
+from munit_fast.pages.web import TrainingStatus, find_grids, write_training_page
+from munit_fast.train.distributed import Ranks, joined, restarted
 from munit_fast.train.events import Faults
-from munit_fast.train.run_dir import RunFolder, RunFolderError
 from munit_fast.train.grids import write_grids
 from munit_fast.train.loggers import RunLog, import_wandb, peak_memory_mb
 from munit_fast.train.progress import TrainingProgress
-from munit_fast.train.distributed import Ranks, joined, restarted
+from munit_fast.train.run_dir import RunFolder, RunFolderError
+from munit_fast.train.run_state import KEEP, apply_state, find_state, save_published, save_state, state_from_bytes
 from munit_fast.train.signals import StopRequest
-from munit_fast.data.sources import Sources, open_sources
 from munit_fast.train.speed import choose_threads
 from munit_fast.train.summary import BEGIN, END, write_summary
-from munit_fast.pages.web import TrainingStatus, find_grids, write_training_page
+from munit_fast.train.trainer import MUNIT_Trainer, TrainingNoise, UNIT_Trainer
+from munit_fast.utils.cudnn import tuned_convolutions
 
 _PAGE_SECONDS = 60  # the page is written that often, and reloads itself
 

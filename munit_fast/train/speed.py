@@ -11,9 +11,9 @@ from typing import Any
 import torch
 from rich.console import Console
 
+from munit_fast.amp import Workload, convolution
 from munit_fast.config import Config
 from munit_fast.train.cuda_graph import WARM_UP
-from munit_fast.amp import Workload, convolution
 
 _LARGE = 200_000_000  # multiplications of a residual block's convolution, from which on it stands for the iteration
 _ROUNDS = 6

@@ -10,11 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from munit_fast import reference
-from munit_fast.train.nonfinite import SkipRecord, poisoned_if_not_finite
-from munit_fast.train.optim import FusedAdam
-from munit_fast.train.data_parallel import distributed
 from munit_fast.amp import AMP, Workload, amp_dtype, autocast
 from munit_fast.reference.trainers import Hyperparameters, Noise
+from munit_fast.train.data_parallel import distributed
+from munit_fast.train.nonfinite import SkipRecord, poisoned_if_not_finite
+from munit_fast.train.optim import FusedAdam
 
 
 class Stepping(reference.trainers._Trainer):

@@ -11,16 +11,16 @@ import torch
 from torch import Tensor, nn
 
 from munit_fast import reference
-from munit_fast.train import cuda_graph
-from munit_fast.train import losses as objectives
-from munit_fast.train.ema import GeneratorAverage, images_seen
 from munit_fast.io.checkpoints import load_average
-from munit_fast.train.cuda_graph import CaptureError, StepGraph
-from munit_fast.train.nonfinite import finite_statistics
 from munit_fast.models.networks import AdaINGen, Fused, MsImageDis, VAEGen, shared_weights
-from munit_fast.train.losses import Codes, frozen
 from munit_fast.reference.files import checkpoint_name, save_atomically
 from munit_fast.reference.trainers import Hyperparameters, Noise
+from munit_fast.train import cuda_graph
+from munit_fast.train import losses as objectives
+from munit_fast.train.cuda_graph import CaptureError, StepGraph
+from munit_fast.train.ema import GeneratorAverage, images_seen
+from munit_fast.train.losses import Codes, frozen
+from munit_fast.train.nonfinite import finite_statistics
 from munit_fast.train.stepping import Stepping
 
 __all__ = ["MUNIT_Trainer", "UNIT_Trainer"]

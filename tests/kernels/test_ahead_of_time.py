@@ -25,7 +25,7 @@ TARGETS = ("sm_75", "sm_80", "sm_90", "sm_100", "sm_120", "gfx942")
 @pytest.fixture(scope="module")
 def compiled(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     out = tmp_path_factory.mktemp("kernels") / "compiled.json"
-    script = Path(__file__).parent / "compile_kernels.py"
+    script = Path(__file__).parents[1] / "helpers" / "compile_kernels.py"
     environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
     environment["OMP_NUM_THREADS"] = "1"
     done = subprocess.run([sys.executable, script, out], env=environment, capture_output=True, text=True, check=False)

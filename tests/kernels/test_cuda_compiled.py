@@ -13,10 +13,8 @@ from typing import Any
 import pytest
 import torch
 
-from munit_fast.ops import native
-from munit_fast.ops import backends
-from munit_fast.ops.backends import cuda
-from munit_fast.ops.backends import registry
+from munit_fast.ops import backends, native
+from munit_fast.ops.backends import cuda, registry
 from munit_fast.ops.backends.registry import Problem
 
 BUILT = native.module.build_info() if native.module is not None else {"cuda_error": str(native.native_error)}

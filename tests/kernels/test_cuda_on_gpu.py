@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import os
 import shutil
-import statistics
 import subprocess
 import sys
 from collections.abc import Callable
@@ -14,13 +13,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from ops import oracle
-from ops.oracle import Case
 from torch import Tensor
 
+from helpers import oracle
+from helpers.gpu_timing import microseconds, times_of
+from helpers.oracle import Case
 from munit_fast import functional as mf
-from munit_fast.train.cuda_graph import capture, capture_stream
 from munit_fast.ops.backends import cuda, triton
+from munit_fast.train.cuda_graph import capture, capture_stream
 
 HERE = torch.device("cuda", 0)
 WHY_NOT = cuda.why_not(HERE, torch.float32) if torch.cuda.is_available() else "there is no CUDA device"
@@ -193,7 +193,7 @@ def test_the_sanitizer(tool: str) -> None:
     found = [shutil.which("compute-sanitizer"), *(shutil.which(f"{home}/bin/compute-sanitizer") for home in homes)]
     if not any(found):
         pytest.skip("compute-sanitizer is not installed")
-    script = Path(__file__).with_name("cuda_small_cases.py")
+    script = Path(__file__).parents[1] / "helpers" / "cuda_small_cases.py"
     ours = ["--kernel-name", "kernel_substring=munit_fast"]  # torch's own kernels would take most of the time
     command = [next(filter(None, found)), "--tool", tool, *ours, "--error-exitcode", "9", sys.executable, str(script)]
     done = subprocess.run(
@@ -207,44 +207,8 @@ def test_the_sanitizer(tool: str) -> None:
     assert done.returncode == 0 and "all small cases are right" in done.stdout, (done.stdout + done.stderr)[-8000:]
 
 
-def _microseconds(run: Callable[[], object], repeats: int = 20) -> float:
-    """Of one run in a CUDA graph of many, without the launches' time on the host; the median of seven.
-
-    What `run` differentiates must have been computed on the capture stream.
-    """
-    run()
-
-    def runs() -> None:
-        for _ in range(repeats):
-            run()
-
-    graph, _ = capture(runs, HERE)
-    times = []
-    for _ in range(7):
-        begin, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
-        begin.record()
-        graph.replay()
-        end.record()
-        end.synchronize()
-        times.append(1000 * begin.elapsed_time(end) / repeats)
-    return statistics.median(times)
-
-
-def _times(impl: str, op: str, x: Tensor) -> tuple[float, float]:
-    """Microseconds of an epilogue's forward and backward."""
-    function = mf.instance_norm if op == "instance" else mf.layer_norm2d
-    stream = capture_stream(HERE)
-    stream.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(stream):
-        forward = _microseconds(lambda: function(x, act="relu", pad=1, impl=impl))
-        leaf = x.detach().requires_grad_()
-        y = function(leaf, act="relu", pad=1, impl=impl)
-        upstream = torch.randn_like(y)
-        return forward, _microseconds(lambda: torch.autograd.grad(y, leaf, upstream, retain_graph=True))
-
-
 def test_bandwidth(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    """Prints what the table of munit_fast/ops/backends/choice.py is to be made from; asserts no times."""
+    """Prints what the table of munit_fast/ops/backends/registry.py is to be made from; asserts no times."""
     monkeypatch.undo()  # poisoning every result would be timed, too
     lines = [f"{torch.cuda.get_device_name()}, torch {torch.__version__}: µs forward / backward (× the time of a copy)"]
     shapes = ((1, 256, 64), (4, 256, 64), (1, 128, 128), (4, 128, 128), (1, 64, 256))
@@ -253,11 +217,11 @@ def test_bandwidth(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixtur
     for op, (n, c, side), dtype in itertools.product(("instance", "layer"), shapes, DTYPES[:2]):
         x = torch.randn(n, c, side, side, device="cuda").to(dtype).contiguous(memory_format=torch.channels_last)
         target = torch.empty_like(x)
-        copy = _microseconds(lambda x=x, target=target: target.copy_(x))
+        copy = microseconds(lambda x=x, target=target: target.copy_(x))
         cells = [f"copy {copy:.1f}"]
         for impl, how in ways:
             monkeypatch.setattr(cuda, "_way", how)
-            forward, backward = _times(impl, op, x)
+            forward, backward = times_of(impl, op, x)
             cells.append(f"{impl} {how} {forward:.1f} / {backward:.1f} ({forward / copy:.2f} / {backward / copy:.2f})")
         lines.append(f"{op} {n}x{c}x{side}² {str(dtype).removeprefix('torch.')}: " + "; ".join(cells))
     with capsys.disabled():

@@ -8,14 +8,13 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-import simulated
 import torch
-from ops import oracle
-from ops.oracle import Case
-from simulated import A100, BACKWARDS, DEVICES, FORWARDS, H100, PARTLY, RTX50, T4, Margins, Simulator
-from tolerances import tolerance
 from torch import Tensor
 
+from helpers import oracle, simulated
+from helpers.oracle import Case
+from helpers.simulated import A100, BACKWARDS, DEVICES, FORWARDS, H100, PARTLY, RTX50, T4, Margins, Simulator
+from helpers.tolerances import tolerance
 from munit_fast import functional as mf
 from munit_fast.ops import backends
 from munit_fast.ops.backends import cuda

@@ -8,7 +8,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from interpreter import why_not_interpreted
+
+from helpers.interpreter import why_not_interpreted
 
 FOLDER = Path(__file__).parent / "interpreted"
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import kernel_cases as cases
-import kernel_checks as checks
-import loss_cases
 import pytest
 import torch
-from kernel_cases import Case
 from torch import Tensor
+
+from helpers import kernel_cases as cases
+from helpers import kernel_checks as checks
+from helpers import loss_cases
+from helpers.kernel_cases import Case
 
 pytestmark = [
     pytest.mark.gpu,

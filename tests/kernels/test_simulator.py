@@ -5,8 +5,9 @@ from __future__ import annotations
 import ctypes
 
 import pytest
-import simulated
-from simulated import HERE, Simulator
+
+from helpers import simulated
+from helpers.simulated import HERE, Simulator
 
 # As in simt/faults.cpp: what is said, or None where the fault shows in the results.
 FAULTS = {

@@ -12,8 +12,7 @@ import pytest
 import torch
 
 from munit_fast import functional as mf
-from munit_fast.ops import native
-from munit_fast.ops import backends
+from munit_fast.ops import backends, native
 
 from .conftest import ISAS
 

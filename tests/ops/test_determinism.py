@@ -8,9 +8,8 @@ from collections.abc import Iterator
 import pytest
 import torch
 
+from helpers.oracle import DTYPES, LARGE, OPS, Case, make_inputs, run
 from munit_fast import functional as mf
-
-from .oracle import DTYPES, LARGE, OPS, Case, make_inputs, run
 
 SIZES = (((2, 8, 33, 31), "nchw"), ((2, 8, 33, 31), "channels_last"), *LARGE[:5])
 

@@ -11,10 +11,9 @@ import torch
 from torch import Tensor, nn
 from torch.export import Dim
 
+from helpers.oracle import OPS, Case, lay_out, make_inputs, run
 from munit_fast import functional as mf
 from munit_fast import nn as mnn
-
-from .oracle import OPS, Case, lay_out, make_inputs, run
 
 # Autograd is not registered with the dispatcher but written as an autograd.Function around these operators, so they
 # are called without gradients and test_autograd_registration would have nothing to look at.

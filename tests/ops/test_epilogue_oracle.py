@@ -7,12 +7,11 @@ from collections.abc import Iterator
 
 import pytest
 import torch
-from tolerances import tolerance
 
+from helpers.oracle import DTYPES, LARGE, LAYOUTS, OPS, SHAPES, Case, check, errors, grid, lay_out
+from helpers.tolerances import tolerance
 from munit_fast import functional as mf
 from munit_fast.reference import epilogue as formulas
-
-from .oracle import DTYPES, LARGE, LAYOUTS, OPS, SHAPES, Case, check, errors, grid, lay_out
 
 pytestmark = pytest.mark.usefixtures("poisoned")
 

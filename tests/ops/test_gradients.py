@@ -11,10 +11,9 @@ from torch import Tensor
 from torch.autograd import forward_ad
 from torch.utils.checkpoint import checkpoint
 
+from helpers.oracle import OPS, Case, Inputs, make_inputs, run, specification
 from munit_fast import functional as mf
 from munit_fast.ops.options import ACTIVATIONS, PAD_MODES
-
-from .oracle import OPS, Case, Inputs, make_inputs, run, specification
 
 
 def double(*shape: int) -> Tensor:

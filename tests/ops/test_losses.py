@@ -5,12 +5,11 @@ from __future__ import annotations
 import pytest
 import torch
 import torch.nn.functional as F
-from tolerances import tolerance
 from torch import Tensor
 
+from helpers.oracle import DTYPES, lay_out
+from helpers.tolerances import tolerance
 from munit_fast import functional as mf
-
-from .oracle import DTYPES, lay_out
 
 pytestmark = pytest.mark.usefixtures("poisoned")
 

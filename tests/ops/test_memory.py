@@ -14,11 +14,11 @@ import torch
 from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
+from helpers.oracle import DTYPES, LARGE, OPS, SHAPES, Case, check, lay_out, make_inputs, run
 from munit_fast import functional as mf
 from munit_fast.ops.backends import cpu as cpu_backend
 
 from .conftest import BACKENDS
-from .oracle import DTYPES, LARGE, OPS, SHAPES, Case, check, lay_out, make_inputs, run
 
 HERE = Path(__file__).resolve().parent
 
@@ -247,9 +247,9 @@ def test_the_kernels_own_memory_starts_as_garbage(cpu: str) -> None:
     if not sys.platform.startswith("linux"):
         pytest.skip("the filling of fresh memory is glibc's")
     script = (
-        f"import sys; sys.path[:0] = [{str(HERE.parent)!r}, {str(HERE.parent.parent)!r}]\n"
+        f"import sys; sys.path[:0] = [{str(HERE)!r}, {str(HERE.parent)!r}]\n"
         "import torch; torch.set_num_threads(1)\n"
-        "from ops.test_memory import garbage_cases\n"
+        "from test_memory import garbage_cases\n"
         "garbage_cases()\n"
     )
     env = os.environ | {"GLIBC_TUNABLES": "glibc.malloc.perturb=128:glibc.malloc.tcache_count=0"}

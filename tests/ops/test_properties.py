@@ -5,12 +5,11 @@ from __future__ import annotations
 import torch
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
-from tolerances import tolerance
 
+from helpers.oracle import DTYPES, LAYOUTS, OPS, Case, check, lay_out, make_inputs, run
+from helpers.tolerances import tolerance
 from munit_fast import functional as mf
 from munit_fast.ops.options import ACTIVATIONS, PAD_MODES
-
-from .oracle import DTYPES, LAYOUTS, OPS, Case, check, lay_out, make_inputs, run
 
 # The same examples in every run; the fixture (which backend) does not change between them.
 FIXED = settings(

@@ -7,11 +7,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from helpers.oracle import DTYPES, OPS, Case, Inputs, gradients, grid, in_double, make_inputs, specification
 from munit_fast.ops.options import ACTIVATIONS
 from munit_fast.reference import epilogue as formulas
 from munit_fast.reference import layers, losses
-
-from .oracle import DTYPES, OPS, Case, Inputs, gradients, grid, in_double, make_inputs, specification
 
 EXACT = {"rtol": 1e-12, "atol": 1e-12}
 MODULES = {

@@ -8,12 +8,11 @@ import pytest
 import torch
 from torch import Tensor
 
+from helpers.oracle import DTYPES, OPS, Case, Inputs, make_inputs, run
 from munit_fast import functional as mf
 from munit_fast.ops import native
 from munit_fast.ops.options import ACTIVATIONS
 from munit_fast.reference import epilogue as formulas
-
-from .oracle import DTYPES, OPS, Case, Inputs, make_inputs, run
 
 HALVES = (torch.bfloat16, torch.float16)
 

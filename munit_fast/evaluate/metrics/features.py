@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from munit_fast.evaluate.run.metrics.images import check_images, require
+from munit_fast.evaluate.metrics.images import check_images, require
 
 INPUT_SIDE = 224
 # Normalisation of the EfficientNet-Lite training code: (v - 127) / 128 on bytes. With ImageNet's means and

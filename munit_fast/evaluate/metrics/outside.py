@@ -18,8 +18,8 @@ from unittest import mock
 import torch
 from torch import Tensor
 
-from munit_fast.evaluate.run.metrics.evaluation import Batch, Direction, Judge, Pictures, in_steps
-from munit_fast.evaluate.run.metrics.table import EvaluationRow
+from munit_fast.evaluate.metrics.evaluation import Batch, Direction, Judge, Pictures, in_steps
+from munit_fast.evaluate.metrics.table import EvaluationRow
 
 INCEPTION_FILE = "weights-inception-2015-12-05-6726825d.pth"
 ALEXNET_FILE = "alexnet-owt-7be5be79.pth"

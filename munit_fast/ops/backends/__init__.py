@@ -13,8 +13,7 @@ from types import ModuleType
 
 import torch
 
-from munit_fast.ops.backends import cpu, cuda, reference, triton
-from munit_fast.ops.backends import registry
+from munit_fast.ops.backends import cpu, cuda, reference, registry, triton
 from munit_fast.ops.backends.registry import Problem
 
 BACKENDS: dict[str, ModuleType] = {"triton": triton, "cuda": cuda, "cpu": cpu, "reference": reference}

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import kernel_cases as cases
-import kernel_checks as checks
 import pytest
 import torch
-from kernel_cases import Case
 
+from helpers import kernel_cases as cases
+from helpers import kernel_checks as checks
+from helpers.kernel_cases import Case
 from munit_fast.kernels import configs, launch
 from munit_fast.kernels.epilogue import epilogue_backward, epilogue_forward
 from munit_fast.kernels.statistics import statistics

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import loss_cases as cases
 import pytest
 import torch
 
+from helpers import loss_cases as cases
 from munit_fast.kernels import configs
 from munit_fast.kernels.losses import l1_losses_backward, l1_losses_forward, lsgan_loss_backward, lsgan_loss_forward
 

@@ -1,0 +1,122 @@
+"""Everything that only a GPU can say, in one command of less than nine minutes.
+
+Builds in place, runs the tests marked gpu, then the benchmark's gate set, and writes a log, rows and a report.
+
+    make gpu-check                          # OUT=FOLDER for the results, default benchmarks/results
+    make gpu-check GPU_FLAGS=--bench        # only the benchmark, from the first case that has no row yet
+    python benchmarks/scripts/gpu_check.py --smoke  # the same steps on the CPU, small: proves that they run
+
+Needs no network: what is not installed comes from wheels/, which `make gpu-wheels` fills on a machine that has one.
+A step that fails does not stop the next; the exit code is 1 if any failed. The clock stopping the benchmark is no
+failure: what was not measured is said.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from bare_checkout import PLACE, ROOT, place, prepare
+
+BUDGET_S = 500  # with the report and what torch needs to start, under nine minutes
+SHARES = {"build": 0.2, "tests": 0.45}  # of the budget, at most; the benchmark gets what is left
+STOPPED = 124
+
+
+class Steps:
+    """Runs the steps, one log for all, and keeps how they went."""
+
+    def __init__(self, out: Path, budget: float, path: list[str]) -> None:
+        self.out, self.begin, self.budget = out, time.monotonic(), budget
+        paths = os.pathsep.join(p for p in [*path, os.environ.get("PYTHONPATH", "")] if p)
+        self.environment = {**os.environ, "PYTHONPATH": paths, "OMP_WAIT_POLICY": "passive"}
+        self.results: list[dict[str, object]] = []
+
+    @property
+    def left(self) -> float:
+        return self.budget - (time.monotonic() - self.begin)
+
+    def run(self, name: str, command: list[str], limit: float, folder: Path = PLACE, may_stop: bool = False) -> None:
+        """One step, with its children, in `folder`: Python puts that before all other paths."""
+        print(f"== {name} (at most {limit:.0f} s)", flush=True)
+        begin, log = time.monotonic(), self.out / "gpu-check.log"
+        with log.open("a") as file:
+            print(f"== {name}: {' '.join(command)}", file=file, flush=True)
+            start = file.tell()
+            step = subprocess.Popen(
+                command,
+                cwd=folder,
+                env=self.environment,
+                stdout=file,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+            try:
+                code = step.wait(timeout=max(limit, 1))
+            except subprocess.TimeoutExpired:
+                os.killpg(step.pid, signal.SIGKILL)  # compilers and tests that it started, too
+                step.wait()
+                code = STOPPED
+        with log.open(errors="replace") as file:
+            file.seek(start)
+            lines = file.read().splitlines()
+        print("\n".join(lines[-15:]), flush=True)
+        seconds = round(time.monotonic() - begin, 1)
+        passed = code == 0 or (may_stop and code == STOPPED)
+        last = lines[-1] if lines else ""
+        self.results.append({"step": name, "exit_code": code, "passed": passed, "seconds": seconds, "last_line": last})
+        print(f"== {name}: exit code {code} after {seconds} s", flush=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--smoke", action="store_true", help="run on the CPU with the smallest set")
+    parser.add_argument("--bench", action="store_true", help="only the benchmark, where an earlier call left off")
+    parser.add_argument("--out", type=Path, default=Path(os.environ.get("OUT") or ROOT / "benchmarks" / "results"))
+    parser.add_argument("--budget", type=float, default=BUDGET_S, help="seconds for everything")
+    args = parser.parse_args()
+    out: Path = args.out.resolve()
+    out.mkdir(parents=True, exist_ok=True)
+    (out / "gpu-check.log").unlink(missing_ok=True)
+    path = prepare()
+    import torch
+
+    from munit_fast.benchmarks.plots import slug
+
+    if not args.smoke and not torch.cuda.is_available():
+        sys.exit("gpu-check needs an NVIDIA GPU that torch sees; --smoke runs without one, and proves nothing of a GPU")
+    steps, python = Steps(out, args.budget, path), sys.executable
+    name = "smoke" if args.smoke else slug(torch.cuda.get_device_name())
+    if not args.smoke:
+        steps.run("build", [python, "setup.py", "build_ext", "--inplace"], args.budget * SHARES["build"], ROOT)
+        place()
+    if not args.bench:
+        # The smoke run has no tests to run: that each of them is collected is what can be seen without a GPU.
+        pytest = [python, "-m", "pytest", str(ROOT / "tests"), "-m", "gpu", "-q", "-p", "no:cacheprovider"]
+        how = ["--collect-only"] if args.smoke else ["--maxfail=30"]
+        steps.run("tests", [*pytest, *how], args.budget * SHARES["tests"])
+    rows = out / f"{name}.jsonl"
+    bench = [python, "-m", "munit_fast", "bench", "--set", "smoke" if args.smoke else "gate", "--output", str(rows)]
+    bench += (
+        ["--rounds", "2", "--turn", "0", "--no-compile", "--device", "cpu"] if args.smoke else ["--no-max-autotune"]
+    )
+    bench += ["--missing"] if args.bench else []
+    limit = max(steps.left - 15, 30)
+    steps.run("bench", [*bench, "--minutes", f"{(limit - 10) / 60:.2f}"], limit, may_stop=True)
+    report = ["bench", "--report", "--results", str(rows), "--no-summary", "--pages", str(out)]
+    steps.run("report", [python, "-m", "munit_fast", *report], 30)
+    summary = {"device": name, "torch": torch.__version__, "seconds": round(time.monotonic() - steps.begin, 1)}
+    (out / f"{name}-gpu-check.json").write_text(json.dumps(summary | {"steps": steps.results}, indent=1) + "\n")
+    failed = ", ".join(str(step["step"]) for step in steps.results if not step["passed"])
+    print(f"gpu-check: {summary['seconds']} s, " + (f"failed: {failed}" if failed else "all steps passed"))
+    sys.exit(1 if failed else 0)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,611 @@
+"""Hostile configurations, list files, checkpoints and images: each is read, or refused by a clear error of ours.
+
+`make fuzz` gives each loader FUZZ_INPUTS inputs in a process of its own, so that a crash of native code is seen too;
+the input at hand then lies in the folder that is printed. `test_security.py` runs a few of them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import copy
+import faulthandler
+import functools
+import io
+import os
+import pickle
+import resource
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+import warnings
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import yaml
+from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import strategies as st
+from PIL import Image
+from safetensors import safe_open
+from safetensors.torch import save
+
+from munit_fast.config import Config, ConfigError, GeneratorConfig, load_config, make_config
+from munit_fast.data import ImageError, decode_image, read_list
+from munit_fast.io.checkpoints import CheckpointError, load_file, load_pair
+from munit_fast.io.safetensors_file import write_portable
+from munit_fast.models import networks
+from munit_fast.models.munit import MUNIT, from_pretrained
+from munit_fast.train.run_state import checksum, resume_run, run_state
+from munit_fast.train.trainer import MUNIT_Trainer
+
+PIXELS = 2**16
+SECONDS = 10.0  # of processor time for one input
+ROOT = Path(__file__).parents[2]
+GENERATOR = {
+    "dim": 2,
+    "mlp_dim": 4,
+    "style_dim": 2,
+    "n_res": 1,
+    "n_downsample": 1,
+    "activ": "relu",
+    "pad_type": "reflect",
+}
+Target = Callable[[bytes], None]
+
+
+# ---- inputs
+
+_TOKENS = [
+    b"\0",
+    b"\xff" * 8,
+    b"-1",
+    b"\x80\x02",
+    b"9" * 30,
+    b"&a [*a]",
+    b"<<: *a",
+    b"!!python/name:os.system ",
+    b"../",
+    b"\n",
+]
+_step = st.tuples(
+    st.sampled_from(["flip", "set", "insert", "cut", "drop", "copy", "token", "grow"]),
+    st.floats(0, 1, exclude_max=True),
+    st.integers(0, 255),
+    st.integers(1, 64),
+)
+
+
+def mutate(data: bytes, steps: list[tuple[str, float, int, int]]) -> bytes:
+    """Damage bytes a little: places are shares of the length, so that a step means the same for every input."""
+    content = bytearray(data)
+    for kind, place, value, length in steps:
+        at = int(place * (len(content) + 1))
+        if kind == "flip" and at < len(content):
+            content[at] ^= 1 << value % 8
+        elif kind == "set" and at < len(content):
+            content[at] = value
+        elif kind == "insert":
+            content[at:at] = bytes([value]) * length
+        elif kind == "cut":
+            del content[at:]
+        elif kind == "drop":
+            del content[at : at + length]
+        elif kind == "copy":
+            content[at:at] = content[at // 2 : at // 2 + length]
+        elif kind == "token":
+            content[at:at] = _TOKENS[value % len(_TOKENS)]
+        elif kind == "grow":
+            content[at : at + 4] = int(value << 24 | length).to_bytes(4, "big" if value % 2 else "little")
+    return bytes(content)
+
+
+def mutated(seeds: list[bytes]) -> st.SearchStrategy[bytes]:
+    return st.builds(mutate, st.sampled_from(seeds), st.lists(_step, max_size=6))
+
+
+_scalars = (
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats()
+    | st.dates()
+    | st.binary(max_size=8)
+    | st.text(max_size=12)
+    | st.sampled_from([2**63, 10**400, -0.0, "1e400", "0x", "1:1:1", "relu", "sn", "nsgan", "step", "~", "=", "<<"])
+)
+_values = st.recursive(
+    _scalars,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=6,
+)
+
+
+def config_inputs() -> st.SearchStrategy[bytes]:
+    seeds = [path.read_bytes() for path in sorted((ROOT / "configs").glob("*.yaml"))]
+    names = [
+        *Config.model_fields,
+        *(f"gen.{name}" for name in GeneratorConfig.model_fields),
+        "dis.n_layer",
+        "dis.num_scales",
+    ]
+
+    def dump(values: dict[str, Any]) -> bytes:
+        nested: dict[str, Any] = {}
+        for name, value in values.items():
+            section, _, key = name.rpartition(".")
+            (nested.setdefault(section, {}) if section and isinstance(nested.get(section, {}), dict) else nested)[
+                key
+            ] = value
+        return yaml.safe_dump(nested, allow_unicode=True).encode("utf-8", "surrogatepass")
+
+    structured = st.dictionaries(st.sampled_from(names), _values, max_size=5).map(dump)
+    return mutated(seeds) | structured | st.builds(mutate, structured, st.lists(_step, max_size=3))
+
+
+def list_inputs(root: Path) -> st.SearchStrategy[bytes]:
+    lines = [
+        "a.png",
+        "sub/b.png",
+        "sub/../a.png",
+        "../secret.png",
+        "link.png",
+        "loop",
+        "sub",
+        "outside/secret.png",
+        "a.png/x",
+    ]
+    lines += [
+        str(root / "a.png"),
+        str(root.parent / "secret.png"),
+        "/etc/passwd",
+        "./a.png",
+        "",
+        " ",
+        "\0",
+        "a" * 300,
+        "é.png",
+        "~/a.png",
+    ]
+    vocabulary = st.sampled_from(lines) | st.text(max_size=20)
+    text = st.lists(vocabulary, max_size=6).map(lambda names: "\n".join(names).encode("utf-8", "surrogatepass"))
+    return text | st.builds(mutate, text, st.lists(_step, max_size=4))
+
+
+def checkpoint_inputs() -> st.SearchStrategy[bytes]:
+    def saved(obj: Any, legacy: bool = False) -> bytes:
+        buffer = io.BytesIO()
+        torch.save(obj, buffer, _use_new_zipfile_serialization=not legacy)
+        return buffer.getvalue()
+
+    state = networks.AdaINGen(3, GENERATOR).state_dict()
+    pair = {"a": state, "b": state}
+    adam = {
+        "state": {0: {"step": torch.tensor(1.0), "exp_avg": torch.zeros(2)}},
+        "param_groups": [{"lr": 1e-4, "params": [0]}],
+    }
+    small = {"a": dict(list(state.items())[:2]), "b": {}}
+    seeds = [
+        saved(pair),
+        saved(pair, legacy=True),
+        saved({"gen": adam, "dis": adam}),
+        saved(small),
+        saved(small, legacy=True),
+    ]
+    seeds.append(pickle.dumps({"a": {}, "b": {}}))
+
+    def strange(value: torch.Tensor, kind: str) -> Any:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            makers: dict[str, Callable[[], Any]] = {
+                "complex": lambda: value.to(torch.complex64),
+                "int": lambda: value.to(torch.int8),
+                "bool": lambda: value.bool(),
+                "nan": lambda: value * torch.nan,
+                "sparse": lambda: value.to_sparse(),
+                "csr": lambda: torch.ones(2, 2).to_sparse_csr(),
+                "meta": lambda: value.to("meta"),
+                "quantized": lambda: torch.quantize_per_tensor(value.float(), 0.1, 0, torch.qint8),
+                "nested": lambda: torch.nested.nested_tensor([torch.ones(2), torch.ones(3)]),
+                "stride0": lambda: (
+                    torch.zeros(1).expand(value.numel()).reshape(value.shape) if value.numel() else value
+                ),
+                "half": lambda: value.half(),
+                "empty": lambda: torch.empty(0),
+                "scalar": lambda: torch.tensor(1.0),
+                "huge": lambda: torch.zeros(1).expand(2**40),
+                "transposed": lambda: value.mT.contiguous().mT if value.dim() > 1 else value,
+                "number": lambda: 3,
+                "text": lambda: "x",
+                "none": lambda: None,
+                "list": lambda: [value],
+                "parameter": lambda: torch.nn.Parameter(value) if value.is_floating_point() else value,
+            }
+            return makers[kind]()
+
+    kinds = st.sampled_from(
+        ["complex", "int", "bool", "nan", "sparse", "csr", "meta", "quantized", "nested", "stride0", "half", "empty"]
+    ) | st.sampled_from(
+        ["scalar", "huge", "transposed", "number", "text", "none", "list", "parameter", "drop", "rename"]
+    )
+
+    def odd(changes: list[tuple[int, str, bool]], legacy: bool) -> bytes:
+        changed: dict[Any, Any] = dict(state)
+        for place, kind, _ in changes:
+            name = list(state)[place % len(state)]
+            if kind in ("drop", "rename"):
+                value = changed.pop(name, None)
+                if kind == "rename":
+                    changed[place] = value
+            else:
+                changed[name] = strange(state[name], kind)
+        try:
+            return saved({"a": changed, "b": state}, legacy)
+        except (RuntimeError, NotImplementedError):  # what cannot be saved cannot arrive
+            return saved({"a": {}, "b": state}, legacy)
+
+    structured = st.builds(
+        odd, st.lists(st.tuples(st.integers(0, 200), kinds, st.booleans()), min_size=1, max_size=3), st.booleans()
+    )
+    return mutated(seeds) | structured | st.builds(mutate, structured, st.lists(_step, max_size=2)) | state_inputs()
+
+
+def small_trainer() -> MUNIT_Trainer:
+    """A trainer with as few and small tensors as there can be, an average among them."""
+    torch.manual_seed(0)
+    dis = {"dim": 2, "n_layer": 1, "num_scales": 1}
+    cfg = make_config({"gen": GENERATOR, "dis": dis, "display_size": 1, "ema_half_life": 2})
+    trainer = MUNIT_Trainer(cfg.hyperparameters())
+    for optimizer in (trainer.gen_opt, trainer.dis_opt):
+        for parameter in (p for group in optimizer.param_groups for p in group["params"]):
+            parameter.grad = torch.zeros_like(parameter)
+        optimizer.step()
+    return trainer
+
+
+def state_inputs() -> st.SearchStrategy[bytes]:
+    """Whole states of a run with some of their values replaced, the checksum right or not."""
+    state = run_state(small_trainer(), 1)
+    values: list[Any] = [
+        None,
+        3,
+        -1,
+        10**30,
+        1.5,
+        "x",
+        [],
+        {},
+        [1],
+        {"a": 1},
+        torch.zeros(2),
+        torch.zeros(0),
+        torch.ones(2, 2),
+    ]
+    values += [
+        torch.ones(2).to_sparse(),
+        torch.ones(2).to("meta"),
+        torch.ones(2, dtype=torch.complex64),
+        torch.tensor(torch.nan),
+    ]
+
+    def places(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
+        keys = list(value) if isinstance(value, dict) else range(len(value)) if isinstance(value, list) else []
+        return [place for key in keys for place in [(*path, key), *places(value[key], (*path, key))]]
+
+    every = places(state)
+
+    def odd(changes: list[tuple[int, int, bool]], right: bool) -> bytes:
+        changed = copy.deepcopy(state)
+        for place, value, drop in changes:
+            *path, last = every[place % len(every)]
+            try:
+                where = functools.reduce(lambda part, key: part[key], path, changed)
+                if drop:
+                    del where[last]
+                else:
+                    where[last] = values[value % len(values)]
+            except (KeyError, IndexError, TypeError, RuntimeError):  # an earlier change took the place away
+                continue
+        if right:
+            with contextlib.suppress(Exception):
+                changed["checksum"] = checksum({key: value for key, value in changed.items() if key != "checksum"})
+        buffer = io.BytesIO()
+        torch.save(changed, buffer)
+        return buffer.getvalue()
+
+    change = st.tuples(st.integers(0, 10**6), st.integers(0, 99), st.booleans())
+    return st.builds(odd, st.lists(change, min_size=1, max_size=3), st.sampled_from([True, True, True, False]))
+
+
+def portable_inputs(folder: Path) -> st.SearchStrategy[bytes]:
+    """Whole files with some bytes changed, and files whose header and tensors are of different minds."""
+    model = MUNIT(make_config({"gen": GENERATOR}))
+    write_portable(folder / "seed.safetensors", model)
+    whole = (folder / "seed.safetensors").read_bytes()
+    with safe_open(str(folder / "seed.safetensors"), framework="pt") as file:
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        metadata = file.metadata()
+
+    def disagreeing(key: str, value: Any, dropped: str, tensor: torch.Tensor, name: str) -> bytes:
+        config = yaml.safe_load(metadata["config"])
+        config["gen"][key] = value
+        kept = {k: v for k, v in tensors.items() if k != dropped} | {name: tensor}
+        return save(kept, metadata | {"config": yaml.safe_dump(config)})
+
+    sizes = st.sampled_from([0, 1, 2, 8, 2**16, 2**31, 10**12, -1, "relu", None])
+    odd = st.sampled_from(
+        [torch.zeros(3), torch.zeros(2, 3, 7, 7).to(torch.float8_e4m3fn), torch.zeros(0, dtype=torch.bool)]
+    )
+    names = st.sampled_from([*tensors, "a.enc_content.model.9.conv.weight", "c.x", "a", ""])
+    return mutated([whole]) | st.builds(
+        disagreeing, st.sampled_from(sorted(GENERATOR)), sizes, st.sampled_from(sorted(tensors)), odd, names
+    )
+
+
+def image_inputs() -> st.SearchStrategy[bytes]:
+    rng = np.random.default_rng(0)
+    colour, grey = rng.integers(0, 256, (12, 17, 3), np.uint8), rng.integers(0, 256, (12, 17), np.uint8)
+    pictures = [
+        Image.fromarray(colour),
+        Image.fromarray(grey),
+        Image.fromarray(colour).convert("RGBA"),
+        Image.fromarray(grey > 99),
+    ]
+    pictures += [Image.fromarray(colour).quantize(16), Image.fromarray(grey.astype(np.uint16) * 257)]
+    seeds = []
+    for picture in pictures:
+        for options in (
+            {"format": "PNG"},
+            {"format": "PPM"},
+            {"format": "BMP"},
+            {"format": "GIF"},
+            {"format": "JPEG", "progressive": True},
+            {"format": "JPEG", "quality": 50},
+            {"format": "WEBP", "lossless": True},
+            {"format": "WEBP"},
+            {"format": "TIFF", "compression": "tiff_lzw"},
+            {"format": "TIFF", "compression": "tiff_adobe_deflate"},
+            {"format": "TIFF"},
+        ):
+            buffer = io.BytesIO()
+            try:
+                picture.save(buffer, **options)
+            except (OSError, ValueError):  # not every mode has every format
+                continue
+            seeds.append(buffer.getvalue())
+    cmyk, animated = io.BytesIO(), io.BytesIO()
+    pictures[0].convert("CMYK").save(cmyk, format="JPEG")
+    pictures[0].save(animated, format="WEBP", save_all=True, append_images=[pictures[0].rotate(90)])
+    seeds += [cmyk.getvalue(), animated.getvalue()]
+    for array in (
+        colour,
+        grey,
+        grey.astype(np.float32) / 255,
+        colour.transpose(2, 0, 1).astype(np.float16) / 255,
+        grey.astype(">u2"),
+    ):
+        buffer = io.BytesIO()
+        np.save(buffer, array)
+        seeds.append(buffer.getvalue())
+    return st.builds(lambda data, mend: with_checksums(data) if mend else data, mutated(seeds), st.booleans())
+
+
+def with_checksums(data: bytes) -> bytes:
+    """A PNG with right chunk checksums: damage behind them would never reach the decoder otherwise."""
+    if data[:8] != b"\x89PNG\r\n\x1a\n":
+        return data
+    out, at = bytearray(data[:8]), 8
+    while at + 12 <= len(data):
+        length = int.from_bytes(data[at : at + 4], "big")
+        body = data[at + 4 : at + 8 + length]
+        if len(body) < 4 + length:
+            break
+        out += data[at : at + 4] + body + zlib.crc32(body).to_bytes(4, "big")
+        at += 12 + length
+    return bytes(out + data[at:])
+
+
+# ---- loaders
+
+
+def check_message(error: Exception, never: str = "\0") -> None:
+    text = str(error)
+    assert 0 < len(text) < 20_000, f"a message of {len(text)} characters"
+    assert never not in text, text
+
+
+def config_target(folder: Path) -> Target:
+    path = folder / "config.yaml"
+
+    def run(data: bytes) -> None:
+        path.write_bytes(data)
+        try:
+            cfg = load_config(path)
+        except ConfigError as error:
+            check_message(error)
+        else:
+            assert cfg.hyperparameters()["gen"]["dim"] >= 1
+
+    return run
+
+
+def list_target(folder: Path) -> Target:
+    root, path = folder / "root", folder / "list.txt"
+    (root / "sub").mkdir(parents=True)
+    for place in (root / "a.png", root / "sub" / "b.png", folder / "secret.png", root / "é.png"):
+        place.write_bytes(b"x")
+    (root / "link.png").symlink_to(folder / "secret.png")
+    (root / "outside").symlink_to(folder)
+    (root / "loop").symlink_to("loop")
+    inside = os.path.realpath(root) + os.sep
+
+    def run(data: bytes) -> None:
+        path.write_bytes(data)
+        try:
+            found = read_list(path, root)
+        except ImageError as error:
+            check_message(error)
+        else:
+            assert found
+            for image in found:
+                assert os.path.realpath(image).startswith(inside)
+                assert image.is_file()
+
+    return run
+
+
+def checkpoint_target(folder: Path) -> Target:
+    path, nets = folder / "gen_00000001.pt", [networks.AdaINGen(3, GENERATOR) for _ in range(2)]
+    (folder / "run").mkdir()
+    trainer = small_trainer()
+
+    def weights() -> torch.Tensor:
+        return torch.cat([value.flatten() for net in nets for value in net.state_dict().values()]).clone()
+
+    def run(data: bytes) -> None:
+        path.write_bytes(data)
+        before = weights()
+        try:
+            load_pair(path, *nets)
+        except CheckpointError as error:
+            check_message(error)
+            assert torch.equal(before.nan_to_num(), weights().nan_to_num()), "half a checkpoint was loaded"
+        try:
+            load_file(path)
+        except CheckpointError as error:
+            check_message(error)
+        for names in (
+            ["resume_00000001.pt"],
+            ["gen_00000001.pt", "dis_00000001.pt", "ema_00000001.pt", "optimizer.pt"],
+        ):
+            for name in names:
+                (folder / "run" / name).write_bytes(data)
+            try:
+                resume_run(trainer, folder / "run")
+            except CheckpointError as error:
+                check_message(error)
+            for name in names:
+                (folder / "run" / name).unlink()
+
+    return run
+
+
+def portable_target(folder: Path) -> Target:
+    path = folder / "model.safetensors"
+
+    def run(data: bytes) -> None:
+        path.write_bytes(data)
+        try:
+            model = from_pretrained(path)
+        except CheckpointError as error:
+            check_message(error)
+        else:
+            assert sum(p.numel() for p in model.parameters()) <= len(data)  # two bytes a parameter; one in some dtypes
+
+    return run
+
+
+def image_target(folder: Path) -> Target:
+    turn = 0
+
+    def run(data: bytes) -> None:
+        nonlocal turn
+        turn += 1
+        path = folder / ("image.npy" if data[:6] == b"\x93NUMPY" else "image.png")
+        path.write_bytes(data)
+        channels = 1 if turn % 2 else 3
+        try:
+            array = decode_image(path, channels, matte=255 if turn % 3 else None)
+        except ImageError as error:
+            check_message(error, never="memory")
+        else:
+            assert array.ndim == 3 and array.shape[2] == channels and 0 < array.shape[0] * array.shape[1] <= PIXELS
+            assert array.dtype in (np.uint8, np.uint16, np.float32)
+
+    return run
+
+
+LOADERS: dict[str, tuple[Callable[[Path], Target], Callable[[Path], st.SearchStrategy[bytes]]]] = {
+    "config": (config_target, lambda _: config_inputs()),
+    "list": (list_target, lambda folder: list_inputs(folder / "root")),
+    "checkpoint": (checkpoint_target, lambda _: checkpoint_inputs()),
+    "portable": (portable_target, portable_inputs),
+    "image": (image_target, lambda _: image_inputs()),
+}
+
+
+# ---- driver
+
+
+def fuzz(name: str, inputs: int, folder: Path) -> int:
+    """Give a loader so many inputs; how many it had. Raises what hypothesis found, shrunk."""
+    make, strategy = LOADERS[name]
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    target = make(folder)
+    count = 0
+
+    @settings(
+        max_examples=inputs,
+        database=None,
+        deadline=None,
+        suppress_health_check=list(HealthCheck),
+        phases=[Phase.generate, Phase.shrink],
+    )
+    @given(strategy(folder))
+    def run(data: bytes) -> None:
+        nonlocal count
+        count += 1
+        begin = time.process_time()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            target(data)
+        assert time.process_time() - begin < SECONDS, "too slow"
+
+    run()
+    return count
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--inputs", type=int, default=30_000, help="for each loader")
+    parser.add_argument("--loader", choices=[*LOADERS], help="one only, in this process")
+    parser.add_argument("--folder", type=Path)
+    options = parser.parse_args()
+    if options.loader:
+        faulthandler.enable()
+        torch.set_num_threads(1)
+        os.environ["MUNIT_FAST_MAX_PIXELS"] = str(PIXELS)
+        resource.setrlimit(resource.RLIMIT_AS, (16 * 2**30, 16 * 2**30))  # a bomb is an error here, not a dead machine
+        print(f"{options.loader}: {fuzz(options.loader, options.inputs, options.folder)} inputs", flush=True)
+        return
+    folder = Path(tempfile.mkdtemp(prefix="munit-fast-fuzz-"))
+    print(f"the inputs at hand lie in {folder}")
+    failed = []
+    for name in LOADERS:
+        log = folder / f"{name}.log"
+        command = [
+            sys.executable,
+            __file__,
+            "--loader",
+            name,
+            "--inputs",
+            str(options.inputs),
+            "--folder",
+            str(folder / name),
+        ]
+        with log.open("wb") as file:  # libtiff says something about every other picture
+            done = subprocess.run(command, stderr=file)
+        if done.returncode:
+            failed.append(name)
+            print(f"{name}: exit code {done.returncode}", log.read_text(errors="replace")[-3000:], sep="\n")
+    sys.exit(f"failed: {', '.join(failed)}" if failed else 0)
+
+
+if __name__ == "__main__":
+    main()
