@@ -114,8 +114,8 @@ def autocast(dtype: str, device: torch.device) -> Any:
 def in_graph(work: Work) -> Work:
     """The same work with its step captured in a CUDA graph; what it reads must stay where it is.
 
-    The work must have been made on the current stream, that of `munit_fast.train.cuda_graph.capture_stream`. Its results
-    are poisoned before the first replay, so that a check sees what the replay writes.
+    The work must have been made on the current stream, `munit_fast.train.cuda_graph.capture_stream`. Its
+    results are poisoned before the first replay, so that a check sees what the replay writes.
     """
     device = torch.device("cuda", torch.cuda.current_device())
     if torch.cuda.current_stream() != capture_stream(device):

@@ -20,15 +20,14 @@ from torch import Tensor
 
 from munit_fast import MUNIT, UNIT, make_config
 from munit_fast.data import ImageError
+from munit_fast.evaluate import metrics, run
 from munit_fast.evaluate.metrics import outside
 from munit_fast.evaluate.run import (
     EvaluateOptions,
     as_json,
     evaluate_folders,
     evaluate_model,
-    metrics,
     open_test_set,
-    run,
     show,
 )
 from munit_fast.translate import TranslateOptions, random_styles, translate_files
