@@ -23,7 +23,7 @@ from munit_fast.benchmarks.report import write_report
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS, README, BENCHMARKS = ROOT / "benchmarks" / "results", ROOT / "README.md", ROOT / "docs" / "benchmarks"
 CARD = ROOT / "munit_fast" / "models" / "pretrained" / "openmoji-lines2color.md"
-TABLE = re.compile(r"(<!-- table of (\S+) (.+?) -->\n\n)(.*?)(\n\n<!-- end of table -->)", re.DOTALL)
+TABLE = re.compile(r"<!-- table of (\S+) (.+?) -->\n(.*?)\n<!-- end of table -->", re.DOTALL)
 COPY = "copy the input"
 
 
@@ -54,8 +54,9 @@ def _line(row: dict[str, Any], values: list[str]) -> str:
 
 def _with_tables(page: Path) -> str:
     def table(found: re.Match[str]) -> str:
-        columns = [[ROOT / "docs" / name for name in group.split(",")] for group in found[2].split(";")]
-        return found[1] + metrics_table(columns, found[3]) + found[5]
+        columns = [[ROOT / "docs" / name for name in group.split(",")] for group in found[1].split(";")]
+        begin, end = found[0].splitlines()[0], found[0].splitlines()[-1]
+        return f"{begin}\n\n{metrics_table(columns, found[2])}\n\n{end}"
 
     return TABLE.sub(table, page.read_text())
 
