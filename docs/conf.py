@@ -36,9 +36,12 @@ python_use_unqualified_type_names = True
 napoleon_numpy_docstring = False
 napoleon_use_rtype = False
 
-# Without a network there is no index of other projects to resolve their names in.
+default_role = "code"  # `name` in a docstring
+
+# Without a network there is no index of other projects to resolve their names in; type aliases have no page.
 nitpick_ignore_regex = [
-    (r"py:.*", r"(torch|Tensor|nn|np|numpy|PIL|pathlib|Path|collections|typing|pydantic|jinja2|rich|contextlib)(\..*)?"),
+    ("py:.*", r"(torch|numpy|PIL|pathlib|collections|typing|pydantic|rich|os|contextlib)\..*"),
+    ("py:.*", r"(Tensor|nn|np|Path|Module|Dropout|BatchNorm|Crop|Direction|Hyperparameters|Noise|TrainingNoise)(\..*)?"),
 ]
 
 html_theme = "pydata_sphinx_theme"
