@@ -23,9 +23,10 @@ from munit_fast.data import (
     to_model_range,
 )
 from munit_fast.data.images import SAVED_FORMATS
-from munit_fast.io.atomic import safe_name, write_error
+from munit_fast.io.atomic import write_error
 from munit_fast.models.munit import MUNIT, UNIT, Direction
 from munit_fast.utils.cudnn import tuned_convolutions
+from munit_fast.utils.text import safe_name
 
 TUNED_SIZES = 4  # of batches; a folder that has more may have a new one in every batch
 MOST_GRID_ROWS = 100  # of --grid: it is made in memory

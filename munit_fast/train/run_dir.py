@@ -14,7 +14,8 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from munit_fast.io.atomic import atomic_write_bytes, safe_name, sync, write_error
+from munit_fast.io.atomic import atomic_write_bytes, sync, write_error
+from munit_fast.utils.text import safe_name
 
 # JSON has no such numbers, and its readers stumble over Python's spelling of them.
 _NOT_FINITE = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
