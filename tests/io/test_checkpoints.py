@@ -11,8 +11,7 @@ import pytest
 import torch
 
 from munit_fast import MUNIT, UNIT, CheckpointError, MUNIT_Trainer, UNIT_Trainer, make_config
-from munit_fast.io.checkpoints import load_file
-from munit_fast.reference.files import save_atomically
+from munit_fast.io.checkpoints import load_file, save_atomically
 from munit_fast.train.run_state import resume_run, save_run
 
 FILES = Path(__file__).parents[1] / "golden" / "files"
