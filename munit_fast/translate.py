@@ -120,7 +120,7 @@ def translate_files(
         )
     elif options.grid is not None:
         _make_parent(options.grid)
-        save_image(make_grid(rows), options.grid)
+        save_image(make_grid(rows), options.grid, durable=False)
         result.written.append(options.grid)
     return result
 
@@ -283,14 +283,14 @@ def _file_name(name: str, style: int | None, options: TranslateOptions) -> str:
 
 
 def _write(folder: Path, name: str, image: Tensor, translations: Tensor, options: TranslateOptions) -> list[Path]:
-    written = []
+    written = []  # without fsync: a translation can be made again
     for j, translation in enumerate(translations):
         written.append(folder / _file_name(name, j, options))
         _make_parent(written[-1])
-        save_image(translation, written[-1])
+        save_image(translation, written[-1], durable=False)
     if not options.output_only:
         written.append(folder / _file_name(name, None, options))
-        save_image(image, written[-1])
+        save_image(image, written[-1], durable=False)
     return written
 
 

@@ -8,10 +8,7 @@ be loaded here, but not used commercially.
 from __future__ import annotations
 
 import errno
-import os
 import re
-import shutil
-import tempfile
 import zipfile
 from collections import OrderedDict
 from collections.abc import Mapping
@@ -21,6 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from munit_fast.io.atomic import atomic_path
 from munit_fast.utils.text import printable
 
 _STATISTICS = (".running_mean", ".running_var", ".num_batches_tracked")
@@ -49,34 +47,14 @@ def found_checkpoints(folder: str | Path, kind: str) -> dict[int, Path]:
 
 
 def save_atomically(obj: Any, path: str | Path) -> None:
-    """torch.save that leaves either the whole file or nothing under `path`.
-
-    The temporary file has the final file's name, in a temporary folder beside it: torch writes a file's own name
-    into it, and the bytes are to be those of a plain torch.save.
-    """
-    path = Path(path)
-    folder = tempfile.mkdtemp(prefix=".saving-", dir=path.parent)
-    try:
-        temporary = Path(folder, path.name)
-        with open(temporary, "wb"):
-            pass  # a clear OSError from the file system itself, rather than torch's RuntimeError
+    """torch.save that leaves the whole file or nothing under `path`, flushed to the disk. Raises FileWriteError."""
+    with atomic_path(path) as temporary:
+        temporary.touch()  # a clear OSError from the file system itself, rather than torch's RuntimeError
         try:
             torch.save(obj, temporary)
         except RuntimeError as error:  # torch's writer reports a full disk this way
-            raise OSError(
-                errno.ENOSPC, f"could not be written whole; is the disk full? ({str(error).splitlines()[0]})", str(path)
-            ) from None
-        with open(temporary, "rb") as file:
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-        if os.name == "posix":  # or a power failure could bring the old name back
-            descriptor = os.open(path.parent, os.O_RDONLY)
-            try:
-                os.fsync(descriptor)
-            finally:
-                os.close(descriptor)
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+            reason = f"could not be written whole; is the disk full? ({str(error).splitlines()[0]})"
+            raise OSError(errno.ENOSPC, reason, str(path)) from None
 
 
 def load_file(path: str | Path) -> Any:
@@ -179,7 +157,7 @@ def save_snapshot(
         optimizers: Their optimizers, {"gen": optimizer, "dis": optimizer}.
 
     Raises:
-        OSError: A file cannot be written; each is whole or absent.
+        FileWriteError: A file cannot be written; each is whole or absent.
     """
     folder = Path(folder)
     for kind, pair in (("dis", discriminators), ("gen", generators)):
