@@ -21,19 +21,20 @@ def doctor(
     json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Say what this machine has, and which backend serves which operator or why it does not."""
-    from munit_fast import doctor as office
+    from munit_fast.doctor import as_json, complaint, examine, show, show_trials
+    from munit_fast.doctor import selftest as run_selftest
 
-    found = office.examine()
+    found = examine()
     console = Console()
     if not json:
-        office.show(found, console)
-    trials = office.selftest() if selftest else None
+        show(found, console)
+    trials = run_selftest() if selftest else None
     if json:
-        typer.echo(office.as_json(found, trials))
+        typer.echo(as_json(found, trials))
     elif trials is not None:
-        office.show_trials(trials, console)
-    if complaint := office.complaint(trials or []):
-        raise RuntimeError(complaint)
+        show_trials(trials, console)
+    if failure := complaint(trials or []):
+        raise RuntimeError(failure)
 
 
 class Level(str, Enum):
