@@ -42,7 +42,6 @@ from munit_fast.benchmarks.contenders import (
     Work,
     frozen,
 )
-from munit_fast.benchmarks.plots import slug
 from munit_fast.benchmarks.rows import Machine, Row, RowsError
 from munit_fast.benchmarks.summary import by_machine, summarize
 from munit_fast.cli import app
@@ -563,22 +562,3 @@ def test_the_command(tmp_path: Path) -> None:
     assert "0 faster and 0 slower beyond the noise" in compared.output
     unknown = call(app, ["bench", "--compare", "no-such-revision", "--results", str(output)])
     assert "neither a file nor a revision" in str(unknown.exception)
-
-
-def test_readme_and_pages_say_what_the_committed_rows_say() -> None:
-    """Tables that somebody edited, or rows without a new report, fail here."""
-    text = (ROOT / "README.md").read_text()
-    inside = text[text.index(report.BEGIN) + len(report.BEGIN) : text.index(report.END)].strip()
-    found = rows.load(ROOT / "benchmarks" / "results")
-    folder = ROOT / "docs" / "benchmarks"
-    pages = {where: folder / f"{slug(str(where))}.md" for where in by_machine(found)}
-    assert inside == report.summary(found, {where: f"docs/benchmarks/{page.name}" for where, page in pages.items()})
-    pictures = set()
-    for where, mine in by_machine(found).items():
-        written = pages[where].read_text()
-        shown = [(name, alt) for alt, name in re.findall(r"!\[(.+?)\]\((.+?)\)", written)]
-        assert shown and written == report.page(where, mine, shown)
-        pictures |= {name for name, _ in shown}
-    assert {path.name for path in folder.iterdir()} == pictures | {
-        page.name for page in pages.values()
-    }  # nothing stale

@@ -95,7 +95,9 @@ def test_set_isa_refuses_an_unknown_name_and_changes_nothing(cpu: str) -> None:
 
 @pytest.mark.parametrize("isa", ISAS)
 def test_the_environment_forces_an_instruction_set(isa: str) -> None:
-    done = python("from munit_fast.ops import native; print(native.module.isa())", MUNIT_FAST_CPU_ISA=f" {isa.upper()} ")
+    done = python(
+        "from munit_fast.ops import native; print(native.module.isa())", MUNIT_FAST_CPU_ISA=f" {isa.upper()} "
+    )
     assert done.stdout.strip() == isa, done.stderr
 
 
