@@ -1,4 +1,7 @@
-"""A page for each machine, an index of them and the README's five rows, from committed rows. Losses are printed too."""
+"""A page for each machine, an index of them and the README's rows, from committed rows; what `munit-fast bench` prints.
+
+Cases where munit_fast is slower are printed as those where it is faster.
+"""
 
 from __future__ import annotations
 
@@ -8,10 +11,15 @@ from dataclasses import asdict
 from pathlib import Path
 from statistics import geometric_mean
 
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+
 from munit_fast.benchmarks import plots
-from munit_fast.benchmarks.cases import HEADLINES, STYLES, Case
+from munit_fast.benchmarks.cases import HEADLINES, LEVELS, STYLES, Case
+from munit_fast.benchmarks.compare import Change, compare
 from munit_fast.benchmarks.contenders import COMPILED, FROZEN, ONNX_RUNTIME, OPENVINO, PUBLISHED
-from munit_fast.benchmarks.rows import Machine, Row, load
+from munit_fast.benchmarks.rows import Machine, Row, load, load_revision
 from munit_fast.benchmarks.summary import Summary, by_machine, complete, summarize
 from munit_fast.io.atomic import atomic_write_bytes
 
@@ -46,20 +54,80 @@ pytest benchmarks                                                  # operators u
 ```"""
 
 
+def print_summary(rows: Sequence[Row], console: Console) -> None:
+    """Print the geometric mean of the speed-ups of a run for each level."""
+    summaries = complete(rows)
+    for level in LEVELS:
+        speedups = [s.speedup for s in summaries if s.first.level == level]
+        if speedups:
+            lost = sum(ratio < 1 for ratio in speedups)
+            console.print(
+                f"{level}: {geometric_mean(speedups):.2f}× the fastest baseline in the geometric mean of "
+                f"{len(speedups)} cases, {min(speedups):.2f}× to {max(speedups):.2f}×, {lost} slower",
+                soft_wrap=True,
+            )
+
+
+def print_comparison(against: str, results: Path, console: Console) -> None:
+    """Print what changed since earlier rows.
+
+    Args:
+        against: The earlier rows: a file or folder, or a git revision of `results`.
+        results: File or folder of the later rows.
+        console: Where to print.
+
+    Raises:
+        RowsError: One side has no rows that can be read.
+        ValueError: No case was measured on the same machine on both sides.
+    """
+    after = load(results)
+    if Path(against).exists():
+        before = load(Path(against))
+    else:
+        before = load_revision(against, results if results.is_dir() else results.parent)
+    changes = compare(before, after)
+    console.print("Ours against the steadiest baseline of its own run, before and after; above 1 is faster now.")
+    console.print(_change_table(changes))
+    beyond = [change for change in changes if change.beyond_noise > 1]
+    mean = geometric_mean(change.ratio for change in changes)
+    console.print(
+        f"{len(changes)} cases: {sum(c.ratio > 1 for c in beyond)} faster and {sum(c.ratio < 1 for c in beyond)} "
+        f"slower beyond the noise; geometric mean {mean:.3f}×",
+        soft_wrap=True,
+    )
+
+
+def _change_table(changes: Sequence[Change]) -> Table:
+    table = Table("case", "before, ms", "after, ms", "as fast", "noise", "", box=SIMPLE_HEAD)
+    for change in changes:
+        row = change.case
+        l2 = f" {row.l2} L2" if row.l2 else ""
+        table.add_row(
+            f"{row.level} {row.name} {row.mode} {row.shape} {row.dtype}{l2}",
+            f"{change.before * 1e3:.4g}",
+            f"{change.after * 1e3:.4g}",
+            f"{change.ratio:.3f}×" + ("" if change.relative else " (plain times)"),
+            f"± {(change.noise - 1) * 100:.1f} %",
+            change.verdict,
+        )
+    return table
+
+
 def write_report(results: Path, readme: Path | None, folder: Path) -> list[Path]:
     """Write a page and plots for each machine, their index with the table of all, and the README's rows.
 
     Args:
-        results: a file of rows, or a folder of such files.
-        readme: its rows are put between two marks; it is made if it does not exist. None: only the pages.
-        folder: of the pages, plots and index.md.
+        results: File or folder of rows.
+        readme: Where its rows are put, between `BEGIN` and `END`; created if it is missing. None: only the pages.
+        folder: Where the pages, the plots and index.md are put.
 
     Returns:
         The files written.
 
     Raises:
-        RowsError: a row cannot be read.
+        RowsError: There are no rows that can be read.
         ValueError: `readme` lacks the marks.
+        FileWriteError: A file cannot be written.
     """
     rows = load(results)
     marked = None if readme is None else _marked(readme)

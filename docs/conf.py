@@ -41,7 +41,8 @@ default_role = "code"  # `name` in a docstring
 # Without a network there is no index of other projects to resolve their names in; type aliases have no page.
 nitpick_ignore_regex = [
     ("py:.*", r"(torch|numpy|PIL|pathlib|collections|typing|pydantic|rich|os|contextlib)\..*"),
-    ("py:.*", r"(Tensor|nn|np|Path|Module|Dropout|BatchNorm|Crop|Direction|Hyperparameters|Noise|TrainingNoise)(\..*)?"),
+    ("py:.*", r"(Tensor|nn|np|Path|Module|Dropout|BatchNorm)(\..*)?"),
+    ("py:.*", r"(Crop|Direction|Hyperparameters|Noise|TrainingNoise)"),
 ]
 
 html_theme = "pydata_sphinx_theme"

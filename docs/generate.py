@@ -3,8 +3,8 @@
     python docs/generate.py            # write them
     python docs/generate.py --check    # fail where one is stale, and change nothing
 
-README's rows and docs/benchmarks come from benchmarks/results, docs/scaling.md from docs/scaling.json, and the tables of
-metrics in the model card and in docs/demo.md from the JSON files named in the comments before them.
+README's rows and docs/benchmarks come from benchmarks/results, docs/scaling.md from docs/scaling.json, and the tables
+of metrics in the model card and in docs/demo.md from the JSON files named in the comments before them.
 """
 
 from __future__ import annotations
@@ -29,7 +29,9 @@ COPY = "copy the input"
 
 def metrics_table(columns: list[list[Path]], header: str) -> str:
     """A row for each metric, a column for each group of runs, and the bounds and baselines of the first run."""
-    runs = [[{row["key"]: row for row in json.loads(path.read_text())["entries"]} for path in group] for group in columns]
+    runs = [
+        [{row["key"]: row for row in json.loads(path.read_text())["entries"]} for path in group] for group in columns
+    ]
     lines = [f"| metric | {header} | real data | input left untranslated | other baselines |"]
     lines.append("|---" * (4 + len(columns)) + "|")
     rows = sorted(runs[0][0].values(), key=lambda row: "lines" not in _direction(row).split("→")[1])

@@ -37,7 +37,9 @@ def main() -> None:
     }
     options = TrainOptions("example", output_path=args.output, auto_resume=True)
     result = train(make_config(values), options, config_text=yaml.safe_dump(values))
-    print(f"{result.iterations} iterations in {result.seconds:.0f} s; checkpoints and index.html in {result.folder.root}")
+    print(
+        f"{result.iterations} iterations in {result.seconds:.0f} s; checkpoints and index.html in {result.folder.root}"
+    )
 
 
 if __name__ == "__main__":  # the processes that load images import this file
