@@ -35,6 +35,7 @@ autodoc_typehints_description_target = "documented_params"
 python_use_unqualified_type_names = True
 napoleon_numpy_docstring = False
 napoleon_use_rtype = False
+napoleon_use_ivar = True
 
 default_role = "code"  # `name` in a docstring
 
