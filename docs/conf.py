@@ -5,6 +5,8 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
+from sphinx.application import Sphinx
+
 import munit_fast
 
 DOCS = Path(__file__).parent
@@ -62,3 +64,12 @@ html_theme_options = {
 html_sidebars = {"index": []}
 copyright = "the munit-fast contributors; code under Apache-2.0"
 copybutton_exclude = ".linenos, .gp, .go"
+
+
+def skip_tuple_fields(app: object, what: str, name: str, obj: object, skip: bool, options: object) -> bool | None:
+    """Leave out the fields of named tuples, which the class's own docstring describes."""
+    return True if (getattr(obj, "__doc__", None) or "").startswith("Alias for field number") else None
+
+
+def setup(app: Sphinx) -> None:
+    app.connect("autodoc-skip-member", skip_tuple_fields)
