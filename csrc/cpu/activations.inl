@@ -50,6 +50,22 @@ __attribute__((noinline)) Vector<double> exponential(Vector<double> x) { return 
 __attribute__((noinline)) Vector<double> exponential_minus_1(Vector<double> x) { return one_by_one<::expm1>(x); }
 __attribute__((noinline)) Vector<double> hyperbolic_tangent(Vector<double> x) { return one_by_one<::tanh>(x); }
 
+// exp(-|z|), zero where `exponential` would stop at its least value: z times it must vanish for any z.
+template <class A, class V = Vector<A>> inline V decay_of(V z) {
+  const V size = z < V{} ? -z : z;
+  return size > A(same<A, float> ? 87 : 708) ? V{} : exponential(-size);
+}
+// z · sigmoid(z), and its derivative sigmoid(z) · (1 + z · sigmoid(-z)): no difference of two numbers close to 1.
+template <class A, class V = Vector<A>> __attribute__((noinline)) V silu(V z) {
+  const V decay = decay_of<A>(z), one = V{} + A(1);
+  return z * (z < V{} ? decay : one) / (one + decay);
+}
+template <class A, class V = Vector<A>> __attribute__((noinline)) V silu_derivative(V z) {
+  const V decay = decay_of<A>(z), one = V{} + A(1), share = one / (one + decay);
+  const V sigmoid = (z < V{} ? decay : one) * share, rest = (z < V{} ? one : decay) * share;
+  return sigmoid * (one + z * rest);
+}
+
 template <class A> constexpr A selu_scale = A(1.0507009873554804934193349852946);
 template <class A> constexpr A selu_alpha = A(1.6732632423543772848170429916717);
 
@@ -62,6 +78,7 @@ template <Act act, class A, class V = Vector<A>> inline V activate(V z, V slope)
     return (z > zero ? z : below) * selu_scale<A>;
   }
   if constexpr (act == Act::tanh) return hyperbolic_tangent(z);
+  if constexpr (act == Act::silu) return silu<A>(z);
   return z;
 }
 
@@ -78,6 +95,7 @@ template <Act act, class A, class V = Vector<A>> inline V activation_gradient(V 
     V t = hyperbolic_tangent(z);
     return g * (A(1) - t * t);
   }
+  if constexpr (act == Act::silu) return g * silu_derivative<A>(z);
   return g;
 }
 
@@ -90,5 +108,6 @@ template <class Body> inline void with_act(Act act, const Body& body) {
     case Act::prelu: return body.template operator()<Act::prelu>();
     case Act::selu: return body.template operator()<Act::selu>();
     case Act::tanh: return body.template operator()<Act::tanh>();
+    case Act::silu: return body.template operator()<Act::silu>();
   }
 }

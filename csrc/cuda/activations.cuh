@@ -18,6 +18,15 @@ __device__ inline float hyperbolic_tangent(float z) {
   return fabsf(z) < 0.25f ? near : z < 0 ? -far : far;
 }
 
+// sigmoid(z) and sigmoid(-z), neither as a difference from 1. expf goes to zero by itself for large |z|.
+struct Sigmoid {
+  float of_z, of_minus_z;
+  __device__ explicit Sigmoid(float z) {
+    const float decay = expf(-fabsf(z)), larger = __fdividef(1, 1 + decay), smaller = decay * larger;
+    of_z = z < 0 ? smaller : larger, of_minus_z = z < 0 ? larger : smaller;
+  }
+};
+
 // NaN stays NaN: every comparison with it is false and selects a branch that computes from z.
 template <int V> __device__ inline void activate(Act act, float (&z)[V], const float (&slope)[V]) {
   if (act == Act::none) return;
@@ -30,6 +39,11 @@ template <int V> __device__ inline void activate(Act act, float (&z)[V], const f
       const float below = selu_scale * selu_alpha * __fdividef(2 * t, 1 - t);
       z[j] = !selu ? t : z[j] > 0 ? selu_scale * z[j] : below;
     }
+    return;
+  }
+  if (act == Act::silu) {
+#pragma unroll
+    for (int j = 0; j < V; ++j) z[j] *= Sigmoid(z[j]).of_z;
     return;
   }
   const bool relu = act == Act::relu;
@@ -52,6 +66,14 @@ __device__ inline void activate_backward(Act act, const float (&g)[V], const flo
       // 1 - tanh² without the subtraction, which cancels where tanh is close to one.
       const float of_tanh = __fdividef(4 * decay, more * more);
       gz[j] = g[j] * (!selu ? of_tanh : selu_scale * (z[j] > 0 ? 1 : selu_alpha * decay));
+    }
+    return;
+  }
+  if (act == Act::silu) {
+#pragma unroll
+    for (int j = 0; j < V; ++j) {
+      const Sigmoid s(z[j]);
+      gz[j] = g[j] * (s.of_z * (1 + z[j] * s.of_minus_z));
     }
     return;
   }
