@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 NORMS = ("none", "instance", "layer")
-ACTIVATIONS = ("none", "relu", "lrelu", "prelu", "selu", "tanh")
+ACTIVATIONS = ("none", "relu", "lrelu", "prelu", "selu", "tanh", "silu")
 PAD_MODES = ("reflect", "replicate", "zero")
 
 ENUMS = {"norms": NORMS, "activations": ACTIVATIONS, "pad_modes": PAD_MODES}
