@@ -102,9 +102,9 @@ def test_tuned_tiles_are_used_for_their_shape_and_gpu_alone(tmp_path: Path, monk
     first, second, cpu = (torch.device(name) for name in ("cuda:0", "cuda:1", "cpu"))
     configs.tuned.cache_clear()
     try:
-        assert configs.tile("forward, channels_last", 2, 64, 100, second) == configs.Tile(4, 8, 2, 3)
+        assert configs.tile("forward, channels_last", 2, 64, 100, second) == configs.TileConfig(4, 8, 2, 3)
         standing = configs.tile("forward, channels_last", 2, 64, 101, second)
-        assert standing != configs.Tile(4, 8, 2, 3)
+        assert standing != configs.TileConfig(4, 8, 2, 3)
         assert standing == configs.tile("forward, channels_last", 4, 64, 100, second)
         for other in (first, cpu):
             assert standing == configs.tile("forward, channels_last", 2, 64, 100, other)
