@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from munit_fast.config import Config, make_config, smallest_generator_size
-from munit_fast.io.checkpoints import CheckpointError, checked_pair, load_pair, load_states
+from munit_fast.io.checkpoints import CheckpointError, checked_pair, load_pair, load_states, upgrade_state_dict
 from munit_fast.io.safetensors_file import SUFFIX
 from munit_fast.models import networks, pretrained
 from munit_fast.models.portable import PortableModel, read_portable
@@ -53,14 +53,20 @@ class _Translator(nn.Module):
         Raises ValueError for a name that does not exist, CheckpointError for a file that cannot be used.
         """
         path = pretrained.locate(name)
-        found = read_portable(path)
-        if found.trainer != cls.trainer:
-            raise CheckpointError(f"{path}: holds a {found.trainer} model; use {found.trainer}.from_pretrained")
+        return cls._build(path, read_portable(path), impl)
+
+    @classmethod
+    def _build(cls, path: Path, file: PortableModel, impl: str) -> Self:
+        """The model of a file that was read. Raises CheckpointError where its weights do not fit."""
+        if file.trainer != cls.trainer:
+            raise CheckpointError(f"{path}: holds a {file.trainer} model; use {file.trainer}.from_pretrained")
         with torch.device("meta"):  # without memory: a foreign header may ask for networks of any size
-            empty = cls(found.config, "reference")
-        checked_pair(path, found.states, empty.gen_a, empty.gen_b)
-        model = cls(found.config, impl)
-        model._take(path, found)
+            empty = cls(file.config, "reference")
+        checked_pair(path, file.states, empty.gen_a, empty.gen_b)
+        model = cls(file.config, impl)
+        for network, state in ((model.gen_a, file.states["a"]), (model.gen_b, file.states["b"])):
+            network.load_state_dict(upgrade_state_dict(state, network))
+        model.loaded, model.about = path, dict(file.about)
         return model.eval()
 
     def load(self, path: str | Path, average: bool = True) -> Self:
@@ -73,7 +79,9 @@ class _Translator(nn.Module):
         """
         path = Path(path)
         if path.suffix == SUFFIX:
-            self._take(path, read_portable(path))
+            file = read_portable(path)
+            load_states(path, file.states, self.gen_a, self.gen_b)
+            self.loaded, self.about = path, dict(file.about)
             return self
         averaged = path.with_name(path.name.replace("gen_", "ema_", 1))
         if average and path.name.startswith("gen_") and path.is_file() and averaged.is_file():
@@ -81,10 +89,6 @@ class _Translator(nn.Module):
         load_pair(path, self.gen_a, self.gen_b)
         self.loaded = path
         return self
-
-    def _take(self, path: Path, found: PortableModel) -> None:
-        load_states(path, found.states, self.gen_a, self.gen_b)
-        self.loaded, self.about = path, dict(found.about)
 
     def _check_images(self, name: str, x: Tensor, domain: str) -> None:
         channels = getattr(self.config, f"input_dim_{domain}")
@@ -221,4 +225,5 @@ TRANSLATORS: dict[str, type[MUNIT] | type[UNIT]] = {"MUNIT": MUNIT, "UNIT": UNIT
 def from_pretrained(name: str | Path, impl: str = "auto") -> MUNIT | UNIT:
     """`MUNIT.from_pretrained` or `UNIT.from_pretrained`, as the file says."""
     path = pretrained.locate(name)
-    return TRANSLATORS[read_portable(path).trainer].from_pretrained(path, impl)
+    file = read_portable(path)
+    return TRANSLATORS[file.trainer]._build(path, file, impl)

@@ -2,21 +2,29 @@
 
 from __future__ import annotations
 
+import builtins
+import io
 import json
+import os
 import struct
+import sys
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 import yaml
+from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 import munit_fast as mf
+from munit_fast import cli
 from munit_fast.config import Config
+from munit_fast.io import checkpoints, safetensors_file
 from munit_fast.io.checkpoints import CheckpointError
-from munit_fast.models import pretrained
+from munit_fast.models import portable, pretrained
 from munit_fast.models.munit import TRANSLATORS, from_pretrained
 from munit_fast.models.portable import read_portable, write_portable
 
@@ -52,6 +60,59 @@ def test_round_trip(config: Config, tmp_path: Path, trainer: str, dtype: str) ->
     assert type(from_pretrained(path)) is type(model)
     loaded = TRANSLATORS[trainer](config).load(path)
     assert torch.equal(next(loaded.parameters()), next(again.parameters()))
+
+
+@pytest.mark.parametrize("how", ["module", "class", "load", "command"])
+def test_a_file_is_read_once_and_checked_once(
+    config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    path = tmp_path / "model.safetensors"
+    write_portable(path, random_model(config))
+    Image.new("RGB", (32, 32)).save(tmp_path / "x.png")
+    calls: Counter[str] = Counter()
+
+    def count(module: Any, name: str) -> None:
+        real = getattr(module, name)
+
+        def counted(*arguments: Any, **keywords: Any) -> Any:
+            calls[name] += 1
+            return real(*arguments, **keywords)
+
+        monkeypatch.setattr(module, name, counted)
+
+    count(safetensors_file, "safe_open")
+    count(portable, "describe_network")
+    count(checkpoints, "check_fit")
+    opened: list[str] = []
+    for holder, name in ((builtins, "open"), (os, "open"), (io, "open")):
+        real = getattr(holder, name)
+        monkeypatch.setattr(
+            holder,
+            name,
+            lambda file, *rest, real=real, **more: (opened.append(str(file)), real(file, *rest, **more))[1],
+        )
+    if how == "module":
+        from_pretrained(path)
+    elif how == "class":
+        mf.MUNIT.from_pretrained(path)
+    elif how == "load":
+        mf.MUNIT(config).load(path)
+    else:
+        arguments = [
+            "translate",
+            "--pretrained",
+            path,
+            "--input",
+            tmp_path / "x.png",
+            "--output_folder",
+            tmp_path / "y",
+        ]
+        monkeypatch.setattr(sys, "argv", ["munit-fast", *map(str, arguments)])
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        assert not ended.value.code
+    assert calls == {"safe_open": 1, "describe_network": 2, "check_fit": 2}  # one check a generator
+    assert str(path) not in opened
 
 
 def test_the_file_tells_what_it_is_and_not_where_it_was_made(config: Config, tmp_path: Path) -> None:
