@@ -340,7 +340,14 @@ def test_messages_do_not_speak_to_the_terminal(capsys: pytest.CaptureFixture[str
 
 @pytest.mark.parametrize("loader", ["config", "list", "checkpoint", "portable", "image"])
 def test_hostile_inputs(loader: str, tmp_path: Path) -> None:
-    command = [sys.executable, str(ROOT / "tests" / "fuzz_loaders.py"), "--loader", loader, "--inputs", "300"]
+    command = [
+        sys.executable,
+        str(ROOT / "tests" / "helpers" / "fuzz_loaders.py"),
+        "--loader",
+        loader,
+        "--inputs",
+        "300",
+    ]
     done = subprocess.run([*command, "--folder", str(tmp_path / "fuzz")], capture_output=True, text=True, timeout=280)
     assert done.returncode == 0, done.stderr[-4000:]
     assert int(done.stdout.split()[1]) >= 300
