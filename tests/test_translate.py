@@ -186,7 +186,7 @@ def test_interpolation(model: mf.MUNIT, pictures: Path, tmp_path: Path) -> None:
 
 
 def test_a_grid_is_bounded(model: mf.MUNIT, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(translate, "MOST_GRID_ROWS", 3)
+    monkeypatch.setattr(translate, "MAX_GRID_ROWS", 3)
     grid = tmp_path / "grid.png"
     translate_files(model, pictures / "more", tmp_path / "two", TranslateOptions(num_style=1, grid=grid))
     assert pixels(grid).shape[0] == 2 * 34 + 2
@@ -198,7 +198,7 @@ def test_a_grid_is_bounded(model: mf.MUNIT, pictures: Path, tmp_path: Path, monk
 def test_a_grid_that_nothing_could_open_is_left_out(
     model: mf.MUNIT, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, spare: int
 ) -> None:
-    monkeypatch.setattr(translate, "MOST_GRID_PIXELS", 2 * 2 * 32 * 32 + spare)  # two inputs, one translation of each
+    monkeypatch.setattr(translate, "MAX_GRID_PIXELS", 2 * 2 * 32 * 32 + spare)  # two inputs, one translation of each
     grid, out = tmp_path / "grid.png", tmp_path / "out"
     result = translate_files(model, pictures / "more", out, TranslateOptions(num_style=1, grid=grid))
     assert grid.exists() == (grid in result.written) == (spare == 0)

@@ -1,4 +1,4 @@
-"""The commands of `munit-fast`. No logic lives here: options in, one call, one clear line when it fails."""
+"""The commands of `munit-fast`. Each parses its options and makes one call; an error becomes one line."""
 
 from munit_fast.utils.env import set_process_defaults
 

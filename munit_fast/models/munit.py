@@ -1,4 +1,4 @@
-"""The trained translators as modules: load a published checkpoint, translate tensors."""
+"""MUNIT and UNIT as models: load trained generators, translate tensors."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ def _check_direction(direction: str) -> None:
         raise ValueError(f"direction must be 'a2b' or 'b2a'; got {direction!r}")
 
 
-class _Translator(nn.Module):
-    """Two generators and what both translators do with them."""
+class _Model(nn.Module):
+    """Two generators, one for each domain, and what MUNIT and UNIT do alike with them."""
 
     gen_a: nn.Module
     gen_b: nn.Module
@@ -45,22 +45,30 @@ class _Translator(nn.Module):
 
     @classmethod
     def from_pretrained(cls, name: str | Path, impl: str = "auto") -> Self:
-        """A model that comes with munit-fast, or the one in a file of `munit-fast export`, ready to translate.
+        """A pretrained model, ready to translate. Nothing is downloaded.
 
-        name: "openmoji-lines2color" (lines → colour and back; weights CC BY-SA 4.0, see the card beside the file), or a
-        path to a .safetensors file. Nothing is downloaded. `about` holds the notes of the file: licence, attribution,
-        how it was trained.
-        Raises ValueError for a name that does not exist, CheckpointError for a file that cannot be used.
+        Args:
+            name: The bundled "openmoji-lines2color" (lines → colour and back; weights CC BY-SA 4.0, see the card beside
+                the file), or the path of a .safetensors file that `munit-fast export` wrote.
+            impl: The backend, as in `munit_fast.functional`; "reference" takes the plain networks.
+
+        Returns:
+            The model in evaluation mode, on the CPU, in torch's default dtype. `about` holds the notes of the file:
+            licence, attribution, how it was trained.
+
+        Raises:
+            ValueError: There is no bundled model of that name.
+            CheckpointError: The file cannot be used.
         """
         path = pretrained.locate(name)
-        return cls._build(path, read_portable(path), impl)
+        return cls._from_file(path, read_portable(path), impl)
 
     @classmethod
-    def _build(cls, path: Path, file: PortableModel, impl: str) -> Self:
-        """The model of a file that was read. Raises CheckpointError where its weights do not fit."""
+    def _from_file(cls, path: Path, file: PortableModel, impl: str) -> Self:
+        """The model of a file that was read. Raises CheckpointError where it is of another class or size."""
         if file.trainer != cls.trainer:
             raise CheckpointError(f"{path}: holds a {file.trainer} model; use {file.trainer}.from_pretrained")
-        with torch.device("meta"):  # without memory: a foreign header may ask for networks of any size
+        with torch.device("meta"):  # without memory: a third-party header may ask for networks of any size
             empty = cls(file.config, "reference")
         checked_pair(path, file.states, empty.gen_a, empty.gen_b)
         model = cls(file.config, impl)
@@ -70,12 +78,21 @@ class _Translator(nn.Module):
         return model.eval()
 
     def load(self, path: str | Path, average: bool = True) -> Self:
-        """Load both generators from a gen_########.pt or .safetensors file; returns self.
+        """Load both generators from a gen_########.pt, ema_########.pt or .safetensors file.
 
-        average: take the moving average instead, where the ema_########.pt of the same iteration lies beside; an
-        ema_########.pt may also be given itself. `loaded` says which file it was.
         The weights that NVIDIA published with MUNIT are licensed CC BY-NC-SA 4.0: not for commercial use.
-        Raises CheckpointError when the file is missing, damaged, of another program or of another configuration.
+
+        Args:
+            path: The file. One written by PyTorch 0.3 is brought up to date.
+            average: Take the moving average instead, where the ema_########.pt of the same iteration lies beside a
+                gen_########.pt. `loaded` holds the path of the file that was read.
+
+        Returns:
+            The model itself.
+
+        Raises:
+            CheckpointError: The file is missing, damaged, of another program or of another configuration; the model is
+                left as it was.
         """
         path = Path(path)
         if path.suffix == SUFFIX:
@@ -112,11 +129,23 @@ class _Translator(nn.Module):
         return x
 
 
-class MUNIT(_Translator):
-    """MUNIT's two generators (Huang et al., ECCV 2018): images of one domain to many images of the other.
+class MUNIT(_Model):
+    """MUNIT's two generators: images of one domain to many images of the other (Huang et al., ECCV 2018).
 
-    `config` is what load_config returns, or a mapping with the published keys; `impl` says who computes, as in
-    `munit_fast.functional` ("reference": the plain networks). Under torch.autocast the convolutions take its dtype.
+    Under torch.autocast the convolutions take its dtype.
+
+    Args:
+        config: What `load_config` returns, or a mapping with the published keys.
+        impl: The backend, as in `munit_fast.functional`; "reference" takes the plain networks.
+
+    Attributes:
+        gen_a, gen_b: The generators of the two domains, with the published state_dict keys.
+        loaded: The file that the weights are of; None before `load`.
+        about: The notes of a .safetensors file: licence, attribution, how it was trained.
+
+    Raises:
+        ConfigError: The mapping has an unknown key or an impossible value.
+        ValueError: There is no such backend.
     """
 
     gen_a: networks.AdaINGen
@@ -135,19 +164,23 @@ class MUNIT(_Translator):
     ) -> Tensor:
         """Translate images in several styles.
 
+        The content code of each image is decoded with style codes of the other domain (section 3 of the paper), which
+        are random, N(0, I), unless given.
+
         Args:
-            x: [N, C, H, W], float, in [-1, 1]; any H and W (padded by reflection and cropped back).
+            x: Images [N, C, H, W], any float dtype and device, in [-1, 1]; any H and W (padded by reflection and
+                cropped back).
             direction: "a2b" or "b2a".
-            num_styles: how many random styles for each image; ignored when `style` is given.
-            style: codes [S, style_dim] or [S, style_dim, 1, 1] for all images, codes [N, S, style_dim] for each
+            num_styles: How many random styles for each image; ignored when `style` is given.
+            style: Codes [S, style_dim] or [S, style_dim, 1, 1] for all images, codes [N, S, style_dim] for each
                 image, or S example images [S, C', H', W'] of the target domain whose style is to be taken.
-            generator: a CPU generator for the random styles.
+            generator: A CPU generator for the random styles.
 
         Returns:
-            [N, S, C', H, W] in [-1, 1], in the dtype and on the device of x.
+            Images [N, S, C', H, W] in [-1, 1], in the dtype and on the device of x, contiguous, without gradient.
 
         Raises:
-            ValueError: an argument has another shape, type or value than the above.
+            ValueError: An argument has another shape, type or value than the above.
         """
         _check_direction(direction)
         source, target = (self.gen_a, self.gen_b) if direction == "a2b" else (self.gen_b, self.gen_a)
@@ -160,7 +193,18 @@ class MUNIT(_Translator):
 
     @torch.no_grad()
     def encode_style(self, x: Tensor, domain: Literal["a", "b"]) -> Tensor:
-        """The style codes [N, style_dim] of images [N, C, H, W] of domain "a" or "b"."""
+        """The style codes of images.
+
+        Args:
+            x: Images [N, C, H, W] of the domain, in the dtype and on the device of the model, in [-1, 1].
+            domain: "a" or "b".
+
+        Returns:
+            Codes [N, style_dim] in the dtype of the model, without gradient.
+
+        Raises:
+            ValueError: An argument has another shape, type or value than the above.
+        """
         if domain not in ("a", "b"):
             raise ValueError(f"domain must be 'a' or 'b'; got {domain!r}")
         self._check_images("x", x, domain)
@@ -201,8 +245,11 @@ class MUNIT(_Translator):
         return style
 
 
-class UNIT(_Translator):
-    """UNIT's two generators (Liu et al., NeurIPS 2017) as the MUNIT code base publishes them: one output per image."""
+class UNIT(_Model):
+    """UNIT's two generators, one output per image, as the MUNIT code base publishes them (Liu et al., NeurIPS 2017).
+
+    Arguments, attributes and errors are those of `MUNIT`.
+    """
 
     gen_a: networks.VAEGen
     gen_b: networks.VAEGen
@@ -211,7 +258,19 @@ class UNIT(_Translator):
 
     @torch.no_grad()
     def translate(self, x: Tensor, direction: Direction = "a2b") -> Tensor:
-        """Translate images [N, C, H, W] in [-1, 1], any H and W, to [N, 1, C', H, W]. Raises ValueError."""
+        """Translate images, from the mean of their code.
+
+        Args:
+            x: Images [N, C, H, W], any float dtype and device, in [-1, 1]; any H and W (padded by reflection and
+                cropped back).
+            direction: "a2b" or "b2a".
+
+        Returns:
+            Images [N, 1, C', H, W] in [-1, 1], in the dtype and on the device of x, without gradient.
+
+        Raises:
+            ValueError: An argument has another shape, type or value than the above.
+        """
         _check_direction(direction)
         source, target = (self.gen_a, self.gen_b) if direction == "a2b" else (self.gen_b, self.gen_a)
         self._check_images("x", x, direction[0])
@@ -219,11 +278,11 @@ class UNIT(_Translator):
         return image[:, None, :, : x.shape[2], : x.shape[3]].contiguous().to(x)
 
 
-TRANSLATORS: dict[str, type[MUNIT] | type[UNIT]] = {"MUNIT": MUNIT, "UNIT": UNIT}
+MODELS: dict[str, type[MUNIT] | type[UNIT]] = {"MUNIT": MUNIT, "UNIT": UNIT}
 
 
 def from_pretrained(name: str | Path, impl: str = "auto") -> MUNIT | UNIT:
-    """`MUNIT.from_pretrained` or `UNIT.from_pretrained`, as the file says."""
+    """`MUNIT.from_pretrained` or `UNIT.from_pretrained`, as the file says; the file is read once."""
     path = pretrained.locate(name)
     file = read_portable(path)
-    return TRANSLATORS[file.trainer]._build(path, file, impl)
+    return MODELS[file.trainer]._from_file(path, file, impl)

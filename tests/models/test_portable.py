@@ -25,7 +25,7 @@ from munit_fast.config import Config
 from munit_fast.io import checkpoints, safetensors_file
 from munit_fast.io.checkpoints import CheckpointError
 from munit_fast.models import portable, pretrained
-from munit_fast.models.munit import TRANSLATORS, from_pretrained
+from munit_fast.models.munit import MODELS, from_pretrained
 from munit_fast.models.portable import read_portable, write_portable
 
 
@@ -36,7 +36,7 @@ def config(small_config: dict[str, Any]) -> Config:
 
 def random_model(config: Config, trainer: str = "MUNIT", seed: int = 0) -> mf.MUNIT | mf.UNIT:
     torch.manual_seed(seed)
-    return TRANSLATORS[trainer](config).eval()
+    return MODELS[trainer](config).eval()
 
 
 @pytest.mark.parametrize("trainer", ["MUNIT", "UNIT"])
@@ -45,7 +45,7 @@ def test_round_trip(config: Config, tmp_path: Path, trainer: str, dtype: str) ->
     model = random_model(config, trainer)
     path = tmp_path / "model.safetensors"
     write_portable(path, model, dtype=dtype, about={"licence": "CC BY 4.0"})
-    again = TRANSLATORS[trainer].from_pretrained(path)
+    again = MODELS[trainer].from_pretrained(path)
     assert again.about == {"licence": "CC BY 4.0"}
     assert again.loaded == path
     assert not again.training
@@ -58,7 +58,7 @@ def test_round_trip(config: Config, tmp_path: Path, trainer: str, dtype: str) ->
     tolerance = 1e-6 if dtype == "fp32" else 2e-2
     assert torch.allclose(again.translate(x, **styles), model.translate(x, **styles), atol=tolerance)
     assert type(from_pretrained(path)) is type(model)
-    loaded = TRANSLATORS[trainer](config).load(path)
+    loaded = MODELS[trainer](config).load(path)
     assert torch.equal(next(loaded.parameters()), next(again.parameters()))
 
 
