@@ -229,7 +229,7 @@ class MUNIT(_Model):
             return torch.randn(n, num_styles, dim, generator=generator).to(x)
         if not isinstance(style, Tensor):
             raise ValueError(f"style must be a torch.Tensor; got {type(style).__name__}")
-        style = style.to(x)
+        given, style = list(style.shape), style.to(x)
         if style.dim() == 4 and style.shape[2:] != (1, 1):
             self._check_images("style", style, direction[-1])
             style = self.encode_style(style, "b" if direction == "a2b" else "a")
@@ -240,7 +240,7 @@ class MUNIT(_Model):
         if style.dim() != 3 or style.shape[0] != n or style.shape[2] != dim or not style.shape[1]:
             raise ValueError(
                 f"style must be codes [S, {dim}], [S, {dim}, 1, 1] or [{n}, S, {dim}], or example images [S, C, H, W]; "
-                f"got {list(style.shape)}"
+                f"got {given}"
             )
         return style
 

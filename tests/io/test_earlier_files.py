@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import tarfile
 from pathlib import Path
@@ -16,7 +17,6 @@ import munit_fast as mf
 from munit_fast import reference
 from munit_fast.models.munit import from_pretrained
 from munit_fast.train import TrainOptions, train
-from munit_fast.train.run_dir import RunFolder
 
 ARCHIVE = Path(__file__).parents[1] / "golden" / "files" / "earlier.tar.xz"
 
@@ -78,17 +78,17 @@ def test_checkpoints_resume(earlier: Path, tmp_path: Path, trainer: type[Any]) -
 def test_a_run_goes_on(
     earlier: Path, expected: dict[str, Any], picture_folders: Path, tmp_path: Path, names: list[str]
 ) -> None:
-    folder = RunFolder(tmp_path, "small")
-    folder.checkpoints.mkdir(parents=True)
+    checkpoints = tmp_path / "outputs" / "small" / "checkpoints"
+    checkpoints.mkdir(parents=True)
     for name in names:
         for path in earlier.glob(f"{name}*"):
-            shutil.copy(path, folder.checkpoints)
+            shutil.copy(path, checkpoints)
     values = yaml.safe_load((earlier / "config.yaml").read_text()) | {"max_iter": 4, "data_root": str(picture_folders)}
     options = TrainOptions("small", tmp_path, seed=1, amp="off", resume=True)
     result = train(mf.make_config(values), options, config_text=yaml.safe_dump(values), console=Console(quiet=True))
     assert result.finished and result.iterations == 4
-    curves = folder.read_losses()
-    found = [{name: curve[i][1] for name, curve in curves.items()} for i in range(2)]
-    assert [iteration for iteration, _ in curves["loss_gen_total"]] == [3, 4]
+    lines = (tmp_path / "logs" / "small" / "losses.jsonl").read_text().splitlines()
+    found = [{name: value for name, value in json.loads(line).items() if name != "run"} for line in lines]
+    assert [row.pop("iteration") for row in found] == [3, 4]
     for new, old in zip(found, expected["losses"], strict=True):
         assert new == pytest.approx(old, rel=1e-4, abs=1e-5)
