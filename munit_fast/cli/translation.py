@@ -165,7 +165,8 @@ def export(
     trainer: TrainerOption = TrainerName.MUNIT,
 ) -> None:
     """Write trained generators as one file to hand on: translate --pretrained FILE, MUNIT.from_pretrained(FILE)."""
-    from munit_fast.io.safetensors_file import check_name, write_portable
+    from munit_fast.io.safetensors_file import check_name
+    from munit_fast.models.portable import write_portable
     from munit_fast.train.summary import in_words
 
     check_name(output)

@@ -11,9 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from munit_fast import reference
-from munit_fast.io.checkpoints import load_average
+from munit_fast.io.checkpoints import checkpoint_name, load_average, save_atomically
 from munit_fast.models.networks import AdaINGen, Fused, MsImageDis, VAEGen, shared_weights
-from munit_fast.reference.files import checkpoint_name, save_atomically
 from munit_fast.reference.trainers import Hyperparameters, Noise
 from munit_fast.train import cuda_graph
 from munit_fast.train import losses as objectives

@@ -99,6 +99,21 @@ def test_the_summary_shows_the_headlines() -> None:
     assert lines(text)[1] == "| training iteration, fp32 | 1 s: 3.00× (3.00×) |" and "translation" not in text
 
 
+def test_the_readme_has_five_rows() -> None:
+    rows = []
+    for i, case in enumerate(HEADLINES, 1):
+        rows += [row(**asdict(case)), baseline(i + 1.0, **asdict(case))]
+    rows += [row(), baseline(1.234)]
+    assert lines(report.five_rows(rows, {row().machine: "pages/a.md"})) == [
+        "| 256², batch 1, dim 64 | [A CPU, 2 threads](pages/a.md) |",
+        "| training iteration, fp32 | 1 s: 2.00× (2.00×) |",
+        "| training iteration, bf16 | 1 s: 3.00× (3.00×) |",
+        "| translation in 10 styles, fp32 | 1 s: 4.00× (4.00×) |",
+        "| translation in 10 styles, bf16 | 1 s: 6.00× (6.00×) |",
+        "| operations, geometric mean | 1.23× (1 cases) |",
+    ]
+
+
 def test_baselines_that_were_not_timed_are_named() -> None:
     translation = asdict(HEADLINES[-1])
     rows = [row(**translation), baseline(3.0, **translation)]
