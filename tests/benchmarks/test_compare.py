@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
-from helpers.bench import baseline, row
+from helpers.bench import baseline, quiet, row
 from munit_fast.benchmarks.compare import compare
+from munit_fast.benchmarks.report import print_comparison
+from munit_fast.benchmarks.rows import RowsError
 
 
 def test_comparison_takes_a_busier_machine_out() -> None:
@@ -23,3 +26,10 @@ def test_comparison_takes_a_busier_machine_out() -> None:
     assert not plain.relative
     with pytest.raises(ValueError, match="no case was measured on the same machine"):
         compare(before, [replace(r, device="another") for r in before])
+
+
+def test_comparing_with_what_is_neither_file_nor_revision(tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_text(row().line() + "\n")
+    with pytest.raises(RowsError, match="no-such-revision"):
+        print_comparison("no-such-revision", path, quiet())

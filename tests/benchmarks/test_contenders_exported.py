@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from helpers.bench import QUICK, only, quiet
-from munit_fast.benchmarks import Case, contenders_exported, contenders_training, report, run
+from munit_fast.benchmarks import Case, contenders_exported, contenders_training, run, tables
 from munit_fast.benchmarks.contenders import FROZEN, ONNX_RUNTIME, OPENVINO, OURS, PUBLISHED, Unavailable
 
 CPU = torch.device("cpu")
@@ -127,5 +127,5 @@ def test_a_runtime_that_is_not_installed_is_named(few: Case, package: str, monke
     for other in {ONNX_RUNTIME, OPENVINO} - needed:
         contenders_exported.require(other)
     assert reason in console.file.getvalue()  # type: ignore[attr-defined]
-    text = report.page(found[0].machine, found)
+    text = tables.page(found[0].machine, found)
     assert reason in text and FROZEN in text

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from helpers.bench import QUICK, quiet
-from munit_fast.benchmarks import SETS, Case, report, run, runner, select
+from munit_fast.benchmarks import SETS, Case, run, runner, select, tables
 from munit_fast.benchmarks.cases import LEVELS
 from munit_fast.benchmarks.contenders import ONNX_RUNTIME, OPENVINO, OURS, PUBLISHED, Contender, Work
 from munit_fast.train import trainer
@@ -69,7 +69,7 @@ def test_a_contender_with_wrong_numbers_gets_no_time(monkeypatch: pytest.MonkeyP
     [bad] = [r for r in found if r.failure]
     assert bad.implementation == OURS and bad.layout == "NCHW" and bad.p50 is None
     assert [r for r in found if r.implementation == OURS and r.failure is None]
-    assert "Without a time (1)" in report.page(found[0].machine, found)
+    assert "Without a time (1)" in tables.page(found[0].machine, found)
 
 
 def test_an_iteration_that_does_not_train_gets_no_time(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from dataclasses import asdict, replace
 
-import pytest
-
 from helpers.bench import baseline, row
-from munit_fast.benchmarks import report
+from munit_fast.benchmarks import tables
 from munit_fast.benchmarks.cases import HEADLINES
 from munit_fast.benchmarks.contenders import FROZEN, ONNX_RUNTIME, OPENVINO
-from munit_fast.benchmarks.rows import Row, RowsError
+from munit_fast.benchmarks.rows import Row
 
 ITERATION = {
     "level": "training",
@@ -30,7 +28,7 @@ def lines(text: str) -> list[str]:
 
 
 def page(rows: list[Row]) -> str:
-    return report.page(rows[0].machine, rows)
+    return tables.page(rows[0].machine, rows)
 
 
 def test_an_iteration_is_shown_with_every_contender_slowest_first() -> None:
@@ -73,19 +71,19 @@ def test_networks_and_what_has_no_time() -> None:
 def test_the_summary_has_a_column_for_each_machine() -> None:
     other = {"device": "B GPU", "cuda": "13.0"}
     rows = [row(), baseline(2.0), row(**other), baseline(4.0, **other)]
-    text = report.summary(rows)
+    text = tables.summary(rows)
     assert lines(text) == [
         "| 256², batch 1, dim 64 | A CPU, 2 threads | B GPU |",
         "| operations, geometric mean | 2.00× (1 cases) | 4.00× (1 cases) |",
         "| cases slower than the fastest baseline | 0 of 1 | 0 of 1 |",
     ]
-    assert "on a GPU" not in text and "on a GPU" in report.summary(rows[:2])  # that none was measured is said
+    assert "on a GPU" not in text and "on a GPU" in tables.summary(rows[:2])  # that none was measured is said
 
 
 def test_processors_that_differ_in_amx_have_columns_and_pages_of_their_own() -> None:
     flags = {"without AMX": "avx2 avx512f avx512_bf16", "with AMX": "avx2 avx512f avx512_bf16 amx_bf16"}
     few = [[row(cpu_flags=f), baseline(p50, cpu_flags=f)] for f, p50 in zip(flags.values(), (2.0, 4.0))]
-    text = lines(report.summary(few[0] + few[1]))
+    text = lines(tables.summary(few[0] + few[1]))
     assert text[0] == "| 256², batch 1, dim 64 | A CPU with AMX, 2 threads | A CPU without AMX, 2 threads |"
     assert text[1] == "| operations, geometric mean | 4.00× (1 cases) | 2.00× (1 cases) |"
     for words, mine in zip(flags, few):
@@ -94,7 +92,7 @@ def test_processors_that_differ_in_amx_have_columns_and_pages_of_their_own() -> 
 
 def test_the_summary_shows_the_headlines() -> None:
     iteration = asdict(HEADLINES[0])
-    text = report.summary([row(**iteration), baseline(3.0, **iteration)], {row().machine: "pages/a.md"})
+    text = tables.summary([row(**iteration), baseline(3.0, **iteration)], {row().machine: "pages/a.md"})
     assert "[A CPU, 2 threads](pages/a.md)" in text
     assert lines(text)[1] == "| training iteration, fp32 | 1 s: 3.00× (3.00×) |" and "translation" not in text
 
@@ -104,7 +102,7 @@ def test_the_readme_has_five_rows() -> None:
     for i, case in enumerate(HEADLINES, 1):
         rows += [row(**asdict(case)), baseline(i + 1.0, **asdict(case))]
     rows += [row(), baseline(1.234)]
-    assert lines(report.five_rows(rows, {row().machine: "pages/a.md"})) == [
+    assert lines(tables.five_rows(rows, {row().machine: "pages/a.md"})) == [
         "| 256², batch 1, dim 64 | [A CPU, 2 threads](pages/a.md) |",
         "| training iteration, fp32 | 1 s: 2.00× (2.00×) |",
         "| training iteration, bf16 | 1 s: 3.00× (3.00×) |",
@@ -118,13 +116,6 @@ def test_baselines_that_were_not_timed_are_named() -> None:
     translation = asdict(HEADLINES[-1])
     rows = [row(**translation), baseline(3.0, **translation)]
     names = (FROZEN, ONNX_RUNTIME, OPENVINO)
-    assert ", ".join(names) in report.summary(rows) and ", ".join(names) in page(rows)
+    assert ", ".join(names) in tables.summary(rows) and ", ".join(names) in page(rows)
     rows += [baseline(2.0, **translation, implementation=name) for name in names]
-    assert not any(name in report.summary(rows) for name in names)
-
-
-def test_comparing_with_what_is_neither_file_nor_revision(tmp_path) -> None:  # type: ignore[no-untyped-def]
-    path = tmp_path / "rows.jsonl"
-    path.write_text(row().line() + "\n")
-    with pytest.raises(RowsError, match="no-such-revision"):
-        report.print_comparison("no-such-revision", path, None)  # type: ignore[arg-type]
+    assert not any(name in tables.summary(rows) for name in names)
