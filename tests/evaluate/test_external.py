@@ -91,7 +91,7 @@ def install_lpips(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "lpips", made)
 
 
-def test_nothing_installed_is_said_in_words(weights: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_libraries_are_named(weights: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("torch_fidelity", "torch_fidelity.feature_extractor_inceptionv3", "lpips", "torchmetrics.image.lpip"):
         monkeypatch.setitem(sys.modules, name, None)
     factories, missing = external.external_metrics(None, torch.device("cpu"))

@@ -34,7 +34,7 @@ def test_a_prepared_folder_with_a_file_missing_is_refused(tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("content", ["", "[1]", "{"])
-def test_somebody_elses_folder_is_refused(tmp_path: Path, content: str) -> None:
+def test_a_folder_with_other_content_is_refused(tmp_path: Path, content: str) -> None:
     (tmp_path / "manifest.json").write_text(content)
     with pytest.raises(DatasetError, match=r"no readable manifest\.json"):
         prepared_manifest(tmp_path, {})
