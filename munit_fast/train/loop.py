@@ -21,7 +21,7 @@ from munit_fast.amp import Workload, amp_dtype, resolve
 from munit_fast.config import Config
 from munit_fast.data import ImageSet, UnpairedBatches, display_images
 from munit_fast.data.sources import Sources, open_sources
-from munit_fast.pages.web import TrainingStatus, find_grids, write_training_page
+from munit_fast.pages.training import TrainingStatus, find_grids, write_training_page
 from munit_fast.train.distributed import Ranks, joined, restarted
 from munit_fast.train.events import Faults
 from munit_fast.train.grids import write_grids

@@ -87,17 +87,17 @@ def prepare_edges(
         return reused
     require("skimage.feature", "edges", package="scikit-image", error=DatasetError)
     with atomic_directory(out) as stage:
-        workshop = _Workshop(stage, size, sigma)
+        writer = PairWriter(stage, size, sigma)
         for done, path in enumerate(paths, 1):
-            workshop.take(path, _relative(path, source))
+            writer.add(path, _relative(path, source))
             (progress or (lambda done, total: None))(done, len(paths))
-        files = _deal(stage, workshop.pictures, test_fraction, seed)
+        files = assign_splits(stage, writer.pictures, test_fraction, seed)
         manifest = {
             "parameters": parameters,
             "versions": {"scikit-image": metadata.version("scikit-image"), "pillow": PIL.__version__},
             "counts": {split: sum(name.startswith(f"{split}/") for name in files) for split in SPLITS},
-            "skipped": {reason: len(names) for reason, names in workshop.skipped.items()},
-            "skipped_files": workshop.skipped,
+            "skipped": {reason: len(names) for reason, names in writer.skipped.items()},
+            "skipped_files": writer.skipped,
             "files": dict(sorted(files.items())),
         }
         return write_manifest(stage, manifest)
@@ -110,8 +110,8 @@ class _Picture:
     digest: str  # of its resized pixels
 
 
-class _Workshop:
-    """Turns pictures into pairs of files in testA and testB, from where they are dealt to the splits."""
+class PairWriter:
+    """Writes the pair of each picture to testA and testB, from where `assign_splits` moves it to its split."""
 
     def __init__(self, stage: Path, size: int, sigma: float) -> None:
         self._stage, self._size, self._sigma = stage, size, sigma
@@ -126,8 +126,8 @@ class _Workshop:
         for folder in SPLITS:
             (stage / folder).mkdir()
 
-    def take(self, path: Path, relative: str) -> None:
-        """Make the pair of one picture, or note why not."""
+    def add(self, path: Path, relative: str) -> None:
+        """Write the pair of one picture, or record why it has none."""
         try:
             array = _bytes(resize_short_side(decode_image(path, 3, matte=255), self._size))
         except ImageError as error:
@@ -157,8 +157,8 @@ class _Workshop:
         return f"{chosen}.png"
 
 
-def _deal(stage: Path, pictures: list[_Picture], test_fraction: float, seed: int) -> dict[str, dict[str, str]]:
-    """Move the pairs to their splits, in the order of their hashes; the manifest's files."""
+def assign_splits(stage: Path, pictures: list[_Picture], test_fraction: float, seed: int) -> dict[str, dict[str, str]]:
+    """Move the pairs to their splits, in the order of their hashes; returns the manifest's entries by file name."""
     if len(pictures) < 3:
         raise DatasetError(f"only {len(pictures)} usable pictures; at least 3 are needed, one per split")
     tests = min(max(1, round(test_fraction * len(pictures))), len(pictures) - 2)

@@ -21,21 +21,37 @@ _LUMA = (0.299, 0.587, 0.114)
 
 
 def l1(x: Tensor, y: Tensor) -> Tensor:
-    """Mean absolute difference of each pair, on (x + 1) / 2.
+    """Mean absolute difference of each pair, on (x + 1) / 2; lower is better.
 
-    x, y: float [N, C, H, W] in [-1, 1]. Returns float64 [N] on the CPU, in [0, 1]; lower is better.
-    Raises ValueError for other shapes, other ranges or non-finite values.
+    Args:
+        x: float [N, C, H, W] in [-1, 1], C 1 or 3, any device.
+        y: As `x`.
+
+    Returns:
+        float64 [N] on the CPU, in [0, 1].
+
+    Raises:
+        ValueError: Other shapes, values out of range or not finite.
     """
     a, b = _pair(x, y, "l1")
     return (a - b).abs().mean(dim=(1, 2, 3))
 
 
 def ssim(x: Tensor, y: Tensor) -> Tensor:
-    """Structural similarity of each pair, on (x + 1) / 2, with the Gaussian window of the paper.
+    """Structural similarity of each pair, on (x + 1) / 2, with the Gaussian window of the paper; higher is better.
 
-    x, y: float [N, C, H, W] in [-1, 1], H and W at least 11. Returns float64 [N] on the CPU, in [-1, 1];
-    higher is better. Source: Wang et al. 2004, "Image Quality Assessment", eq. 13, averaged over the window
-    positions and the channels.
+    Source: Wang et al. 2004, "Image Quality Assessment", eq. 13, averaged over the window positions and the channels.
+
+    Args:
+        x: float [N, C, H, W] in [-1, 1], C 1 or 3, H and W at least 11, any device.
+        y: As `x`.
+
+    Returns:
+        float64 [N] on the CPU, in [-1, 1].
+
+    Raises:
+        ImportError: scikit-image is missing.
+        ValueError: Other shapes, values out of range or not finite.
     """
     a, b = _pair(x, y, "ssim")
     if min(a.shape[-2:]) < SSIM_WINDOW:
@@ -59,16 +75,27 @@ def ssim(x: Tensor, y: Tensor) -> Tensor:
 
 
 def line_f1(x: Tensor, y: Tensor, threshold: float = 0.5, tolerance: float = LINE_TOLERANCE) -> Tensor:
-    """How well the ink of the drawing x agrees with the ink of the true drawing y: F1 of each pair.
+    """How well the ink of each drawing agrees with the ink of the true drawing: F1 of the pair; higher is better.
 
-    Ink is where the luminance of (x + 1) / 2 lies below `threshold`. Precision is the share of x's ink with
-    ink of y within `tolerance` pixels, recall the share of y's ink with ink of x so near; F1 = 2·P·R / (P +
-    R). Two blank drawings agree (1), a blank one against a drawn one does not (0). `tolerance` counts pixels
-    at a 128-pixel shorter side and scales with it, at least 1 pixel.
+    Ink is where the luminance of (x + 1) / 2 lies below `threshold`. Precision is the share of x's ink with ink of y
+    within `tolerance`, recall the share of y's ink with ink of x so near; F1 = 2·P·R / (P + R). Two blank drawings
+    agree (1), a blank one and a drawn one do not (0).
 
-    x, y: float [N, 1 or 3, H, W] in [-1, 1], dark lines on white. Returns float64 [N] on the CPU, in [0, 1];
-    higher is better. Source: boundary benchmark of Martin, Fowlkes, Malik 2004, with matching to the nearest
-    ink instead of one-to-one matching.
+    Source: boundary benchmark of Martin, Fowlkes, Malik 2004, with matching to the nearest ink instead of one-to-one
+    matching.
+
+    Args:
+        x: float [N, 1 or 3, H, W] in [-1, 1], dark lines on white, any device.
+        y: The true drawings, of the same number and size; the channels may differ.
+        threshold: Luminance in [0, 1] below which a pixel is ink.
+        tolerance: In pixels where the shorter side has 128, and in proportion to it, at least 1 pixel.
+
+    Returns:
+        float64 [N] on the CPU, in [0, 1].
+
+    Raises:
+        ImportError: scipy is missing.
+        ValueError: Other shapes, values out of range or not finite.
     """
     a, b = to_unit(x, "line_f1: x"), to_unit(y, "line_f1: y")
     if a.shape[0] != b.shape[0] or a.shape[-2:] != b.shape[-2:]:
