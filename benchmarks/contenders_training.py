@@ -168,7 +168,7 @@ def training_contenders(case: Case, device: torch.device) -> list[Contender]:
         if graph:
 
             def captured() -> None:
-                _assert_captured(trainer._no_graph is None, f": {trainer._no_graph}")
+                _assert_captured(trainer._graphs.failure is None, f": {trainer._graphs.failure}")
 
             return work(trainer, lambda: trainer.update(x_a, x_b, hp, (styles[:2], styles[2:])), captured)
 
