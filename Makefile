@@ -1,6 +1,7 @@
 # make demo   prepare drawings, train a small MUNIT here, open demo/index.html afterwards
 # make test   run the tests; make test TORCH=2.14.1: with another torch than the pinned one
 # make check  format, lint, types, fast tests
+# make docs   docs/_build/html, without a network; warnings and stale generated tables are errors
 # make bench  time munit-fast against every baseline, write benchmarks/results, docs/benchmarks and README's table
 # make wheel  dist/munit_fast-*.whl, which needs no compiler where it is installed, for $(PYTHON) on this kind of machine
 # make gpu-check, gpu-tune, gpu-wheels  what needs an NVIDIA GPU, and what brings missing packages there
@@ -9,7 +10,7 @@
 # make lock   write requirements.txt from constraints.txt
 # make audit  ask for known vulnerabilities of what requirements.txt names, and of torch
 # make clean  remove what these made
-# demo, test, check, bench, pretrained, wheel, gpu-wheels and fuzz set up .venv first, with the versions and hashes of
+# demo, test, docs, check, bench, pretrained, wheel, gpu-wheels and fuzz set up .venv first, with the versions and hashes of
 # requirements.txt and the torch of constraints.txt; lock and audit only .venv/tools.
 
 # The first supported Python on the PATH.
@@ -32,7 +33,7 @@ PRETRAINED := openmoji-lines2color
 BOX := munit_fast/models/pretrained/$(PRETRAINED).safetensors
 RESULTS := docs/pretrained
 
-.PHONY: demo test check types bench pretrained pretrained-card wheel gpu-check gpu-tune gpu-wheels fuzz lock audit clean
+.PHONY: demo test docs check types bench pretrained pretrained-card wheel gpu-check gpu-tune gpu-wheels fuzz lock audit clean
 .DEFAULT_GOAL := test
 
 $(STAMP): pyproject.toml setup.py constraints.txt requirements.txt $(wildcard csrc/*.cpp csrc/*/*)
@@ -51,8 +52,12 @@ endif
 demo: $(STAMP)
 	$(BIN)/munit-fast demo $(DEMO_FLAGS)
 
-test: $(STAMP)
+test: docs
 	$(BIN)/python -m pytest
+
+docs: $(STAMP)
+	$(BIN)/python docs/generate.py --check
+	$(BIN)/sphinx-build --builder html --fail-on-warning --keep-going --nitpicky --quiet docs docs/_build/html
 
 check: $(STAMP)
 	$(BIN)/ruff format --check .

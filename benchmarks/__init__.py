@@ -1,8 +1,11 @@
 """`munit-fast bench`: the only place that a speed may be claimed from.
 
-`cases` says what is timed, as data; `ops`, `blocks` and `models` build the contenders of a case; `runner` checks their
-numbers and lets `measure` time them in turns, in one process; `rows` keeps what was seen; `report` makes the README's
-tables and plots from committed rows, and `compare` says what changed.
+`cases` lists what is timed, as data. `contenders_ops`, `contenders_networks`, `contenders_training` and
+`contenders_exported` (ONNX Runtime, OpenVINO) build the contenders of a case from the parts in `contenders`. `runner`
+checks their results, has `timing` time them in turns in one process, and appends `rows`, which also say on which
+`machine`. `summary` relates ours to the baselines, `compare` two sets of rows; `report` prints both and writes the
+README's table and the pages, with `plots`. `results/` holds the committed rows; `scripts/` holds programs of their own,
+which `munit-fast bench` does not need.
 """
 
 from munit_fast.benchmarks.cases import LEVELS, SETS, Case, select

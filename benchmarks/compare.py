@@ -56,8 +56,8 @@ def compare(before: list[Row], after: list[Row]) -> list[Change]:
 
 def _change(before: Summary, after: Summary) -> Change:
     assert before.ours is not None and after.ours is not None
-    old = {row.who: row for row in before.rows if not row.ours}
-    new = {row.who: row for row in after.rows if not row.ours}
+    old = {row.contender: row for row in before.rows if not row.ours}
+    new = {row.contender: row for row in after.rows if not row.ours}
     # How much slower the machine was, as each common baseline saw it.
     drifts = [log(new[who].seconds / old[who].seconds) for who in old if who in new]
     shift = log(before.ours.seconds / after.ours.seconds)

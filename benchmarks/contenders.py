@@ -1,16 +1,16 @@
-"""What the levels share: a contender, its work, and the wrappers that make others of it."""
+"""What the levels share: `Contender`, its `Work`, the variants of the published modules, and wrappers around both."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from munit_fast.benchmarks.cases import DTYPES
+from munit_fast.benchmarks.cases import DTYPES, Case
 from munit_fast.train.cuda_graph import WARM_UP, capture, capture_stream
 
 OURS = "munit_fast"
@@ -30,30 +30,38 @@ class Unavailable(RuntimeError):
 
 @dataclass
 class Work:
-    """step: what is timed; it returns its results, which are what is checked.
+    """One contender, built and ready to run.
 
-    numbers: for an iteration, whose step returns nothing: what to check, after running it. state_bytes: weights and
-    moments, which are there before and after a step. close: raises if the step is not what it is called.
+    Attributes:
+        step: What is timed. Its results are checked against the expected ones.
+        numbers: For a training iteration, whose step returns nothing: runs it and returns what to check.
+        state_bytes: Size of weights and optimizer moments, which exist before and after a step.
+        verify: Raises if the step did not run as the contender's name says, as a CUDA graph for example.
     """
 
     step: Callable[[], Sequence[Tensor]]
     numbers: Callable[[], Sequence[Tensor]] | None = None
     state_bytes: int | None = None
-    close: Callable[[], None] = lambda: None
+    verify: Callable[[], None] = lambda: None
 
 
 @dataclass(frozen=True)
 class Contender:
-    """One way to do a case's work.
+    """One way to compute a case.
 
-    graph: its step is replayed from a CUDA graph. `make` builds the work and can be expensive.
+    Attributes:
+        implementation: `OURS`, `PUBLISHED` or the name of another baseline; a value of the rows.
+        layout: A key of `LAYOUTS`.
+        make: Builds the work; can be expensive.
+        graph: Whether the step is replayed from a CUDA graph.
+        precision: The dtype of its autocast where that is not the case's.
     """
 
     implementation: str
     layout: str
     make: Callable[[], Work]
     graph: bool = False
-    precision: str | None = None  # of its autocast, where that is not the case's dtype
+    precision: str | None = None
 
     @property
     def ours(self) -> bool:
@@ -64,14 +72,34 @@ class Contender:
         return self.implementation in (*COMPILED, FROZEN)
 
     @property
-    def foreign(self) -> bool:
-        """Whether another program than torch computes it: torch sees neither its memory nor its operations."""
+    def external(self) -> bool:
+        """Whether another runtime than torch computes it: torch sees neither its memory nor its operations."""
         return self.implementation in (ONNX_RUNTIME, OPENVINO)
 
     def __str__(self) -> str:
         words = [self.implementation, self.layout]
         words += [self.precision] if self.precision else []
         return " ".join(words) + (" in a CUDA graph" if self.graph else "")
+
+
+class Variant(NamedTuple):
+    """One way to run the published modules: eager or compiled, in which layout, under autocast to which dtype."""
+
+    implementation: str
+    layout: str
+    precision: str
+
+    def contender(self, case: Case, make: Callable[[], Work], graph: bool = False) -> Contender:
+        """The contender of a case that runs this variant."""
+        precision = None if self.precision == case.dtype else self.precision
+        return Contender(self.implementation, self.layout, make, graph, precision)
+
+
+def published_variants(case: Case) -> list[Variant]:
+    """The published modules eager in each layout, eager in float32 where the case is not, and compiled."""
+    variants = [Variant(PUBLISHED, layout, case.dtype) for layout in LAYOUTS]
+    variants += [Variant(PUBLISHED, "NCHW", "fp32")] if case.dtype != "fp32" else []
+    return variants + [Variant(name, "channels_last", case.dtype) for name in COMPILED]
 
 
 def placed(module: Any, layout: str, device: torch.device) -> Any:
@@ -115,7 +143,7 @@ def in_graph(work: Work) -> Work:
     """The same work with its step captured in a CUDA graph; what it reads must stay where it is.
 
     The work must have been made on the current stream, `munit_fast.train.cuda_graph.capture_stream`. Its
-    results are poisoned before the first replay, so that a check sees what the replay writes.
+    results are filled with NaN before the first replay, so that a check sees what the replay writes.
     """
     device = torch.device("cuda", torch.cuda.current_device())
     if torch.cuda.current_stream() != capture_stream(device):

@@ -12,16 +12,17 @@ from torch import Tensor, nn
 from munit_fast import reference
 from munit_fast.benchmarks.cases import Case
 from munit_fast.benchmarks.contenders import (
-    COMPILED,
     LAYOUTS,
     OURS,
     PUBLISHED,
     Contender,
+    Variant,
     Work,
     autocast,
     compiled,
     differentiable,
     placed,
+    published_variants,
 )
 from munit_fast.models import networks
 from munit_fast.ops.fused_conv import convolution
@@ -146,16 +147,10 @@ def block_contenders(case: Case, device: torch.device) -> list[Contender]:
         # An encoder leaves half of its generator unused.
         return differentiable(forward, [x, *module.parameters()], case.mode)
 
-    def of_plain(name: str, layout: str, precision: str = case.dtype) -> Contender:
+    def published(variant: Variant) -> Contender:
+        name, layout, precision = variant
         function: Callable[[nn.Module], Call] = (lambda m: m) if name == PUBLISHED else lambda m: compiled(m, name)
-        differs = None if precision == case.dtype else precision
-        return Contender(
-            name, layout, lambda: make(copy.deepcopy(plain), layout, function, precision), precision=differs
-        )
+        return variant.contender(case, lambda: make(copy.deepcopy(plain), layout, function, precision))
 
-    return [
-        Contender(OURS, "channels_last", lambda: make(ours, "channels_last", lambda _: call, case.dtype)),
-        *(of_plain(PUBLISHED, layout) for layout in LAYOUTS),
-        *(of_plain(PUBLISHED, "NCHW", "fp32") for _ in range(case.dtype != "fp32")),
-        *(of_plain(name, "channels_last") for name in COMPILED),
-    ]
+    fused = Contender(OURS, "channels_last", lambda: make(ours, "channels_last", lambda _: call, case.dtype))
+    return [fused, *map(published, published_variants(case))]

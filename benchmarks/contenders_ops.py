@@ -24,7 +24,7 @@ from munit_fast.benchmarks.contenders import (
     differentiable,
 )
 
-# Timed beside what "auto" takes, to see whether it chooses well (munit_fast/ops/backends/choice.py).
+# Timed beside what "auto" takes, to see whether it chooses well (munit_fast/ops/backends/registry.py).
 BACKENDS_OF = {"cuda": ("triton", "cuda")}
 
 Function = Callable[[Tensor, Tensor, Tensor, "Tensor | None"], Tensor]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 import torch
@@ -19,14 +19,16 @@ from munit_fast.benchmarks.contenders import (
     ONNX_RUNTIME,
     OPENVINO,
     OURS,
-    PUBLISHED,
     Contender,
+    Variant,
     Work,
     autocast,
     compiled,
     frozen,
     placed,
+    published_variants,
 )
+from munit_fast.benchmarks.contenders_exported import PACKAGES
 from munit_fast.train.cuda_graph import WARM_UP, StepGraph
 from munit_fast.train.trainer import MUNIT_Trainer
 
@@ -83,7 +85,7 @@ def _weights(trainer: Any) -> list[Tensor]:
     ]
 
 
-def _checked_iterations(trainer: Any, step: Callable[[], None], device: torch.device) -> Callable[[], list[Tensor]]:
+def _checked_iterations(trainer: Any, step: Callable[[], object], device: torch.device) -> Callable[[], list[Tensor]]:
     """Every loss of the first iteration, then how far each network's weights moved in all of them.
 
     On a GPU enough of them that the last ones are replayed, where there is a graph.
@@ -125,14 +127,15 @@ def training_contenders(case: Case, device: torch.device) -> list[Contender]:
         draw = torch.Generator().manual_seed(3)
         return [torch.randn(case.batch, hp["gen"]["style_dim"], 1, 1, generator=draw).to(device) for _ in range(4)]
 
-    def work(trainer: Any, step: Callable[[], None], close: Callable[[], None] = lambda: None) -> Work:
+    def work(trainer: Any, step: Callable[[], object], close: Callable[[], None] = lambda: None) -> Work:
         def timed() -> list[Tensor]:
             step()
             return []
 
         return Work(timed, _checked_iterations(trainer, step, device), _state_bytes(trainer), close)
 
-    def published(layout: str, precision: str, implementation: str, graph: bool) -> Work:
+    def published(variant: Variant, graph: bool) -> Work:
+        implementation, layout, precision = variant
         torch.manual_seed(0)
         trainer: Any = placed(_Published(hp), layout, device)
         if implementation in COMPILED:
@@ -183,19 +186,10 @@ def training_contenders(case: Case, device: torch.device) -> list[Contender]:
         Contender(OURS, "channels_last", lambda graph=graph: ours(graph), graph)  # type: ignore[misc]
         for graph in _graphs(device)
     ]
-    ways = [(PUBLISHED, layout, case.dtype, graph) for layout in LAYOUTS for graph in _graphs(device)]
-    ways += [(PUBLISHED, "NCHW", "fp32", False)] if case.dtype != "fp32" else []
-    ways += [(name, "channels_last", case.dtype, graph) for name in COMPILED for graph in _graphs(device)]
-    for name, layout, precision, graph in ways:
-        found.append(
-            Contender(
-                name,
-                layout,
-                lambda w=(layout, precision, name, graph): published(*w),  # type: ignore[misc]
-                graph,
-                None if precision == case.dtype else precision,
-            )
-        )
+    for variant in published_variants(case):
+        for graph in _graphs(device) if variant.precision == case.dtype else (False,):
+            make = partial(published, variant, graph)
+            found.append(variant.contender(case, make, graph))
     return found
 
 
@@ -212,7 +206,7 @@ def translation_contenders(case: Case, device: torch.device) -> list[Contender]:
     """Images in one or ten styles each, without gradients."""
     hp = hyperparameters(case)
 
-    def material(impl: str) -> tuple[MUNIT, Tensor, Tensor]:
+    def inputs(impl: str) -> tuple[MUNIT, Tensor, Tensor]:
         torch.manual_seed(0)
         model = MUNIT(hp, impl=impl).eval().to(device)
         draw = torch.Generator().manual_seed(2)
@@ -220,8 +214,9 @@ def translation_contenders(case: Case, device: torch.device) -> list[Contender]:
         codes = torch.randn(STYLES[case.name], hp["gen"]["style_dim"], generator=torch.Generator().manual_seed(1))
         return model, x, codes.to(device)
 
-    def work(implementation: str, layout: str, precision: str) -> Work:
-        model, x, codes = material("auto" if implementation == OURS else "reference")
+    def work(variant: Variant) -> Work:
+        implementation, layout, precision = variant
+        model, x, codes = inputs("auto" if implementation == OURS else "reference")
         if implementation != OURS:
             model = placed(model, layout, device)
             x = x.contiguous(memory_format=LAYOUTS[layout])
@@ -239,30 +234,20 @@ def translation_contenders(case: Case, device: torch.device) -> list[Contender]:
 
     @cache
     def program() -> bytes:
-        return contenders_exported.export(*material("reference"))
+        return contenders_exported.export(*inputs("reference"))
 
-    def foreign(implementation: str, layout: str, precision: str) -> Work:
-        contenders_exported.require(implementation)
-        _, x, codes = material("reference")
-        run = contenders_exported.load(implementation, precision, program(), torch.get_num_threads())
+    def external(variant: Variant) -> Work:
+        contenders_exported.require(variant.implementation)
+        _, x, codes = inputs("reference")
+        threads = torch.get_num_threads()
+        run = contenders_exported.load(variant.implementation, variant.precision, program(), threads)
         repeated = codes.repeat(case.batch, 1)
         return Work(lambda: [run(x, repeated).unflatten(0, (case.batch, -1))])
 
-    ways = [(OURS, "channels_last", case.dtype)]
-    ways += [(PUBLISHED, layout, case.dtype) for layout in LAYOUTS]
-    ways += [(PUBLISHED, "NCHW", "fp32")] if case.dtype != "fp32" else []
-    ways += [(name, "channels_last", case.dtype) for name in COMPILED]
+    variants = [Variant(OURS, "channels_last", case.dtype), *published_variants(case)]
     if device.type == "cpu":
         # Where bfloat16 is slower than float32, these must not look slow for it.
         either = tuple(dict.fromkeys((case.dtype, "fp32")))
-        ways += [(FROZEN, "channels_last", precision) for precision in either]
-        ways += [(ONNX_RUNTIME, "NCHW", "fp32"), *((OPENVINO, "NCHW", precision) for precision in either)]
-    return [
-        Contender(
-            name,
-            layout,
-            lambda w=(name, layout, precision): (foreign if w[0] in contenders_exported.PACKAGES else work)(*w),  # type: ignore[misc]
-            precision=None if precision == case.dtype else precision,
-        )
-        for name, layout, precision in ways
-    ]
+        variants += [Variant(FROZEN, "channels_last", precision) for precision in either]
+        variants += [Variant(ONNX_RUNTIME, "NCHW", "fp32"), *(Variant(OPENVINO, "NCHW", dtype) for dtype in either)]
+    return [v.contender(case, partial(external if v.implementation in PACKAGES else work, v)) for v in variants]

@@ -1,4 +1,7 @@
-"""A page for each machine and the README's table, from committed rows. Losses are printed as wins are."""
+"""A page for each machine, an index of them and the README's rows, from committed rows; what `munit-fast bench` prints.
+
+Cases where munit_fast is slower are printed as those where it is faster.
+"""
 
 from __future__ import annotations
 
@@ -8,24 +11,123 @@ from dataclasses import asdict
 from pathlib import Path
 from statistics import geometric_mean
 
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+
 from munit_fast.benchmarks import plots
-from munit_fast.benchmarks.cases import HEADLINES, STYLES, Case
+from munit_fast.benchmarks.cases import HEADLINES, LEVELS, STYLES, Case
+from munit_fast.benchmarks.compare import Change, compare
 from munit_fast.benchmarks.contenders import COMPILED, FROZEN, ONNX_RUNTIME, OPENVINO, PUBLISHED
-from munit_fast.benchmarks.rows import Machine, Row, load
+from munit_fast.benchmarks.rows import Machine, Row, load, load_revision
 from munit_fast.benchmarks.summary import Summary, by_machine, complete, summarize
 from munit_fast.io.atomic import atomic_write_bytes
 
 NONE = "–"  # where a figure does not apply or was not measured
 BEGIN = "<!-- written by `munit-fast bench --report`; edits between here and the end are lost -->"
 END = "<!-- end of what `munit-fast bench --report` writes -->"
+HOW = """\
+## How it is measured
+
+Each case is timed in one process. All implementations take turns, so that a busy machine slows all of them alike, and
+the numbers of each one are checked against the reference before it is timed. The score is against the *fastest*
+baseline:
+
+- the published algorithm in eager mode, NCHW and channels_last, float32 and autocast;
+- `F.batch_norm` at N = 1 and `group_norm(C)` in place of instance norm;
+- `torch.compile` in its default and max-autotune modes;
+- on a GPU, each of them in a CUDA graph;
+- for translation on a CPU also `torch.compile` with freezing, ONNX Runtime and OpenVINO (float32 and bfloat16) on the
+  published generators exported to ONNX, with as many threads as torch.
+
+The committed iterations, networks and blocks of the Xeon, and all cases of the EPYC, were timed without the
+max-autotune mode.
+
+Every figure is a row in `benchmarks/results`, with processor, versions, commit, shapes, dtype and percentiles.
+
+```sh
+munit-fast bench --set cpu --output benchmarks/results/cpu.jsonl   # --level, --name, --side, --batch, --dtype; --list
+munit-fast bench --report                                          # these pages and the README's rows
+munit-fast bench --compare REVISION_OR_FILE                        # what changed, beside the noise
+make bench                                                         # the first two
+pytest benchmarks                                                  # operators under pytest-benchmark
+```"""
+
+
+def print_summary(rows: Sequence[Row], console: Console) -> None:
+    """Print the geometric mean of the speed-ups of a run for each level."""
+    summaries = complete(rows)
+    for level in LEVELS:
+        speedups = [s.speedup for s in summaries if s.first.level == level]
+        if speedups:
+            lost = sum(ratio < 1 for ratio in speedups)
+            console.print(
+                f"{level}: {geometric_mean(speedups):.2f}× the fastest baseline in the geometric mean of "
+                f"{len(speedups)} cases, {min(speedups):.2f}× to {max(speedups):.2f}×, {lost} slower",
+                soft_wrap=True,
+            )
+
+
+def print_comparison(against: str, results: Path, console: Console) -> None:
+    """Print what changed since earlier rows.
+
+    Args:
+        against: The earlier rows: a file or folder, or a git revision of `results`.
+        results: File or folder of the later rows.
+        console: Where to print.
+
+    Raises:
+        RowsError: One side has no rows that can be read.
+        ValueError: No case was measured on the same machine on both sides.
+    """
+    after = load(results)
+    if Path(against).exists():
+        before = load(Path(against))
+    else:
+        before = load_revision(against, results if results.is_dir() else results.parent)
+    changes = compare(before, after)
+    console.print("Ours against the steadiest baseline of its own run, before and after; above 1 is faster now.")
+    console.print(_change_table(changes))
+    beyond = [change for change in changes if change.beyond_noise > 1]
+    mean = geometric_mean(change.ratio for change in changes)
+    console.print(
+        f"{len(changes)} cases: {sum(c.ratio > 1 for c in beyond)} faster and {sum(c.ratio < 1 for c in beyond)} "
+        f"slower beyond the noise; geometric mean {mean:.3f}×",
+        soft_wrap=True,
+    )
+
+
+def _change_table(changes: Sequence[Change]) -> Table:
+    table = Table("case", "before, ms", "after, ms", "as fast", "noise", "", box=SIMPLE_HEAD)
+    for change in changes:
+        row = change.case
+        l2 = f" {row.l2} L2" if row.l2 else ""
+        table.add_row(
+            f"{row.level} {row.name} {row.mode} {row.shape} {row.dtype}{l2}",
+            f"{change.before * 1e3:.4g}",
+            f"{change.after * 1e3:.4g}",
+            f"{change.ratio:.3f}×" + ("" if change.relative else " (plain times)"),
+            f"± {(change.noise - 1) * 100:.1f} %",
+            change.verdict,
+        )
+    return table
 
 
 def write_report(results: Path, readme: Path | None, folder: Path) -> list[Path]:
-    """Write what all rows in `results` say: a page and plots for each machine, and the summary of all.
+    """Write a page and plots for each machine, their index with the table of all, and the README's rows.
 
-    readme: the summary is put between its two marks; it is made if it is not there. None: only the pages.
-    folder: of the pages and plots. Returns the files written.
-    Raises RowsError, or ValueError where `readme` lacks the marks.
+    Args:
+        results: File or folder of rows.
+        readme: Where its rows are put, between `BEGIN` and `END`; created if it is missing. None: only the pages.
+        folder: Where the pages, the plots and index.md are put.
+
+    Returns:
+        The files written.
+
+    Raises:
+        RowsError: There are no rows that can be read.
+        ValueError: `readme` lacks the marks.
+        FileWriteError: A file cannot be written.
     """
     rows = load(results)
     marked = None if readme is None else _marked(readme)
@@ -37,12 +139,40 @@ def write_report(results: Path, readme: Path | None, folder: Path) -> list[Path]
         shown = [(path.name, plots.ALT[name]) for name, path in drawn.get(machine, {}).items()]
         folder.mkdir(parents=True, exist_ok=True)
         atomic_write_bytes(pages[machine], page(machine, mine, shown).encode())
-    written += pages.values()
+    index = folder / "index.md"
+    atomic_write_bytes(index, _index(rows, pages).encode())
+    written += [*pages.values(), index]
     if readme is not None and marked is not None:
         links = {name: Path(os.path.relpath(path, readme.parent)).as_posix() for name, path in pages.items()}
-        atomic_write_bytes(readme, f"{marked[0]}\n\n{summary(rows, links)}\n\n{marked[1]}".encode())
+        atomic_write_bytes(readme, f"{marked[0]}\n\n{five_rows(rows, links)}\n\n{marked[1]}".encode())
         written.append(readme)
     return written
+
+
+def _index(rows: Sequence[Row], pages: Mapping[Machine, Path]) -> str:
+    names = "\n".join(path.stem for path in pages.values())
+    table = summary(rows, {machine: path.name for machine, path in pages.items()})
+    contents = f"```{{toctree}}\n:hidden:\n\n{names}\n```"
+    head = "# Benchmarks\n\nWritten by `munit-fast bench --report`: edits are lost."
+    return "\n\n".join([head, table, HOW, contents]) + "\n"
+
+
+def five_rows(rows: Sequence[Row], links: Mapping[Machine, str]) -> str:
+    """The README's table: iterations and translations in ten styles in both precisions, and all operations."""
+    machines = {machine: complete(mine) for machine, mine in by_machine(rows).items()}
+    cases = [case for case in HEADLINES if case.name != "in 1 style"]
+    lines = [[_headline_title(case), *(_headline(case, found) for found in machines.values())] for case in cases]
+    lines.append(_operations(machines.values()))
+    table = _table(["256², batch 1, dim 64", *(f"[{name}]({links[name]})" for name in machines)], lines)
+    return f"{table}\n\n{_not_measured(rows)}"
+
+
+def _operations(machines: Iterable[list[Summary]]) -> list[str]:
+    operations = [[s.speedup for s in found if s.first.level == "op"] for found in machines]
+    return [
+        "operations, geometric mean",
+        *(f"{geometric_mean(o):.2f}× ({len(o)} cases)" if o else NONE for o in operations),
+    ]
 
 
 def _marked(readme: Path) -> tuple[str, str]:
@@ -54,20 +184,14 @@ def _marked(readme: Path) -> tuple[str, str]:
 
 
 def summary(rows: Sequence[Row], links: Mapping[Machine, str] | None = None) -> str:
-    """The README's table, a column for each machine, and what was not measured.
+    """The table of the headline cases, a column for each machine, and what was not measured.
 
     links: to each machine's page.
     """
     machines = {machine: complete(mine) for machine, mine in by_machine(rows).items()}
     names = [f"[{name}]({links[name]})" if links else str(name) for name in machines]
     lines = [[_headline_title(case), *(_headline(case, found) for found in machines.values())] for case in HEADLINES]
-    operations = [[s.speedup for s in found if s.first.level == "op"] for found in machines.values()]
-    lines.append(
-        [
-            "operations, geometric mean",
-            *(f"{geometric_mean(o):.2f}× ({len(o)} cases)" if o else NONE for o in operations),
-        ]
-    )
+    lines.append(_operations(machines.values()))
     lost = [f"{sum(s.speedup < 1 for s in found)} of {len(found)}" for found in machines.values()]
     lines.append(["cases slower than the fastest baseline", *lost])
     lines = [line for line in lines if set(line[1:]) != {NONE}]

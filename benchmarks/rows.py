@@ -104,7 +104,7 @@ class Row:
         return (*where, self.level, self.name, self.mode, self.dtype, self.batch, self.channels, self.side, self.l2)
 
     @property
-    def who(self) -> tuple[Any, ...]:
+    def contender(self) -> tuple[Any, ...]:
         return (self.implementation, self.layout, self.precision, self.graph)
 
     @property

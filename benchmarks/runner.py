@@ -49,7 +49,7 @@ LIMITS = {
 }
 
 
-class RedCheck(RuntimeError):
+class AccuracyError(RuntimeError):
     """A contender's numbers are wrong, so it has no time."""
 
 
@@ -196,7 +196,7 @@ class _Ready:
         try:
             work = make()
             numbers = [t.detach().double().cpu() for t in (work.numbers or work.step)()]
-            work.close()
+            work.verify()
             self.expected = numbers if self.expected is None else self.expected
             error = check(self.case, contender, numbers, self.expected)
             self.extras[contender] = _extras(self.case, contender, work, self.options.device) | {"error": error}
@@ -240,13 +240,13 @@ def _measured(case: Case, options: BenchOptions, where: dict[str, Any]) -> tuple
 
 
 def check(case: Case, contender: Contender, numbers: Sequence[Tensor], expected: Sequence[Tensor]) -> float:
-    """The worst relative error of a contender's numbers. Raises RedCheck beyond LIMITS.
+    """The worst relative error of a contender's numbers. Raises AccuracyError beyond LIMITS.
 
     In blocks and networks a vector that is all but zero beside the others, the gradient of a bias before an instance
     norm, is held to a twentieth of the largest.
     """
     if len(numbers) != len(expected):
-        raise RedCheck(f"{len(numbers)} results instead of {len(expected)}; no time is reported")
+        raise AccuracyError(f"{len(numbers)} results instead of {len(expected)}; no time is reported")
     size = max(float(b.double().norm()) for b in expected)
     precision = contender.precision or case.dtype
     worst = 0.0
@@ -256,7 +256,7 @@ def check(case: Case, contender: Contender, numbers: Sequence[Tensor], expected:
         error = float((a - b).norm() / max(float(b.norm()), floor))
         limit = LIMITS["moved" if case.level == "training" and b.dim() == 1 else case.level][precision]
         if not error <= limit:
-            raise RedCheck(f"its numbers are off by {error:.1e} (allowed: {limit:.0e}); no time is reported")
+            raise AccuracyError(f"its numbers are off by {error:.1e} (allowed: {limit:.0e}); no time is reported")
         worst = max(worst, error)
     return worst
 
@@ -266,9 +266,9 @@ _NOTHING = dict.fromkeys(("bytes", "flops", "peak_bytes", "state_bytes", "launch
 
 def _extras(case: Case, contender: Contender, work: Work, device: torch.device) -> dict[str, Any]:
     # What inductor allocates on the CPU does not pass torch's profiler; a graph's memory is its pool's.
-    hidden = contender.graph or contender.foreign or (contender.compiled and device.type == "cpu")
+    hidden = contender.graph or contender.external or (contender.compiled and device.type == "cpu")
     # Counting would break a compiled function's graph, and sees nothing of a CUDA graph's: see _share_flops.
-    counted = case.level != "op" and not (contender.compiled or contender.graph or contender.foreign)
+    counted = case.level != "op" and not (contender.compiled or contender.graph or contender.external)
     return _NOTHING | {
         "bytes": contenders_ops.minimal_bytes(case) if case.level == "op" else None,
         "flops": timing.flops(work.step) if counted else None,

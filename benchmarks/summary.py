@@ -59,7 +59,7 @@ def summarize(rows: Iterable[Row]) -> list[Summary]:
     found = []
     for runs in order.values():
         summaries = [_summary(runs[name]) for name in sorted(runs, reverse=True)]
-        found.append(max(summaries, key=lambda s: (s.complete, len({row.who for row in s.rows if not row.ours}))))
+        found.append(max(summaries, key=lambda s: (s.complete, len({row.contender for row in s.rows if not row.ours}))))
     return found
 
 

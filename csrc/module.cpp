@@ -8,6 +8,7 @@
 #include <string>
 #include <vector>
 
+#include "common/enums.h"
 #include "cpu/kernels.h"
 #include "cuda/prepare.h"
 
@@ -52,6 +53,18 @@ py::dict build_info() {
   return info;
 }
 
+template <size_t count> std::vector<std::string> list(const char* const (&names)[count]) {
+  return {names, names + count};
+}
+
+py::dict enums() {
+  py::dict codes;
+  codes["norms"] = list(munit_fast::norm_names);
+  codes["activations"] = list(munit_fast::activation_names);
+  codes["pad_modes"] = list(munit_fast::pad_mode_names);
+  return codes;
+}
+
 void prepare_cuda(int index) {
 #if MUNIT_FAST_CUDA
   munit_fast::cuda::prepare(index);
@@ -78,6 +91,7 @@ PYBIND11_MODULE(_C, m) {
   m.def("set_isa", &set_isa, py::arg("isa").none(true), "Use one instruction set; None: the best.");
   m.def("build_info", &build_info,
         "Compiler, flags, architecture and instruction set in use; the same of the CUDA part, or cuda_error.");
+  m.def("enums", &enums, "Names of the norms, activations and padding modes; the index of each is its code.");
   m.def("prepare_cuda", &prepare_cuda, py::arg("index"),
         "Load the CUDA kernels on a device and set their attributes; RuntimeError says why that fails.");
 }

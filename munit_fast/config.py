@@ -15,7 +15,7 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from munit_fast.io.atomic import printable, read_bounded
+from munit_fast.utils.text import printable, read_bounded
 
 Activation = Literal["relu", "lrelu", "prelu", "selu", "tanh", "none"]
 Padding = Literal["reflect", "replicate", "zero"]

@@ -16,9 +16,17 @@ from torch import Tensor
 from munit_fast.config import Config, make_config
 from munit_fast.data import make_grid, prepare_openmoji, save_image
 from munit_fast.data.prepare.openmoji import ATTRIBUTION
-from munit_fast.evaluate.metrics import Evaluation
+from munit_fast.evaluate import (
+    EvaluateOptions,
+    Evaluation,
+    Files,
+    TestSet,
+    evaluate_model,
+    open_test_set,
+    show,
+    write_json,
+)
 from munit_fast.evaluate.metrics.evaluation import TO_COLOUR, TO_LINES
-from munit_fast.evaluate.run import EvaluateOptions, Files, TestSet, evaluate_model, open_test_set, show, write_json
 from munit_fast.models.munit import MUNIT
 from munit_fast.pages.web import (
     DemoReport,

@@ -23,9 +23,10 @@ from munit_fast.data import (
     to_model_range,
 )
 from munit_fast.data.images import SAVED_FORMATS
-from munit_fast.io.atomic import safe_name, write_error
+from munit_fast.io.atomic import write_error
 from munit_fast.models.munit import MUNIT, UNIT, Direction
 from munit_fast.utils.cudnn import tuned_convolutions
+from munit_fast.utils.text import safe_name
 
 TUNED_SIZES = 4  # of batches; a folder that has more may have a new one in every batch
 MOST_GRID_ROWS = 100  # of --grid: it is made in memory
@@ -119,7 +120,7 @@ def translate_files(
         )
     elif options.grid is not None:
         _make_parent(options.grid)
-        save_image(make_grid(rows), options.grid)
+        save_image(make_grid(rows), options.grid, durable=False)
         result.written.append(options.grid)
     return result
 
@@ -282,14 +283,14 @@ def _file_name(name: str, style: int | None, options: TranslateOptions) -> str:
 
 
 def _write(folder: Path, name: str, image: Tensor, translations: Tensor, options: TranslateOptions) -> list[Path]:
-    written = []
+    written = []  # without fsync: a translation can be made again
     for j, translation in enumerate(translations):
         written.append(folder / _file_name(name, j, options))
         _make_parent(written[-1])
-        save_image(translation, written[-1])
+        save_image(translation, written[-1], durable=False)
     if not options.output_only:
         written.append(folder / _file_name(name, None, options))
-        save_image(image, written[-1])
+        save_image(image, written[-1], durable=False)
     return written
 
 

@@ -15,7 +15,8 @@ import pytest
 import torch
 from rich.console import Console
 
-from munit_fast import cli, doctor
+from munit_fast import cli, doctor, functional
+from munit_fast.doctor import report, trials
 from munit_fast.ops import backends, native
 from munit_fast.ops.options import ACTIVATIONS, PAD_MODES
 
@@ -53,7 +54,7 @@ def call(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) ->
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Fewer dtypes."""
-    monkeypatch.setattr(doctor, "DTYPES", (torch.float32, torch.bfloat16))
+    monkeypatch.setattr(trials, "DTYPES", (torch.float32, torch.bfloat16))
 
 
 def printed(found: doctor.Examination, width: int = 80) -> str:
@@ -76,7 +77,7 @@ def test_what_is_printed_is_complete_and_fits() -> None:
     wide = " ".join(printed(found, 400).split())
     for service in found.services:
         assert service.why_not is None or service.why_not in wide
-    for text in (torch.__version__, found.cpu["model"], "who computes instance_norm", 'impl="auto"'):
+    for text in (torch.__version__, found.cpu["model"], "instance_norm", 'impl="auto"'):
         assert text.lower() in wide.lower()
     for isa in ISAS:
         assert isa in wide
@@ -86,7 +87,7 @@ def test_what_is_found() -> None:
     found = doctor.examine()
     assert found.versions["torch"] == torch.__version__
     assert found.cpu["torch threads"] == torch.get_num_threads()
-    assert {s.op for s in found.services} == set(doctor.OPS) == set(doctor.functional.__all__)
+    assert {s.op for s in found.services} == set(doctor.OPS) == set(functional.__all__)
     assert {s.backend for s in found.services} == set(backends.BACKENDS)
     for s in found.services:
         dtype, device = getattr(torch, s.dtype), torch.device(s.device)
@@ -96,9 +97,9 @@ def test_what_is_found() -> None:
 
 def test_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in list(os.environ):
-        if name.startswith("MUNIT_FAST_") or name in doctor.VARIABLES:
+        if name.startswith("MUNIT_FAST_") or name in report.VARIABLES:
             monkeypatch.delenv(name)
-    assert "nothing of ours is set" in printed(doctor.examine())
+    assert doctor.examine().environment == {}
     monkeypatch.setenv("MUNIT_FAST_MAX_PIXELS", "123")
     monkeypatch.setenv("HOME_OF_SECRETS", "hidden")
     assert doctor.examine().environment == {"MUNIT_FAST_MAX_PIXELS": "123"}
@@ -126,31 +127,31 @@ def test_json(call: Callable[..., tuple[int, str, str]]) -> None:
     assert set(found) == {"versions", "cpu", "native", "precision", "gpus", "no_gpu", "environment", "services"}
     assert len(found["services"]) >= len(doctor.OPS) * len(doctor.DTYPES) * len(backends.BACKENDS)
     code, out, _ = call("--json", "--selftest")
-    trials = json.loads(out)["selftest"]
+    rows = json.loads(out)["selftest"]
     assert code == 0
-    assert all(trial["passed"] and trial["error"] <= trial["tolerance"] for trial in trials)
+    assert all(trial["passed"] and trial["error"] <= trial["tolerance"] for trial in rows)
 
 
 def test_the_selftest_tries_everything() -> None:
     before = native.module.isa() if native.module is not None else None
-    trials = doctor.selftest()
-    assert all(trial.passed for trial in trials)
+    found = doctor.selftest()
+    assert all(trial.passed for trial in found)
     expected = ["reference", *(f"cpu {isa}" for isa in ISAS)]
-    on_cpu = {(t.op, t.backend, t.dtype) for t in trials if t.device == "cpu"}
+    on_cpu = {(t.op, t.backend, t.dtype) for t in found if t.device == "cpu"}
     names = [str(dtype).removeprefix("torch.") for dtype in doctor.DTYPES]
     assert on_cpu == {(op, backend, dtype) for op in doctor.OPS for backend in expected for dtype in names}
     assert before is None or native.module.isa() == before
     # A bound that is far above what right kernels show would let wrong ones pass.
     for dtype in doctor.DTYPES:
-        worst = max(t.error or 0 for t in trials if t.dtype == str(dtype).removeprefix("torch."))
+        worst = max(t.error or 0 for t in found if t.dtype == str(dtype).removeprefix("torch."))
         assert doctor.tolerance(dtype) / 60 < worst < doctor.tolerance(dtype) / 1.5
 
 
 def test_the_cases_cover_every_choice() -> None:
-    given = [options for _, _, _, options in doctor._EPILOGUES]
+    given = [options for _, _, _, options in trials._EPILOGUES]
     assert {o.get("act", "none") for o in given} == set(ACTIVATIONS)
     assert {o["pad_mode"] for o in given if o.get("pad")} == set(PAD_MODES)
-    assert {op for op, *_ in doctor._EPILOGUES} == {"instance_norm", "adain", "layer_norm2d", "bias_act"}
+    assert {op for op, *_ in trials._EPILOGUES} == {"instance_norm", "adain", "layer_norm2d", "bias_act"}
 
 
 def _scaled(result: Any, factor: float) -> Any:

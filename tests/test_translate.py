@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +47,18 @@ def test_one_picture(model: mf.MUNIT, pictures: Path, tmp_path: Path) -> None:
     y = model.translate(to_model_range(decode_image(pictures / "a.png", 3))[None], style=codes)[0, 1]
     expected = ((y + 1) * 127.5).round().byte().permute(1, 2, 0).numpy()
     assert np.array_equal(pixels(tmp_path / "out" / "output001.png"), expected)
+
+
+def test_outputs_are_not_flushed_to_the_disk(
+    model: mf.MUNIT, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flushed = []
+    for name in ("fsync", "fdatasync", "sync"):
+        monkeypatch.setattr(os, name, lambda *descriptor, name=name: flushed.append(name))
+    options = TranslateOptions(num_style=10, grid=tmp_path / "grid.png")
+    result = translate_files(model, pictures / "a.png", tmp_path / "out", options)
+    assert len(result.written) == 12 and all(path.is_file() for path in result.written)
+    assert flushed == []
 
 
 def test_a_folder_in_any_batch_size(model: mf.MUNIT, pictures: Path, tmp_path: Path) -> None:

@@ -173,7 +173,7 @@ def page() -> str:
         return f"{seconds:.2f} s, {percent(efficiency(step, seconds, False))}"
 
     names = [link.name for link in LINKS]
-    template = jinja2.Template((ROOT / "benchmarks" / "scaling.md.j2").read_text(), keep_trailing_newline=True)
+    template = jinja2.Template((Path(__file__).with_name("scaling.md.j2")).read_text(), keep_trailing_newline=True)
     return template.render(
         **counts,
         size=size,

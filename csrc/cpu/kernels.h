@@ -3,12 +3,11 @@
 
 #include <cstdint>
 
+#include "../common/enums.h"
+
 namespace munit_fast::cpu {
 
 enum class Dtype : int { f32, f64, bf16, f16 };
-enum class Norm : int { none, instance, layer };
-enum class Act : int { none, relu, lrelu, prelu, selu, tanh };
-enum class PadMode : int { reflect, replicate, zero };
 
 // One epilogue: normalise -> act -> + residual -> depth-to-space -> pad.
 // x [n, c, h, w] and y [n, c / block^2, block·h + 2·pad, block·w + 2·pad] are dense, both channels_last or both NCHW.

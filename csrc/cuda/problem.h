@@ -5,13 +5,9 @@
 #include <cstddef>
 #include <cstdint>
 
-#include "../cpu/kernels.h"
+#include "../common/enums.h"
 
 namespace munit_fast::cuda {
-
-using cpu::Act;
-using cpu::Norm;
-using cpu::PadMode;
 
 enum class Number : int { f32, bf16, f16 };
 

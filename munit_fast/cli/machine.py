@@ -21,19 +21,20 @@ def doctor(
     json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Say what this machine has, and which backend serves which operator or why it does not."""
-    from munit_fast import doctor as office
+    from munit_fast.doctor import as_json, complaint, examine, show, show_trials
+    from munit_fast.doctor import selftest as run_selftest
 
-    found = office.examine()
+    found = examine()
     console = Console()
     if not json:
-        office.show(found, console)
-    trials = office.selftest() if selftest else None
+        show(found, console)
+    trials = run_selftest() if selftest else None
     if json:
-        typer.echo(office.as_json(found, trials))
+        typer.echo(as_json(found, trials))
     elif trials is not None:
-        office.show_trials(trials, console)
-    if complaint := office.complaint(trials or []):
-        raise RuntimeError(complaint)
+        show_trials(trials, console)
+    if failure := complaint(trials or []):
+        raise RuntimeError(failure)
 
 
 class Level(str, Enum):
@@ -86,19 +87,21 @@ def bench(
     ),
 ) -> None:
     """Time munit-fast against every baseline, in turns; a correctness check runs before every timing."""
-    from munit_fast import benchmarks as suite
-    from munit_fast.benchmarks import office
+    from munit_fast.benchmarks import SETS, BenchOptions, run, select
+    from munit_fast.benchmarks.report import print_comparison, print_summary, write_report
 
     console = Console()
     if report and compare is not None:
         raise ValueError("give one of --report and --compare")
     if report:
-        return office.write(results, readme if summary else None, pages, console)
+        for path in write_report(results, readme if summary else None, pages):
+            console.print(f"wrote {path}", markup=False, soft_wrap=True)
+        return
     if compare is not None:
-        return office.compare(compare, results, console)
+        return print_comparison(compare, results, console)
     where = find_device(device)
-    chosen = suite.select(
-        suite.SETS[cases.value if cases else ("gate" if where.type == "cuda" else "cpu")],
+    chosen = select(
+        SETS[cases.value if cases else ("gate" if where.type == "cuda" else "cpu")],
         [value.value for value in level or []],
         name or [],
         side or [],
@@ -108,5 +111,10 @@ def bench(
     if list_cases:
         return typer.echo("\n".join(map(str, chosen)))
     seconds = None if minutes is None else minutes * 60
-    options = suite.BenchOptions(where, rounds, turn, compile, max_autotune, output, seconds, missing)
-    office.measure(chosen, options, console)
+    options = BenchOptions(where, rounds, turn, compile, max_autotune, output, seconds, missing)
+    rows, failures = run(chosen, options, console)
+    print_summary(rows, console)
+    if output is not None:
+        console.print(f"{len(rows)} rows added to {output}", markup=False)
+    if failures:
+        raise RuntimeError(f"{len(failures)} contenders have no time:\n" + "\n".join(failures))

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from munit_fast.io.atomic import printable
+from munit_fast.utils.text import printable
 
 
 class TrainerName(str, Enum):

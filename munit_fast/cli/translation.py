@@ -165,7 +165,8 @@ def export(
     trainer: TrainerOption = TrainerName.MUNIT,
 ) -> None:
     """Write trained generators as one file to hand on: translate --pretrained FILE, MUNIT.from_pretrained(FILE)."""
-    from munit_fast.io.safetensors_file import check_name, write_portable
+    from munit_fast.io.safetensors_file import check_name
+    from munit_fast.models.portable import write_portable
     from munit_fast.train.summary import in_words
 
     check_name(output)
@@ -214,36 +215,42 @@ def evaluate(
     from rich.progress import Progress
 
     from munit_fast.config import load_config
-    from munit_fast.evaluate import run as office
+    from munit_fast.evaluate import (
+        EvaluateOptions,
+        as_json,
+        evaluate_folders,
+        evaluate_model,
+        open_test_set,
+        show,
+        write_json,
+    )
     from munit_fast.models.munit import TRANSLATORS
 
     names = {"auto": None, "none": ()}.get(also, [name.strip() for name in also.split(",")])
     ways = ("a2b", "b2a") if direction is Way.both else (direction.value,)
-    options = office.EvaluateOptions(
-        ways, num_style, seed, amp.value, names, find_device(device), allow_outside=allow_outside
-    )
+    options = EvaluateOptions(ways, num_style, seed, amp.value, names, find_device(device), allow_outside=allow_outside)
     if translated is not None:
         if config or checkpoint:
             raise ValueError("give --translated, or --config and --checkpoint, not both")
-        found = office.evaluate_folders(translated, options, truth=truth, source=input, train=train_folder, size=size)
+        found = evaluate_folders(translated, options, truth=truth, source=input, train=train_folder, size=size)
     else:
         if config is None or checkpoint is None:
             raise ValueError("give --config and --checkpoint, or --translated")
         if truth or input or train_folder or size:
             raise ValueError("--truth, --input, --train and --size go with --translated; the configuration has its own")
         cfg = load_config(config)
-        tests = office.open_test_set(cfg, allow_outside)
+        tests = open_test_set(cfg, allow_outside)
         model = TRANSLATORS[trainer.value](cfg, impl=impl.value)
         model.load(checkpoint).to(options.device).eval()
         with Progress(console=new_console(), transient=True) as bar:
             task = bar.add_task("evaluating")
-            found = office.evaluate_model(
+            found = evaluate_model(
                 model, tests, options, lambda done, total: bar.update(task, completed=done, total=total)
             )
         found.about.update(config=str(config), checkpoint=str(checkpoint))
     if json is not None and str(json) != "-":
-        office.write_json(found, json)
+        write_json(found, json)
     if str(json) == "-":
-        typer.echo(office.as_json(found))
+        typer.echo(as_json(found))
     else:
-        office.show(found, Console())
+        show(found, Console())

@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 from munit_fast.data.images import IMAGE_EXTENSIONS, ImageError
-from munit_fast.io.atomic import printable, read_bounded
+from munit_fast.utils.text import printable, read_bounded
 
 MAX_LIST_BYTES = 2**28  # two million lines of 128 characters
 

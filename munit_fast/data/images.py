@@ -131,11 +131,12 @@ def resize_short_side(array: Array, size: int) -> Array:
     return values.round().astype(array.dtype) if array.dtype == np.uint16 else values
 
 
-def save_image(tensor: Tensor, path: str | os.PathLike[str]) -> None:
+def save_image(tensor: Tensor, path: str | os.PathLike[str], *, durable: bool = True) -> None:
     """Save [C, H, W] in -1..1 as ``(x + 1) / 2`` at 8 bits, values outside clamped; whole or not at all.
 
     C is 1 (grey) or 3 (RGB); any floating-point dtype, any device. The name's extension chooses the format;
-    JPEG and WebP are saved at quality 95.
+    JPEG and WebP are saved at quality 95. Without `durable` the file need not outlast a power failure
+    (`munit_fast.io.atomic.atomic_path`).
 
     Raises:
         ImageError: not an image tensor, non-finite values, or a format or size that cannot be saved.
@@ -159,7 +160,7 @@ def save_image(tensor: Tensor, path: str | os.PathLike[str]) -> None:
     except (OSError, ValueError) as error:  # WebP and JPEG have largest sides
         reason = f"{shape[2]}×{shape[1]} pixels cannot be saved as {image_format} ({_one_line(error)})"
         raise ImageError(f"{path}: {reason}; use .png") from None
-    atomic_write_bytes(path, buffer.getvalue())
+    atomic_write_bytes(path, buffer.getvalue(), durable=durable)
 
 
 # -- decoding

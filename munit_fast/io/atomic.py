@@ -1,91 +1,122 @@
-"""Files that are either whole or absent: nothing half-written ever stands under its final name."""
+"""Files and folders that are either whole or absent: nothing half-written ever stands under its final name."""
 
 from __future__ import annotations
 
 import os
-import re
-import secrets
+import shutil
 import stat
-from contextlib import suppress
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
-# Control characters and those that turn the direction of writing, what Windows refuses, and bytes that were no UTF-8.
-_UNSAFE = re.compile(r'[\x00-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff<>:"/\\|?*]')
-_RESERVED = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)  # devices, on Windows
-MOST_NAME_BYTES = 200  # of 255: numbers and extensions follow
+_PREFIX = ".saving-"  # of the temporary folders
 
 
 class FileWriteError(OSError):
     """A file or folder could not be written. The message is one line: the path and the reason."""
 
 
-def atomic_write_bytes(path: str | os.PathLike[str], data: bytes) -> None:
-    """Write ``data`` to ``path`` so that readers see the old file or the new one, never a part.
+@contextmanager
+def atomic_path(path: str | os.PathLike[str], *, durable: bool = True) -> Iterator[Path]:
+    """Yield a temporary path for the caller to write a file to, which becomes `path` when the block ends.
 
-    The bytes go to a temporary file in the same folder, are flushed to the disk and renamed over ``path``.
-    On failure, Ctrl-C included, the temporary file is removed and an existing ``path`` is left as it was.
-    The folder must exist. The file's permissions follow the umask.
+    Readers of `path` see the old file or the new one, never a part, however the process ends. When the block raises,
+    Ctrl-C included, the temporary file is removed and an existing `path` is left as it was. The temporary file has the
+    name of the final one, in a temporary folder beside it: torch.save writes a file's own name into it.
+
+    Args:
+        path: The final file, in an existing folder. Its permissions follow the umask.
+        durable: Also flush the file and its name to the disk, so that it outlasts a power failure. Leave it out for
+            what can be made again: it takes milliseconds a file.
 
     Raises:
-        FileWriteError: the folder is missing, the disk is full, permission is denied, or ``path`` is
-            something other than a plain file.
+        FileWriteError: The folder is missing, the disk is full, permission is denied, or `path` is something other than
+            a plain file.
     """
     target = Path(path)
     _refuse_special(target)
-    temporary = target.with_name(f".{target.name[:100]}.{secrets.token_hex(6)}.tmp")
+    with _staged(target, durable) as temporary:
+        yield temporary
+
+
+@contextmanager
+def atomic_directory(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """Yield an empty folder for the caller to fill, which becomes `path` when the block ends; else it is removed.
+
+    Args:
+        path: The final folder: missing, or an empty folder. Missing parents are created.
+
+    Raises:
+        FileWriteError: For every OSError on the way (full disk, no permission, ...), naming `path`.
+    """
+    target = Path(os.path.abspath(path))
     try:
-        _write_and_sync(temporary, data)
-        os.replace(temporary, target)
-        sync(target.parent)
+        target.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise write_error(target, error) from error
-    finally:
-        with suppress(OSError):
-            temporary.unlink()
+    with _staged(target, durable=False) as temporary:
+        temporary.mkdir()
+        yield temporary
+        if target.is_dir():
+            target.rmdir()
+
+
+def atomic_write_bytes(path: str | os.PathLike[str], data: bytes, *, durable: bool = True) -> None:
+    """Write `data` to a file as `atomic_path` does. Raises FileWriteError."""
+    with atomic_path(path, durable=durable) as temporary:
+        temporary.write_bytes(data)
+
+
+def remove_leftovers(folder: str | os.PathLike[str]) -> None:
+    """Remove what killed processes were writing to `folder`; no other process may be writing there."""
+    for leftover in Path(folder).glob(f"{_PREFIX}*"):
+        shutil.rmtree(leftover, ignore_errors=True)
 
 
 def sync(path: str | os.PathLike[str]) -> None:
     """Have the system write a file, or the names in a folder, to the disk. Raises OSError."""
-    if os.name != "posix":  # Windows opens no folders
-        return
-    descriptor = os.open(path, os.O_RDONLY)
+    if os.path.isdir(path):
+        if os.name != "posix":  # Windows opens no folders
+            return
+        descriptor = os.open(path, os.O_RDONLY)
+    else:
+        descriptor = os.open(path, os.O_RDWR)  # Windows flushes only what is open for writing
     try:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
 
 
-def printable(text: str) -> str:
-    """Text of a foreign file for a message: control characters, which a terminal obeys, as escapes."""
-    return "".join(char if char.isprintable() or char == "\n" else ascii(char)[1:-1] for char in text)
-
-
-def safe_name(text: str) -> str:
-    """A plain file name out of any text: no separators, no "..", nothing that a terminal obeys, at most 200 bytes."""
-    name = _UNSAFE.sub("_", text).encode()[:MOST_NAME_BYTES].decode(errors="ignore").rstrip(" .").lstrip(" ")
-    if not name.strip("."):
-        name = "_"
-    return f"_{name}" if _RESERVED.fullmatch(name) else name
-
-
-def read_bounded(path: str | os.PathLike[str], most: int) -> bytes:
-    """The bytes of a file or pipe of at most ``most`` bytes: /dev/zero, or a log in place of a list, ends here.
-
-    Raises OSError; ValueError, without the path, when there is more.
-    """
-    with open(path, "rb") as file:
-        data = file.read(most + 1)
-    if len(data) > most:
-        raise ValueError(f"more than {most} bytes")
-    return data
-
-
 def write_error(path: str | os.PathLike[str], error: OSError) -> FileWriteError:
-    """The clear form of an ``OSError`` met while writing ``path``; keeps its errno."""
+    """The clear form of an OSError met while writing `path`; keeps its errno, and is `error` if that is clear."""
+    if isinstance(error, FileWriteError):
+        return error
     reason = error.strerror or str(error) or type(error).__name__
     failure = FileWriteError(f"cannot write {os.fspath(path)}: {reason}")
     failure.errno = error.errno
     return failure
+
+
+@contextmanager
+def _staged(target: Path, durable: bool) -> Iterator[Path]:
+    try:
+        # Only this folder is private (0700): what is made inside follows the umask.
+        folder = tempfile.mkdtemp(prefix=_PREFIX, dir=target.parent)
+    except OSError as error:
+        raise write_error(target, error) from error
+    try:
+        temporary = Path(folder, target.name)
+        yield temporary
+        if durable:
+            sync(temporary)
+        os.replace(temporary, target)
+        if durable:
+            sync(target.parent)  # or a power failure could bring the old name back
+    except OSError as error:
+        raise write_error(target, error) from error
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _refuse_special(target: Path) -> None:
@@ -97,12 +128,3 @@ def _refuse_special(target: Path) -> None:
     if not stat.S_ISREG(mode):
         kind = "a folder" if stat.S_ISDIR(mode) else "a device or a pipe"
         raise FileWriteError(f"cannot write {target}: it is {kind}; give the name of a plain file")
-
-
-def _write_and_sync(path: Path, data: bytes) -> None:
-    # Not tempfile: its permissions (0600) would survive the rename and hide the result from other users.
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o666)
-    with os.fdopen(descriptor, "wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())

@@ -7,8 +7,10 @@ be loaded here, but not used commercially.
 
 from __future__ import annotations
 
+import errno
 import re
 import zipfile
+from collections import OrderedDict
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -16,8 +18,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from munit_fast.io.atomic import printable
-from munit_fast.reference.files import upgrade_state_dict
+from munit_fast.io.atomic import atomic_path
+from munit_fast.utils.text import printable
+
+_STATISTICS = (".running_mean", ".running_var", ".num_batches_tracked")
 
 
 class CheckpointError(ValueError):
@@ -29,6 +33,28 @@ class CheckpointError(ValueError):
 
 class CheckpointReadError(CheckpointError):
     """A checkpoint could not be read: the disk or memory failed, which says nothing of the file."""
+
+
+def checkpoint_name(kind: str, iterations: int) -> str:
+    """ "gen_00000010.pt" for kind "gen" and 10 completed iterations."""
+    return f"{kind}_{iterations:08d}.pt"
+
+
+def found_checkpoints(folder: str | Path, kind: str) -> dict[int, Path]:
+    """The files of `kind` ("gen" or "dis") in `folder`, by completed iterations."""
+    matches = ((re.fullmatch(rf"{kind}_(\d+)\.pt", path.name), path) for path in Path(folder).glob(f"{kind}_*.pt"))
+    return {int(match[1]): path for match, path in matches if match}
+
+
+def save_atomically(obj: Any, path: str | Path) -> None:
+    """torch.save that leaves the whole file or nothing under `path`, flushed to the disk. Raises FileWriteError."""
+    with atomic_path(path) as temporary:
+        temporary.touch()  # a clear OSError from the file system itself, rather than torch's RuntimeError
+        try:
+            torch.save(obj, temporary)
+        except RuntimeError as error:  # torch's writer reports a full disk this way
+            reason = f"could not be written whole; is the disk full? ({str(error).splitlines()[0]})"
+            raise OSError(errno.ENOSPC, reason, str(path)) from None
 
 
 def load_file(path: str | Path) -> Any:
@@ -114,6 +140,61 @@ def _refuse_bomb(path: Path) -> None:
         raise ValueError(f"its parts unpack to {total} bytes, more than the file has")
 
 
+def save_snapshot(
+    folder: str | Path,
+    iterations: int,
+    generators: Mapping[str, nn.Module],
+    discriminators: Mapping[str, nn.Module],
+    optimizers: Mapping[str, torch.optim.Optimizer],
+) -> None:
+    """Write the published files of a training: dis_########.pt, gen_########.pt and optimizer.pt, in this order.
+
+    Args:
+        folder: An existing folder.
+        iterations: The number of completed iterations, which names the files.
+        generators: The two generators, {"a": network, "b": network}.
+        discriminators: The two discriminators, likewise.
+        optimizers: Their optimizers, {"gen": optimizer, "dis": optimizer}.
+
+    Raises:
+        FileWriteError: A file cannot be written; each is whole or absent.
+    """
+    folder = Path(folder)
+    for kind, pair in (("dis", discriminators), ("gen", generators)):
+        states = {key: pair[key].state_dict() for key in ("a", "b")}
+        save_atomically(states, folder / checkpoint_name(kind, iterations))
+    save_atomically({kind: optimizers[kind].state_dict() for kind in ("gen", "dis")}, folder / "optimizer.pt")
+
+
+def load_snapshot(
+    folder: str | Path, generators: Mapping[str, nn.Module], discriminators: Mapping[str, nn.Module]
+) -> tuple[int, dict[str, Any]]:
+    """Load the newest published files of a folder into the networks.
+
+    Args:
+        folder: Where gen_########.pt, dis_########.pt and optimizer.pt lie.
+        generators: The two generators, {"a": network, "b": network}.
+        discriminators: The two discriminators, likewise.
+
+    Returns:
+        The number of completed iterations and the content of optimizer.pt, {"gen": state_dict, "dis": state_dict}.
+
+    Raises:
+        FileNotFoundError: A file is missing.
+        RuntimeError: A file does not fit the networks (from `load_state_dict`).
+    """
+    paths = {kind: found_checkpoints(folder, kind) for kind in ("gen", "dis")}
+    complete = set(paths["gen"]) & set(paths["dis"])
+    if not complete:
+        raise FileNotFoundError(f"no gen_########.pt and dis_########.pt of one iteration in {folder}")
+    iterations = max(complete)
+    for kind, pair in (("gen", generators), ("dis", discriminators)):
+        states = torch.load(paths[kind][iterations], map_location="cpu", weights_only=True)
+        for key in ("a", "b"):
+            pair[key].load_state_dict(upgrade_state_dict(states[key], pair[key]))
+    return iterations, torch.load(Path(folder, "optimizer.pt"), map_location="cpu", weights_only=True)
+
+
 def load_pair(path: str | Path, net_a: nn.Module, net_b: nn.Module) -> None:
     """Load {"a", "b"} state dicts of a gen_*.pt or dis_*.pt into two networks, or leave both as they were.
 
@@ -146,6 +227,20 @@ def checked_pair(path: str | Path, states: Any, net_a: nn.Module, net_b: nn.Modu
             raise CheckpointError(f"{path}: entry {key!r} is not a state_dict of plain tensors")
         upgraded[key] = upgrade_state_dict(state, net)
         check_fit(path, key, upgraded[key], net)
+    return upgraded
+
+
+def upgrade_state_dict(state_dict: Mapping[str, Tensor], module: nn.Module) -> OrderedDict[str, Tensor]:
+    """`state_dict` as today's `module` names it: files of PyTorch 0.3 have other buffers.
+
+    They carry running statistics on instance norms (dropped: nothing reads them) and lack the constant buffers of
+    the AdaIN layers (taken from the module). Other differences are left for load_state_dict to report.
+    """
+    own = module.state_dict()
+    upgraded = OrderedDict((k, v) for k, v in state_dict.items() if k in own or not k.endswith(_STATISTICS))
+    for key, value in own.items():
+        if key not in upgraded and key.endswith(_STATISTICS) and ".norm." in key:
+            upgraded[key] = value
     return upgraded
 
 

@@ -11,8 +11,9 @@ from torch import Tensor, nn
 
 from munit_fast.config import Config, make_config, smallest_generator_size
 from munit_fast.io.checkpoints import CheckpointError, checked_pair, load_pair, load_states
-from munit_fast.io.safetensors_file import SUFFIX, Portable, read_portable
+from munit_fast.io.safetensors_file import SUFFIX
 from munit_fast.models import networks, pretrained
+from munit_fast.models.portable import PortableModel, read_portable
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -81,7 +82,7 @@ class _Translator(nn.Module):
         self.loaded = path
         return self
 
-    def _take(self, path: Path, found: Portable) -> None:
+    def _take(self, path: Path, found: PortableModel) -> None:
         load_states(path, found.states, self.gen_a, self.gen_b)
         self.loaded, self.about = path, dict(found.about)
 

@@ -13,7 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .files import checkpoint_name, found_checkpoints, save_atomically, upgrade_state_dict
+from munit_fast.io.checkpoints import load_snapshot, save_snapshot
+
 from .networks import AdaINGen, MsImageDis, VAEGen
 from .perceptual import Vgg16, perceptual_loss
 from .weights_init import weights_init
@@ -184,19 +185,8 @@ class _Trainer(nn.Module):
 
         Raises FileNotFoundError when a file is missing, RuntimeError (from load_state_dict) when shapes differ.
         """
-        generators, discriminators = (found_checkpoints(checkpoint_dir, kind) for kind in ("gen", "dis"))
-        if not set(generators) & set(discriminators):
-            raise FileNotFoundError(f"no gen_########.pt and dis_########.pt of one iteration in {checkpoint_dir}")
-        iterations = max(set(generators) & set(discriminators))
-        for path, nets in (
-            (generators[iterations], (self.gen_a, self.gen_b)),
-            (discriminators[iterations], (self.dis_a, self.dis_b)),
-        ):
-            states = torch.load(path, map_location="cpu", weights_only=True)
-            for key, net in zip("ab", nets):
-                net.load_state_dict(upgrade_state_dict(states[key], net))
-        states = torch.load(Path(checkpoint_dir, "optimizer.pt"), map_location="cpu", weights_only=True)
-        self.load_optimizers(states)
+        iterations, optimizers = load_snapshot(checkpoint_dir, self.generators, self.discriminators)
+        self.load_optimizers(optimizers)
         self.hyperparameters = hyperparameters
         self.iterations = iterations
         return iterations
@@ -210,12 +200,18 @@ class _Trainer(nn.Module):
 
     def save(self, snapshot_dir: str | Path, iterations: int) -> None:
         """Write gen_########.pt, dis_########.pt (named iterations + 1) and optimizer.pt, each whole or not at all."""
-        folder = Path(snapshot_dir)
-        generators = {"a": self.gen_a.state_dict(), "b": self.gen_b.state_dict()}
-        discriminators = {"a": self.dis_a.state_dict(), "b": self.dis_b.state_dict()}
-        save_atomically(discriminators, folder / checkpoint_name("dis", iterations + 1))
-        save_atomically(generators, folder / checkpoint_name("gen", iterations + 1))
-        save_atomically({"gen": self.gen_opt.state_dict(), "dis": self.dis_opt.state_dict()}, folder / "optimizer.pt")
+        optimizers = {"gen": self.gen_opt, "dis": self.dis_opt}
+        save_snapshot(snapshot_dir, iterations + 1, self.generators, self.discriminators, optimizers)
+
+    @property
+    def generators(self) -> dict[str, nn.Module]:
+        """The generators of the two domains, {"a": network, "b": network}."""
+        return {"a": self.gen_a, "b": self.gen_b}
+
+    @property
+    def discriminators(self) -> dict[str, nn.Module]:
+        """The discriminators of the two domains, {"a": network, "b": network}."""
+        return {"a": self.dis_a, "b": self.dis_b}
 
 
 class MUNIT_Trainer(_Trainer):

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from munit_fast.data import UnpairedBatches
 from munit_fast.io.atomic import write_error
-from munit_fast.reference.files import checkpoint_name, save_atomically
+from munit_fast.io.checkpoints import checkpoint_name, save_atomically
 from munit_fast.train.distributed import Ranks
 from munit_fast.train.nonfinite import WINDOW, in_a_row
 from munit_fast.train.run_dir import RunFolder

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 import os
-import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from datetime import datetime, timezone
@@ -14,7 +13,8 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from munit_fast.io.atomic import atomic_write_bytes, safe_name, sync, write_error
+from munit_fast.io.atomic import atomic_write_bytes, remove_leftovers, sync, write_error
+from munit_fast.utils.text import safe_name
 
 # JSON has no such numbers, and its readers stumble over Python's spelling of them.
 _NOT_FINITE = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
@@ -79,10 +79,7 @@ class RunFolder:
     def _remove_leftovers(self) -> None:
         """What a process that was killed was about to write."""
         for folder in (self.root, self.images, self.checkpoints, self.logs):
-            for leftover in folder.glob(".saving-*"):
-                shutil.rmtree(leftover, ignore_errors=True)
-            for leftover in folder.glob(".*.tmp"):
-                leftover.unlink(missing_ok=True)
+            remove_leftovers(folder)
 
     def _remove_if_empty(self) -> None:
         """Leave no tree of empty folders behind a run that was refused."""

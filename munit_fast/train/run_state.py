@@ -18,8 +18,17 @@ import torch
 from torch import Tensor
 
 from munit_fast.io.atomic import write_error
-from munit_fast.io.checkpoints import CheckpointError, CheckpointReadError, check_fit, is_plain, load_file
-from munit_fast.reference.files import checkpoint_name, found_checkpoints, save_atomically, upgrade_state_dict
+from munit_fast.io.checkpoints import (
+    CheckpointError,
+    CheckpointReadError,
+    check_fit,
+    checkpoint_name,
+    found_checkpoints,
+    is_plain,
+    load_file,
+    save_atomically,
+    upgrade_state_dict,
+)
 from munit_fast.train.ema import images_seen
 
 KEEP = 3  # states of a run

@@ -17,9 +17,8 @@ from torch import Tensor, nn
 
 from munit_fast import reference
 from munit_fast.amp import AMP, Workload, amp_dtype, autocast
-from munit_fast.io.checkpoints import load_average
+from munit_fast.io.checkpoints import checkpoint_name, load_average, save_atomically
 from munit_fast.models.networks import AdaINGen, Fused, MsImageDis, VAEGen, shared_weights
-from munit_fast.reference.files import checkpoint_name, save_atomically
 from munit_fast.reference.trainers import Hyperparameters, Losses, Noise
 from munit_fast.train import cuda_graph
 from munit_fast.train.cuda_graph import CaptureError, StepGraphs
@@ -289,11 +288,6 @@ class _Trainer(reference.trainers._Trainer):
     def device(self) -> torch.device:
         """Of the parameters."""
         return next(self.parameters()).device
-
-    @property
-    def generators(self) -> dict[str, nn.Module]:
-        """The two generators by domain."""
-        return {"a": self.gen_a, "b": self.gen_b}
 
     @property
     def skips(self) -> SkipRecord:

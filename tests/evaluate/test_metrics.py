@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import socket
 import subprocess
@@ -15,47 +14,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from helpers.discs import discs, generator
 from munit_fast.evaluate import metrics
 from munit_fast.evaluate.metrics.features import embed
 
 pytest.importorskip("skimage")
 
 
-def generator(seed: int = 0) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
-
-
-def discs(n: int, side: int, seed: int) -> tuple[Tensor, Tensor]:
-    """Drawings [n, 3, side, side] of circles, and the same circles filled with random colours."""
-    g = generator(seed)
-    y, x = torch.meshgrid(torch.arange(side), torch.arange(side), indexing="ij")
-    centre = side * (0.35 + 0.3 * torch.rand(n, 2, 1, 1, generator=g))
-    radius = side * (0.15 + 0.15 * torch.rand(n, 1, 1, generator=g))
-    distance = ((x - centre[:, 0]) ** 2 + (y - centre[:, 1]) ** 2).sqrt() - radius
-    outline = ((distance.abs() < 1.2).float() * -2 + 1)[:, None].expand(-1, 3, -1, -1)
-    colour = 2 * torch.rand(n, 3, 1, 1, generator=g) - 1
-    filled = torch.where((distance < 0)[:, None], colour, torch.ones(())).minimum(outline)
-    return outline.contiguous(), filled
-
-
 def vertical_line(side: int, column: int, value: float = -1.0) -> Tensor:
     image = torch.ones(1, 1, side, side)
     image[..., side // 4 : 3 * side // 4, column] = value
     return image
-
-
-class TinyExtractor:
-    """A fixed random network in place of EfficientNet, so that whole evaluations take milliseconds."""
-
-    def __init__(self) -> None:
-        self.weights = [torch.randn(s, generator=generator(7)) / 5 for s in ((8, 3, 5, 5), (16, 8, 3, 3))]
-
-    def __call__(self, images: Tensor) -> metrics.Features:
-        stages = []
-        for weight in self.weights:
-            images = F.conv2d(images, weight, stride=2).relu()
-            stages.append(images)
-        return metrics.Features(images.mean((2, 3)), embed(stages))
 
 
 # --- pixels
@@ -217,6 +186,15 @@ def test_diversity_best_and_mean_of_known_points() -> None:
     torch.testing.assert_close(metrics.mean_of_k(samples, truth), torch.tensor([(4 + 1 + 1) / 3, 25.0]))
 
 
+def test_coverage_of_known_points() -> None:
+    answers = torch.tensor([[0.0], [1.0], [10.0]])  # radii 1, 1, 81 (squared)
+    assert metrics.coverage(torch.tensor([[0.5], [0.6]]), answers) == pytest.approx(2 / 3)
+    assert metrics.coverage(torch.tensor([[5.0], [1.0]]), answers) == pytest.approx(2 / 3)  # 10 is within 9; 0 is not
+    assert metrics.coverage(answers, answers) == 1
+    assert metrics.coverage(torch.tensor([[-30.0]]), answers) == 0
+    assert metrics.missed_distance(torch.tensor([[0.0], [8.0]]), answers) == pytest.approx((0 + 1 + 4) / 3)
+
+
 def test_sample_metrics_refuse_wrong_shapes() -> None:
     with pytest.raises(ValueError, match="k at least 2"):
         metrics.diversity(torch.zeros(3, 1, 4))
@@ -332,140 +310,3 @@ def test_import_needs_no_optional_package() -> None:
     root = Path(__file__).parents[2]
     result = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=False)
     assert result.stdout.strip() == "0.5", result.stderr
-
-
-# --- the table
-
-
-@pytest.fixture(scope="module")
-def test_set() -> dict[str, Tensor]:
-    a_test, b_test = discs(11, 32, seed=1)  # 11: more than one step of eight inputs
-    return {"a_test": a_test, "b_test": b_test, "b_train": discs(40, 32, seed=2)[1]}
-
-
-def evaluate(test_set: dict[str, Tensor], fake_a: Tensor, fake_b: Tensor) -> metrics.Evaluation:
-    return metrics.evaluate(**test_set, fake_a=fake_a, fake_b=fake_b, extractor=TinyExtractor())
-
-
-def noise_like(images: Tensor, seed: int = 9) -> Tensor:
-    return torch.rand(images.shape, generator=generator(seed)) * 2 - 1
-
-
-def test_a_perfect_translation_reaches_every_floor(test_set: dict[str, Tensor]) -> None:
-    result = evaluate(test_set, test_set["a_test"], test_set["b_test"][:, None].repeat(1, 3, 1, 1, 1))
-    for row in result.entries:
-        if row.floor is not None:
-            assert row.value == pytest.approx(row.floor, abs=1e-9), row.key
-            assert row.progress() is None or row.progress() == pytest.approx(1)
-    assert [row.key for row in result.entries if row.floor is None] == ["lines_to_colour.diversity"]
-    assert result["lines_to_colour.diversity"].value == 0
-    assert (result.test_images, result.samples_per_input, result.train_images) == (11, 3, 40)
-
-
-def test_the_untranslated_input_stands_at_every_ceiling(test_set: dict[str, Tensor]) -> None:
-    result = evaluate(test_set, test_set["b_test"], test_set["a_test"][:, None].repeat(1, 2, 1, 1, 1))
-    for row in result.entries:
-        assert row.ceiling is not None
-        assert row.value == pytest.approx(row.ceiling, abs=1e-9), row.key
-        assert row.progress() in (None, pytest.approx(0, abs=1e-9))
-
-
-def test_noise_is_worse_than_a_near_translation_in_every_row(test_set: dict[str, Tensor]) -> None:
-    def mix(images: Tensor, share: float) -> Tensor:
-        return (1 - share) * images + share * noise_like(images)
-
-    truth = test_set["b_test"][:, None].repeat(1, 2, 1, 1, 1)
-    near = evaluate(test_set, mix(test_set["a_test"], 0.1), mix(truth, 0.1))
-    noise = evaluate(test_set, mix(test_set["a_test"], 1), mix(truth, 1))
-    for good, bad in zip(near.entries, noise.entries, strict=True):
-        if good.key != "lines_to_colour.diversity":
-            assert (good.value < bad.value) == (good.better == "lower"), good.key
-    assert noise["lines_to_colour.diversity"].value > near["lines_to_colour.diversity"].value
-
-
-def test_rows_hold_what_the_single_metrics_say(test_set: dict[str, Tensor]) -> None:
-    fake_a = noise_like(test_set["a_test"])
-    fake_b = discs(22, 32, seed=5)[1].reshape(11, 2, 3, 32, 32)
-    result = evaluate(test_set, fake_a, fake_b)
-    extract = TinyExtractor()
-    samples = extract(fake_b.flatten(0, 1)).embedding.reshape(11, 2, -1)
-    truth, train = extract(test_set["b_test"]), extract(test_set["b_train"])
-    expected = {
-        "colour_to_lines.l1": metrics.l1(fake_a, test_set["a_test"]).mean(),
-        "colour_to_lines.ssim": metrics.ssim(fake_a, test_set["a_test"]).mean(),
-        "colour_to_lines.line_f1": metrics.line_f1(fake_a, test_set["a_test"]).mean(),
-        "lines_to_colour.diversity": metrics.diversity(samples).mean(),
-        "lines_to_colour.best_distance": metrics.best_of_k(samples, truth.embedding).mean(),
-        "lines_to_colour.mean_distance": metrics.mean_of_k(samples, truth.embedding).mean(),
-        "lines_to_colour.kid_e3": 500 * sum(metrics.kid(extract(fake_b[:, i]).pooled, train.pooled) for i in (0, 1)),
-        "lines_to_colour.l1": (fake_b - test_set["b_test"][:, None]).abs().mean() / 2,
-    }
-    assert {row.key for row in result.entries} == set(expected)
-    for key, value in expected.items():
-        assert result[key].value == pytest.approx(float(value), rel=1e-4), key
-    kid = result["lines_to_colour.kid_e3"]
-    assert kid.floor == pytest.approx(1e3 * metrics.kid(truth.pooled, train.pooled), rel=1e-4)
-    first, last = train.embedding[:1], train.embedding[-1:]
-    unrelated = metrics.best_of_k(torch.cat([first, last])[None].expand(11, -1, -1), truth.embedding).mean()
-    row = result["lines_to_colour.best_distance"]
-    assert row.baselines["unrelated real pictures"] == pytest.approx(unrelated.item(), rel=1e-4)
-    spread = metrics.best_of_k(samples, truth.embedding).double().std() / 11**0.5
-    assert row.stderr == pytest.approx(spread.item(), rel=1e-4)
-
-
-def test_line_rows_print_both_baselines(test_set: dict[str, Tensor]) -> None:
-    result = evaluate(test_set, test_set["a_test"], test_set["b_test"][:, None])
-    assert result["colour_to_lines.line_f1"].baselines["all white"] == 0
-    expected = metrics.l1(test_set["b_test"], test_set["a_test"]).mean().item()
-    assert result["colour_to_lines.l1"].baselines["copy the input"] == pytest.approx(expected)
-    white = (1 - (test_set["a_test"] + 1) / 2).mean().item()
-    assert result["colour_to_lines.l1"].baselines["all white"] == pytest.approx(white, rel=1e-5)
-
-
-def test_one_sample_per_input_has_no_diversity(test_set: dict[str, Tensor]) -> None:
-    result = evaluate(test_set, test_set["a_test"], noise_like(test_set["b_test"])[:, None])
-    assert "lines_to_colour.diversity" not in [row.key for row in result.entries]
-    best, mean = result["lines_to_colour.best_distance"], result["lines_to_colour.mean_distance"]
-    assert best.value == mean.value
-    with pytest.raises(KeyError, match=r"colour_to_lines.l1"):
-        result["lines_to_colour.diversity"]
-
-
-def test_table_survives_json_and_prints(test_set: dict[str, Tensor]) -> None:
-    result = evaluate(test_set, test_set["a_test"], noise_like(test_set["b_test"])[:, None].repeat(1, 2, 1, 1, 1))
-    assert metrics.Evaluation.from_json(json.loads(json.dumps(result.to_json()))) == result
-    header, *rows = result.rows()
-    assert len(rows) == len(result.entries) == 8
-    assert {len(row) for row in rows} == {len(header)}
-    assert "all white" in rows[0][header.index("baselines")]
-    assert "copy the input" not in rows[0][header.index("baselines")]  # it is the ceiling
-
-
-@pytest.mark.parametrize(
-    ("value", "words"),
-    [(600.0, "Worse"), (10.0, "As good as real"), (5.0, "As good as real"), (12.0, "99 %"), (310.0, "49 %")],
-)
-def test_readings_follow_the_number(value: float, words: str) -> None:
-    row = metrics.EvaluationRow("k", "KID", "d", value, "lower", "how", floor=10.5, ceiling=599.0)
-    assert words in row.reading()
-
-
-def test_reading_without_a_floor_compares_with_the_baseline() -> None:
-    row = metrics.EvaluationRow("k", "n", "d", 0.3, "higher", "how", ceiling=0.0, baselines={"real": 0.6})
-    assert row.reading() == "Higher is better. 50 % of the value for real (0.6)."
-    backwards = metrics.EvaluationRow("k", "n", "d", 0.3, "lower", "how", floor=1.0, ceiling=0.5)
-    assert backwards.progress() is None
-
-
-def test_evaluate_refuses_sets_that_do_not_fit(test_set: dict[str, Tensor]) -> None:
-    a, b = test_set["a_test"], test_set["b_test"]
-    with pytest.raises(ValueError, match=r"give \[N, k, 3, h, w\]"):
-        evaluate(test_set, a, b)
-    with pytest.raises(ValueError, match="fake_a"):
-        evaluate(test_set, a[:5], b[:, None])
-    with pytest.raises(ValueError, match=r"fake_b spans \[0, 255\]"):
-        evaluate(test_set, a, ((b + 1) * 127.5).round()[:, None])
-    with pytest.raises(ValueError, match=r"evaluate: .* at least 2"):
-        evaluate(test_set | {"b_train": b[:1]}, a, b[:, None])
-    with pytest.raises(ValueError, match=r"evaluate: .* of one size"):
-        evaluate(test_set | {"b_train": b[..., :16, :16]}, a, b[:, None])

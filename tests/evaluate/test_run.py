@@ -4,73 +4,31 @@ from __future__ import annotations
 
 import json
 import math
-import socket
-import sys
-import types
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
-import torch.nn.functional as F
 from PIL import Image
 from rich.console import Console
-from torch import Tensor
 
-from munit_fast import MUNIT, UNIT, make_config
+from helpers.paired_set import OPTIONS, Oracle, rows, settings, tiny_features
+from munit_fast import MUNIT, UNIT
 from munit_fast.data import ImageError
-from munit_fast.evaluate import metrics, run
-from munit_fast.evaluate.metrics import outside
-from munit_fast.evaluate.run import (
+from munit_fast.evaluate import (
     EvaluateOptions,
     as_json,
     evaluate_folders,
     evaluate_model,
+    metrics,
     open_test_set,
     show,
 )
+from munit_fast.evaluate.folders import group_translations
 from munit_fast.translate import TranslateOptions, random_styles, translate_files
 
 pytest.importorskip("skimage")
-
-
-def tiny_features(images: Tensor) -> metrics.Features:
-    small = F.adaptive_avg_pool2d(images.expand(-1, 3, -1, -1), 4).flatten(1)
-    return metrics.Features(small, small)
-
-
-OPTIONS: dict[str, Any] = {"num_style": 2, "seed": 3, "also": (), "extractor": tiny_features}
-
-
-@pytest.fixture
-def drawings(tmp_path: Path) -> Path:
-    """A paired data set of five 32 px drawings (A, grey) and colourings (B), two of them with several colourings."""
-    rng = np.random.default_rng(1)
-    root = tmp_path / "pairs"
-    for split in ("trainA", "trainB", "testA", "testB"):
-        (root / split).mkdir(parents=True)
-    for i in range(5):
-        line = np.full((32, 32), 255, np.uint8)
-        line[4 + i, 4:28] = line[4:28, 4 + i] = 0
-        colour = np.minimum(line[..., None], rng.integers(60, 256, 3, dtype=np.uint8))
-        for split, pixels in (("trainA", line), ("testA", line), ("trainB", colour), ("testB", colour)):
-            Image.fromarray(pixels).save(root / split / f"{i}.png")
-    for i in (0, 3):
-        folder = root / "colourings" / str(i)
-        folder.mkdir(parents=True)
-        for j in range(3):
-            colour = np.full((32, 32, 3), rng.integers(0, 256, 3), np.uint8)
-            Image.fromarray(colour).save(folder / f"{j}.png")
-    return root
-
-
-def settings(small_config: dict[str, Any], root: Path) -> Any:
-    return make_config(small_config | {"data_root": str(root)})
-
-
-def rows(evaluation: metrics.Evaluation) -> dict[str, metrics.EvaluationRow]:
-    return {row.key: row for row in evaluation.entries}
 
 
 def test_rows_of_a_paired_set(small_config: dict[str, Any], drawings: Path) -> None:
@@ -85,25 +43,13 @@ def test_rows_of_a_paired_set(small_config: dict[str, Any], drawings: Path) -> N
     for row in found.entries:
         assert math.isfinite(row.value)
         assert row.ceiling is not None
-    assert metrics.Evaluation.from_json(json.loads(as_json(found))) == found
+    read = json.loads(as_json(found))
+    assert [metrics.EvaluationRow(**row) for row in read["entries"]] == list(found.entries)
     console = Console(record=True, width=160, quiet=False, file=open("/dev/null", "w"))  # noqa: SIM115
     show(found, console)
     text = console.export_text()
     assert text.index("A → B") < text.index("Coverage by 2 ↑") < text.index("B → A") < text.index("Line F1 ↑")
     assert "5 test pictures in 2 styles each" in text
-
-
-class Oracle(MUNIT):
-    """A translator that knows the answer: its translations of a domain are the true ones, in order."""
-
-    def __init__(self, cfg: Any, answers: dict[str, list[Tensor]]) -> None:
-        super().__init__(cfg)
-        self.answers = {way: iter(list_) for way, list_ in answers.items()}
-        self.styles: list[Tensor] = []
-
-    def translate(self, x: Tensor, direction: str = "a2b", *_: Any, style: Any = None, **__: Any) -> Tensor:  # type: ignore[override]
-        self.styles.append(style)
-        return torch.stack([next(self.answers[direction]) for _ in x])[:, None].repeat(1, style.shape[1], 1, 1, 1)
 
 
 def test_the_truth_reaches_the_floor_and_the_input_the_ceiling(small_config: dict[str, Any], drawings: Path) -> None:
@@ -183,7 +129,7 @@ def test_which_files_are_translations_of_one_input(tmp_path: Path, names: str, e
         path = tmp_path / f"{name}.png"
         path.parent.mkdir(exist_ok=True)
         Image.new("RGB", (2, 2)).save(path)
-    groups, inputs = run._group(tmp_path)
+    groups, inputs = group_translations(tmp_path)
     assert {name: len(paths) for name, paths in groups.items()} == expected and not inputs
     assert all(paths == sorted(paths) for paths in groups.values())
 
@@ -205,15 +151,6 @@ def test_unpaired_test_sets_and_unit(small_config: dict[str, Any], drawings: Pat
         evaluate_model(UNIT(cfg).eval(), open_test_set(cfg), EvaluateOptions(**OPTIONS))
 
 
-def test_coverage_of_known_points() -> None:
-    answers = torch.tensor([[0.0], [1.0], [10.0]])  # radii 1, 1, 81 (squared)
-    assert metrics.coverage(torch.tensor([[0.5], [0.6]]), answers) == pytest.approx(2 / 3)
-    assert metrics.coverage(torch.tensor([[5.0], [1.0]]), answers) == pytest.approx(2 / 3)  # 10 is within 9; 0 is not
-    assert metrics.coverage(answers, answers) == 1
-    assert metrics.coverage(torch.tensor([[-30.0]]), answers) == 0
-    assert metrics.missed_distance(torch.tensor([[0.0], [8.0]]), answers) == pytest.approx((0 + 1 + 4) / 3)
-
-
 def test_diversity_stands_beside_that_of_true_answers(small_config: dict[str, Any], drawings: Path) -> None:
     cfg = settings(small_config, drawings)
     found = rows(evaluate_model(MUNIT(cfg).eval(), open_test_set(cfg), EvaluateOptions(**OPTIONS)))
@@ -233,157 +170,3 @@ def test_drawings_are_recognised(drawings: Path, domain: str, expected: bool) ->
         [torch.from_numpy(np.array(Image.open(p).convert("RGB"))) for p in sorted((drawings / domain).iterdir())]
     )
     assert metrics.is_drawing(pixels.permute(0, 3, 1, 2).float() / 127.5 - 1) is expected
-
-
-# ---- other libraries
-
-
-@pytest.fixture
-def weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty folder where the libraries look for weights, and no network."""
-
-    def refuse(*_: object, **__: object) -> NoReturn:
-        raise AssertionError("a connection was opened")
-
-    monkeypatch.setattr(socket, "socket", refuse)
-    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "home"))
-    folder = tmp_path / "home" / "hub" / "checkpoints"
-    folder.mkdir(parents=True)
-    return folder
-
-
-class Inception(torch.nn.Module):
-    """Loads its weights as torch-fidelity's network does, and gives features and logits of uint8 pictures."""
-
-    def __init__(self, name: str, features: list[str]) -> None:
-        super().__init__()
-        assert (name, features) == ("inception-v3-compat", ["2048", "logits_unbiased"])
-        url = f"https://example.org/{outside.INCEPTION_FILE}"
-        self.scale = torch.hub.load_state_dict_from_url(url)["scale"]  # unpickles anything, by default
-
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        assert x.dtype == torch.uint8
-        small = F.adaptive_avg_pool2d(x.double() / 255, 2).flatten(1) * self.scale
-        return small.float(), small.float() * 3
-
-
-def install_torch_fidelity(monkeypatch: pytest.MonkeyPatch) -> None:
-    def module(name: str, **contents: Any) -> None:
-        made = types.ModuleType(name)
-        vars(made).update(contents)
-        monkeypatch.setitem(sys.modules, name, made)
-
-    def kid(x: Tensor, y: Tensor, **options: Any) -> dict[str, float]:
-        assert options["kid_subset_size"] <= min(len(x), len(y))
-        return {"kernel_inception_distance_mean": metrics.kid(x, y)}
-
-    module("torch_fidelity")
-    module("torch_fidelity.feature_extractor_inceptionv3", FeatureExtractorInceptionV3=Inception)
-    module(
-        "torch_fidelity.metric_fid",
-        fid_features_to_statistics=lambda f: f.mean(0),
-        fid_statistics_to_metric=lambda a, b, verbose: {"frechet_inception_distance": float((a - b).square().sum())},
-    )
-    module("torch_fidelity.metric_kid", kid_features_to_metric=kid)
-    module(
-        "torch_fidelity.metric_isc",
-        isc_features_to_metric=lambda f, splits: {"inception_score_mean": float(f.std(correction=0))},
-    )
-
-
-def install_lpips(monkeypatch: pytest.MonkeyPatch) -> None:
-    class LPIPS(torch.nn.Module):
-        def __init__(self, net: str, verbose: bool) -> None:
-            super().__init__()
-            assert (net, verbose) == ("alex", False)
-            torch.hub.load_state_dict_from_url(f"https://example.org/{outside.ALEXNET_FILE}")
-
-        def forward(self, x: Tensor, y: Tensor) -> Tensor:
-            assert x.shape[1] == y.shape[1] == 3
-            return (x - y).square().mean((1, 2, 3), keepdim=True)
-
-    made = types.ModuleType("lpips")
-    made.LPIPS = LPIPS  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "lpips", made)
-
-
-def test_nothing_installed_is_said_in_words(weights: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("torch_fidelity", "torch_fidelity.feature_extractor_inceptionv3", "lpips", "torchmetrics.image.lpip"):
-        monkeypatch.setitem(sys.modules, name, None)
-    makers, missing = outside.judges(None, torch.device("cpu"))
-    assert makers == []
-    assert set(missing) == set(outside.OUTSIDE)
-    assert "pip install torch-fidelity" in missing["fid"]
-    assert "pip install lpips" in missing["lpips"]
-    with pytest.raises(outside.MissingMetric, match="pip install lpips"):
-        outside.judges(["lpips"], torch.device("cpu"))
-    with pytest.raises(ValueError, match="'fad' is not one of fid, kid, is, cis, lpips"):
-        outside.judges(["fad"], torch.device("cpu"))
-
-
-def test_missing_weights_are_named_and_not_downloaded(weights: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    install_torch_fidelity(monkeypatch)
-    install_lpips(monkeypatch)
-    _, missing = outside.judges(None, torch.device("cpu"))
-    for name, file in (("fid", outside.INCEPTION_FILE), ("lpips", outside.ALEXNET_FILE)):
-        assert file in missing[name]
-        assert str(weights) in missing[name]
-    # A release of a library that looks for another file still downloads nothing.
-    monkeypatch.setattr(outside, "_weights", lambda *_: None)
-    with pytest.raises(
-        outside.MissingMetric, match=r"LPIPS: the library wants to download https://example\.org/alexnet"
-    ):
-        outside.judges(["lpips"], torch.device("cpu"))
-
-
-class Trap:
-    def __reduce__(self) -> Any:
-        return pytest.fail, ("code of a weight file ran",)
-
-
-def test_weight_files_are_read_as_tensors_only(weights: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    install_torch_fidelity(monkeypatch)
-    torch.save(Trap(), weights / outside.INCEPTION_FILE)
-    with pytest.raises(outside.MissingMetric, match="FID: the weight file cannot be used: it holds Python objects"):
-        outside.judges(["fid"], torch.device("cpu"))
-    (weights / outside.INCEPTION_FILE).write_bytes(b"junk")
-    with pytest.raises(outside.MissingMetric, match="cannot be used"):
-        outside.judges(["fid"], torch.device("cpu"))
-
-
-def test_rows_of_other_libraries(
-    weights: Path, small_config: dict[str, Any], drawings: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    install_torch_fidelity(monkeypatch)
-    install_lpips(monkeypatch)
-    torch.save({"scale": torch.tensor(2.0)}, weights / outside.INCEPTION_FILE)
-    torch.save({}, weights / outside.ALEXNET_FILE)
-    cfg = settings(small_config, drawings)
-    found = evaluate_model(
-        MUNIT(cfg).eval(), open_test_set(cfg), EvaluateOptions(directions=("a2b",), **(OPTIONS | {"also": None}))
-    )
-    names = {"fid", "kid_inception_e3", "is", "cis", "lpips_diversity", "lpips_best", "lpips_mean"}
-    assert {f"a_to_b.{name}" for name in names} <= set(rows(found))
-    assert found.missing == {}
-    assert rows(found)["a_to_b.cis"].value >= 1
-    assert rows(found)["a_to_b.lpips_best"].value <= rows(found)["a_to_b.lpips_mean"].value
-    tests = open_test_set(cfg)
-    a, b = ([tests.pictures[d][i] for i in range(5)] for d in "ab")
-    truth = rows(
-        evaluate_model(
-            Oracle(cfg, {"a2b": b, "b2a": a}),
-            tests,
-            EvaluateOptions(directions=("a2b",), **(OPTIONS | {"also": ["fid", "is", "cis", "lpips"]})),
-        )
-    )
-    assert "a_to_b.kid_inception_e3" not in truth
-    expected = {"fid": 0.0, "cis": 1.0, "lpips_best": 0.0, "lpips_diversity": 0.0, "is": truth["a_to_b.is"].floor}
-    for name, value in expected.items():
-        assert truth[f"a_to_b.{name}"].value == pytest.approx(value, abs=1e-6), name
-
-
-def test_conditional_inception_score_of_known_classes() -> None:
-    sure = torch.full((2, 2, 4), -1e4)
-    sure[0, 0, 0] = sure[0, 1, 1] = 0.0  # two styles, two classes: log 2
-    sure[1, :, 2] = 0.0  # two styles, one class: 0
-    assert outside.conditional_inception_score(sure) == pytest.approx(math.exp(math.log(2) / 2))

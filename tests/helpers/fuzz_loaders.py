@@ -38,9 +38,9 @@ from safetensors.torch import save
 from munit_fast.config import Config, ConfigError, GeneratorConfig, load_config, make_config
 from munit_fast.data import ImageError, decode_image, read_list
 from munit_fast.io.checkpoints import CheckpointError, load_file, load_pair
-from munit_fast.io.safetensors_file import write_portable
 from munit_fast.models import networks
 from munit_fast.models.munit import MUNIT, from_pretrained
+from munit_fast.models.portable import write_portable
 from munit_fast.train.run_state import checksum, resume_run, run_state
 from munit_fast.train.trainer import MUNIT_Trainer
 

@@ -11,9 +11,9 @@ import pytest
 import torch
 
 from munit_fast import MUNIT, UNIT, CheckpointError, MUNIT_Trainer, UNIT_Trainer, make_config
-from munit_fast.io.checkpoints import load_file
-from munit_fast.reference.files import save_atomically
-from munit_fast.train.run_state import resume_run, save_run
+from munit_fast.io.checkpoints import load_file, save_atomically
+from munit_fast.models.portable import write_portable
+from munit_fast.train.run_state import resume_run, save_run, save_state
 
 FILES = Path(__file__).parents[1] / "golden" / "files"
 
@@ -202,6 +202,24 @@ def test_resume_with_another_display_size(small_config: dict[str, Any], tmp_path
     assert len(other.s_a) == display_size
     shared = min(2, display_size)
     assert torch.equal(other.s_a[:shared], trainer.s_a[:shared])
+
+
+@pytest.mark.parametrize("write", ["state", "published", "portable"])
+def test_what_cannot_be_made_again_is_flushed(
+    small_config: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, write: str
+) -> None:
+    cfg = make_config(small_config)
+    trainer, flushed = MUNIT_Trainer(cfg.hyperparameters()), set()
+    fsync = os.fsync
+    monkeypatch.setattr(os, "fsync", lambda d: (flushed.add(os.fstat(d).st_ino), fsync(d)))
+    if write == "state":
+        save_state(trainer, tmp_path, 1)
+    elif write == "published":
+        trainer.save(tmp_path, 0)
+    else:
+        write_portable(tmp_path / "model.safetensors", MUNIT(cfg))
+    files = list(tmp_path.iterdir())
+    assert files and {path.stat().st_ino for path in [tmp_path, *files]} <= flushed
 
 
 def test_a_save_that_fails_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

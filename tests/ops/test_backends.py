@@ -95,7 +95,9 @@ def test_set_isa_refuses_an_unknown_name_and_changes_nothing(cpu: str) -> None:
 
 @pytest.mark.parametrize("isa", ISAS)
 def test_the_environment_forces_an_instruction_set(isa: str) -> None:
-    done = python("from munit_fast import native; print(native.module.isa())", MUNIT_FAST_CPU_ISA=f" {isa.upper()} ")
+    done = python(
+        "from munit_fast.ops import native; print(native.module.isa())", MUNIT_FAST_CPU_ISA=f" {isa.upper()} "
+    )
     assert done.stdout.strip() == isa, done.stderr
 
 
@@ -109,7 +111,7 @@ def test_an_unknown_instruction_set_in_the_environment_is_an_error(cpu: str) -> 
 
 def test_without_the_compiled_part() -> None:
     script = f"BLOCKED = {{'munit_fast._C'}}\n{BLOCKER}\n{EVERYTHING}\n" + (
-        "from munit_fast import native\n"
+        "from munit_fast.ops import native\n"
         "assert native.module is None and 'not built' in native.native_error\n"
         "try: mf.bias_act(x, impl='cpu')\n"
         "except RuntimeError as error: print(error)\n"

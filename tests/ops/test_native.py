@@ -32,7 +32,7 @@ cli.main()
 
 
 def test_the_reason_that_the_installation_noted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(native, "__file__", str(tmp_path / "native.py"))
+    monkeypatch.setattr(native, "__file__", str(tmp_path / "ops" / "native.py"))
     missing = ModuleNotFoundError("No module named 'munit_fast._C'", name="munit_fast._C")
     assert "(its file is not there); install a C++20 compiler" in native._why_missing(missing)
     (tmp_path / "_C.missing.txt").write_text("no C++ compiler\nwas found\n")

@@ -22,12 +22,12 @@ from helpers import fuzz_loaders
 from munit_fast.cli.options import complain
 from munit_fast.config import ConfigError, load_config, parse_config
 from munit_fast.data import ImageError, read_list
-from munit_fast.io.atomic import safe_name
 from munit_fast.io.checkpoints import CheckpointError, load_file, load_pair
 from munit_fast.models.networks import AdaINGen
 from munit_fast.train.run_dir import RunFolder
 from munit_fast.train.run_state import find_state
 from munit_fast.translate import _output_names
+from munit_fast.utils.text import safe_name
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -340,7 +340,14 @@ def test_messages_do_not_speak_to_the_terminal(capsys: pytest.CaptureFixture[str
 
 @pytest.mark.parametrize("loader", ["config", "list", "checkpoint", "portable", "image"])
 def test_hostile_inputs(loader: str, tmp_path: Path) -> None:
-    command = [sys.executable, str(ROOT / "tests" / "fuzz_loaders.py"), "--loader", loader, "--inputs", "300"]
+    command = [
+        sys.executable,
+        str(ROOT / "tests" / "helpers" / "fuzz_loaders.py"),
+        "--loader",
+        loader,
+        "--inputs",
+        "300",
+    ]
     done = subprocess.run([*command, "--folder", str(tmp_path / "fuzz")], capture_output=True, text=True, timeout=280)
     assert done.returncode == 0, done.stderr[-4000:]
     assert int(done.stdout.split()[1]) >= 300

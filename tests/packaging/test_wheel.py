@@ -78,7 +78,7 @@ def test_it_holds_the_package_and_nothing_else(wheel: Path) -> None:
     assert {name.split("/")[0].partition("-")[0] for name in names} <= {"munit_fast", "munit_fast.libs"}
     assert [name for name in names if name.startswith("munit_fast/_C.")]
     assert not any(name.endswith((".cpp", ".missing.txt")) for name in names)
-    assert "munit_fast/pretrained/openmoji-lines2color.safetensors" in names
+    assert "munit_fast/models/pretrained/openmoji-lines2color.safetensors" in names
 
 
 def test_doctor_finds_the_compiled_kernels(place: Path) -> None:
@@ -86,7 +86,7 @@ def test_doctor_finds_the_compiled_kernels(place: Path) -> None:
     assert "error" not in found["native"] and found["native"]["compiler"]
     served = [s for s in found["services"] if s["device"] == "cpu" and s["backend"] == "cpu"]
     assert served and all(s["why_not"] is None and s["auto"] for s in served)
-    code = "from munit_fast import native; print(native.module.__file__)"
+    code = "from munit_fast.ops import native; print(native.module.__file__)"
     file = run(place / "bin/python", "-c", code, cwd=place).stdout
     assert Path(file.strip()).is_relative_to(place)
 

@@ -26,10 +26,10 @@ from munit_fast.data.prepare.writing import (
     SPLITS,
     DatasetError,
     prepared_manifest,
-    staged_folder,
     unit_hash,
     write_manifest,
 )
+from munit_fast.io.atomic import atomic_directory
 
 REVISION = 1  # raise when the output changes: a folder of another revision is not reused
 Progress = Callable[[int, int], None]
@@ -86,7 +86,7 @@ def prepare_edges(
     if reused is not None:
         return reused
     _require_canny()
-    with staged_folder(out) as stage:
+    with atomic_directory(out) as stage:
         workshop = _Workshop(stage, size, sigma)
         for done, path in enumerate(paths, 1):
             workshop.take(path, _relative(path, source))

@@ -25,7 +25,8 @@ from munit_fast.data.prepare._openmoji_art import (
     versions,
 )
 from munit_fast.data.prepare._openmoji_groups import Emoji, choose, group, split_of, survey
-from munit_fast.data.prepare.writing import SPLITS, DatasetError, prepared_manifest, staged_folder, write_manifest
+from munit_fast.data.prepare.writing import SPLITS, DatasetError, prepared_manifest, write_manifest
+from munit_fast.io.atomic import atomic_directory
 
 ATTRIBUTION = "All emojis designed by OpenMoji – the open-source emoji and icon project. License: CC BY-SA 4.0"
 REVISION = 2  # raise when the selection changes: a folder of another revision is not reused
@@ -66,7 +67,7 @@ def prepare_openmoji(
     if reused is not None:
         return reused
     sources = thin_out(find_sources(), limit)
-    with staged_folder(out) as stage:
+    with atomic_directory(out) as stage:
         canvas = _Canvas(stage, size, sources)
         counts = _paint(canvas, progress or (lambda done, total: None))
         (stage / "ATTRIBUTION.txt").write_text(ATTRIBUTION + "\n", encoding="utf-8", newline="\n")

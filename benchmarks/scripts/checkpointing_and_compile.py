@@ -1,7 +1,7 @@
 """What --checkpointing saves, and what torch.compile does around the fused networks: numbers of docs/unattended.md.
 
-    python benchmarks/scripts/options.py memory --side 1024 [--checkpointing]
-    python benchmarks/scripts/options.py compile --side 128 --dim 32 --amp off
+    python benchmarks/scripts/checkpointing_and_compile.py memory --side 1024 [--checkpointing]
+    python benchmarks/scripts/checkpointing_and_compile.py compile --side 128 --dim 32 --amp off
 
 memory: the most that torch's allocator held at once in a first iteration: gradients and moments, not parameters.
 compile: CPU seconds of an iteration with the discriminators compiled and without, taking turns, on one thread.

@@ -1,0 +1,296 @@
+"""The self-test: every operator on every backend, compared with the reference in float64."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor
+
+from munit_fast import functional
+from munit_fast.ops import native
+from munit_fast.ops.backends import BACKENDS
+from munit_fast.reference import epilogue as formulas
+from munit_fast.reference import losses
+
+OPS = ("instance_norm", "adain", "layer_norm2d", "bias_act", "l1_loss", "l1_losses", "lsgan_loss")
+DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
+
+
+@dataclass(frozen=True)
+class Trial:
+    """The comparison of one operator on one backend in one dtype with the reference.
+
+    Attributes:
+        op: A function of `munit_fast.functional`.
+        device: As torch prints it.
+        backend: Its name; for "cpu" with the instruction set: "cpu avx2".
+        dtype: Name without "torch.".
+        error: The worst relative error, ‖got - expected‖ / ‖expected‖, of results and gradients; None: see `problem`.
+        tolerance: The largest error that passes.
+        worst: Which result or gradient has the worst error, and in which layout.
+        problem: Why there is no error: an exception, or a value that is not finite.
+    """
+
+    op: str
+    device: str
+    backend: str
+    dtype: str
+    error: float | None
+    tolerance: float
+    worst: str
+    problem: str | None = None
+
+    @property
+    def passed(self) -> bool:
+        return self.error is not None and self.error <= self.tolerance
+
+
+def tolerance(dtype: torch.dtype) -> float:
+    """64 roundings of the accumulator (float32; float64 for float64), and one of the stored type if that is narrower.
+
+    Right kernels stay below a tenth of the first and half of the second on the sizes that are tried.
+    """
+    accumulator = torch.promote_types(dtype, torch.float32)
+    return 64 * torch.finfo(accumulator).eps + (torch.finfo(dtype).eps / 2 if dtype != accumulator else 0)
+
+
+# Every operator, activation, padding mode and parameter shape ("shared": by the phases). No vector or tile divides the
+# sizes. eps is large where nothing else would tell that it is used.
+_SIZE, _SHUFFLED = (2, 5, 7, 9), (2, 12, 5, 7)
+_WIDE, _WIDE_SHUFFLED = (2, 16, 5, 7), (2, 32, 5, 3)
+_EPILOGUES: tuple[tuple[str, tuple[int, ...], str, dict[str, Any]], ...] = (
+    ("instance_norm", _SIZE, "", {"act": "relu", "pad": 3, "pad_mode": "reflect"}),
+    ("instance_norm", _SIZE, "weight bias residual", {"act": "prelu", "pad": 2, "pad_mode": "zero"}),
+    ("instance_norm", _SIZE, "weight bias residual", {"eps": 0.1}),
+    ("adain", _SIZE, "weight bias", {"act": "lrelu", "slope": 0.2, "pad": 1, "pad_mode": "replicate"}),
+    ("adain", _SIZE, "weight bias residual", {"eps": 0.1, "act": "tanh"}),
+    ("layer_norm2d", _SIZE, "weight bias", {"act": "relu", "pad": 2, "pad_mode": "reflect"}),
+    ("layer_norm2d", _SHUFFLED, "weight bias", {"act": "selu", "depth_to_space": 2, "pad": 1, "pad_mode": "reflect"}),
+    ("layer_norm2d", _SHUFFLED, "weight bias residual shared", {"eps": 0.1, "depth_to_space": 2}),
+    # Channels that 16 bytes divide have kernels of their own on GPUs.
+    ("adain", _WIDE, "weight bias residual", {"act": "relu", "pad": 2, "pad_mode": "reflect"}),
+    ("layer_norm2d", _WIDE_SHUFFLED, "weight bias shared", {"depth_to_space": 2, "pad": 1, "pad_mode": "replicate"}),
+    ("bias_act", _SIZE, "bias", {"act": "selu", "pad": 1, "pad_mode": "reflect"}),
+    ("bias_act", _SIZE, "bias residual", {"act": "prelu"}),
+)
+_NORMS = {"instance_norm": "instance", "adain": "instance", "layer_norm2d": "layer", "bias_act": "none"}
+_LOSS_SIZES = ((2, 3, 11, 7), (1, 1, 5, 3), (2, 8))
+_KINK = 1e-3  # an activation's input this close to zero may fall on either side of it after rounding
+
+Call = Callable[..., Tensor]
+
+
+@dataclass(frozen=True)
+class _Case:
+    """An operator, the reference formula, and the float64 tensors that both are called with, by keyword."""
+
+    op: str
+    run: Call  # also takes impl
+    expected: Call
+    tensors: dict[str, Tensor]
+
+
+def _epilogue_cases() -> Iterator[_Case]:
+    for op, size, given, options in _EPILOGUES:
+        for seed in itertools.count():
+            tensors = _epilogue_tensors(op, size, given.split(), options, torch.Generator().manual_seed(seed))
+            before = {name: value for name, value in tensors.items() if name in ("x", "weight", "bias")}
+            if _expected(op, {}, **before).abs().min() > _KINK:
+                break
+        yield _Case(op, partial(getattr(functional, op), **options), partial(_expected, op, options), tensors)
+
+
+def _expected(op: str, options: dict[str, Any], **tensors: Tensor) -> Tensor:
+    named = {"block" if name == "depth_to_space" else name: value for name, value in options.items()}
+    return formulas.epilogue(**tensors, **named, norm=_NORMS[op])  # type: ignore[arg-type]
+
+
+def _epilogue_tensors(
+    op: str, size: tuple[int, ...], given: list[str], options: dict[str, Any], random: torch.Generator
+) -> dict[str, Tensor]:
+    n, c = size[:2]
+    # Off centre, each plane by another amount: statistics that lose digits there are seen.
+    x = _draw(random, *size) * 2 + 5 + 3 * _draw(random, n, c, 1, 1)
+    tensors = {"x": x}
+    parameter = (n, c) if op == "adain" else (c // 4,) if "shared" in given else (c,)
+    for name in (name for name in given if name != "shared"):
+        tensors[name] = _draw(random, *(size if name == "residual" else parameter))
+    if options.get("act") == "prelu":
+        tensors["slope"] = _draw(random, c).abs() / 4
+    # The values that both sides see are representable in every dtype, so that only the arithmetic differs.
+    return {name: value.bfloat16().double() for name, value in tensors.items()}
+
+
+def _draw(random: torch.Generator, *size: int) -> Tensor:
+    return torch.randn(size, generator=random, dtype=torch.float64)
+
+
+def _loss_cases() -> Iterator[_Case]:
+    random = torch.Generator().manual_seed(0)
+    tensors = {
+        f"{side}_{i}": (_draw(random, *size) + 1).bfloat16().double()
+        for i, size in enumerate(_LOSS_SIZES)
+        for side in ("first", "second")
+    }
+    pair = {name: value for name, value in tensors.items() if name.endswith("_0")}
+    outputs = {name: value for name, value in tensors.items() if name.startswith("first")}
+
+    def run_l1_loss(impl: str, first_0: Tensor, second_0: Tensor) -> Tensor:
+        return functional.l1_loss(first_0, second_0, impl=impl)
+
+    def run_l1_losses(impl: str, **tensors: Tensor) -> Tensor:
+        return functional.l1_losses(list(zip(*_sides(tensors))), impl=impl)
+
+    def run_lsgan_loss(impl: str, **outputs: Tensor) -> Tensor:
+        return functional.lsgan_loss(list(outputs.values()), 1.0, impl=impl)
+
+    yield _Case("l1_loss", run_l1_loss, lambda **t: losses.l1_losses(*_sides(t))[0], pair)
+    yield _Case("l1_losses", run_l1_losses, lambda **t: losses.l1_losses(*_sides(t)), tensors)
+    yield _Case("lsgan_loss", run_lsgan_loss, lambda **t: losses.lsgan_loss(list(t.values()), 1.0), outputs)
+
+
+def _sides(tensors: dict[str, Tensor]) -> tuple[list[Tensor], list[Tensor]]:
+    values = list(tensors.values())
+    return values[::2], values[1::2]
+
+
+def selftest() -> list[Trial]:
+    """Compare every operator with the formulas of `munit_fast.reference`, which run in float64 on the CPU.
+
+    Returns:
+        A trial for each operator, backend, instruction set, device and dtype, over the layouts that the backend serves,
+        forward and backward. A kernel that raises is a failed trial.
+    """
+    cases = [*_epilogue_cases(), *_loss_cases()]
+    trials = []
+    for device, (name, backend) in itertools.product(devices(), BACKENDS.items()):
+        for isa in _instruction_sets(name, device):
+            with _forced(isa):
+                shown = f"{name} {isa}" if isa else name
+                for op, dtype in itertools.product(OPS, DTYPES):
+                    if backend.why_not(device, dtype) is None:
+                        of_op = [case for case in cases if case.op == op]
+                        trials.append(_trial(of_op, op, name, shown, device, dtype))
+    return trials
+
+
+def _instruction_sets(backend: str, device: torch.device) -> list[str | None]:
+    if backend != "cpu" or device.type != "cpu" or native.module is None:
+        return [None]
+    return list(native.module.available_isas())
+
+
+@contextmanager
+def _forced(isa: str | None) -> Iterator[None]:
+    if isa is None or native.module is None:
+        yield
+        return
+    before = native.module.isa()
+    native.module.set_isa(isa)
+    try:
+        yield
+    finally:
+        native.module.set_isa(before)
+
+
+def _trial(cases: list[_Case], op: str, impl: str, shown: str, device: torch.device, dtype: torch.dtype) -> Trial:
+    errors: dict[str, float] = {}
+    bound = tolerance(dtype)
+    for case, layout in itertools.product(cases, layouts_of(impl)):
+        try:
+            got = _outcome(partial(case.run, impl=impl), case.tensors, device, dtype, layout)
+            expected = _outcome(case.expected, case.tensors, torch.device("cpu"), torch.float64, layout)
+        except Exception as error:  # whatever a kernel raises is a finding, and the other operators are tried too
+            reason = f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
+            return Trial(op, str(device), shown, dtype_name(dtype), None, bound, "", reason)
+        for what, value in expected.items():
+            size = float(torch.linalg.vector_norm(value))
+            off = float(torch.linalg.vector_norm(got[what].cpu().double() - value)) / size
+            name = f"{what}, {'channels_last' if layout == torch.channels_last else 'NCHW'}"
+            if not off < float("inf"):
+                return Trial(op, str(device), shown, dtype_name(dtype), None, bound, name, f"{name} is not finite")
+            errors[name] = max(off, errors.get(name, 0.0))
+    worst = max(errors, key=lambda name: errors[name])
+    return Trial(op, str(device), shown, dtype_name(dtype), errors[worst], bound, worst)
+
+
+def _outcome(
+    call: Call, tensors: dict[str, Tensor], device: torch.device, dtype: torch.dtype, layout: torch.memory_format
+) -> dict[str, Tensor]:
+    """The result, and the gradient of every tensor for a random gradient of the result."""
+    wide = torch.promote_types(dtype, torch.float32)
+    inputs = {}
+    for name, value in tensors.items():
+        value = value.to(device, wide if name in ("weight", "bias", "slope") else dtype, copy=True)
+        inputs[name] = (value.contiguous(memory_format=layout) if value.dim() == 4 else value).requires_grad_()
+    y = call(**inputs)
+    upstream = _draw(torch.Generator().manual_seed(1), *y.shape).bfloat16().to(y.device, y.dtype)
+    gradients = torch.autograd.grad(y, list(inputs.values()), upstream)
+    named = {f"gradient of {name}": value for name, value in zip(inputs, gradients)}
+    return {"result": y.detach(), **named}
+
+
+def show_trials(trials: list[Trial], console: Console) -> None:
+    """Print a row for each operator and backend with the worst error for each dtype, then the failures."""
+    console.print(
+        "Self-test: worst ‖got - expected‖ / ‖expected‖ of results and gradients, in every layout served, against the "
+        "reference in float64."
+    )
+    names = [dtype_name(dtype) for dtype in DTYPES]
+    table = Table("operator", "device", "backend", *names, box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
+    table.add_row("allowed", "", "", *(f"{tolerance(dtype):.0e}" for dtype in DTYPES), end_section=True)
+    rows: dict[tuple[str, str, str], dict[str, Trial]] = {}
+    for trial in trials:
+        rows.setdefault((trial.op, trial.device, trial.backend), {})[trial.dtype] = trial
+    for key, of_dtype in rows.items():
+        table.add_row(*key, *(_cell(of_dtype.get(name)) for name in names))
+    console.print(table)
+    for trial in trials:
+        if not trial.passed:
+            console.print(describe(trial), style="bold red", markup=False, soft_wrap=True)
+
+
+def _cell(trial: Trial | None) -> str:
+    if trial is None:
+        return "-"
+    if trial.passed:
+        return f"{trial.error:.0e}" if trial.error else "0"
+    return "[bold red]FAIL[/bold red]" if trial.error is None else f"[bold red]{trial.error:.0e} FAIL[/bold red]"
+
+
+def describe(trial: Trial) -> str:
+    """One line about a failed trial."""
+    where = f"{trial.op} on {trial.device}, backend {trial.backend}, {trial.dtype}"
+    if trial.error is None:
+        return f"{where}: {trial.problem}"
+    return f"{where}: relative error {trial.error:.1e} of {trial.worst}; allowed is {trial.tolerance:.1e}"
+
+
+def complaint(trials: list[Trial]) -> str | None:
+    """One line about the trials that failed; None if none did."""
+    failed = [trial for trial in trials if not trial.passed]
+    if not failed:
+        return None
+    return f"the self-test failed {len(failed)} of {len(trials)} times, first: {describe(failed[0])}"
+
+
+def devices() -> list[torch.device]:
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    return [torch.device("cpu"), *(torch.device("cuda", index) for index in range(count))]
+
+
+def layouts_of(backend: str) -> tuple[torch.memory_format, ...]:
+    return getattr(BACKENDS[backend], "LAYOUTS", (torch.contiguous_format, torch.channels_last))
+
+
+def dtype_name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")

@@ -1,0 +1,116 @@
+"""Test pictures: read from files when asked for, resized and cropped to one size, paired by name."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from torch import Tensor
+
+from munit_fast.config import Config
+from munit_fast.data import ImageError, ImageSet, centre_crop, list_images
+from munit_fast.data.sources import has_images, image_folder, image_paths
+
+
+class Files:
+    """Picture files as `munit_fast.evaluate.metrics.Pictures`: [C, H, W] float32 in [-1, 1], all of one size.
+
+    Args:
+        paths: The files; read when asked for.
+        channels: 1 or 3.
+        short_side: Length that the short side is resized to; None: not resized.
+        crop: (height, width) that is cropped out of the middle.
+
+    Raises:
+        ImageError: When asked for a picture that cannot be read or is smaller than the crop.
+    """
+
+    def __init__(self, paths: Sequence[Path], channels: int, short_side: int | None, crop: tuple[int, int]) -> None:
+        self.paths, self.crop = list(paths), crop
+        self._set = ImageSet(paths, channels, short_side, cache=False)
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, index: int, /) -> Tensor:
+        return centre_crop(self._set, index, self.crop)
+
+
+@dataclass
+class TestSet:
+    """The test pictures of both domains.
+
+    Attributes:
+        pictures: By domain, "a" and "b".
+        train: Training pictures of the domains that have any.
+        paired: Whether picture i of one domain is the true translation of picture i of the other.
+        colourings: For each picture of A its true pictures of B, where several are known.
+        notes: What a reader of the results should know of the set.
+    """
+
+    __test__ = False  # not a test of pytest
+
+    pictures: dict[str, Files]
+    train: dict[str, Files]
+    paired: bool
+    colourings: list[Files | None] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+
+def open_test_set(cfg: Config, allow_outside: bool = False) -> TestSet:
+    """The test pictures that a configuration names. Pictures of equal names (without extension) are pairs.
+
+    `data_root`/colourings/NAME/ may hold several true pictures of B for the picture NAME of A.
+
+    Args:
+        cfg: Of the run.
+        allow_outside: Whether list files may name images outside their folder.
+
+    Raises:
+        ConfigError: The configuration names no test pictures.
+        ImageError: A folder or list is missing or holds no images.
+    """
+    crop = (cfg.crop_image_height, cfg.crop_image_width)
+
+    def files(paths: Sequence[Path], domain: str) -> Files:
+        return Files(paths, getattr(cfg, f"input_dim_{domain}"), cfg.short_side(domain), crop)
+
+    found = {d: image_paths(cfg, "test", d, allow_outside) for d in "ab"}
+    by_name = {d: {stem_of(path, image_folder(cfg, "test", d)): path for path in found[d]} for d in "ab"}
+    common = [name for name in by_name["a"] if name in by_name["b"]]
+    notes = []
+    if common:
+        left = sum(map(len, found.values())) - 2 * len(common)
+        notes += [f"{left} test pictures without a partner of the same name are left out"] if left else []
+        found = {d: [by_name[d][name] for name in common] for d in "ab"}
+    else:
+        notes.append("no test picture of A has the name of one of B: there are no pairs to compare")
+    train = {d: files(image_paths(cfg, "train", d, allow_outside), d) for d in "ab" if has_images(cfg, "train", d)}
+    places = [Path(cfg.data_root, "colourings", name) if cfg.data_root else None for name in common]
+    colourings = [files(list_images(place), "b") if place and place.is_dir() else None for place in places]
+    return TestSet(
+        {d: files(found[d], d) for d in "ab"},
+        train,
+        bool(common),
+        [several if several and len(several) > 1 else None for several in colourings],
+        notes,
+    )
+
+
+class SameSizeFiles(Files):
+    """Pictures that must have one size already."""
+
+    def __getitem__(self, index: int, /) -> Tensor:
+        height, width = self._set.image(index).shape[:2]
+        if (height, width) != self.crop:
+            raise ImageError(
+                f"{self.paths[index]}: {width}x{height} where others are {self.crop[1]}x{self.crop[0]}; "
+                "give --size to bring all to one size"
+            )
+        return super().__getitem__(index)
+
+
+def stem_of(path: Path, root: Path) -> str:
+    """The file's name relative to `root`, with "/" and without its extension."""
+    return path.relative_to(root).with_suffix("").as_posix()

@@ -1,0 +1,96 @@
+"""Trained generators as one .safetensors file, with their configuration and licence: `munit-fast export` writes it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import yaml
+from torch import Tensor
+
+from munit_fast.config import Config, ConfigError, parse_config
+from munit_fast.io.checkpoints import CheckpointError, describe_network
+from munit_fast.io.safetensors_file import read_generators, write_generators
+
+if TYPE_CHECKING:
+    from munit_fast.models.munit import MUNIT, UNIT
+
+# What says where images lie on the machine that trained is of no use elsewhere.
+_DATA_KEYS = {name for name in Config.model_fields if name.startswith("data_")}
+
+
+@dataclass(frozen=True)
+class PortableModel:
+    """What such a file holds, checked: a model can be built of it.
+
+    Attributes:
+        trainer: "MUNIT" or "UNIT".
+        config: The configuration of the networks.
+        states: {"a": state_dict, "b": state_dict} of the generators, on the CPU, in float16 or float32.
+        about: The file's notes: licence, attribution, how it was trained.
+    """
+
+    trainer: str
+    config: Config
+    states: dict[str, dict[str, Tensor]] = field(repr=False)
+    about: Mapping[str, str] = field(default_factory=dict)
+
+
+def write_portable(
+    path: str | Path, model: MUNIT | UNIT, *, dtype: str = "fp16", about: Mapping[str, str] | None = None
+) -> None:
+    """Write both generators of a model; the file appears whole or not at all.
+
+    Args:
+        path: The file, which must end in .safetensors; its folder must exist.
+        model: The model whose weights and configuration are written, without where its training images lay.
+        dtype: "fp16" (half the size; weights are rounded to 11 bits) or "fp32".
+        about: Notes for the header, plain text by plain names, such as "licence" and "attribution".
+
+    Raises:
+        ValueError: An argument is none of the above, or a weight is not finite in `dtype`.
+        FileWriteError: The file cannot be written.
+    """
+    states = {"a": model.gen_a.state_dict(), "b": model.gen_b.state_dict()}
+    config = yaml.safe_dump(model.config.model_dump(exclude_none=True, exclude=_DATA_KEYS), sort_keys=False)
+    write_generators(path, states, trainer=model.trainer, config=config, dtype=dtype, notes=about)
+
+
+def read_portable(path: str | Path) -> PortableModel:
+    """Read a file of `write_portable`.
+
+    Raises:
+        CheckpointError: The file is missing, damaged or of another program, or its header describes other networks than
+            its tensors are of.
+    """
+    path = Path(path)
+    header, notes, states = read_generators(path)
+    trainer = header["trainer"]
+    if trainer not in ("MUNIT", "UNIT"):
+        raise CheckpointError(f"{path}: the trainer must be MUNIT or UNIT; the header says {trainer!r}")
+    try:
+        config = parse_config(header["config"], source=f"{path}: configuration inside")
+    except ConfigError as error:
+        raise CheckpointError(str(error)) from None
+    for domain, state in states.items():
+        _check_header(path, trainer, config, domain, state)
+    return PortableModel(trainer, config, states, notes)
+
+
+def _check_header(path: Path, trainer: str, config: Config, domain: str, state: Mapping[str, Tensor]) -> None:
+    """Raise CheckpointError where the header asks for other networks than the tensors are of.
+
+    Before anything is built: the header of a foreign file could ask for a billion layers.
+    """
+    wanted = {f"gen.{name}": value for name, value in config.gen.model_dump().items()}
+    wanted |= {"trainer": trainer, "input channels": getattr(config, f"input_dim_{domain}")}
+    found = describe_network(state)
+    if "gen.dim" not in found:
+        raise CheckpointError(f"{path}: the tensors {domain}.* are not those of a generator")
+    for name, value in found.items():
+        if value != wanted[name]:
+            raise CheckpointError(
+                f"{path}: {name} is {wanted[name]} in the header and {value} in the tensors {domain}.*"
+            )

@@ -1,0 +1,36 @@
+"""Text from elsewhere: bounded when it is read, made safe for terminals and for file names."""
+
+from __future__ import annotations
+
+import os
+import re
+
+# Control characters and those that turn the direction of writing, what Windows refuses, and bytes that were no UTF-8.
+_UNSAFE = re.compile(r'[\x00-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff<>:"/\\|?*]')
+_RESERVED = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)  # devices, on Windows
+MAX_NAME_BYTES = 200  # of 255: numbers and extensions follow
+
+
+def printable(text: str) -> str:
+    """Text of a foreign file for a message: control characters, which a terminal obeys, as escapes."""
+    return "".join(char if char.isprintable() or char == "\n" else ascii(char)[1:-1] for char in text)
+
+
+def safe_name(text: str) -> str:
+    """A plain file name out of any text: no separators, no "..", nothing that a terminal obeys, at most 200 bytes."""
+    name = _UNSAFE.sub("_", text).encode()[:MAX_NAME_BYTES].decode(errors="ignore").rstrip(" .").lstrip(" ")
+    if not name.strip("."):
+        name = "_"
+    return f"_{name}" if _RESERVED.fullmatch(name) else name
+
+
+def read_bounded(path: str | os.PathLike[str], most: int) -> bytes:
+    """The bytes of a file or pipe of at most ``most`` bytes: /dev/zero, or a log in place of a list, ends here.
+
+    Raises OSError; ValueError, without the path, when there is more.
+    """
+    with open(path, "rb") as file:
+        data = file.read(most + 1)
+    if len(data) > most:
+        raise ValueError(f"more than {most} bytes")
+    return data
