@@ -203,7 +203,7 @@ class BiasAct(_Epilogue):
 
 
 class L1Loss(nn.Module):
-    """mean(|a - b|) with a gradient to both sides; see `functional.l1_loss`."""
+    """`mean(|a - b|)` with a gradient to both sides; see `functional.l1_loss`."""
 
     def __init__(self, impl: str = "auto") -> None:
         super().__init__()
