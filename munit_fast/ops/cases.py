@@ -136,7 +136,7 @@ class EpilogueCase:
     def specification(self, tensors: CaseTensors, norm: str | None = None) -> Tensor:
         """The result by `munit_fast.reference.epilogue.epilogue`, computed in the dtype of the tensors."""
         return formulas.epilogue(
-            **tensors.given(),  # type: ignore[arg-type]
+            **tensors.given(),
             norm=self.norm if norm is None else norm,
             eps=self.eps,
             act=self.act,
