@@ -30,7 +30,7 @@ KERNELS |= {f"munit_fast_{kernel}_{t}_wide" for kernel in SLABS for t in TYPES}
 LOSSES = {*(f"munit_fast_losses_{t}" for t in TYPES), "munit_fast_combine"}
 THREADS = 256
 REGISTERS = 65536  # of a multiprocessor, on all of these
-# Blocks that a multiprocessor holds at once (csrc/cuda/problem.h).
+# Blocks that a multiprocessor holds at once (csrc/cuda/params.h).
 RESIDENT = {**dict.fromkeys(KERNELS, 2), **dict.fromkeys(LOSSES, 4)}
 
 
