@@ -18,7 +18,7 @@ from helpers import oracle
 from munit_fast import functional as mf
 from munit_fast.ops.backends import cuda
 
-SHAPES = ((2, 8, 7, 9), (1, 72, 12, 11), (1, 64, 33, 31), (2, 5, 7, 9))
+SHAPES = ((2, 8, 7, 9), (1, 72, 12, 11), (1, 64, 33, 31), (2, 5, 7, 9), (1, 16, 9, 8))
 
 
 def main() -> None:
@@ -27,8 +27,8 @@ def main() -> None:
         for op in oracle.OPS:
             block = 2 if op in ("layer_shuffled", "layer_mend") else 1
             for i, (n, c, h, w) in enumerate(SHAPES):
-                dtype, act = cuda.DTYPES[i % 3], ("prelu", "relu", "selu", "tanh")[i]
-                pad, mode = ((3, "reflect"), (2, "replicate"), (1, "zero"), (0, "reflect"))[i]
+                dtype, act = cuda.DTYPES[i % 3], ("prelu", "relu", "selu", "tanh", "silu")[i]
+                pad, mode = ((3, "reflect"), (2, "replicate"), (1, "zero"), (0, "reflect"), (1, "reflect"))[i]
                 shape = (n, c * block**2, h, w)
                 oracle.check(oracle.Case(op, shape, dtype, "channels_last", act, pad, mode, i % 2 == 0), "cuda", "cuda")
     pairs = [(torch.randn(n, device="cuda"), torch.randn(n, device="cuda")) for n in (1, 17, 4096, 70001)]
