@@ -1,17 +1,17 @@
 # make demo   prepare drawings, train a small MUNIT here, open demo/index.html afterwards
 # make test   run the tests; make test TORCH=2.14.1: with another torch than the pinned one
 # make check  format, lint, types, fast tests
-# make docs   docs/_build/html, without a network; warnings and stale generated tables are errors
+# make docs   docs/_build/html, without a network; warnings and stale generated tables are errors; Python 3.11 or newer
 # make bench  time munit-fast against every baseline, write benchmarks/results, docs/benchmarks and README's table
 # make wheel  dist/munit_fast-*.whl, which needs no compiler where it is installed, for $(PYTHON) on this kind of machine
 # make gpu-check, gpu-tune, gpu-wheels  what needs an NVIDIA GPU, and what brings missing packages there
 # make pretrained  the model in the box, from nothing: under an hour on one core; goes on where it was stopped
 # make fuzz   hostile configurations, lists, checkpoints and images (FUZZ_INPUTS=30000 of each)
-# make lock   write requirements.txt from constraints.txt
-# make audit  ask for known vulnerabilities of what requirements.txt names, and of torch
+# make lock   write requirements/dev.lock from requirements/constraints.txt
+# make audit  ask for known vulnerabilities of what the lock names, and of torch
 # make clean  remove what these made
-# demo, test, docs, check, bench, pretrained, wheel, gpu-wheels and fuzz set up .venv first, with the versions and hashes of
-# requirements.txt and the torch of constraints.txt; lock and audit only .venv/tools.
+# demo, test, docs, check, bench, pretrained, wheel, gpu-wheels and fuzz set up .venv first, with the versions and hashes
+# of requirements/dev.lock and the torch of requirements/constraints.txt; lock and audit only .venv/tools.
 
 # The first supported Python on the PATH.
 PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11 python3.10; do \
@@ -28,6 +28,8 @@ FUZZ_INPUTS ?= 30000
 export OMP_WAIT_POLICY ?= passive
 
 GPU_PYTHON ?= python3
+CONSTRAINTS := requirements/constraints.txt
+LOCK := requirements/dev.lock
 
 PRETRAINED := openmoji-lines2color
 BOX := munit_fast/models/pretrained/$(PRETRAINED).safetensors
@@ -36,12 +38,12 @@ RESULTS := docs/pretrained
 .PHONY: demo test docs check types bench pretrained pretrained-card wheel gpu-check gpu-tune gpu-wheels fuzz lock audit clean
 .DEFAULT_GOAL := test
 
-$(STAMP): pyproject.toml setup.py constraints.txt requirements.txt $(wildcard csrc/*.cpp csrc/*/*)
+$(STAMP): pyproject.toml setup.py $(CONSTRAINTS) $(LOCK) $(wildcard csrc/* csrc/*/*)
 	@test -n "$(PYTHON)" || { echo "munit-fast needs Python 3.10 or newer on the PATH, or make PYTHON=/path/to/python"; exit 1; }
 	$(PYTHON) -m venv $(VENV)
-	$(PIP) install --require-hashes --no-deps --only-binary :all: --requirement requirements.txt
+	$(PIP) install --require-hashes --no-deps --only-binary :all: --requirement $(LOCK)
 ifeq ($(TORCH),)
-	$(PIP) install --constraint constraints.txt torch
+	$(PIP) install --constraint $(CONSTRAINTS) torch
 else
 	$(PIP) install torch==$(TORCH)  # and what it asks for in another version than the pinned one
 endif
@@ -52,12 +54,14 @@ endif
 demo: $(STAMP)
 	$(BIN)/munit-fast demo $(DEMO_FLAGS)
 
-test: docs
-	$(BIN)/python -m pytest
+test: $(STAMP)
+	$(BIN)/python -m pytest $(PYTEST_FLAGS)
 
+# Every page is read again, for its warnings: pages that are up to date would give none. Sphinx needs Python 3.11.
 docs: $(STAMP)
 	$(BIN)/python docs/generate.py --check
-	$(BIN)/sphinx-build --builder html --fail-on-warning --keep-going --nitpicky --quiet docs docs/_build/html
+	@$(BIN)/python -c 'import sys; sys.exit(sys.version_info >= (3, 11))' || $(BIN)/sphinx-build --builder html \
+		--fresh-env --fail-on-warning --keep-going --nitpicky --quiet docs docs/_build/html
 
 check: $(STAMP)
 	$(BIN)/ruff format --check .
@@ -107,7 +111,7 @@ gpu-tune:
 # For Python 3.12 on x86-64 Linux: what munit-fast needs beside torch, for a machine that has no network.
 gpu-wheels: $(STAMP)
 	$(BIN)/python -m pip download --quiet --dest wheels --no-deps --only-binary=:all: --python-version 3.12 \
-		--platform manylinux_2_17_x86_64 --platform manylinux2014_x86_64 --constraint constraints.txt \
+		--platform manylinux_2_17_x86_64 --platform manylinux2014_x86_64 --constraint $(CONSTRAINTS) \
 		pydantic pydantic-core annotated-types typing-inspection typing-extensions typer annotated-doc shellingham rich \
 		markdown-it-py mdurl pygments jinja2 markupsafe filelock pytest pluggy iniconfig packaging pytest-timeout hypothesis \
 		sortedcontainers attrs pyyaml pillow safetensors
@@ -132,18 +136,18 @@ $(TOOLS):
 	$(PYTHON) -m venv $(TOOLS)
 	$(TOOLS)/bin/python -m pip install --quiet --disable-pip-version-check uv pip-audit
 
-# A requirements.new of a failed attempt goes.
+# What a failed attempt wrote goes.
 lock: $(TOOLS)
-	@trap 'rm -f requirements.new' EXIT; set -e; \
-	echo '# Written by `make lock` from constraints.txt, which says why torch is not here: do not edit.' > requirements.new; \
-	grep -v '^torch==' constraints.txt | $(TOOLS)/bin/uv pip compile --quiet --no-deps --generate-hashes --universal \
-		--python-version 3.10 --no-header --no-annotate - >> requirements.new; \
-	mv requirements.new requirements.txt
+	@trap 'rm -f $(LOCK).new' EXIT; set -e; \
+	echo '# Written by `make lock` from constraints.txt, which says why torch is not here: do not edit.' > $(LOCK).new; \
+	grep -v '^torch==' $(CONSTRAINTS) | $(TOOLS)/bin/uv pip compile --quiet --no-deps --generate-hashes --universal \
+		--python-version 3.10 --no-header --no-annotate - >> $(LOCK).new; \
+	mv $(LOCK).new $(LOCK)
 
 # --strict: a package that the service does not know is an error, not a silent pass.
 audit: $(TOOLS)
-	$(TOOLS)/bin/pip-audit --strict --require-hashes --disable-pip --requirement requirements.txt
-	grep '^torch==' constraints.txt > $(TOOLS)/torch.txt
+	$(TOOLS)/bin/pip-audit --strict --require-hashes --disable-pip --requirement $(LOCK)
+	grep '^torch==' $(CONSTRAINTS) > $(TOOLS)/torch.txt
 	$(TOOLS)/bin/pip-audit --strict --no-deps --disable-pip --requirement $(TOOLS)/torch.txt
 
 clean:

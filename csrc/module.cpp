@@ -1,5 +1,5 @@
-// munit_fast._C: what was built, and which instruction set is in use. Importing it registers the operators of ops.cpp
-// and cuda/ops.cpp, so `import torch` comes first.
+// munit_fast._C: what was built, and which instruction set is in use. Importing it registers the operators of
+// cpu/ops.cpp and cuda/ops.cpp, so `import torch` comes first.
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
@@ -17,7 +17,7 @@ namespace cpu = munit_fast::cpu;
 
 namespace {
 
-#include "build.inl"  // written by setup.py
+#include "build.inl"  // written by ninja_build.py
 
 std::vector<std::string> available_isas() {
   std::vector<std::string> names;

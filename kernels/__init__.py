@@ -3,8 +3,8 @@
 `epilogue_forward` and `epilogue_backward` do what stands between two convolutions (with `statistics` before a norm),
 `losses` the reconstruction and adversarial losses; each is held to its namesake in `munit_fast.reference`. `device`
 has the arithmetic that kernels share, `configs` their tile sizes, `launch` how they are started, `probe` a launch that
-shows whether any can be. Nothing here knows about autograd, modules or the dispatcher, and importing this package does
-not import Triton: ask `why_not` first.
+shows whether any can be. Nothing here knows about autograd, modules or the dispatcher, the caller
+allocates the results, and importing this package does not import Triton: ask `unsupported_reason` first.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ MIN_CAPABILITY = (7, 5)
 _failures: dict[int, str | None] = {}  # by device: why a kernel could not be launched
 
 
-def why_not(device: torch.device, dtype: torch.dtype) -> str | None:
+def unsupported_reason(device: torch.device, dtype: torch.dtype) -> str | None:
     """Why the kernels cannot run on tensors of this device and dtype, or None if they can.
 
     The first question about a device launches a kernel on it, which takes a moment. Nothing is launched while a CUDA
@@ -36,11 +36,11 @@ def why_not(device: torch.device, dtype: torch.dtype) -> str | None:
     if not torch.cuda.is_available():
         return "no CUDA or HIP device is visible"
     index = torch.cuda.current_device() if device.index is None else device.index
-    return _why_not_here(index) or _why_no_launch(index)
+    return _device_unsupported_reason(index) or _launch_failure(index)
 
 
 @functools.cache
-def _why_not_here(index: int) -> str | None:
+def _device_unsupported_reason(index: int) -> str | None:
     if importlib.util.find_spec("triton") is None:
         return "triton is not installed"
     if torch.version.hip is None:
@@ -50,7 +50,7 @@ def _why_not_here(index: int) -> str | None:
     return None
 
 
-def _why_no_launch(index: int) -> str | None:
+def _launch_failure(index: int) -> str | None:
     """What Triton misses only when it launches: a C compiler, a driver that takes its code, a folder for its cache."""
     if index not in _failures:
         capturing = torch.cuda.is_current_stream_capturing()

@@ -38,7 +38,7 @@ LOSS_SPLITS = 256
 """Partial sums of each pair of a loss; the grid of the forward is this × pairs."""
 
 
-class Tile(NamedTuple):
+class TileConfig(NamedTuple):
     """What one program works on at a time, and the least number of such tiles it is given."""
 
     pixels: int  # a power of two
@@ -47,56 +47,56 @@ class Tile(NamedTuple):
     tiles: int  # each program loads its channels' parameters once, so more tiles mean fewer such loads
 
 
-class Row(NamedTuple):
+class TileRule(NamedTuple):
     """A tile and the largest problem it is for."""
 
     itemsize: int  # of an element of x, in bytes
     channels: int  # of the output (P): the run that a tile divides
     area: int  # pixels of a plane
-    tile: Tile
+    tile: TileConfig
 
 
 # 2048 elements for 128 threads are 16 a thread: two 16-byte accesses in bf16, four in fp32, all in flight at once.
 _WRITING_CHANNELS_LAST = [
-    Row(4, 4, ANY, Tile(pixels=256, channels=4, num_warps=4, tiles=1)),
-    Row(4, 8, ANY, Tile(pixels=256, channels=8, num_warps=4, tiles=1)),
-    Row(4, 16, ANY, Tile(pixels=128, channels=16, num_warps=4, tiles=1)),
-    Row(4, 32, ANY, Tile(pixels=64, channels=32, num_warps=4, tiles=1)),
-    Row(4, 64, 1 << 14, Tile(pixels=32, channels=64, num_warps=4, tiles=1)),
-    Row(4, 64, ANY, Tile(pixels=32, channels=64, num_warps=4, tiles=2)),
-    Row(4, ANY, 1 << 14, Tile(pixels=16, channels=128, num_warps=4, tiles=1)),
-    Row(4, ANY, ANY, Tile(pixels=16, channels=128, num_warps=4, tiles=2)),
+    TileRule(4, 4, ANY, TileConfig(pixels=256, channels=4, num_warps=4, tiles=1)),
+    TileRule(4, 8, ANY, TileConfig(pixels=256, channels=8, num_warps=4, tiles=1)),
+    TileRule(4, 16, ANY, TileConfig(pixels=128, channels=16, num_warps=4, tiles=1)),
+    TileRule(4, 32, ANY, TileConfig(pixels=64, channels=32, num_warps=4, tiles=1)),
+    TileRule(4, 64, 1 << 14, TileConfig(pixels=32, channels=64, num_warps=4, tiles=1)),
+    TileRule(4, 64, ANY, TileConfig(pixels=32, channels=64, num_warps=4, tiles=2)),
+    TileRule(4, ANY, 1 << 14, TileConfig(pixels=16, channels=128, num_warps=4, tiles=1)),
+    TileRule(4, ANY, ANY, TileConfig(pixels=16, channels=128, num_warps=4, tiles=2)),
 ]
 _WRITING_CONTIGUOUS = [
-    Row(4, ANY, 64, Tile(pixels=64, channels=16, num_warps=4, tiles=1)),
-    Row(4, ANY, 256, Tile(pixels=256, channels=4, num_warps=4, tiles=1)),
-    Row(4, ANY, ANY, Tile(pixels=1024, channels=1, num_warps=4, tiles=1)),
+    TileRule(4, ANY, 64, TileConfig(pixels=64, channels=16, num_warps=4, tiles=1)),
+    TileRule(4, ANY, 256, TileConfig(pixels=256, channels=4, num_warps=4, tiles=1)),
+    TileRule(4, ANY, ANY, TileConfig(pixels=1024, channels=1, num_warps=4, tiles=1)),
 ]
 # Every split costs 8 or 12 bytes a channel, written and read: at 64 pixels of bf16 that is an eighth of what it reads.
 _STATISTICS_COLUMNS = [
-    Row(4, 8, ANY, Tile(pixels=512, channels=8, num_warps=4, tiles=1)),
-    Row(4, 16, ANY, Tile(pixels=256, channels=16, num_warps=4, tiles=1)),
-    Row(4, 32, ANY, Tile(pixels=128, channels=32, num_warps=4, tiles=1)),
-    Row(4, ANY, ANY, Tile(pixels=64, channels=64, num_warps=4, tiles=1)),
+    TileRule(4, 8, ANY, TileConfig(pixels=512, channels=8, num_warps=4, tiles=1)),
+    TileRule(4, 16, ANY, TileConfig(pixels=256, channels=16, num_warps=4, tiles=1)),
+    TileRule(4, 32, ANY, TileConfig(pixels=128, channels=32, num_warps=4, tiles=1)),
+    TileRule(4, ANY, ANY, TileConfig(pixels=64, channels=64, num_warps=4, tiles=1)),
 ]
 # One column: the pixels are the elements of a row, that is, of a plane (instance, NCHW) or of a sample (layer).
 _STATISTICS_ROWS = [
-    Row(4, ANY, 256, Tile(pixels=256, channels=1, num_warps=1, tiles=1)),
-    Row(4, ANY, ANY, Tile(pixels=2048, channels=1, num_warps=4, tiles=4)),
+    TileRule(4, ANY, 256, TileConfig(pixels=256, channels=1, num_warps=1, tiles=1)),
+    TileRule(4, ANY, ANY, TileConfig(pixels=2048, channels=1, num_warps=4, tiles=4)),
 ]
 _SUMS_CHANNELS_LAST = [
-    Row(4, 8, ANY, Tile(pixels=256, channels=8, num_warps=4, tiles=2)),
-    Row(4, 16, ANY, Tile(pixels=128, channels=16, num_warps=4, tiles=2)),
-    Row(4, 32, ANY, Tile(pixels=64, channels=32, num_warps=4, tiles=2)),
-    Row(4, ANY, ANY, Tile(pixels=32, channels=64, num_warps=4, tiles=2)),
+    TileRule(4, 8, ANY, TileConfig(pixels=256, channels=8, num_warps=4, tiles=2)),
+    TileRule(4, 16, ANY, TileConfig(pixels=128, channels=16, num_warps=4, tiles=2)),
+    TileRule(4, 32, ANY, TileConfig(pixels=64, channels=32, num_warps=4, tiles=2)),
+    TileRule(4, ANY, ANY, TileConfig(pixels=32, channels=64, num_warps=4, tiles=2)),
 ]
 _SUMS_CONTIGUOUS = [
-    Row(4, ANY, 64, Tile(pixels=64, channels=16, num_warps=4, tiles=1)),
-    Row(4, ANY, 256, Tile(pixels=256, channels=4, num_warps=4, tiles=1)),
-    Row(4, ANY, ANY, Tile(pixels=1024, channels=1, num_warps=4, tiles=4)),
+    TileRule(4, ANY, 64, TileConfig(pixels=64, channels=16, num_warps=4, tiles=1)),
+    TileRule(4, ANY, 256, TileConfig(pixels=256, channels=4, num_warps=4, tiles=1)),
+    TileRule(4, ANY, ANY, TileConfig(pixels=1024, channels=1, num_warps=4, tiles=4)),
 ]
 
-TABLES: dict[str, list[Row]] = {
+TABLES: dict[str, list[TileRule]] = {
     "statistics, columns": _STATISTICS_COLUMNS,
     "statistics, rows": _STATISTICS_ROWS,
     "forward, channels_last": _WRITING_CHANNELS_LAST,
@@ -111,7 +111,7 @@ TABLES: dict[str, list[Row]] = {
 TUNED_FILE = Path(__file__).with_name("tuned.json")
 
 
-def read_tuned(path: Path, device: str | None) -> dict[tuple[str, int, int, int], Tile]:
+def read_tuned(path: Path, device: str | None) -> dict[tuple[str, int, int, int], TileConfig]:
     """(table, itemsize, channels, area) -> tile, as `make gpu-tune` measured them on `device`.
 
     {} where there is no file, or one of another device. Raises ValueError for a file that is none of these.
@@ -123,7 +123,9 @@ def read_tuned(path: Path, device: str | None) -> dict[tuple[str, int, int, int]
         if content["measured_on"] != device:
             return {}
         return {
-            (e["table"], e["itemsize"], e["channels"], e["area"]): Tile(*(int(e["tile"][f]) for f in Tile._fields))
+            (e["table"], e["itemsize"], e["channels"], e["area"]): TileConfig(
+                *(int(e["tile"][f]) for f in TileConfig._fields)
+            )
             for e in content["tiles"]
         }
     except (ValueError, KeyError, TypeError) as error:
@@ -131,14 +133,14 @@ def read_tuned(path: Path, device: str | None) -> dict[tuple[str, int, int, int]
 
 
 @cache
-def tuned(device: torch.device) -> dict[tuple[str, int, int, int], Tile]:
+def tuned(device: torch.device) -> dict[tuple[str, int, int, int], TileConfig]:
     """The tuned tiles for `device`; a machine may have GPUs of several models."""
     if not TUNED_FILE.exists():
         return {}
     return read_tuned(TUNED_FILE, torch.cuda.get_device_name(device) if device.type == "cuda" else None)
 
 
-def tile(table: str, itemsize: int, channels: int, area: int, device: torch.device) -> Tile:
+def tile(table: str, itemsize: int, channels: int, area: int, device: torch.device) -> TileConfig:
     """The tuned tile for exactly this problem, else that of the first row of `table` that is large enough."""
     exact = tuned(device).get((table, itemsize, channels, area))
     if exact is not None:

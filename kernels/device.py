@@ -44,6 +44,13 @@ def expm1(z):
 
 
 @triton.jit
+def sigmoid(z):
+    """1 / (1 + exp(-z)), from exp of what is not positive: nothing overflows, and small values keep their digits."""
+    b_decay = tl.exp(-tl.abs(z))
+    return tl.where(z < 0, b_decay, 1.0) / (1.0 + b_decay)
+
+
+@triton.jit
 def activate(z, slope, ACT: tl.constexpr):
     """act(z) in fp32. NaN stays NaN: every comparison with it is false and selects a branch that computes from z."""
     if ACT == "relu":
@@ -54,6 +61,8 @@ def activate(z, slope, ACT: tl.constexpr):
         z = SELU_SCALE * tl.where(z > 0, z, SELU_ALPHA * expm1(z))
     elif ACT == "tanh":
         z = tanh(z)
+    elif ACT == "silu":
+        z = z * sigmoid(z)
     return z
 
 
@@ -70,6 +79,8 @@ def activate_backward(g, z, slope, ACT: tl.constexpr):
         # 1 - tanh² written without the subtraction, which cancels where tanh is close to one.
         b_decay = tl.exp(-2.0 * tl.abs(z))
         g = g * (4.0 * b_decay / ((1.0 + b_decay) * (1.0 + b_decay)))
+    elif ACT == "silu":
+        g = g * sigmoid(z) * (1.0 + z * sigmoid(-z))
     return g
 
 

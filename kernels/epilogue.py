@@ -14,39 +14,38 @@ from .epilogue_forward import epilogue_fwd_kernel
 from .statistics import statistics
 
 
-def _parameters(
-    weight: Tensor | None, bias: Tensor | None, slope: float | Tensor
-) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-    """Weight, bias and slopes as the kernels read them; slopes is None where the slope is a number."""
-    slopes = slope if isinstance(slope, Tensor) else None
-    return launch.dense_rows(weight), launch.dense_rows(bias), launch.dense_rows(slopes)
-
-
 def epilogue_forward(
     x: Tensor,  # [N, C, H, W], contiguous or channels_last; fp32, bf16 or fp16
     weight: Tensor | None,  # [P] or [N, P], any of the dtypes; P = C / block²
     bias: Tensor | None,
+    slopes: Tensor | None,  # of prelu: [1] or [C]
     residual: Tensor | None,  # like x; or a window of a larger tensor, see launch.window
-    slope: float | Tensor,  # prelu: [1] or [C]
-    stats: Tensor | None = None,  # fp32 [2, R], if they are known
-    *,
+    y: Tensor,  # [N, P, block·H + 2·pad, block·W + 2·pad], laid out as x; written
+    stats: Tensor,  # fp32 [2, R], R as `reference.epilogue.statistics` has it; written unless has_stats
+    has_stats: bool,
     norm: str,
     eps: float,
     act: str,
+    slope: float,  # of lrelu
     block: int,
     pad: int,
     pad_mode: str,
-) -> tuple[Tensor, Tensor]:  # y [N, P, block·H + 2·pad, block·W + 2·pad] laid out as x; statistics fp32 [2, R]
-    """`reference.epilogue.epilogue` and `reference.epilogue.statistics` of x. Arguments are checked by the caller."""
-    weight, bias, slopes = _parameters(weight, bias, slope)
-    channels_last = launch.is_channels_last(x)
+    channels_last: bool,  # the layout of x
+) -> None:
+    """`reference.epilogue.epilogue` of x into y, and `reference.epilogue.statistics` into stats.
+
+    Arguments are checked by the caller.
+
+    Raises:
+        ValueError: a size is beyond a launch, or the residual's rows lie otherwise than those of x.
+    """
+    weight, bias, slopes = (launch.dense_rows(t) for t in (weight, bias, slopes))
     window = launch.window("residual", residual, channels_last)
     n, c, h, w = x.shape
-    p, oh, ow = c // block**2, block * h + 2 * pad, block * w + 2 * pad
+    _, p, oh, ow = y.shape
     launch.check_size(n, c, max(c * h * w, p * oh * ow))
-    if stats is None:
-        stats = statistics(x, norm, channels_last)
-    y = launch.empty((n, p, oh, ow), x, channels_last)
+    if norm != "none" and not has_stats:
+        statistics(x, norm, channels_last, stats)
     table = f"forward, {'channels_last' if channels_last else 'contiguous'}"
     tile = configs.tile(table, x.element_size(), p, oh * ow, x.device)
     p_run, area_run = (launch.run_length(p), 1) if channels_last else (1, launch.run_length(oh * ow))
@@ -73,7 +72,7 @@ def epilogue_forward(
         window.plane,
         window.row,
         tile.tiles,
-        float(slope) if slopes is None else 0.0,
+        float(slope),
         float(eps),
         NORM=norm,
         ACT=act,
@@ -88,7 +87,6 @@ def epilogue_forward(
         TILE_CHANNELS=tile.channels,
         num_warps=tile.num_warps,
     )
-    return y, stats
 
 
 def combine_sums(
@@ -115,36 +113,40 @@ def combine_sums(
 def epilogue_backward(
     grad: Tensor,  # [N, P, block·H + 2·pad, block·W + 2·pad], laid out as x
     x: Tensor,  # [N, C, H, W], contiguous or channels_last; fp32, bf16 or fp16
-    stats: Tensor,  # fp32 [2, R], from the forward
     weight: Tensor | None,  # [P] or [N, P], any of the dtypes; P = C / block²
     bias: Tensor | None,
-    slope: float | Tensor,  # prelu: [1] or [C]
-    *,
+    slopes: Tensor | None,  # of prelu: [1] or [C]
+    stats: Tensor,  # fp32 [2, R], from the forward
+    grad_x: Tensor | None,  # like x, written; or None
+    grad_residual: Tensor | None,  # like x, written; or None
+    sums: Tensor | None,  # fp32 [3, N, C], written; or None
     norm: str,
     eps: float,
     act: str,
+    slope: float,  # of lrelu
     block: int,
     pad: int,
     pad_mode: str,
-    need_x: bool,
-    need_residual: bool,
-    need_sums: bool,
-) -> tuple[Tensor | None, Tensor | None, Tensor | None]:  # grad_x and grad_residual like x; sums fp32 [3, N, C]
-    """What is asked for of `reference.epilogue.epilogue_backward`. Arguments are checked by the caller."""
-    weight, bias, slopes = _parameters(weight, bias, slope)
-    channels_last = launch.is_channels_last(x)
+    channels_last: bool,  # the layout of x
+) -> None:
+    """`reference.epilogue.epilogue_backward` into the results that are given. Arguments are checked by the caller.
+
+    Raises:
+        ValueError: a size is beyond a launch, or grad has another layout than x.
+    """
+    weight, bias, slopes = (launch.dense_rows(t) for t in (weight, bias, slopes))
     launch.check_layout("grad", grad, channels_last)
     n, c, h, w = x.shape
-    p = c // block**2
-    launch.check_size(n, c, max(c * h * w, grad[:1].numel()))
+    _, p, oh, ow = grad.shape
+    launch.check_size(n, c, max(c * h * w, p * oh * ow))
     smallest = min(h, w) * block
     p_run, area_run = (launch.run_length(p), 1) if channels_last else (1, launch.run_length(h * w))
 
     def run(
-        tile: configs.Tile,
+        tile: configs.TileConfig,
         tiles: int,
         splits: int,
-        sums: Tensor | None = None,
+        totals: Tensor | None = None,
         grad_x: Tensor | None = None,
         grad_residual: Tensor | None = None,
         partial: Tensor | None = None,
@@ -159,7 +161,7 @@ def epilogue_backward(
             weight,
             bias,
             slopes,
-            sums,
+            totals,
             grad_x,
             grad_residual,
             partial,
@@ -171,7 +173,7 @@ def epilogue_backward(
             launch.row_stride(bias),
             int(slopes is not None and slopes.numel() > 1),
             tiles,
-            float(slope) if slopes is None else 0.0,
+            float(slope),
             float(eps),
             NORM=norm,
             ACT=act,
@@ -189,23 +191,21 @@ def epilogue_backward(
         )
 
     layout = "channels_last" if channels_last else "contiguous"
-    written = {
-        "grad_x": torch.empty_like(x) if need_x else None,
-        "grad_residual": torch.empty_like(x) if need_residual else None,
-    }
-    done, sums = False, None
-    if need_sums or (need_x and norm != "none"):
+    written = {"grad_x": grad_x, "grad_residual": grad_residual}
+    done = False
+    totals = sums
+    if sums is not None or (grad_x is not None and norm != "none"):
         tile = configs.tile(f"sums, {layout}", x.element_size(), p, h * w, x.device)
         columns = n * block**2 * configs.cdiv(p, tile.channels)
         tiles, splits = configs.split(configs.cdiv(h * w, tile.pixels), tile.tiles, columns)
-        sums = torch.empty(3, n, c, dtype=torch.float32, device=x.device)
-        partial = sums if splits == 1 else torch.empty(3, splits, n, c, dtype=torch.float32, device=x.device)
+        if totals is None:
+            totals = torch.empty(3, n, c, dtype=torch.float32, device=x.device)
+        partial = totals if splits == 1 else torch.empty(3, splits, n, c, dtype=torch.float32, device=x.device)
         done = norm == "none"
         run(tile, tiles, splits, partial=partial, **(written if done else {}))
         if splits > 1:
-            combine_sums(partial, sums)
-    if not done and (need_x or need_residual):
+            combine_sums(partial, totals)
+    if not done and (grad_x is not None or grad_residual is not None):
         tile = configs.tile(f"backward, {layout}", x.element_size(), p, h * w, x.device)
         splits = configs.cdiv(h * w, tile.pixels * tile.tiles)
-        run(tile, tile.tiles, splits, sums=sums if norm != "none" else None, **written)
-    return written["grad_x"], written["grad_residual"], sums if need_sums else None
+        run(tile, tile.tiles, splits, totals=totals if norm != "none" else None, **written)

@@ -38,13 +38,6 @@ def run_length(size: int) -> int:
     return min(size & -size, 16) if size else 16
 
 
-def is_channels_last(x: Tensor) -> bool:
-    """Whether a dense x is laid out as NHWC; one that is dense both ways (1×1 planes) is if its strides say so."""
-    if not x.is_contiguous(memory_format=torch.channels_last):
-        return False
-    return not x.is_contiguous() or (x.shape[1] > 1 and x.stride(1) == 1 and x.stride(3) == x.shape[1])
-
-
 def check_layout(name: str, x: Tensor, channels_last: bool) -> None:
     """Raise unless x has the layout that the kernel is about to assume."""
     if not x.is_contiguous(memory_format=torch.channels_last if channels_last else torch.contiguous_format):
@@ -73,8 +66,8 @@ def window(name: str, x: Tensor | None, channels_last: bool) -> Window:
     return Window(x.stride(0) // run, plane // run, x.stride(2) // run, run)
 
 
-def why_too_large(samples: int, channels: int, sample: int) -> str | None:
-    """In words, which of x's sizes is beyond a launch; None if none is. sample: elements of one, padding included."""
+def unsupported_size_reason(samples: int, channels: int, sample: int) -> str | None:
+    """Which of x's sizes is beyond a launch; None if none is. sample: elements of one, padding included."""
     if samples > MAX_BLOCKS:
         return f"it serves at most {MAX_BLOCKS} samples; x has {samples}"
     if channels > MAX_BLOCKS:
@@ -87,15 +80,9 @@ def why_too_large(samples: int, channels: int, sample: int) -> str | None:
 
 
 def check_size(samples: int, channels: int, sample: int) -> None:
-    """Raise ValueError if `why_too_large` has a reason."""
-    if reason := why_too_large(samples, channels, sample):
+    """Raise ValueError if there is an `unsupported_size_reason`."""
+    if reason := unsupported_size_reason(samples, channels, sample):
         raise ValueError(reason)
-
-
-def empty(shape: tuple[int, ...], like: Tensor, channels_last: bool) -> Tensor:
-    """An uninitialised tensor of `shape` [N, C, H, W] in the given layout, with the dtype and device of `like`."""
-    layout = torch.channels_last if channels_last else torch.contiguous_format
-    return torch.empty(shape, dtype=like.dtype, device=like.device, memory_format=layout)
 
 
 def dense_rows(parameter: Tensor | None) -> Tensor | None:

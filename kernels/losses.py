@@ -122,7 +122,7 @@ def loss_bwd_kernel(
             )
 
 
-def _forward(first: list[Tensor], second: list[Tensor] | None, target: float) -> Tensor:
+def _forward(first: Sequence[Tensor], second: Sequence[Tensor] | None, target: float) -> Tensor:
     """The partial sums [P, S], already divided by each tensor's size."""
     device, splits = first[0].device, configs.LOSS_SPLITS
     largest = max(a.numel() for a in first)
@@ -166,8 +166,8 @@ def _combine(partial: Tensor) -> Tensor:
 
 def _backward(
     grad: Tensor,
-    first: list[Tensor],
-    second: list[Tensor] | None,
+    first: Sequence[Tensor],
+    second: Sequence[Tensor] | None,
     target: float,
     grad_first: Sequence[Tensor | None],
     grad_second: Sequence[Tensor | None],
@@ -195,8 +195,8 @@ def _backward(
 
 
 def l1_losses_forward(
-    first: list[Tensor],  # P tensors of any shapes, each dense
-    second: list[Tensor],  # the same shapes and memory formats
+    first: Sequence[Tensor],  # P tensors of any shapes, each dense
+    second: Sequence[Tensor],  # the same shapes and memory formats
 ) -> Tensor:  # fp32 [P]
     """`reference.losses.l1_losses`: mean(|a - b|) of each pair."""
     return _combine(_forward(first, second, 0.0))
@@ -204,28 +204,27 @@ def l1_losses_forward(
 
 def l1_losses_backward(
     grad: Tensor,  # [P]
-    first: list[Tensor],
-    second: list[Tensor],
-    need_first: list[bool],
-    need_second: list[bool],
-) -> tuple[list[Tensor | None], list[Tensor | None]]:
-    """`reference.losses.l1_losses_backward` for each `first`, its negative for each `second`, None where not needed."""
-    grad_first = [torch.empty_like(a) if need else None for a, need in zip(first, need_first)]
-    grad_second = [torch.empty_like(b) if need else None for b, need in zip(second, need_second)]
-    _backward(grad.contiguous(), first, second, 0.0, grad_first, grad_second)
-    return grad_first, grad_second
+    first: Sequence[Tensor],
+    second: Sequence[Tensor],
+    out: Sequence[Tensor | None],  # P like `first`, then P like `second`; written, or None
+) -> None:
+    """`reference.losses.l1_losses_backward` for each `first`, its negative for each `second`."""
+    _backward(grad.contiguous(), first, second, 0.0, out[: len(first)], out[len(first) :])
 
 
 def lsgan_loss_forward(
-    outputs: list[Tensor],  # of any shapes, each dense
+    outputs: Sequence[Tensor],  # of any shapes, each dense
     target: float,
 ) -> Tensor:  # fp32 scalar
     """`reference.losses.lsgan_loss`: Σ mean((output - target)²)."""
     return _combine(_forward(outputs, None, target).view(1, -1)).view(())
 
 
-def lsgan_loss_backward(grad: Tensor, outputs: list[Tensor], target: float) -> list[Tensor]:
-    """`reference.losses.lsgan_loss_backward`; grad is a scalar tensor."""
-    grads = [torch.empty_like(output) for output in outputs]
-    _backward(grad, outputs, None, target, grads, [None] * len(outputs))
-    return grads
+def lsgan_loss_backward(
+    grad: Tensor,  # a scalar
+    outputs: Sequence[Tensor],
+    target: float,
+    out: Sequence[Tensor],  # like `outputs`, written
+) -> None:
+    """`reference.losses.lsgan_loss_backward`."""
+    _backward(grad, outputs, None, target, out, [None] * len(outputs))

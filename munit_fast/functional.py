@@ -13,7 +13,7 @@ residual or upstream gradient in the other layout, is copied once into x's.
 Dtypes: float32, bfloat16, float16 (float64 on the "reference" and "cpu" backends). Arithmetic and statistics are
 float32 (float64 for float64), with one rounding at the end; parameters may have any floating dtype.
 Gradients: for every tensor argument; a second derivative raises RuntimeError.
-act: "none", "relu", "lrelu" (slope: a number), "prelu" (slope: a tensor [1] or [C]), "selu", "tanh".
+act: "none", "relu", "lrelu" (slope: a number), "prelu" (slope: a tensor [1] or [C]), "selu", "tanh", "silu".
 pad_mode: "reflect" (pad must be smaller than each side), "replicate", "zero".
 impl: "auto" takes the fastest backend that can serve the tensors and logs once when that is not the fastest of the
 device; "triton", "cuda" (channels_last on NVIDIA GPUs), "cpu" or "reference" must serve or raise RuntimeError with the
@@ -33,7 +33,7 @@ from torch import Tensor
 
 from munit_fast import ops
 from munit_fast.ops.backends import IMPLEMENTATIONS
-from munit_fast.ops.options import ACTIVATIONS, PAD_MODES, Options
+from munit_fast.ops.spec import ACTIVATIONS, PAD_MODES, EpilogueSpec
 
 __all__ = ["adain", "bias_act", "instance_norm", "l1_loss", "l1_losses", "layer_norm2d", "lsgan_loss"]
 
@@ -64,11 +64,11 @@ def instance_norm(
         TypeError: a tensor is not floating-point, or residual has another dtype than x.
         RuntimeError: `impl` cannot serve these tensors.
     """
-    o = _options("instance", x, act, slope, residual, pad, pad_mode, impl, eps=eps)
+    spec = _spec("instance", x, act, slope, residual, pad, pad_mode, impl, eps=eps)
     _check_planes(x)
     _check_parameter("weight", weight, x, (x.shape[1],))
     _check_parameter("bias", bias, x, (x.shape[1],))
-    return _run(x, weight, bias, residual, slope, o, impl)
+    return _run(x, weight, bias, residual, slope, spec, impl)
 
 
 def adain(
@@ -93,11 +93,11 @@ def adain(
 
     Raises: as `instance_norm`; weight and bias must be [N, C].
     """
-    o = _options("instance", x, act, slope, residual, pad, pad_mode, impl, eps=eps)
+    spec = _spec("instance", x, act, slope, residual, pad, pad_mode, impl, eps=eps)
     _check_planes(x)
     for name, value in (("weight", weight), ("bias", bias)):
         _check_parameter(name, _present(name, value), x, tuple(x.shape[:2]))
-    return _run(x, weight, bias, residual, slope, o, impl)
+    return _run(x, weight, bias, residual, slope, spec, impl)
 
 
 def layer_norm2d(
@@ -127,7 +127,7 @@ def layer_norm2d(
     Raises: as `instance_norm`; also ValueError if depth_to_space² does not divide C, or a sample has one number only.
     """
     block = _whole("depth_to_space", depth_to_space, 1)
-    o = _options("layer", x, act, slope, residual, pad, pad_mode, impl, eps=eps, block=block)
+    spec = _spec("layer", x, act, slope, residual, pad, pad_mode, impl, eps=eps, block=block)
     c = x.shape[1]
     if c * x.shape[2] * x.shape[3] == 1:
         raise ValueError("x must have more than one number a sample: one has no standard deviation; got [N, 1, 1, 1]")
@@ -136,7 +136,7 @@ def layer_norm2d(
             _check_parameter(name, value, x, (c // block**2,))
         else:
             _check_parameter(name, value, x, (c,))
-    return _run(x, weight, bias, residual, slope, o, impl)
+    return _run(x, weight, bias, residual, slope, spec, impl)
 
 
 def bias_act(
@@ -156,9 +156,9 @@ def bias_act(
 
     Raises: as `instance_norm`, except that 1×1 planes are welcome.
     """
-    o = _options("none", x, act, slope, residual, pad, pad_mode, impl)
+    spec = _spec("none", x, act, slope, residual, pad, pad_mode, impl)
     _check_parameter("bias", bias, x, (x.shape[1],))
-    return _run(x, None, bias, residual, slope, o, impl)
+    return _run(x, None, bias, residual, slope, spec, impl)
 
 
 def l1_loss(a: Tensor, b: Tensor, *, impl: str = "auto") -> Tensor:
@@ -245,7 +245,7 @@ def lsgan_loss(outputs: Tensor | Sequence[Tensor], target: float, *, impl: str =
 _DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 
 
-def _options(
+def _spec(
     norm: str,
     x: Tensor,
     act: str,
@@ -257,7 +257,7 @@ def _options(
     *,
     eps: float = 0.0,
     block: int = 1,
-) -> Options:
+) -> EpilogueSpec:
     _check_floating("x", x)
     if x.dim() != 4:
         raise ValueError(f"x must be [N, C, H, W]; got {x.dim()} dimensions, {list(x.shape)}")
@@ -293,7 +293,7 @@ def _options(
     elif isinstance(slope, Tensor):
         raise TypeError(f"slope must be a number for act={act!r} (a learned slope is act='prelu')")
     number = 0.0 if isinstance(slope, Tensor) else _number("slope", slope)
-    return Options(norm, eps, act, number, block, pad, pad_mode)
+    return EpilogueSpec(norm, eps, act, number, block, pad, pad_mode)
 
 
 def _run(
@@ -302,11 +302,11 @@ def _run(
     bias: Tensor | None,
     residual: Tensor | None,
     slope: float | Tensor,
-    options: Options,
+    spec: EpilogueSpec,
     impl: str,
 ) -> Tensor:
     slopes = slope if isinstance(slope, Tensor) else None
-    return ops.epilogue(_dense(x), weight, bias, residual, slopes, options, impl)
+    return ops.epilogue(_dense(x), weight, bias, residual, slopes, spec, impl)
 
 
 def _whole(name: str, value: int, least: int) -> int:

@@ -42,7 +42,7 @@ def test_demonstration(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.slow
-def test_only_the_model_in_the_box(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_the_pretrained_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(demo, "prepare_openmoji", lambda out, size: prepare_openmoji(out, size=size, limit=200))
     page = demo.run_demo(demo.DemoOptions(folder=tmp_path, minutes=0), Console(quiet=True))
     text = page.read_text()

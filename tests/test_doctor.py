@@ -18,7 +18,7 @@ from rich.console import Console
 from munit_fast import cli, doctor, functional
 from munit_fast.doctor import report, trials
 from munit_fast.ops import backends, native
-from munit_fast.ops.options import ACTIVATIONS, PAD_MODES
+from munit_fast.ops.spec import ACTIVATIONS, PAD_MODES
 
 ISAS = native.module.available_isas() if native.module is not None else []
 needs_native = pytest.mark.skipif(not ISAS, reason="the compiled part is missing")
@@ -91,7 +91,7 @@ def test_what_is_found() -> None:
     assert {s.backend for s in found.services} == set(backends.BACKENDS)
     for s in found.services:
         dtype, device = getattr(torch, s.dtype), torch.device(s.device)
-        assert s.why_not == backends.why_not(s.backend, device, dtype)
+        assert s.why_not == backends.unsupported_reason(s.backend, device, dtype)
         assert s.auto == (backends.choose("auto", device, dtype) is backends.BACKENDS[s.backend])
 
 
@@ -111,7 +111,9 @@ def test_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda index: properties)
-    monkeypatch.setattr(backends.triton, "why_not", lambda device, dtype: None if dtype != torch.float64 else "no f64")
+    monkeypatch.setattr(
+        backends.triton, "unsupported_reason", lambda device, dtype: None if dtype != torch.float64 else "no f64"
+    )
     found = doctor.examine()
     text = " ".join(printed(found, 300).split())
     assert "cuda:0 Model [X], capability 9.0, memory 80.0 GiB, multiprocessors 132, driver" in text
@@ -154,75 +156,65 @@ def test_the_cases_cover_every_choice() -> None:
     assert {op for op, *_ in trials._EPILOGUES} == {"instance_norm", "adain", "layer_norm2d", "bias_act"}
 
 
-def _scaled(result: Any, factor: float) -> Any:
-    if isinstance(result, torch.Tensor):
-        return result * factor
-    if isinstance(result, (list, tuple)):
-        return type(result)(_scaled(part, factor) for part in result)
-    return result
+def _scale(*tensors: torch.Tensor | None, factor: float = 1.01) -> None:
+    for t in tensors:
+        if t is not None:
+            t.mul_(factor)
 
 
-def _only_first(result: Any) -> Any:
-    return (_scaled(result[0], 1.01), *result[1:])
-
-
-def _one_pixel(result: Any) -> Any:
-    result[0].flatten()[-1] += 0.5
-    return result
-
-
-def _nan(result: Any) -> Any:
-    result[0].flatten()[0] = float("nan")
-    return result
-
-
-def _raise(result: Any) -> Any:
+def _raise() -> None:
     raise RuntimeError("no such kernel\nsecond line")
 
 
-BREAKS: dict[str, tuple[str, Callable[[Any], Any], set[str], str]] = {
-    "values": ("epilogue_forward", _only_first, {"instance_norm", "adain", "layer_norm2d", "bias_act"}, "of result"),
-    "one pixel": ("epilogue_forward", _one_pixel, {"instance_norm", "adain", "layer_norm2d", "bias_act"}, "of result"),
-    "gradient of x": (
-        "epilogue_backward",
-        _only_first,
-        {"instance_norm", "adain", "layer_norm2d", "bias_act"},
-        "of gradient of x",
+NORMS = {"instance_norm", "adain", "layer_norm2d"}
+EPILOGUES = NORMS | {"bias_act"}
+# A function of a backend, what is done to its arguments when it is through with them, the operators that are then
+# wrong, and how the report names the tensor.
+BREAKS: dict[str, tuple[str, Callable[..., Any], set[str], str]] = {
+    "values": ("epilogue_forward", lambda spec, inputs, y, *_, **k: _scale(y), EPILOGUES, "of result"),
+    "one pixel": (
+        "epilogue_forward",
+        lambda spec, inputs, y, *_, **k: y[-1, -1, -1, -1].add_(0.5),
+        EPILOGUES,
+        "of result",
     ),
-    "sums": (
-        "epilogue_backward",
-        lambda r: (r[0], r[1], _scaled(r[2], 1.01)),
-        {"instance_norm", "adain", "layer_norm2d", "bias_act"},
-        "of gradient of",
-    ),
+    "gradient of x": ("epilogue_backward", lambda *a: _scale(a[-1].x), EPILOGUES, "of gradient of x"),
+    "sums": ("epilogue_backward", lambda *a: _scale(a[-1].sums), EPILOGUES, "of gradient of"),
     "gradient of the residual": (
         "epilogue_backward",
-        lambda r: (r[0], _scaled(r[1], 1.01), r[2]),
-        {"instance_norm", "adain", "layer_norm2d"},
+        lambda *a: _scale(a[-1].residual),
+        NORMS,
         "of gradient of residual",
     ),
     "not finite": (
         "epilogue_forward",
-        _nan,
-        {"instance_norm", "adain", "layer_norm2d", "bias_act"},
+        lambda spec, inputs, y, *_, **k: y[0, 0, 0, 0].fill_(float("nan")),
+        EPILOGUES,
         "result, NCHW is not finite",
     ),
-    "an exception": (
-        "epilogue_backward",
-        _raise,
-        {"instance_norm", "adain", "layer_norm2d", "bias_act"},
-        "RuntimeError: no such kernel",
-    ),
-    "l1": ("l1_losses", lambda r: r * 1.01, {"l1_loss", "l1_losses"}, "of result"),
+    "an exception": ("epilogue_backward", lambda *a: _raise(), EPILOGUES, "RuntimeError: no such kernel"),
     "l1 gradient": (
         "l1_losses_backward",
-        lambda r: (_scaled(r[0], 1.01), r[1]),
+        lambda grad, first, second, out: _scale(*out[: len(first)]),
         {"l1_loss", "l1_losses"},
         "of gradient of first_",
     ),
-    "lsgan": ("lsgan_loss", lambda r: r * 1.01, {"lsgan_loss"}, "of result"),
-    "lsgan gradient": ("lsgan_loss_backward", lambda r: _scaled(r, 0.99), {"lsgan_loss"}, "of gradient of first_"),
+    "lsgan gradient": ("lsgan_loss_backward", lambda *a: _scale(*a[-1]), {"lsgan_loss"}, "of gradient of first_"),
 }
+# The losses return their values.
+BROKEN_VALUES = {"l1": ("l1_losses", {"l1_loss", "l1_losses"}), "lsgan": ("lsgan_loss", {"lsgan_loss"})}
+
+
+@pytest.mark.parametrize("name", BROKEN_VALUES)
+def test_a_broken_loss_is_found(name: str, quick: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    function, ops = BROKEN_VALUES[name]
+    right = getattr(backends.reference, function)
+    monkeypatch.setattr(backends.reference, function, lambda *a: right(*a) * 1.01)
+    failed = [trial for trial in doctor.selftest() if not trial.passed]
+    assert {(t.op, t.backend, t.dtype) for t in failed} == {
+        (op, "reference", dtype) for op in ops for dtype in ("float32", "bfloat16")
+    }
+    assert all("of result" in doctor.describe(t) for t in failed)
 
 
 @pytest.mark.parametrize("name", BREAKS)
@@ -231,7 +223,12 @@ def test_a_broken_kernel_is_found(
 ) -> None:
     function, wrong, ops, words = BREAKS[name]
     right = getattr(backends.reference, function)
-    monkeypatch.setattr(backends.reference, function, lambda *a, **k: wrong(right(*a, **k)))
+
+    def broken(*arguments: Any, **keywords: Any) -> None:
+        right(*arguments, **keywords)
+        wrong(*arguments, **keywords)
+
+    monkeypatch.setattr(backends.reference, function, broken)
     failed = [trial for trial in doctor.selftest() if not trial.passed]
     assert {(t.op, t.backend) for t in failed} == {(op, "reference") for op in ops}
     assert {t.dtype for t in failed} == {"float32", "bfloat16"}
@@ -254,14 +251,15 @@ def test_a_kernel_broken_in_one_place_only(where: str, monkeypatch: pytest.Monke
     right = backends.cpu.epilogue_forward
     before = native.module.isa()
 
-    def wrong(x: torch.Tensor, *rest: Any) -> Any:
-        y, stats = right(x, *rest)
+    def wrong(spec: Any, inputs: Any, y: torch.Tensor, *rest: Any, **keywords: Any) -> None:
+        right(spec, inputs, y, *rest, **keywords)
         broken = {
             "one instruction set": native.module.isa() == ISAS[-1],
-            "channels_last": not x.is_contiguous(),
-            "float16": x.dtype == torch.float16,
+            "channels_last": not inputs.x.is_contiguous(),
+            "float16": inputs.x.dtype == torch.float16,
         }
-        return y * 1.02 if broken[where] else y, stats
+        if broken[where]:
+            y.mul_(1.02)
 
     monkeypatch.setattr(backends.cpu, "epilogue_forward", wrong)
     failed = [trial for trial in doctor.selftest() if not trial.passed]

@@ -50,14 +50,14 @@ SMOKE_SHAPES = [(8, 4, SHAPES[0][2]), (8, 4, {"norm": "none", "act": "lrelu", "p
 PLAIN = {"eps": 1e-5, "block": 1, "pad_mode": "reflect"}
 
 
-def candidates(tile: configs.Tile, smoke: bool) -> list[configs.Tile]:
+def candidates(tile: configs.TileConfig, smoke: bool) -> list[configs.TileConfig]:
     """Tiles around the one of the tables: the same number of channels or half or twice, and what a program repeats."""
     sizes = (1024, 2048, 4096) if not smoke else (tile.pixels * tile.channels,)
     channels = {tile.channels} if tile.channels == 1 else {max(tile.channels // 2, 4), tile.channels, tile.channels * 2}
     if smoke:
         channels = {tile.channels}
     found = [
-        configs.Tile(max(size // c, 1), c, warps, tiles)
+        configs.TileConfig(max(size // c, 1), c, warps, tiles)
         for size in sizes
         for c in sorted(channels)
         for warps in ((2, 4, 8) if not smoke else (4,))
@@ -67,7 +67,7 @@ def candidates(tile: configs.Tile, smoke: bool) -> list[configs.Tile]:
 
 
 @contextmanager
-def using(key: tuple[str, int, int, int], tile: configs.Tile | None, device: torch.device) -> Iterator[None]:
+def using(key: tuple[str, int, int, int], tile: configs.TileConfig | None, device: torch.device) -> Iterator[None]:
     """Let the kernels on `device` take `tile` for the problem `key`."""
     tuned = configs.tuned(device)
     before = tuned.get(key)
@@ -87,7 +87,7 @@ def keys_of(step: Any) -> Iterator[list[tuple[str, int, int, int]]]:
     asked: list[tuple[str, int, int, int]] = []
     lookup = configs.tile
 
-    def record(*key: Any) -> configs.Tile:
+    def record(*key: Any) -> configs.TileConfig:
         asked.append(key[:4])  # without the device
         return lookup(*key)
 
@@ -133,7 +133,7 @@ def tune(
     standing = configs.tile(*key, device)
     expected = [t.clone() if isinstance(t, Tensor) else t for t in at_8()]
 
-    def under(tile: configs.Tile, step: Any) -> Any:
+    def under(tile: configs.TileConfig, step: Any) -> Any:
         def run() -> Any:
             with using(key, tile, device):
                 return step()
@@ -141,7 +141,7 @@ def tune(
         return run
 
     trials: dict[str, Any] = {}
-    tiles: dict[str, configs.Tile] = {}
+    tiles: dict[str, configs.TileConfig] = {}
     for tile in [standing, *candidates(standing, smoke)]:
         name, run = str(tuple(tile)), under(tile, at_8)
         try:
@@ -182,7 +182,7 @@ class Results:
                 sys.exit(f"{path} was measured on {content['measured_on']}, this is {where}; give another --output")
             self.tiles, self.tried = content["tiles"], content["tried"]
 
-    def add(self, key: tuple[str, int, int, int], found: tuple[configs.Tile, float] | None) -> None:
+    def add(self, key: tuple[str, int, int, int], found: tuple[configs.TileConfig, float] | None) -> None:
         self.tried.append(list(key))
         if found is not None:
             table, itemsize, channels, area = key

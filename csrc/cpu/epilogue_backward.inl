@@ -6,13 +6,13 @@ constexpr int64_t flush_entries = 65536;
 // The gradient of the result before padding, row by row: each border pixel is added to the pixel it was read from.
 template <class T> struct PaddedGradient {
   using A = Accumulator<T>;
-  const View& v;
+  const TensorView& v;
   const T* grad;  // of one sample
   Scratch sources;
   int64_t *row_list, row_count = 0, q = -1;
   int64_t* column_source;
 
-  PaddedGradient(const View& view, const T* sample)
+  PaddedGradient(const TensorView& view, const T* sample)
       : v(view), grad(sample), sources((4 * view.pad + 1) * sizeof(int64_t)), row_list(sources.as<int64_t>()),
         column_source(row_list + 2 * view.pad + 1) {
     for (int64_t k = 0; k < 2 * v.pad; ++k) column_source[k] = v.source(border(k, v.columns), v.columns);
@@ -57,7 +57,7 @@ template <class T> struct PaddedGradient {
 template <class A> struct Sums { A *bias, *weight, *slope; };
 
 template <Act act, class T, class G, class A = Accumulator<T>>
-inline void accumulate(const G* g, const T* x, const Tile<A, 4>& tile, int64_t i, Sums<A> sums, int64_t n) {
+inline void accumulate(const G* g, const T* x, const ParamTile<A, 4>& tile, int64_t i, Sums<A> sums, int64_t n) {
   using V = Vector<A>;
   struct State : Affine<A> { V bias, weight, slopes; };
   const V zero{};
@@ -88,7 +88,7 @@ inline void accumulate(const G* g, const T* x, const Tile<A, 4>& tile, int64_t i
 
 // dx = gz · scale - c1 - (x - mean) · c2; without a norm (whose coefficients are 0, but 0 · ∞ is not), gz · scale.
 template <Act act, class T, class G, class A = Accumulator<T>>
-inline void differentiate(const G* g, const T* x, const Tile<A, 6>& tile, int64_t i, T* dx, int64_t n, bool norm,
+inline void differentiate(const G* g, const T* x, const ParamTile<A, 6>& tile, int64_t i, T* dx, int64_t n, bool norm,
                           bool streams) {
   using V = Vector<A>;
   struct Parameters : Affine<A> { V c1, c2; };
@@ -110,10 +110,10 @@ inline void differentiate(const G* g, const T* x, const Tile<A, 6>& tile, int64_
 
 // totals [3, channels of a pixel] += the sums over rows [from, to) of one sample.
 template <class T>
-void backward_sums(const Backward& b, const View& v, const Planes<Accumulator<T>>& planes, int64_t sample,
-                   int64_t from, int64_t to, double* totals) {
+void backward_sums(const BackwardParams& b, const TensorView& v, const PlaneParams<Accumulator<T>>& planes,
+                   int64_t sample, int64_t from, int64_t to, double* totals) {
   using A = Accumulator<T>;
-  Tile<A, 4> tile(v);
+  ParamTile<A, 4> tile(v);
   fill_tile(tile, v, b, planes, sample);
   const int64_t sums_size = 3 * v.block * tile.lanes;
   Scratch room(tile.entries(v) * (sizeof(A) + sizeof(T)) + sums_size * sizeof(A));
@@ -154,10 +154,10 @@ void backward_sums(const Backward& b, const View& v, const Planes<Accumulator<T>
 }
 
 template <class T>
-void backward_rows(const Backward& b, const View& v, const Planes<Accumulator<T>>& planes, int64_t sample,
-                   int64_t from, int64_t to) {
+void backward_rows(const BackwardParams& b, const TensorView& v, const PlaneParams<Accumulator<T>>& planes,
+                   int64_t sample, int64_t from, int64_t to) {
   using A = Accumulator<T>;
-  Tile<A, 6> tile(v);
+  ParamTile<A, 6> tile(v);
   fill_tile(tile, v, b, planes, sample);
   Scratch room(tile.entries(v) * (sizeof(A) + 2 * sizeof(T)));
   A* g_room = room.as<A>();
@@ -194,11 +194,11 @@ void backward_rows(const Backward& b, const View& v, const Planes<Accumulator<T>
   if (streams) finish_streams();
 }
 
-// Adds the row groups' totals [groups, 3, channels] of one sample (into the first), writes its planes' sums, and leaves Σgz and
-// Σgz·(x - mean) of plane p in planes.c1 and planes.c2 …
+// Adds the row groups' totals [groups, 3, channels] of one sample (into the first), writes its planes' sums, and leaves
+// Σgz and Σgz·(x - mean) of each plane in plane_sums …
 template <class A>
-void collect_sums(const Backward& b, const View& v, const Planes<A>& planes, double* totals, int64_t groups,
-                  int64_t sample, double* plane_sums) {
+void collect_sums(const BackwardParams& b, const TensorView& v, const PlaneParams<A>& planes, double* totals,
+                  int64_t groups, int64_t sample, double* plane_sums) {
   for (int64_t g = 1; g < groups; ++g)
     for (int64_t k = 0; k < 3 * v.channels; ++k) totals[k] += totals[g * 3 * v.channels + k];
   for (int64_t k = 0; k < v.channels; ++k) {
@@ -213,7 +213,8 @@ void collect_sums(const Backward& b, const View& v, const Planes<A>& planes, dou
 
 // … which become the two coefficients of dx = gz · scale - c1 - (x - mean) · c2.
 template <class A>
-void coefficients(const Backward& b, const Planes<A>& planes, const double* plane_sums, int64_t first, int64_t last) {
+void coefficients(const BackwardParams& b, const PlaneParams<A>& planes, const double* plane_sums, int64_t first,
+                  int64_t last) {
   const double pixels = double(b.h * b.w);
   const A* weight = static_cast<const A*>(b.weight);
   for (int64_t p = first; p < last; ++p) {
@@ -242,10 +243,10 @@ void coefficients(const Backward& b, const Planes<A>& planes, const double* plan
   }
 }
 
-template <class T> void backward_of(const Backward& b) {
+template <class T> void backward_of(const BackwardParams& b) {
   using A = Accumulator<T>;
-  const View v(b);
-  const Planes<A> planes(b);
+  const TensorView v(b);
+  const PlaneParams<A> planes(b);
   const bool need_sums = b.sums != nullptr || (b.norm != Norm::none && b.grad_x != nullptr);
   const bool need_rows = b.grad_x != nullptr || b.grad_residual != nullptr;
   const int64_t step = rows_per_task(v), tasks = ceil_div(v.rows, step);

@@ -4,14 +4,14 @@
 template <class A> struct Affine {
   Vector<A> mean, scale, shift, slope;
   template <int count>
-  ALWAYS_INLINE Affine(const Tile<A, count>& tile, int64_t i, int64_t lane)
+  ALWAYS_INLINE Affine(const ParamTile<A, count>& tile, int64_t i, int64_t lane)
       : mean(load(tile.row(tile_mean, i) + lane)), scale(load(tile.row(tile_scale, i) + lane)),
         shift(load(tile.row(tile_shift, i) + lane)), slope(load(tile.row(tile_slope, i) + lane)) {}
 };
 
 // y = act((x - mean) · scale + shift) (+ residual) over n entries, with the parameters of phase i of the tile.
 template <Act act, bool add, class T, class A = Accumulator<T>>
-inline void transform(const T* x, const Tile<A, 4>& tile, int64_t i, const T* residual, T* y, int64_t n,
+inline void transform(const T* x, const ParamTile<A, 4>& tile, int64_t i, const T* residual, T* y, int64_t n,
                       bool streams) {
   for_lanes<A>(
       n, tile.lanes, [&](int64_t lane) ALWAYS_INLINE { return Affine<A>(tile, i, lane); },
@@ -25,17 +25,17 @@ inline void transform(const T* x, const Tile<A, 4>& tile, int64_t i, const T* re
 
 // Rows [from, to) of the padded result of one sample.
 template <class T>
-void forward_rows(const Forward& f, const View& v, const Planes<Accumulator<T>>& planes, int64_t sample, int64_t from,
-                  int64_t to) {
+void forward_rows(const ForwardParams& f, const TensorView& v, const PlaneParams<Accumulator<T>>& planes,
+                  int64_t sample, int64_t from, int64_t to) {
   using A = Accumulator<T>;
-  Tile<A, 4> tile(v);
+  ParamTile<A, 4> tile(v);
   fill_tile(tile, v, f, planes, sample);
   Scratch room(2 * tile.entries(v) * sizeof(T));
   T *x_room = room.as<T>(), *residual_room = x_room + tile.entries(v);
   const int64_t row_bytes = v.padded_columns * v.result_channels * sizeof(T);
   const int64_t pixel_bytes = v.result_channels * sizeof(T);
   const T* x = static_cast<const T*>(f.x) + v.base(sample);
-  const View of_residual(f, f.residual_image, f.residual_plane, f.residual_row);
+  const TensorView of_residual(f, f.residual_image, f.residual_plane, f.residual_row);
   const T* residual = f.residual ? static_cast<const T*>(f.residual) + of_residual.base(sample) : nullptr;
   T* y = static_cast<T*>(f.y) + v.result_base(sample);
 
@@ -45,7 +45,8 @@ void forward_rows(const Forward& f, const View& v, const Planes<Accumulator<T>>&
     const int64_t i = q % v.block, n = (end - w) * v.segment;
     const T* in = v.load_row(x, q, w, end, x_room);
     if (residual)
-      transform<act, true>(in, tile, i, of_residual.load_row(residual, q, w, end, residual_room), result, n, streams_piece);
+      transform<act, true>(in, tile, i, of_residual.load_row(residual, q, w, end, residual_room), result, n,
+                           streams_piece);
     else
       transform<act, false, T>(in, tile, i, nullptr, result, n, streams_piece);
   };
@@ -79,7 +80,7 @@ void forward_rows(const Forward& f, const View& v, const Planes<Accumulator<T>>&
 
 // Writes the statistics of row r of `stats` from the moments of its planes.
 template <class A>
-void finish_statistics(const Epilogue& e, const StatisticsPlan& plan, const Moments* moments, int64_t r) {
+void finish_statistics(const EpilogueParams& e, const StatisticsSplit& plan, const Moments* moments, int64_t r) {
   A* stats = static_cast<A*>(e.stats);
   const double pixels = double(plan.pixels);
   if (e.norm == Norm::instance) {
@@ -95,11 +96,11 @@ void finish_statistics(const Epilogue& e, const StatisticsPlan& plan, const Mome
   }
 }
 
-template <class T> void forward_of(const Forward& f) {
+template <class T> void forward_of(const ForwardParams& f) {
   using A = Accumulator<T>;
-  const View v(f);
-  const StatisticsPlan plan(f);
-  const Planes<A> planes(f);
+  const TensorView v(f);
+  const StatisticsSplit plan(f);
+  const PlaneParams<A> planes(f);
   const T* x = static_cast<const T*>(f.x);
   const Scratch moment_memory(plan.samples * plan.groups * plan.channels * sizeof(Moments));
   Moments* moments = moment_memory.as<Moments>();

@@ -1,35 +1,6 @@
 // AVX-512 (F, BW, VL, DQ): Intel since Skylake-X.
-#include <cmath>
-#include <cstdlib>
-
-#include "kernels.h"
-
-#if defined(__x86_64__)
-#include <immintrin.h>
-#ifndef __AVX512F__
-#error "setup.py has the flags that this file is compiled with"
-#endif
-#ifndef __clang__
-#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"  // GCC 12's own intrinsics
-#endif
+#define MUNIT_FAST_ISA "avx512"
+#define MUNIT_FAST_TABLE avx512_kernels
 #define MUNIT_FAST_AVX512
 #define MUNIT_FAST_VECTOR_BYTES 64
-
-namespace munit_fast::cpu {
-namespace {
 #include "kernels.inl"
-
-constexpr Kernels table = table_called("avx512");
-}  // namespace
-
-const Kernels* avx512_kernels() { return &table; }
-
-}  // namespace munit_fast::cpu
-
-#else
-
-namespace munit_fast::cpu {
-const Kernels* avx512_kernels() { return nullptr; }
-}  // namespace munit_fast::cpu
-
-#endif

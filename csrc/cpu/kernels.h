@@ -7,12 +7,10 @@
 
 namespace munit_fast::cpu {
 
-enum class Dtype : int { f32, f64, bf16, f16 };
-
 // One epilogue: normalise -> act -> + residual -> depth-to-space -> pad.
 // x [n, c, h, w] and y [n, c / block^2, block·h + 2·pad, block·w + 2·pad] are dense, both channels_last or both NCHW.
 // "Accumulator" is double for f64 and float otherwise.
-struct Epilogue {
+struct EpilogueParams {
   Dtype dtype;
   Norm norm;
   Act act;
@@ -27,7 +25,7 @@ struct Epilogue {
   void* stats;         // accumulator [2, R]: mean and spread; R = n·c (instance), n (layer), 0 (none)
 };
 
-struct Forward : Epilogue {
+struct ForwardParams : EpilogueParams {
   const void* residual;  // like x but for its strides, or null
   int64_t residual_image, residual_plane, residual_row;  // entries from one image, plane (NCHW) and row to the next
   void* y;
@@ -35,7 +33,7 @@ struct Forward : Epilogue {
   bool has_statistics;  // `stats` is an input
 };
 
-struct Backward : Epilogue {
+struct BackwardParams : EpilogueParams {
   const void* grad;     // like y
   void* grad_x;         // like x, or null
   void* grad_residual;  // like x, or null
@@ -64,8 +62,8 @@ struct Lsgan {
 
 struct Kernels {
   const char* name;
-  void (*forward)(const Forward&);
-  void (*backward)(const Backward&);
+  void (*forward)(const ForwardParams&);
+  void (*backward)(const BackwardParams&);
   double (*l1_sum)(const L1&);
   void (*l1_backward)(const L1&);
   double (*lsgan_sum)(const Lsgan&);
@@ -78,7 +76,7 @@ const Kernels* avx512_kernels();
 const Kernels* avx2_kernels();
 const Kernels* baseline_kernels();  // plain x86-64, or aarch64 with its NEON
 
-// choose.cpp
+// dispatch.cpp
 const Kernels& active();
 const char* const* available();          // null-terminated, best first
 bool force(const char* name);            // null: the best again; false: not available on this machine

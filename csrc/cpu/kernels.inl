@@ -1,9 +1,33 @@
-// All CPU kernels, compiled once for each instruction set. The including file has opened namespace munit_fast::cpu and
-// an anonymous namespace inside it.
+// All CPU kernels for one instruction set: the whole of each isa_*.cpp, which says which set by defining MUNIT_FAST_ISA
+// (its name), MUNIT_FAST_TABLE (the function of kernels.h), MUNIT_FAST_VECTOR_BYTES and, on x86-64, the set's own macro.
+#include <cmath>
+#include <cstdlib>
+
+#include "kernels.h"
+
+#if !defined(__x86_64__) && (defined(MUNIT_FAST_AVX2) || defined(MUNIT_FAST_AVX512))
+const munit_fast::cpu::Kernels* munit_fast::cpu::MUNIT_FAST_TABLE() { return nullptr; }
+#else
+
+#if defined(MUNIT_FAST_AVX2) || defined(MUNIT_FAST_AVX512)
+#include <immintrin.h>
+#if !defined(__AVX2__) || (defined(MUNIT_FAST_AVX512) && !defined(__AVX512F__)) || \
+    (defined(MUNIT_FAST_AVX512_BF16) && !defined(__AVX512BF16__))
+#error "csrc/ninja_build.py has the flags that this file is compiled with"
+#endif
+#ifndef __clang__
+#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"  // GCC 12's own intrinsics
+#endif
+#endif
+
+namespace munit_fast::cpu {
+namespace {
+
 #include "simd.inl"
-#include "view.inl"
+#include "activations.inl"
+#include "tensor_view.inl"
 #include "statistics.inl"
-#include "planes.inl"
+#include "plane_params.inl"
 #include "epilogue_forward.inl"
 #include "epilogue_backward.inl"
 #include "losses.inl"
@@ -16,13 +40,19 @@
     default: return function<f16>(arguments);                     \
   }
 
-void forward(const Forward& f) { MUNIT_FAST_BY_DTYPE(forward_of, f) }
-void backward(const Backward& b) { MUNIT_FAST_BY_DTYPE(backward_of, b) }
+void forward(const ForwardParams& f) { MUNIT_FAST_BY_DTYPE(forward_of, f) }
+void backward(const BackwardParams& b) { MUNIT_FAST_BY_DTYPE(backward_of, b) }
 double l1_sum(const L1& l) { MUNIT_FAST_BY_DTYPE(l1_sum_of, l) }
 void l1_backward(const L1& l) { MUNIT_FAST_BY_DTYPE(l1_backward_of, l) }
 double lsgan_sum(const Lsgan& l) { MUNIT_FAST_BY_DTYPE(lsgan_sum_of, l) }
 void lsgan_backward(const Lsgan& l) { MUNIT_FAST_BY_DTYPE(lsgan_backward_of, l) }
 
-constexpr Kernels table_called(const char* name) {
-  return {name, forward, backward, l1_sum, l1_backward, lsgan_sum, lsgan_backward};
-}
+constexpr Kernels table = {MUNIT_FAST_ISA, forward, backward, l1_sum, l1_backward, lsgan_sum, lsgan_backward};
+
+}  // namespace
+
+const Kernels* MUNIT_FAST_TABLE() { return &table; }
+
+}  // namespace munit_fast::cpu
+
+#endif

@@ -1,7 +1,7 @@
-// Conversions and elementary functions as plain loops that a compiler turns into vector code.
+// Vectors of one register: loads, stores and conversions of every data type.
 // Included inside an anonymous namespace by each instruction set's file, which is compiled with that set's flags as a
 // whole: nothing here may be shared between files, or the linker could keep the AVX-512 copy of a function for a machine
-// that has none. Hence no templates of std (tests/test_instruction_sets.py looks for weak symbols).
+// that has none. Hence no templates of std (tests/packaging/test_instruction_sets.py looks for weak symbols).
 
 using std::int32_t;
 using std::int64_t;
@@ -131,7 +131,9 @@ inline void stream(Vector<float> v, float* p) {
   store(v, p);
 #endif
 }
-inline void stream(Vector<double> v, double* p) { stream(reinterpret_cast<Vector<float>>(v), reinterpret_cast<float*>(p)); }
+inline void stream(Vector<double> v, double* p) {
+  stream(reinterpret_cast<Vector<float>>(v), reinterpret_cast<float*>(p));
+}
 template <class T> inline void stream(Vector<float> v, T* p) {  // 16 bits an entry
   alignas(32) T room[width<float>];
   store(v, room);
@@ -204,99 +206,6 @@ template <class T> inline void add(const T* from, Accumulator<T>* to, int64_t n)
   }
   for (; i + w <= n; i += w) store(load(to + i) + load(from + i), to + i);
   if (i < n) store_some(load_some(to + i, n - i) + load_some(from + i, n - i), to + i, n - i);
-}
-
-// ---- elementary functions: polynomials in float (about 1 ulp), libm in double ----
-// Out of line: inlined into every loop they make the object files three times larger and gain a tenth.
-
-__attribute__((noinline)) Vector<float> exponential(Vector<float> x) {
-  x = x > 88.0f ? Vector<float>{} + 88.0f : x;
-  x = x < -87.0f ? Vector<float>{} - 87.0f : x;
-  const float rounder = 12582912.0f;  // 1.5 · 2^23: adding it rounds to a whole number
-  Vector<float> k = x * 1.44269504f + rounder;
-  Words power = (reinterpret_cast<Words>(k) - (bits_of(rounder) - 127u)) << 23;
-  k -= rounder;
-  Vector<float> r = (x - k * 0.693359375f) + k * 2.12194440e-4f;
-  Vector<float> p = 1.9875691500e-4f * r + 1.3981999507e-3f;
-  p = p * r + 8.3334519073e-3f;
-  p = p * r + 4.1665795894e-2f;
-  p = p * r + 1.6666665459e-1f;
-  p = p * r + 5.0000001201e-1f;
-  p = p * r * r + r + 1.0f;
-  return p * reinterpret_cast<Vector<float>>(power);
-}
-
-// exp(x) - 1 for x ≤ 0
-__attribute__((noinline)) Vector<float> exponential_minus_1(Vector<float> x) {
-  Vector<float> series = 1.3888889e-3f + x * 1.9841270e-4f;
-  series = 8.3333333e-3f + x * series;
-  series = 4.1666668e-2f + x * series;
-  series = 1.6666667e-1f + x * series;
-  series = x * (1.0f + x * (0.5f + x * series));
-  return x > -0.35f ? series : exponential(x) - 1.0f;
-}
-
-__attribute__((noinline)) Vector<float> hyperbolic_tangent(Vector<float> x) {
-  Vector<float> size = x < 0.0f ? -x : x, square = x * x;
-  Vector<float> p = -5.70498872745e-3f * square + 2.06390887954e-2f;
-  p = p * square - 5.37397155531e-2f;
-  p = p * square + 1.33314422036e-1f;
-  p = p * square - 3.33332819422e-1f;
-  Vector<float> series = x + x * square * p;
-  Vector<float> t = exponential(-2.0f * size), large = (1.0f - t) / (1.0f + t);
-  large = x < 0.0f ? -large : large;
-  return size < 0.625f ? series : large;
-}
-
-template <double function(double)> inline Vector<double> one_by_one(Vector<double> x) {
-  for (int64_t i = 0; i < width<double>; ++i) x[i] = function(x[i]);
-  return x;
-}
-__attribute__((noinline)) Vector<double> exponential(Vector<double> x) { return one_by_one<::exp>(x); }
-__attribute__((noinline)) Vector<double> exponential_minus_1(Vector<double> x) { return one_by_one<::expm1>(x); }
-__attribute__((noinline)) Vector<double> hyperbolic_tangent(Vector<double> x) { return one_by_one<::tanh>(x); }
-
-template <class A> constexpr A selu_scale = A(1.0507009873554804934193349852946);
-template <class A> constexpr A selu_alpha = A(1.6732632423543772848170429916717);
-
-template <Act act, class A, class V = Vector<A>> inline V activate(V z, V slope) {
-  const V zero{};
-  if constexpr (act == Act::relu) return z < zero ? zero : z;  // a NaN stays a NaN
-  if constexpr (act == Act::prelu) return z > zero ? z : z * slope;
-  if constexpr (act == Act::selu) {
-    V below = exponential_minus_1(z > zero ? zero : z) * selu_alpha<A>;
-    return (z > zero ? z : below) * selu_scale<A>;
-  }
-  if constexpr (act == Act::tanh) return hyperbolic_tangent(z);
-  return z;
-}
-
-// g · act'(z)
-template <Act act, class A, class V = Vector<A>> inline V activation_gradient(V z, V g, V slope) {
-  const V zero{};
-  if constexpr (act == Act::relu) return z > zero ? g : zero;
-  if constexpr (act == Act::prelu) return z > zero ? g : g * slope;
-  if constexpr (act == Act::selu) {
-    V below = exponential(z > zero ? zero : z) * selu_alpha<A>;
-    return g * selu_scale<A> * (z > zero ? zero + A(1) : below);
-  }
-  if constexpr (act == Act::tanh) {
-    V t = hyperbolic_tangent(z);
-    return g * (A(1) - t * t);
-  }
-  return g;
-}
-
-// Calls `body` with the activation as a compile-time constant.
-template <class Body> inline void with_act(Act act, const Body& body) {
-  switch (act) {
-    case Act::none: return body.template operator()<Act::none>();
-    case Act::relu: return body.template operator()<Act::relu>();
-    case Act::lrelu:  // each plane has its slope anyway
-    case Act::prelu: return body.template operator()<Act::prelu>();
-    case Act::selu: return body.template operator()<Act::selu>();
-    case Act::tanh: return body.template operator()<Act::tanh>();
-  }
 }
 
 // Tasks over torch's threads, for any callable.

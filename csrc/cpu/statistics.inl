@@ -66,10 +66,10 @@ struct Merge {
 };
 
 // How a tensor is read for its statistics: memory order, so depth-to-space plays no part.
-struct StatisticsPlan {
+struct StatisticsSplit {
   int64_t samples, channels, pixels, groups, group_pixels, lanes;
 
-  explicit StatisticsPlan(const Epilogue& e) {
+  explicit StatisticsSplit(const EpilogueParams& e) {
     samples = e.channels_last ? e.n : e.n * e.c, channels = e.channels_last ? e.c : 1, pixels = e.h * e.w;
     group_pixels = max64(1, group_entries / channels);
     groups = ceil_div(pixels, group_pixels);
@@ -84,7 +84,7 @@ struct StatisticsPlan {
 
 // Moments of one group of pixels of one sample, for each channel; x is the sample.
 template <class T>
-inline void group_moments(const StatisticsPlan& plan, const T* x, int64_t group, Moments* out,
+inline void group_moments(const StatisticsSplit& plan, const T* x, int64_t group, Moments* out,
                           Accumulator<T>* scratch) {
   using A = Accumulator<T>;
   const int64_t channels = plan.channels, lanes = plan.lanes;
@@ -121,7 +121,7 @@ inline void group_moments(const StatisticsPlan& plan, const T* x, int64_t group,
 }
 
 // Merges the groups of one channel of one sample; moments are [samples, groups, channels].
-inline Moments sample_moments(const StatisticsPlan& plan, const Moments* moments, int64_t sample, int64_t channel) {
+inline Moments sample_moments(const StatisticsSplit& plan, const Moments* moments, int64_t sample, int64_t channel) {
   const Moments* at = moments + sample * plan.groups * plan.channels + channel;
   Moments all = at[0];
   double count = double(plan.end(0));

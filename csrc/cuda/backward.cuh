@@ -14,9 +14,9 @@ template <int V> struct Sums {
 };
 
 // What reaches x through the statistics.
-template <int V> struct Through {
+template <int V> struct NormGradTerms {
   float shift[V], along[V];
-  __device__ Through(const float* table, int columns, int lane) {
+  __device__ NormGradTerms(const float* table, int columns, int lane) {
 #pragma unroll
     for (int j = 0; j < V; ++j) {
       shift[j] = table[shift_row * columns + lane * V + j];
@@ -27,8 +27,8 @@ template <int V> struct Through {
 
 // Fills the rows shift and along: from Σ gz and Σ gz·x̂ of each column in sums[0], sums[columns] (instance), or from the
 // sample's weighted `total` and `total_along` (layer). All threads may read the table afterwards.
-__device__ inline void settle_gradient(const Epilogue& e, int sample, int columns, const float* sums, float total,
-                                       float total_along, float area, float* table) {
+__device__ inline void store_norm_grad_terms(const EpilogueParams& e, int sample, int columns, const float* sums,
+                                             float total, float total_along, float area, float* table) {
   for (int i = threadIdx.x; i < columns; i += threads) {
     const float scale = table[scale_row * columns + i], weight = table[weight_row * columns + i];
     float shift = 0, along = 0;
@@ -46,12 +46,12 @@ __device__ inline void settle_gradient(const Epilogue& e, int sample, int column
   __syncthreads();
 }
 
-template <class T> struct Sources {
+template <class T> struct BackwardPointers {
   const T *x, *grad;
   T *grad_x, *grad_residual;
-  template <class Tile> __device__ Sources(const Backward& b, const Tile& t) {
+  template <int V> __device__ BackwardPointers(const BackwardParams& b, const ThreadTile<T, V>& t) {
     x = t.like_x(b, static_cast<const T*>(b.x));
-    grad = static_cast<const T*>(b.grad) + t.sample * Result::sample_size(b);
+    grad = static_cast<const T*>(b.grad) + t.sample * PaddedResult::sample_size(b);
     grad_x = b.grad_x ? t.like_x(b, static_cast<T*>(b.grad_x)) : nullptr;
     grad_residual = b.grad_residual ? t.like_x(b, static_cast<T*>(b.grad_residual)) : nullptr;
   }
@@ -59,9 +59,10 @@ template <class T> struct Sources {
 
 // The gradient of a pixel before padding: its own, and what copies beyond the edges add. Few pixels have any.
 template <class T, int V>
-__device__ inline void gather(const T* grad, const Result& r, int row, int column, const Pack<T, V>& own, float (&g)[V]) {
+__device__ inline void gather(const T* grad, const PaddedResult& r, int row, int column, const Pack<T, V>& own,
+                              float (&g)[V]) {
   own.get(g);
-  const Shown rows = r.shown_rows(row), columns = r.shown_columns(column);
+  const PaddedCopies rows = r.row_copies(row), columns = r.column_copies(column);
   const int across = columns.count(), all = rows.count() * across;
   for (int k = 1; k < all; ++k) {
     float copy[V];
@@ -73,8 +74,8 @@ __device__ inline void gather(const T* grad, const Result& r, int row, int colum
 
 // gz, and x - mean in place of x. Adds to `sums` where it is given.
 template <int V>
-__device__ inline void through_activation(const Backward& b, const Channels<V>& ch, const float (&g)[V], float (&x)[V],
-                                          float (&gz)[V], Sums<V>* sums) {
+__device__ inline void activation_grad(const BackwardParams& b, const Channels<V>& ch, const float (&g)[V],
+                                       float (&x)[V], float (&gz)[V], Sums<V>* sums) {
   float z[V];
 #pragma unroll
   for (int j = 0; j < V; ++j) x[j] = ch.centre(j, x[j]), z[j] = ch.affine(j, x[j]);
@@ -97,8 +98,8 @@ template <class T, int V> __device__ inline void store_floats(T* to, int at, con
 // This thread's pixels: body(pixel, row, column, x, grad). One of x and of the gradient is read ahead (two, where that is
 // half as many numbers): 512 resident threads then have 16 KB under way, and two would not fit their registers.
 template <class T, int V, class Body>
-__device__ inline void each_pair(const Backward& b, const Sources<T>& s, const Result& r, const Tile<T, V>& t,
-                                 bool needs_x, const Body& body) {
+__device__ inline void each_pair(const BackwardParams& b, const BackwardPointers<T>& s, const PaddedResult& r,
+                                 const ThreadTile<T, V>& t, bool needs_x, const Body& body) {
   constexpr int ahead = V == 8 ? 1 : 2;
   for (int i = t.first + t.row; i < t.last; i += ahead * t.rows) {
     Pack<T, V> x[ahead], g[ahead];
@@ -119,7 +120,8 @@ __device__ inline void each_pair(const Backward& b, const Sources<T>& s, const R
 
 // The sums of a block's pixels, with x - mean scaled to x̂, into out[3][columns].
 template <int V>
-__device__ inline void finish_sums(const Place& at, Sums<V>& sums, const float* table, float* scratch, float* out) {
+__device__ inline void finish_sums(const ThreadPosition& at, Sums<V>& sums, const float* table, float* scratch,
+                                   float* out) {
   const int columns = at.lanes * V;
 #pragma unroll
   for (int j = 0; j < V; ++j) sums.of[1][j] *= table[scale_row * columns + at.lane * V + j];
@@ -142,8 +144,8 @@ __device__ inline void weighted_totals(const float* sums, const float* table, in
 // Reads x and the gradient once.
 template <class T, int V> __device__ inline void backward_sums(const BackwardLaunch& a) {
   DYNAMIC_SHARED(shared);
-  const Backward& b = a.b;
-  const Tile<T, V> t(b, a.tiling, blockIdx.y, blockIdx.x);
+  const BackwardParams& b = a.b;
+  const ThreadTile<T, V> t(b, a.tiling, blockIdx.y, blockIdx.x);
   float* table = reinterpret_cast<float*>(shared);
   float* scratch = table + table_rows * t.columns;
   float* out = scratch + scratch_floats(3, t.columns);
@@ -153,21 +155,21 @@ template <class T, int V> __device__ inline void backward_sums(const BackwardLau
   Sums<V> sums;
   if (t.valid) {
     const Channels<V> ch(table, t.columns, t.lane);
-    const Sources<T> s(b, t);
-    const Result r(b, t.channel);
+    const BackwardPointers<T> s(b, t);
+    const PaddedResult r(b, t.channel);
     const bool writes = b.norm == Norm::none;
     each_pair<T, V>(b, s, r, t, true, [&](int i, int row, int column, const Pack<T, V>& x_packed, const Pack<T, V>& own) {
-      float g[V], x[V], gz[V];
-      gather<T, V>(s.grad, r, row, column, own, g);
-      const int at = i * b.c + t.channel;
-      if (writes && s.grad_residual) store_floats(s.grad_residual, at, g);
-      x_packed.get(x);
-      through_activation(b, ch, g, x, gz, &sums);
-      if (!writes || !s.grad_x) return;
+                      float g[V], x[V], gz[V];
+                      gather<T, V>(s.grad, r, row, column, own, g);
+                      const int at = i * b.c + t.channel;
+                      if (writes && s.grad_residual) store_floats(s.grad_residual, at, g);
+                      x_packed.get(x);
+      activation_grad(b, ch, g, x, gz, &sums);
+                      if (!writes || !s.grad_x) return;
 #pragma unroll
-      for (int j = 0; j < V; ++j) gz[j] *= ch.gain[j];
-      store_floats(s.grad_x, at, gz);
-    });
+                      for (int j = 0; j < V; ++j) gz[j] *= ch.gain[j];
+                      store_floats(s.grad_x, at, gz);
+                    });
   }
   finish_sums(t, sums, table, scratch, out);
 
@@ -187,7 +189,8 @@ template <class T, int V> __device__ inline void backward_sums(const BackwardLau
 }
 
 // Writes a channel's sums, which lie in `out`, to the result.
-__device__ inline void write_sums(const Backward& b, int sample, int first_channel, int columns, const float* out) {
+__device__ inline void write_sums(const BackwardParams& b, int sample, int first_channel, int columns,
+                                  const float* out) {
   const int64_t row = static_cast<int64_t>(b.n) * b.c, to = static_cast<int64_t>(sample) * b.c + first_channel;
   for (int i = threadIdx.x; i < 3 * columns; i += threads) {
     const int k = i / columns, c = i - k * columns;
@@ -197,18 +200,18 @@ __device__ inline void write_sums(const Backward& b, int sample, int first_chann
 
 // Writes the gradients of one pixel that are asked for.
 template <class T, int V>
-__device__ inline void write_gradients(const Backward& b, const Sources<T>& s, const Channels<V>& ch,
-                                       const Through<V>& through, const Result& r, int channel, int pixel, int row,
-                                       int column, const Pack<T, V>& x_packed, const Pack<T, V>& own) {
+__device__ inline void write_gradients(const BackwardParams& b, const BackwardPointers<T>& s, const Channels<V>& ch,
+                                       const NormGradTerms<V>& terms, const PaddedResult& r, int channel, int pixel,
+                                       int row, int column, const Pack<T, V>& x_packed, const Pack<T, V>& own) {
   float g[V], x[V], gz[V];
   gather<T, V>(s.grad, r, row, column, own, g);
   const int at = pixel * b.c + channel;
   if (s.grad_residual) store_floats(s.grad_residual, at, g);
   if (!s.grad_x) return;
   x_packed.get(x);
-  through_activation(b, ch, g, x, gz, static_cast<Sums<V>*>(nullptr));
+  activation_grad(b, ch, g, x, gz, static_cast<Sums<V>*>(nullptr));
 #pragma unroll
-  for (int j = 0; j < V; ++j) gz[j] = gz[j] * ch.gain[j] - through.shift[j] - x[j] * through.along[j];
+  for (int j = 0; j < V; ++j) gz[j] = gz[j] * ch.gain[j] - terms.shift[j] - x[j] * terms.along[j];
   store_floats(s.grad_x, at, gz);
 }
 
@@ -216,8 +219,8 @@ __device__ inline void write_gradients(const Backward& b, const Sources<T>& s, c
 // are asked for (none where tiling.pixels is 0). Reads x and the gradient once.
 template <class T, int V> __device__ inline void backward(const BackwardLaunch& a) {
   DYNAMIC_SHARED(shared);
-  const Backward& b = a.b;
-  const Tile<T, V> t(b, a.tiling, blockIdx.y, blockIdx.x);
+  const BackwardParams& b = a.b;
+  const ThreadTile<T, V> t(b, a.tiling, blockIdx.y, blockIdx.x);
   float* table = reinterpret_cast<float*>(shared);
   float* scratch = table + table_rows * t.columns;
   float* out = scratch + scratch_floats(3, t.columns);
@@ -226,7 +229,7 @@ template <class T, int V> __device__ inline void backward(const BackwardLaunch& 
   const Tiling& p = a.partial_tiling;
   const bool layer = b.norm == Norm::layer, writes_sums = b.sums && blockIdx.x == 0;
   if (a.partial.channels && (!layer || writes_sums)) {
-    const Place at(t.columns);
+    const ThreadPosition at(t.columns);
     const int channel = t.first_channel + at.lane;
     const float* from = a.partial.channels + static_cast<int64_t>(t.sample) * p.splits * b.c + channel;
     const int64_t row = static_cast<int64_t>(b.n) * p.splits * b.c;
@@ -246,19 +249,19 @@ template <class T, int V> __device__ inline void backward(const BackwardLaunch& 
     for (int i = threadIdx.x; i < blocks; i += threads)
       sums[0][0] += from[i], sums[1][0] += from[static_cast<int64_t>(b.n) * blocks + i];
     float* totals = out + 3 * t.columns;
-    block_sums(Place(1), sums, scratch, totals);
+    block_sums(ThreadPosition(1), sums, scratch, totals);
     __syncthreads();
     total = totals[0], total_along = totals[1];
   }
-  settle_gradient(b, t.sample, t.columns, out, total, total_along, t.area, table);
+  store_norm_grad_terms(b, t.sample, t.columns, out, total, total_along, t.area, table);
   if (!t.valid) return;
   const Channels<V> ch(table, t.columns, t.lane);
-  const Through<V> through(table, t.columns, t.lane);
-  const Sources<T> s(b, t);
-  const Result r(b, t.channel);
+  const NormGradTerms<V> terms(table, t.columns, t.lane);
+  const BackwardPointers<T> s(b, t);
+  const PaddedResult r(b, t.channel);
   const bool needs_x = b.grad_x && (b.norm != Norm::none || b.act != Act::none);
   each_pair<T, V>(b, s, r, t, needs_x, [&](int i, int row, int column, const Pack<T, V>& x, const Pack<T, V>& own) {
-    write_gradients<T, V>(b, s, ch, through, r, t.channel, i, row, column, x, own);
+    write_gradients<T, V>(b, s, ch, terms, r, t.channel, i, row, column, x, own);
   });
 }
 
@@ -266,10 +269,10 @@ template <class T, int V> __device__ inline void backward(const BackwardLaunch& 
 // copies beyond an edge read those twice), writes the gradients once.
 template <class T, int V> __device__ inline void slab_backward(const SlabBackwardLaunch& a) {
   DYNAMIC_SHARED(shared);
-  const Backward& b = a.b;
+  const BackwardParams& b = a.b;
   const bool layer = b.norm == Norm::layer;
   const int together = a.cluster_channel_blocks, split = blockIdx.x / together, own_block = blockIdx.x % together;
-  const Tile<T, V> t(b, a.tiling, blockIdx.y * together + own_block, split);
+  const ThreadTile<T, V> t(b, a.tiling, blockIdx.y * together + own_block, split);
 
   const int held = a.tiling.pixels * t.lanes;
   Pack<T, V>*xs = reinterpret_cast<Pack<T, V>*>(shared), *gs = xs + held;
@@ -282,18 +285,18 @@ template <class T, int V> __device__ inline void slab_backward(const SlabBackwar
   __syncthreads();
 
   const Channels<V> ch(table, t.columns, t.lane);
-  const Result r(b, t.channel);
-  const Sources<T> s(b, t);
+  const PaddedResult r(b, t.channel);
+  const BackwardPointers<T> s(b, t);
   Sums<V> sums;
   if (t.valid)
     each_pair<T, V>(b, s, r, t, true, [&](int i, int row, int column, const Pack<T, V>& x_packed, const Pack<T, V>& own) {
-      xs[(i - t.first) * t.lanes + t.lane] = x_packed;
-      gs[(i - t.first) * t.lanes + t.lane] = own;
-      float g[V], x[V], gz[V];
-      gather<T, V>(s.grad, r, row, column, own, g);
-      x_packed.get(x);
-      through_activation(b, ch, g, x, gz, &sums);
-    });
+                      xs[(i - t.first) * t.lanes + t.lane] = x_packed;
+                      gs[(i - t.first) * t.lanes + t.lane] = own;
+                      float g[V], x[V], gz[V];
+                      gather<T, V>(s.grad, r, row, column, own, g);
+                      x_packed.get(x);
+      activation_grad(b, ch, g, x, gz, &sums);
+                    });
   finish_sums(t, sums, table, scratch, published);
   if (layer) {
     __syncthreads();
@@ -303,7 +306,7 @@ template <class T, int V> __device__ inline void slab_backward(const SlabBackwar
   }
   cluster_sync();
   if (!layer || b.sums) {
-    const Place at(t.columns);
+    const ThreadPosition at(t.columns);
     Sums<1> all;
     for (int i = at.row; i < a.tiling.splits; i += at.rows) {
       const float* from = of_rank(published, i * together + own_block) + at.lane;
@@ -321,12 +324,12 @@ template <class T, int V> __device__ inline void slab_backward(const SlabBackwar
     total = warp_sum(from ? from[0] : 0), total_along = warp_sum(from ? from[1] : 0);
   }
   cluster_has_read();
-  settle_gradient(b, t.sample, t.columns, out, total, total_along, t.area, table);
+  store_norm_grad_terms(b, t.sample, t.columns, out, total, total_along, t.area, table);
   if (t.valid) {
-    const Through<V> through(table, t.columns, t.lane);
+    const NormGradTerms<V> terms(table, t.columns, t.lane);
     for (int i = t.first + t.row; i < t.last; i += t.rows) {
       const int row = i / b.w, held_at = (i - t.first) * t.lanes + t.lane;
-      write_gradients<T, V>(b, s, ch, through, r, t.channel, i, row, i - row * b.w, xs[held_at], gs[held_at]);
+      write_gradients<T, V>(b, s, ch, terms, r, t.channel, i, row, i - row * b.w, xs[held_at], gs[held_at]);
     }
   }
   cluster_may_end();

@@ -2,13 +2,13 @@
 // of splits, united at the start of the pass that writes), or one that keeps what it has read in shared memory.
 #pragma once
 
-#include "walk.cuh"
+#include "epilogue_common.cuh"
 
 namespace munit_fast::cuda {
 
 // Calls body(pixel, x) for this thread's pixels, with `ahead` reads of 16 bytes before it uses the first.
 template <int ahead, class T, int V, class Body>
-__device__ inline void each_pixel(const T* x, int channels, const Tile<T, V>& t, const Body& body) {
+__device__ inline void each_pixel(const T* x, int channels, const ThreadTile<T, V>& t, const Body& body) {
   for (int i = t.first + t.row; i < t.last; i += ahead * t.rows) {
     Pack<T, V> packs[ahead];
 #pragma unroll
@@ -22,8 +22,8 @@ __device__ inline void each_pixel(const T* x, int channels, const Tile<T, V>& t,
 
 // The moments of a tile from those of its threads: put(column, mean, squares), for the layer norm one column.
 template <class T, int V, class Put>
-__device__ inline void tile_moments(const Epilogue& e, const Tile<T, V>& t, const Welford<V>& w, float* scratch,
-                                    float* out, const Put& put) {
+__device__ inline void tile_moments(const EpilogueParams& e, const ThreadTile<T, V>& t, const Welford<V>& w,
+                                    float* scratch, float* out, const Put& put) {
   const bool layer = e.norm == Norm::layer;
   const float pixels = static_cast<float>(t.last - t.first);
   float* means = out + 3 * t.columns;
@@ -45,8 +45,8 @@ __device__ inline void tile_moments(const Epilogue& e, const Tile<T, V>& t, cons
 // Grid (splits, channel_blocks, n). Reads x once; writes 8 bytes a split and channel (instance) or block (layer).
 template <class T, int V> __device__ inline void statistics(const StatisticsLaunch& s) {
   DYNAMIC_SHARED(shared);
-  const Epilogue& e = s.e;
-  const Tile<T, V> t(e, s.tiling, blockIdx.y, blockIdx.x);
+  const EpilogueParams& e = s.e;
+  const ThreadTile<T, V> t(e, s.tiling, blockIdx.y, blockIdx.x);
   float* scratch = reinterpret_cast<float*>(shared);
   float* out = scratch + scratch_floats(2, t.columns);
 
@@ -70,8 +70,8 @@ template <class T, int V> __device__ inline void statistics(const StatisticsLaun
 
 // One pixel of x, from its input to everywhere that shows it.
 template <class T, int V>
-__device__ inline void write_pixel(const Forward& f, const Channels<V>& ch, const Result& r, const T* residual, T* y,
-                                   int channel, int pixel, const Pack<T, V>& packed) {
+__device__ inline void write_pixel(const ForwardParams& f, const Channels<V>& ch, const PaddedResult& r,
+                                   const T* residual, T* y, int channel, int pixel, const Pack<T, V>& packed) {
   const int row = pixel / f.w, column = pixel - row * f.w;
   float z[V];
   packed.get(z);
@@ -86,7 +86,7 @@ __device__ inline void write_pixel(const Forward& f, const Channels<V>& ch, cons
   }
   Pack<T, V> result;
   result.set(z);
-  const Shown rows = r.shown_rows(row), columns = r.shown_columns(column);
+  const PaddedCopies rows = r.row_copies(row), columns = r.column_copies(column);
   const int across = columns.count(), all = rows.count() * across;
   store<T, V>(y, r.entry(rows.own, columns.own), result);
   for (int k = 1; k < all; ++k) store<T, V>(y, r.entry(rows.at(k / across), columns.at(k % across)), result);
@@ -94,7 +94,7 @@ __device__ inline void write_pixel(const Forward& f, const Channels<V>& ch, cons
 
 // The zeros around an image, by `count` threads that hold the same channels; this one is `index`.
 template <class T, int V>
-__device__ inline void write_zeros(const Forward& f, const Result& r, T* y, int index, int count) {
+__device__ inline void write_zeros(const ForwardParams& f, const PaddedResult& r, T* y, int index, int count) {
   Pack<T, V> zero;
   const float zeros[V] = {};
   zero.set(zeros);
@@ -112,20 +112,20 @@ __device__ inline void write_zeros(const Forward& f, const Result& r, T* y, int 
   }
 }
 
-template <class T> struct Target {
+template <class T> struct ForwardPointers {
   const T* residual;
   T* y;
-  __device__ Target(const Forward& f, int sample)
+  __device__ ForwardPointers(const ForwardParams& f, int sample)
       : residual(f.residual ? static_cast<const T*>(f.residual) + sample * f.residual_image : nullptr),
-        y(static_cast<T*>(f.y) + sample * Result::sample_size(f)) {}
+        y(static_cast<T*>(f.y) + sample * PaddedResult::sample_size(f)) {}
 };
 
 // Grid (splits, channel_blocks, n). Unites the statistics of the splits, where there are any; reads x and the residual
 // once, writes y once.
 template <class T, int V> __device__ inline void forward(const ForwardLaunch& a) {
   DYNAMIC_SHARED(shared);
-  const Forward& f = a.f;
-  const Tile<T, V> t(f, a.tiling, blockIdx.y, blockIdx.x);
+  const ForwardParams& f = a.f;
+  const ThreadTile<T, V> t(f, a.tiling, blockIdx.y, blockIdx.x);
   const bool layer = f.norm == Norm::layer, united = a.partial.totals || a.partial.channels;
   float* table = reinterpret_cast<float*>(shared);
   float* scratch = table + table_rows * t.columns;
@@ -138,21 +138,22 @@ template <class T, int V> __device__ inline void forward(const ForwardLaunch& a)
     const float* from = (layer ? a.partial.totals : a.partial.channels) +
                         static_cast<int64_t>(t.sample) * entries * stride + column;
     const int64_t next = static_cast<int64_t>(f.n) * entries * stride;
-    merge_and_settle(f, t.sample, t.first_channel, t.columns, t.area, column < f.c ? entries : 0, blockIdx.x == 0,
-                     table, scratch, out, [&](int i, float* mean, float* squares) {
-      mean[0] = from[static_cast<int64_t>(i) * stride], squares[0] = from[next + static_cast<int64_t>(i) * stride];
-      const int split = layer ? i / p.channel_blocks : i;
-      const float pixels = min_int(p.pixels, t.area - split * p.pixels);
-      return layer ? pixels * min_int(block_columns, f.c - (i - split * p.channel_blocks) * block_columns) : pixels;
-    });
+    merge_and_store_norm_params(
+        f, t.sample, t.first_channel, t.columns, t.area, column < f.c ? entries : 0, blockIdx.x == 0, table, scratch,
+        out, [&](int i, float* mean, float* squares) {
+          mean[0] = from[static_cast<int64_t>(i) * stride], squares[0] = from[next + static_cast<int64_t>(i) * stride];
+          const int split = layer ? i / p.channel_blocks : i;
+          const float pixels = min_int(p.pixels, t.area - split * p.pixels);
+          return layer ? pixels * min_int(block_columns, f.c - (i - split * p.channel_blocks) * block_columns) : pixels;
+        });
   } else {
     __syncthreads();
   }
   if (!t.valid) return;
 
   const Channels<V> ch(table, t.columns, t.lane);
-  const Result r(f, t.channel);
-  const Target<T> to(f, t.sample);
+  const PaddedResult r(f, t.channel);
+  const ForwardPointers<T> to(f, t.sample);
   each_pixel<2, T, V>(t.like_x(f, static_cast<const T*>(f.x)), f.c, t, [&](int pixel, const Pack<T, V>& packed) {
     write_pixel<T, V>(f, ch, r, to.residual, to.y, t.channel, pixel, packed);
   });
@@ -164,10 +165,10 @@ template <class T, int V> __device__ inline void forward(const ForwardLaunch& a)
 // in between x lies in the shared memory of the cluster, and only two numbers a channel cross from block to block.
 template <class T, int V> __device__ inline void slab_forward(const SlabForwardLaunch& a) {
   DYNAMIC_SHARED(shared);
-  const Forward& f = a.f;
+  const ForwardParams& f = a.f;
   const bool layer = f.norm == Norm::layer;
   const int together = a.cluster_channel_blocks, split = blockIdx.x / together;
-  const Tile<T, V> t(f, a.tiling, blockIdx.y * together + blockIdx.x % together, split);
+  const ThreadTile<T, V> t(f, a.tiling, blockIdx.y * together + blockIdx.x % together, split);
 
   Pack<T, V>* slab = reinterpret_cast<Pack<T, V>*>(shared);
   const size_t slab_bytes = (sizeof(Pack<T, V>) * a.tiling.pixels * t.lanes + 15) / 16 * 16;
@@ -190,19 +191,20 @@ template <class T, int V> __device__ inline void slab_forward(const SlabForwardL
   });
   cluster_sync();
   const int column = layer ? 0 : threadIdx.x % t.columns;
-  merge_and_settle(f, t.sample, t.first_channel, t.columns, t.area, gridDim.x, split == 0, table, scratch, out,
-                   [&](int i, float* mean, float* squares) {
-    const float* from = of_rank(published, i) + column;
-    mean[0] = from[0], squares[0] = from[t.columns];
-    const int of_split = i / together;
-    const float pixels = min_int(a.tiling.pixels, t.area - of_split * a.tiling.pixels);
-    return layer ? pixels * min_int(t.columns, f.c - (i - of_split * together) * t.columns) : pixels;
-  });
+  merge_and_store_norm_params(f, t.sample, t.first_channel, t.columns, t.area, gridDim.x, split == 0, table, scratch,
+                              out, [&](int i, float* mean, float* squares) {
+                                const float* from = of_rank(published, i) + column;
+                                mean[0] = from[0], squares[0] = from[t.columns];
+                                const int of_split = i / together;
+                                const float pixels = min_int(a.tiling.pixels, t.area - of_split * a.tiling.pixels);
+                                return layer ? pixels * min_int(t.columns, f.c - (i - of_split * together) * t.columns)
+                                             : pixels;
+                              });
   cluster_has_read();
   if (t.valid) {
     const Channels<V> ch(table, t.columns, t.lane);
-    const Result r(f, t.channel);
-    const Target<T> to(f, t.sample);
+    const PaddedResult r(f, t.channel);
+    const ForwardPointers<T> to(f, t.sample);
     for (int i = t.first + t.row; i < t.last; i += t.rows)
       write_pixel<T, V>(f, ch, r, to.residual, to.y, t.channel, i, slab[(i - t.first) * t.lanes + t.lane]);
     if (f.pad_mode == PadMode::zero && f.pad > 0 && t.channel < f.result_channels)

@@ -1,7 +1,7 @@
-// The compiled kernels: one table for each type in memory and width of access.
+// The compiled kernels: one table for each dtype in memory and width of access.
 #pragma once
 
-#include "problem.h"
+#include "params.h"
 
 namespace munit_fast::cuda {
 
@@ -23,10 +23,10 @@ struct LossKernels {
 const Kernels& kernels_f32(bool wide);
 const Kernels& kernels_bf16(bool wide);
 const Kernels& kernels_f16(bool wide);
-const LossKernels& loss_kernels(Number type);
+const LossKernels& loss_kernels(Dtype dtype);
 
-inline const Kernels& kernels(Number type, bool wide) {
-  return type == Number::f32 ? kernels_f32(wide) : type == Number::bf16 ? kernels_bf16(wide) : kernels_f16(wide);
+inline const Kernels& kernels(Dtype dtype, bool wide) {
+  return dtype == Dtype::f32 ? kernels_f32(wide) : dtype == Dtype::bf16 ? kernels_bf16(wide) : kernels_f16(wide);
 }
 
 }  // namespace munit_fast::cuda

@@ -1,3 +1,4 @@
+// Queries a device once, chooses the kernels and the shape of a launch, and launches. No operation waits for the device.
 #include "launch.h"
 
 #include <dlfcn.h>
@@ -47,21 +48,21 @@ template <class A> void allow_large_clusters(Device& d, void (*kernel)(A)) {
   }
 }
 
-Device look_at(int index) {
+Device query_device(int index) {
   Device d{};
   d.index = index;
   d.multiprocessors = attribute(cudaDevAttrMultiProcessorCount, index);
   d.shared_bytes = attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin, index);
   d.max_cluster = attribute(cudaDevAttrClusterLaunch, index) ? 16 : 1;
-  for (const Number type : {Number::f32, Number::bf16, Number::f16}) {
+  for (const Dtype dtype : {Dtype::f32, Dtype::bf16, Dtype::f16}) {
     for (const bool wide : {true, false}) {
-      const Kernels& k = kernels(type, wide);
+      const Kernels& k = kernels(dtype, wide);
       load(k.statistics), load(k.forward), load(k.backward_sums), load(k.backward);
       if (!k.slab_forward) continue;
       allow_shared_memory(d, k.slab_forward), allow_shared_memory(d, k.slab_backward);
       allow_large_clusters(d, k.slab_forward), allow_large_clusters(d, k.slab_backward);
     }
-    const LossKernels& l = loss_kernels(type);
+    const LossKernels& l = loss_kernels(dtype);
     load(l.losses), load(l.combine);
     allow_large_clusters(d, l.losses);
   }
@@ -91,7 +92,8 @@ struct Configuration {
 template <class A>
 void launch(void (*kernel)(A), dim3 grid, int cluster, size_t shared, cudaStream_t stream, const A& argument) {
   if (grid.x == 0 || grid.y == 0 || grid.z == 0) return;
-  if (grid.y > 65535 || grid.z > 65535) throw std::runtime_error("munit_fast: more than 65535 samples or channel blocks");
+  if (grid.y > 65535 || grid.z > 65535)
+    throw std::runtime_error("munit_fast: more than 65535 samples or channel blocks");
   Configuration c(grid, cluster, shared, stream);
   check(cudaLaunchKernelEx(&c.config, kernel, argument), "launching a kernel");
 }
@@ -106,7 +108,8 @@ template <class A> int possible_cluster(const Device& d, void (*kernel)(A), int 
   for (int cluster = wanted; found == 0; cluster /= 2) {
     Configuration c(dim3(cluster), cluster, shared, nullptr);
     int clusters = 0;
-    if (cluster == 1 || (cudaOccupancyMaxActiveClusters(&clusters, address(kernel), &c.config) == cudaSuccess && clusters > 0))
+    if (cluster == 1 ||
+        (cudaOccupancyMaxActiveClusters(&clusters, address(kernel), &c.config) == cudaSuccess && clusters > 0))
       found = cluster;
     else
       cudaGetLastError();
@@ -115,7 +118,8 @@ template <class A> int possible_cluster(const Device& d, void (*kernel)(A), int 
 }
 
 template <class A>
-SlabPlan possible_slab(const Device& d, const Epilogue& e, const Kernels& k, void (*kernel)(A), int tensors, int floats) {
+SlabPlan possible_slab(const Device& d, const EpilogueParams& e, const Kernels& k, void (*kernel)(A), int tensors,
+                       int floats) {
   SlabPlan plan{};
   if (!kernel) return plan;
   for (int most = d.max_cluster; most >= 1;) {
@@ -129,8 +133,8 @@ SlabPlan possible_slab(const Device& d, const Epilogue& e, const Kernels& k, voi
 
 bool aligned(const void* p) { return (reinterpret_cast<uintptr_t>(p) & 15) == 0; }
 
-bool wide_fits(const Epilogue& e, Number type) {
-  const int channels = type == Number::f32 ? 4 : 8;
+bool wide_fits(const EpilogueParams& e, Dtype dtype) {
+  const int channels = dtype == Dtype::f32 ? 4 : 8;
   return e.result_channels % channels == 0 && aligned(e.x);
 }
 
@@ -143,23 +147,23 @@ constexpr int slab_backward_floats = backward_floats + 3;
 
 bool wanted(Way way, const SlabPlan& plan) { return plan.cluster > 0 && (way == Way::slab || plan.fills); }
 
-const Kernels& kernels_for(const Forward& f, Number type) {
-  const int channels = type == Number::f32 ? 4 : 8;
+const Kernels& kernels_for(const ForwardParams& f, Dtype dtype) {
+  const int channels = dtype == Dtype::f32 ? 4 : 8;
   const bool window = f.residual && (f.residual_row % channels || f.residual_image % channels || !aligned(f.residual));
-  return kernels(type, wide_fits(f, type) && aligned(f.y) && !window);
+  return kernels(dtype, wide_fits(f, dtype) && aligned(f.y) && !window);
 }
 
-const Kernels& kernels_for(const Backward& b, Number type) {
-  return kernels(type, wide_fits(b, type) && aligned(b.grad) && aligned(b.grad_x) && aligned(b.grad_residual));
+const Kernels& kernels_for(const BackwardParams& b, Dtype dtype) {
+  return kernels(dtype, wide_fits(b, dtype) && aligned(b.grad) && aligned(b.grad_x) && aligned(b.grad_residual));
 }
 
 size_t bytes(int floats, const Tiling& t, const Kernels& k) {
   return static_cast<size_t>(floats) * t.lanes * k.channels * sizeof(float) + 16;
 }
 
-dim3 grid_of(const Tiling& t, const Epilogue& e) { return dim3(t.splits, t.channel_blocks, e.n); }
+dim3 grid_of(const Tiling& t, const EpilogueParams& e) { return dim3(t.splits, t.channel_blocks, e.n); }
 
-int64_t totals_size(const Tiling& t, const Epilogue& e) {
+int64_t totals_size(const Tiling& t, const EpilogueParams& e) {
   return 2LL * e.n * t.splits * t.channel_blocks;
 }
 
@@ -171,7 +175,7 @@ const Device& device(int index) {
   static Device devices[most];
   if (index < 0 || index >= most) throw std::runtime_error("munit_fast: no such device");
   check(cudaSetDevice(index), "choosing the device");
-  std::call_once(once[index], [&] { devices[index] = look_at(index); });
+  std::call_once(once[index], [&] { devices[index] = query_device(index); });
   return devices[index];
 }
 
@@ -190,9 +194,9 @@ void prepare(int index) {
   device(index);
 }
 
-void epilogue_forward(const Device& d, cudaStream_t stream, Number type, const Forward& f, bool has_statistics, Way way,
-                      const Allocate& allocate) {
-  const Kernels& k = kernels_for(f, type);
+void epilogue_forward(const Device& d, cudaStream_t stream, Dtype dtype, const ForwardParams& f, bool has_statistics,
+                      Way way, const Allocate& allocate) {
+  const Kernels& k = kernels_for(f, dtype);
   const bool needs_statistics = f.norm != Norm::none && !has_statistics;
   if (needs_statistics && way != Way::passes) {
     const SlabPlan plan = possible_slab(d, f, k, k.slab_forward, 1, slab_forward_floats);
@@ -203,7 +207,7 @@ void epilogue_forward(const Device& d, cudaStream_t stream, Number type, const F
     }
   }
   const Tiling t = tile_passes(f, k.channels, d);
-  Partial partial{};
+  PartialResults partial{};
   if (needs_statistics) {
     if (f.norm == Norm::layer) partial.totals = allocate(totals_size(t, f));
     else partial.channels = allocate(2LL * f.n * t.splits * f.c);
@@ -212,12 +216,12 @@ void epilogue_forward(const Device& d, cudaStream_t stream, Number type, const F
   launch(k.forward, grid_of(t, f), 1, bytes(forward_floats, t, k), stream, ForwardLaunch{f, t, t, partial});
 }
 
-void epilogue_backward(const Device& d, cudaStream_t stream, Number type, const Backward& b, Way way,
+void epilogue_backward(const Device& d, cudaStream_t stream, Dtype dtype, const BackwardParams& b, Way way,
                        const Allocate& allocate) {
   if (!b.grad_x && !b.grad_residual && !b.sums) return;
-  const Kernels& k = kernels_for(b, type);
-  const bool through = b.norm != Norm::none && b.grad_x;
-  if (through && way != Way::passes) {
+  const Kernels& k = kernels_for(b, dtype);
+  const bool has_norm_grad = b.norm != Norm::none && b.grad_x;
+  if (has_norm_grad && way != Way::passes) {
     const SlabPlan plan = possible_slab(d, b, k, k.slab_backward, 2, slab_backward_floats);
     if (wanted(way, plan)) {
       const SlabBackwardLaunch a{b, plan.tiling, plan.cluster_channel_blocks};
@@ -228,7 +232,7 @@ void epilogue_backward(const Device& d, cudaStream_t stream, Number type, const 
   const Tiling t = tile_passes(b, k.channels, d);
   const size_t shared = bytes(backward_floats, t, k);
   BackwardLaunch a{b, t, t, {}};
-  if (!through && !b.sums) return launch(k.backward, grid_of(t, b), 1, shared, stream, a);
+  if (!has_norm_grad && !b.sums) return launch(k.backward, grid_of(t, b), 1, shared, stream, a);
   a.partial.channels = allocate(3LL * b.n * t.splits * b.c);
   if (b.norm == Norm::layer) a.partial.totals = allocate(totals_size(t, b));
   launch(k.backward_sums, grid_of(t, b), 1, shared, stream, a);
@@ -241,12 +245,12 @@ void epilogue_backward(const Device& d, cudaStream_t stream, Number type, const 
   launch(k.backward, grid_of(a.tiling, b), 1, shared, stream, a);
 }
 
-void losses(const Device& d, cudaStream_t stream, Number type, LossLaunch l, const Allocate& allocate) {
-  const LossKernels& k = loss_kernels(type);
+void losses(const Device& d, cudaStream_t stream, Dtype dtype, LossLaunch l, const Allocate& allocate) {
+  const LossKernels& k = loss_kernels(dtype);
   const int groups = l.count / l.per_group;
   int64_t largest = 0;
   for (int i = 0; i < l.count; ++i) largest = std::max(largest, l.size[i]);
-  const int itemsize = type == Number::f32 ? 4 : 2;
+  const int itemsize = dtype == Dtype::f32 ? 4 : 2;
   // Each thread does four accesses of 16 bytes, until the device is full four times.
   const int64_t blocks = (largest * itemsize + threads * 64 - 1) / (threads * 64);
   const int64_t full = std::max(4 * d.multiprocessors / groups, 1);

@@ -6,7 +6,7 @@
 #include <cstdint>
 #include <functional>
 
-#include "plan.h"
+#include "tiling.h"
 
 namespace munit_fast::cuda {
 
@@ -23,11 +23,11 @@ const Device& device(int index);
 using CurrentStream = int32_t (*)(int32_t device, void** stream);
 CurrentStream current_stream();
 
-void epilogue_forward(const Device& device, cudaStream_t stream, Number type, const Forward& f, bool has_statistics,
-                      Way way, const Allocate& allocate);
-void epilogue_backward(const Device& device, cudaStream_t stream, Number type, const Backward& b, Way way,
+void epilogue_forward(const Device& device, cudaStream_t stream, Dtype dtype, const ForwardParams& f,
+                      bool has_statistics, Way way, const Allocate& allocate);
+void epilogue_backward(const Device& device, cudaStream_t stream, Dtype dtype, const BackwardParams& b, Way way,
                        const Allocate& allocate);
 // All groups of `l`, value and gradients as they are asked for.
-void losses(const Device& device, cudaStream_t stream, Number type, LossLaunch l, const Allocate& allocate);
+void losses(const Device& device, cudaStream_t stream, Dtype dtype, LossLaunch l, const Allocate& allocate);
 
 }  // namespace munit_fast::cuda

@@ -1,3 +1,4 @@
+// The kernels of the losses, for every dtype: losses.cuh has their code.
 #include "losses.cuh"
 
 #include "kernels.h"
@@ -18,11 +19,11 @@ munit_fast_combine(const __grid_constant__ CombineLaunch a) {
   combine(a);
 }
 
-const LossKernels& loss_kernels(Number type) {
+const LossKernels& loss_kernels(Dtype dtype) {
   static const LossKernels tables[] = {{munit_fast_losses_f32, munit_fast_combine},
                                        {munit_fast_losses_bf16, munit_fast_combine},
                                        {munit_fast_losses_f16, munit_fast_combine}};
-  return tables[static_cast<int>(type)];
+  return tables[static_cast<int>(dtype)];
 }
 
 }  // namespace munit_fast::cuda

@@ -1,7 +1,7 @@
 // The losses: L1 of many pairs and least squares over a discriminator's scales, value and gradient in one launch.
 #pragma once
 
-#include "block.cuh"
+#include "reduce.cuh"
 
 namespace munit_fast::cuda {
 
@@ -30,8 +30,9 @@ template <class T, int V> __device__ inline void store_gradient(void* base, int6
 #if defined(__CUDA_ARCH__)
   if constexpr (V > 1) {
     const uint4 v = value.raw;
-    asm volatile("st.global.v4.u32 [%0], {%1, %2, %3, %4};" ::"l"(static_cast<T*>(base) + at), "r"(v.x), "r"(v.y), "r"(v.z),
-                 "r"(v.w) : "memory");
+    asm volatile("st.global.v4.u32 [%0], {%1, %2, %3, %4};" ::"l"(static_cast<T*>(base) + at), "r"(v.x), "r"(v.y),
+                 "r"(v.z), "r"(v.w)
+                 : "memory");
     return;
   }
 #endif
@@ -89,7 +90,7 @@ template <class T> __device__ inline void losses(const LossLaunch& a) {
   float* scratch = reinterpret_cast<float*>(shared);
   float* out = scratch + scratch_floats(1, 1);
   float sums[1][1] = {{mean}};
-  block_sums(Place(1), sums, scratch, out);
+  block_sums(ThreadPosition(1), sums, scratch, out);
   if (a.partial) {
     if (threadIdx.x == 0) a.partial[group * gridDim.x + blockIdx.x] = out[0];
     return;
@@ -111,7 +112,7 @@ __device__ inline void combine(const CombineLaunch& a) {
   float* out = scratch + scratch_floats(1, 1);
   float sums[1][1] = {};
   for (int i = threadIdx.x; i < a.splits; i += threads) sums[0][0] += a.partial[blockIdx.x * a.splits + i];
-  block_sums(Place(1), sums, scratch, out);
+  block_sums(ThreadPosition(1), sums, scratch, out);
   if (threadIdx.x == 0) a.value[blockIdx.x] = out[0];
 }
 

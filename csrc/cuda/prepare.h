@@ -1,3 +1,4 @@
+// What csrc/module.cpp calls of the CUDA part; needs no header of CUDA.
 #pragma once
 
 namespace munit_fast::cuda {

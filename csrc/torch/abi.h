@@ -1,6 +1,6 @@
 // The functions of torch's stable C interface that the compiled part calls. They are declared here, not included from
 // torch, so that building needs no torch, and the result loads into any torch from 2.11 on, which have all of them with
-// these signatures. tests/test_torch_abi.py compiles this file together with torch's own headers.
+// these signatures. tests/packaging/test_torch_abi.py compiles this file together with torch's own headers.
 //
 // They are found when munit_fast._C is loaded: the library needs libtorch_cpu.so by name, which `import torch` has
 // loaded by then. One that is missing makes the import fail with an ImportError that names it.

@@ -1,4 +1,4 @@
-// Tensors and the registration of operators over torch's C interface: what ops.cpp and cuda/ops.cpp need, no more.
+// Tensors and the registration of operators over torch's C interface: what cpu/ops.cpp and cuda/ops.cpp need, no more.
 #pragma once
 
 #include <cstring>
@@ -11,6 +11,7 @@
 #include <utility>
 #include <vector>
 
+#include "../common/enums.h"
 #include "abi.h"
 
 namespace munit_fast {
@@ -27,14 +28,12 @@ inline void succeed(int32_t error, const char* what) {
   if (error != 0) throw std::runtime_error(std::string("munit_fast: torch failed at ") + what);
 }
 
-enum class ScalarType { f32, f64, bf16, f16, other };
-
-inline int32_t torch_dtype(ScalarType type) {
-  switch (type) {
-    case ScalarType::f32: return aoti_torch_dtype_float32();
-    case ScalarType::f64: return aoti_torch_dtype_float64();
-    case ScalarType::bf16: return aoti_torch_dtype_bfloat16();
-    case ScalarType::f16: return aoti_torch_dtype_float16();
+inline int32_t torch_dtype(Dtype dtype) {
+  switch (dtype) {
+    case Dtype::f32: return aoti_torch_dtype_float32();
+    case Dtype::bf16: return aoti_torch_dtype_bfloat16();
+    case Dtype::f16: return aoti_torch_dtype_float16();
+    case Dtype::f64: return aoti_torch_dtype_float64();
     default: throw std::runtime_error("munit_fast: not a floating-point type");
   }
 }
@@ -44,12 +43,12 @@ class Tensor {
   explicit Tensor(AtenTensorOpaque* owned) : handle_(owned) {}
 
   // Contiguous, of one dimension, on the device of `like`.
-  static Tensor empty(int64_t size, ScalarType type, const Tensor& like) {
+  static Tensor empty(int64_t size, Dtype dtype, const Tensor& like) {
     const int64_t stride = 1;
     int32_t device_type = 0;
     succeed(aoti_torch_get_device_type(like.get(), &device_type), "a tensor's device");
     AtenTensorOpaque* made = nullptr;
-    succeed(aoti_torch_empty_strided(1, &size, &stride, torch_dtype(type), device_type, like.device_index(), &made),
+    succeed(aoti_torch_empty_strided(1, &size, &stride, torch_dtype(dtype), device_type, like.device_index(), &made),
             "allocating memory");
     return Tensor(made);
   }
@@ -63,11 +62,18 @@ class Tensor {
   const void* data() const { return ask<const void*>(torch_get_const_data_ptr); }
   void* mutable_data() const { return ask<void*>(torch_get_mutable_data_ptr); }
 
-  ScalarType type() const {
+  Dtype dtype() const {
     const int32_t dtype = ask<int32_t>(aoti_torch_get_dtype);
-    for (const ScalarType known : {ScalarType::f32, ScalarType::bf16, ScalarType::f16, ScalarType::f64})
+    for (const Dtype known : {Dtype::f32, Dtype::bf16, Dtype::f16, Dtype::f64})
       if (dtype == torch_dtype(known)) return known;
-    return ScalarType::other;
+    return Dtype::other;
+  }
+
+  // Of a tensor of floating-point numbers that this file knows; else std::runtime_error.
+  Dtype floating_dtype() const {
+    const Dtype found = dtype();
+    check(found != Dtype::other, "a tensor of float32, float64, bfloat16 or float16 is needed");
+    return found;
   }
 
  private:
@@ -87,6 +93,11 @@ class Tensor {
 };
 
 using MaybeTensor = std::optional<Tensor>;
+
+// Gradients are like their tensors, and the tensors of a pair like each other.
+inline bool same_size_and_dtype(const Tensor& a, const Tensor& b) {
+  return a.numel() == b.numel() && a.dtype() == b.dtype();
+}
 
 inline const void* data(const MaybeTensor& t) { return t ? t->data() : nullptr; }
 inline void* mutable_data(const MaybeTensor& t) { return t ? t->mutable_data() : nullptr; }

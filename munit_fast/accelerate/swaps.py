@@ -108,6 +108,7 @@ _ACTIVATIONS: dict[type, Callable[[Any], Epilogue]] = {
     nn.PReLU: lambda m: {"act": "prelu", "slope": m.weight},
     nn.SELU: lambda m: {"act": "selu"},
     nn.Tanh: lambda m: {"act": "tanh"},
+    nn.SiLU: lambda m: {"act": "silu"},
 }
 _PADDINGS: dict[type, str] = {
     nn.ReflectionPad2d: "reflect",

@@ -167,7 +167,7 @@ def _why_no_gpu() -> str | None:
 def _services() -> list[Service]:
     found = []
     for device, dtype in itertools.product(devices(), DTYPES):
-        reasons = {name: backend.why_not(device, dtype) for name, backend in BACKENDS.items()}
+        reasons = {name: backend.unsupported_reason(device, dtype) for name, backend in BACKENDS.items()}
         auto = automatic(device, dtype)
         found += [
             Service(op, str(device), dtype_name(dtype), name, reason, name == auto)

@@ -81,6 +81,7 @@ _EPILOGUES: tuple[tuple[str, tuple[int, ...], str, dict[str, Any]], ...] = (
     ("layer_norm2d", _WIDE_SHUFFLED, "weight bias shared", {"depth_to_space": 2, "pad": 1, "pad_mode": "replicate"}),
     ("bias_act", _SIZE, "bias", {"act": "selu", "pad": 1, "pad_mode": "reflect"}),
     ("bias_act", _SIZE, "bias residual", {"act": "prelu"}),
+    ("bias_act", _SIZE, "bias", {"act": "silu", "pad": 1, "pad_mode": "zero"}),
 )
 _NORMS = {"instance_norm": "instance", "adain": "instance", "layer_norm2d": "layer", "bias_act": "none"}
 _LOSS_SIZES = ((2, 3, 11, 7), (1, 1, 5, 3), (2, 8))
@@ -177,7 +178,7 @@ def selftest() -> list[Trial]:
             with _forced(isa):
                 shown = f"{name} {isa}" if isa else name
                 for op, dtype in itertools.product(OPS, DTYPES):
-                    if backend.why_not(device, dtype) is None:
+                    if backend.unsupported_reason(device, dtype) is None:
                         of_op = [case for case in cases if case.op == op]
                         trials.append(_trial(of_op, op, name, shown, device, dtype))
     return trials

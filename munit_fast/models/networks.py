@@ -26,8 +26,8 @@ from torch.utils.checkpoint import checkpoint
 
 from munit_fast import functional, ops, reference
 from munit_fast.ops.backends import IMPLEMENTATIONS
-from munit_fast.ops.fused_conv import Conv, Epilogue, convolution, residual_block, step
-from munit_fast.ops.options import Options
+from munit_fast.ops.fused_conv import Conv, EpilogueArgs, convolution, residual_block, step
+from munit_fast.ops.spec import EpilogueSpec
 from munit_fast.ops.upsample_conv import phase_weight
 from munit_fast.reference.networks import Params
 from munit_fast.reference.networks import split_adain_params as split_adain_params
@@ -147,14 +147,14 @@ def _epilogue(
     impl: str,
     adain: tuple[Tensor, Tensor] | None = None,
     depth: int = 1,
-) -> Epilogue:
+) -> EpilogueArgs:
     """What follows the convolution of `block`, up to the padding of the next one."""
     norm, (act, slope, slopes) = _norm(block), _activation(block.activation)
     weight, bias = adain if adain is not None else (None, None)
     if isinstance(block.norm, reference.LayerNorm):
         weight, bias = block.norm.gamma, block.norm.beta
-    options = Options(norm, _EPS if norm != "none" else 0.0, act, slope, depth, pad, pad_mode)
-    return Epilogue(weight, bias, slopes, options, impl)
+    spec = EpilogueSpec(norm, _EPS if norm != "none" else 0.0, act, slope, depth, pad, pad_mode)
+    return EpilogueArgs(weight, bias, slopes, spec, impl)
 
 
 def _conv(block: Any, dtype: torch.dtype) -> Conv:
@@ -173,8 +173,8 @@ def _phase_conv(block: Any, dtype: torch.dtype, pad_mode: str) -> Conv:
     return Conv(_prepared(conv, dtype, phases=True), bias, 1, ring)
 
 
-def _apply(z: Tensor, e: Epilogue, residual: Tensor | None = None) -> Tensor:
-    return ops.epilogue(z, e.weight, e.bias, residual, e.slopes, e.options, e.impl)
+def _apply(z: Tensor, e: EpilogueArgs, residual: Tensor | None = None) -> Tensor:
+    return ops.epilogue(z, e.weight, e.bias, residual, e.slopes, e.spec, e.impl)
 
 
 def _padded(x: Tensor, pad: int, pad_mode: str, dtype: torch.dtype, impl: str) -> Tensor:

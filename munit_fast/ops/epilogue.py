@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from types import ModuleType
 from typing import Any
@@ -11,9 +12,17 @@ from torch import Tensor
 
 from munit_fast.ops.autograd import distinct, needs_gradient, once_differentiable
 from munit_fast.ops.backends import Problem, choose
-from munit_fast.ops.layout import in_format, is_channels_last, memory_format, rows_in_format
 from munit_fast.ops.library import LIBRARY
-from munit_fast.ops.options import Options
+from munit_fast.ops.spec import (
+    EpilogueGradients,
+    EpilogueInputs,
+    EpilogueSpec,
+    accumulator_dtype,
+    in_format,
+    is_channels_last,
+    memory_format,
+    rows_in_format,
+)
 
 _FLAGS = "str norm, float eps, str act, float slope, int block, int pad, str pad_mode, str impl"
 LIBRARY.define(
@@ -31,85 +40,78 @@ LIBRARY.define(
     f"{_FLAGS}, bool need_x, bool need_residual, bool need_sums) -> (Tensor grad_x, Tensor grad_residual, Tensor sums)"
 )
 
+# Bound once: the search for an overload would cost half a microsecond a call.
+_EPILOGUE = torch.ops.munit_fast.epilogue.default
+_EPILOGUE_BACKWARD = torch.ops.munit_fast.epilogue_backward.default
 
-def _accumulator(x: Tensor) -> torch.dtype:
-    return torch.promote_types(x.dtype, torch.float32)
 
-
-def _problem(x: Tensor, o: Options) -> Problem:
+def _problem(x: Tensor, spec: EpilogueSpec) -> Problem:
     n, c, h, w = x.shape
-    padded = (o.block * h + 2 * o.pad) * (o.block * w + 2 * o.pad) * (c // o.block**2)
+    result = math.prod(spec.output_size(x)[1:])
     channels_last = c == 1 or is_channels_last(x)  # one channel lies the same either way
-    return Problem("epilogue", o.norm, channels_last, n, max(c * h * w, padded), x.element_size(), c)
+    return Problem("epilogue", spec.norm, channels_last, n, max(c * h * w, result), x.element_size(), c)
 
 
-def _backend(impl: str, x: Tensor, o: Options) -> ModuleType:
+def _backend(impl: str, x: Tensor, spec: EpilogueSpec) -> ModuleType:
     if x.device.type == "cpu" and impl != "cuda":  # there a backend serves all sizes, and the question would cost 1 µs
         return choose(impl, x.device, x.dtype)
-    return choose(impl, x.device, x.dtype, _problem(x, o))
+    return choose(impl, x.device, x.dtype, _problem(x, spec))
+
+
+def _parse(arguments: tuple[Any, ...]) -> tuple[EpilogueInputs, EpilogueSpec, str]:
+    """(x, weight, bias, residual, slopes, *fields of the spec, impl), as the schemas have them."""
+    x, weight, bias, residual, slopes, *fields, impl = arguments
+    if residual is not None:
+        residual = rows_in_format(residual, x)
+    return EpilogueInputs(x, weight, bias, residual, slopes), EpilogueSpec(*fields), impl
+
+
+def empty_result(x: Tensor, spec: EpilogueSpec) -> Tensor:
+    """Memory for the result, in the layout of x."""
+    size, layout = spec.output_size(x), memory_format(x)
+    return torch.empty(size, dtype=x.dtype, device=x.device, memory_format=layout)
+
+
+def empty_stats(x: Tensor, spec: EpilogueSpec) -> Tensor:
+    """Memory for the statistics [2, R]."""
+    return torch.empty(spec.stats_size(x), dtype=accumulator_dtype(x.dtype), device=x.device)
+
+
+def empty_gradients(x: Tensor, spec: EpilogueSpec, need: Sequence[bool]) -> tuple[Tensor, Tensor, Tensor]:
+    """Memory for the gradients of x and of the residual, and for the sums; what is not needed has no elements."""
+    need_x, need_residual, need_sums = need
+    return (
+        torch.empty_like(x) if need_x else x.new_empty(0),
+        torch.empty_like(x) if need_residual else x.new_empty(0),
+        torch.empty(spec.sums_size(x) if need_sums else 0, dtype=accumulator_dtype(x.dtype), device=x.device),
+    )
 
 
 @torch.library.impl(LIBRARY, "epilogue", "CompositeExplicitAutograd")
-def _forward(
-    x: Tensor,
-    weight: Tensor | None,
-    bias: Tensor | None,
-    residual: Tensor | None,
-    slopes: Tensor | None,
-    *flags: Any,
-) -> tuple[Tensor, Tensor]:
-    *options, impl = flags
-    o = Options(*options)
-    if residual is not None:
-        residual = rows_in_format(residual, x)
-    return _backend(impl, x, o).epilogue_forward(x, weight, bias, residual, slopes, o)
-
-
-@torch.library.impl(LIBRARY, "epilogue_again", "CompositeExplicitAutograd")
-def _again(
-    x: Tensor,
-    stats: Tensor,
-    weight: Tensor | None,
-    bias: Tensor | None,
-    residual: Tensor | None,
-    slopes: Tensor | None,
-    *flags: Any,
-) -> Tensor:
-    *options, impl = flags
-    o = Options(*options)
-    if residual is not None:
-        residual = rows_in_format(residual, x)
-    return _backend(impl, x, o).epilogue_forward(x, weight, bias, residual, slopes, o, stats)[0]
-
-
-@torch.library.register_fake("munit_fast::epilogue_again", lib=LIBRARY)
-def _again_fake(
-    x: Tensor,
-    stats: Tensor,
-    weight: Tensor | None,
-    bias: Tensor | None,
-    residual: Tensor | None,
-    slopes: Tensor | None,
-    *flags: Any,
-) -> Tensor:
-    return _forward_fake(x, weight, bias, residual, slopes, *flags)[0]
+def _forward(*arguments: Any) -> tuple[Tensor, Tensor]:
+    inputs, spec, impl = _parse(arguments)
+    y, stats = empty_result(inputs.x, spec), empty_stats(inputs.x, spec)
+    _backend(impl, inputs.x, spec).epilogue_forward(spec, inputs, y, stats, has_stats=False)
+    return y, stats
 
 
 @torch.library.register_fake("munit_fast::epilogue", lib=LIBRARY)
-def _forward_fake(
-    x: Tensor,
-    weight: Tensor | None,
-    bias: Tensor | None,
-    residual: Tensor | None,
-    slopes: Tensor | None,
-    *flags: Any,
-) -> tuple[Tensor, Tensor]:
-    o = Options(*flags[:-1])
-    n, c, h, w = x.shape
-    size = (n, c // o.block**2, o.block * h + 2 * o.pad, o.block * w + 2 * o.pad)
-    y = torch.empty(size, dtype=x.dtype, device=x.device, memory_format=memory_format(x))
-    rows = {"none": 0, "instance": n * c, "layer": n}[o.norm]
-    return y, torch.empty((2, rows), dtype=_accumulator(x), device=x.device)
+def _forward_fake(x: Tensor, *arguments: Any) -> tuple[Tensor, Tensor]:
+    spec = EpilogueSpec(*arguments[4:-1])
+    return empty_result(x, spec), empty_stats(x, spec)
+
+
+@torch.library.impl(LIBRARY, "epilogue_again", "CompositeExplicitAutograd")
+def _again(x: Tensor, stats: Tensor, *arguments: Any) -> Tensor:
+    inputs, spec, impl = _parse((x, *arguments))
+    y = empty_result(x, spec)
+    _backend(impl, x, spec).epilogue_forward(spec, inputs, y, stats, has_stats=True)
+    return y
+
+
+@torch.library.register_fake("munit_fast::epilogue_again", lib=LIBRARY)
+def _again_fake(x: Tensor, stats: Tensor, *arguments: Any) -> Tensor:
+    return empty_result(x, EpilogueSpec(*arguments[4:-1]))
 
 
 @torch.library.impl(LIBRARY, "epilogue_backward", "CompositeExplicitAutograd")
@@ -122,30 +124,18 @@ def _backward(
     slopes: Tensor | None,
     *flags: Any,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    *options, impl, need_x, need_residual, need_sums = flags
-    o = Options(*options)
-    results = _backend(impl, x, o).epilogue_backward(
-        in_format(grad, x), x, stats, weight, bias, slopes, o, need_x, need_residual, need_sums
-    )
-    grad_x, grad_residual, sums = (x.new_empty(0) if result is None else result for result in results)
-    return grad_x, grad_residual, sums if need_sums else sums.to(_accumulator(x))
+    *fields, impl, need_x, need_residual, need_sums = flags
+    spec, need = EpilogueSpec(*fields), (need_x, need_residual, need_sums)
+    results = empty_gradients(x, spec, need)
+    out = EpilogueGradients(*(result if needed else None for result, needed in zip(results, need)))
+    inputs = EpilogueInputs(x, weight, bias, None, slopes)
+    _backend(impl, x, spec).epilogue_backward(spec, inputs, in_format(grad, x), stats, out)
+    return results
 
 
 @torch.library.register_fake("munit_fast::epilogue_backward", lib=LIBRARY)
-def _backward_fake(
-    grad: Tensor,
-    x: Tensor,
-    stats: Tensor,
-    weight: Tensor | None,
-    bias: Tensor | None,
-    slopes: Tensor | None,
-    *flags: Any,
-) -> tuple[Tensor, Tensor, Tensor]:
-    *_, need_x, need_residual, need_sums = flags
-    grad_x = torch.empty_like(x) if need_x else x.new_empty(0)
-    grad_residual = torch.empty_like(x) if need_residual else x.new_empty(0)
-    sums = x.new_empty((3, x.shape[0], x.shape[1]) if need_sums else 0, dtype=_accumulator(x))
-    return grad_x, grad_residual, sums
+def _backward_fake(grad: Tensor, x: Tensor, *arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
+    return empty_gradients(x, EpilogueSpec(*arguments[4:-4]), arguments[-3:])
 
 
 def _collect(sums: Tensor, like: Tensor) -> Tensor:
@@ -158,54 +148,40 @@ def _collect(sums: Tensor, like: Tensor) -> Tensor:
 
 def gradients(
     grad: Tensor,
-    x: Tensor,
+    inputs: EpilogueInputs,
     stats: Tensor,
-    weight: Tensor | None,
-    bias: Tensor | None,
-    slopes: Tensor | None,
     flags: tuple[Any, ...],
     need: Sequence[bool],
 ) -> tuple[Tensor | None, Tensor | None, Tensor | None, Tensor | None, Tensor | None]:
-    """The gradients of x, weight, bias, residual and slopes, those that `need` (in this order) asks for."""
+    """The gradients of x, weight, bias, residual and slopes, those that `need` (in this order) asks for.
+
+    `inputs` as the forward had them, without the residual; flags: the fields of the spec, and impl.
+    """
+    x, weight, bias, _, slopes = inputs
     need_x, need_weight, need_bias, need_residual, need_slopes = need
-    o = Options(*flags[:-1])
-    moved = o.pad > 0 or o.block > 1
-    grad_x, grad_residual, sums = torch.ops.munit_fast.epilogue_backward(
-        grad,
-        x,
-        stats,
-        weight,
-        bias,
-        slopes,
-        *flags,
-        need_x,
-        need_residual and moved,
-        need_weight or need_bias or need_slopes,
+    spec = EpilogueSpec(*flags[:-1])
+    rearranged = spec.pad > 0 or spec.block > 1  # else the residual's gradient is `grad` itself
+    need_sums = need_weight or need_bias or need_slopes
+    grad_x, grad_residual, sums = _EPILOGUE_BACKWARD(
+        grad, x, stats, weight, bias, slopes, *flags, need_x, need_residual and rearranged, need_sums
     )
     return (
         grad_x if need_x else None,
         _collect(sums[1], weight) if need_weight and weight is not None else None,
         _collect(sums[0], bias) if need_bias and bias is not None else None,
-        (grad_residual if moved else grad) if need_residual else None,
+        (grad_residual if rearranged else grad) if need_residual else None,
         _collect(sums[2], slopes) if need_slopes and slopes is not None else None,
     )
 
 
-class _Epilogue(torch.autograd.Function):
+class _EpilogueFunction(torch.autograd.Function):
     @staticmethod
-    def forward(
-        ctx: Any,
-        x: Tensor,
-        weight: Tensor | None,
-        bias: Tensor | None,
-        residual: Tensor | None,
-        slopes: Tensor | None,
-        *flags: Any,
-    ) -> Tensor:
-        y, stats = torch.ops.munit_fast.epilogue(x, weight, bias, residual, slopes, *flags)
+    def forward(ctx: Any, *arguments: Any) -> Tensor:
+        y, stats = _EPILOGUE(*arguments)
+        x, weight, bias, _, slopes, *flags = arguments
         # The residual and the result are not kept: the backward needs x and two numbers a plane.
         ctx.save_for_backward(x, stats, weight, bias, slopes)
-        ctx.flags = flags
+        ctx.flags = tuple(flags)
         ctx.set_materialize_grads(False)
         return y
 
@@ -216,8 +192,8 @@ class _Epilogue(torch.autograd.Function):
         if grad is None:
             return (None, None, None, None, None, *nothing)
         x, stats, weight, bias, slopes = saved
-        need = ctx.needs_input_grad[:5]
-        return (*gradients(grad, x, stats, weight, bias, slopes, ctx.flags, need), *nothing)
+        inputs = EpilogueInputs(x, weight, bias, None, slopes)
+        return (*gradients(grad, inputs, stats, ctx.flags, ctx.needs_input_grad[:5]), *nothing)
 
 
 def epilogue(
@@ -226,11 +202,11 @@ def epilogue(
     bias: Tensor | None,
     residual: Tensor | None,
     slopes: Tensor | None,
-    options: Options,
+    spec: EpilogueSpec,
     impl: str,
 ) -> Tensor:
     """One epilogue of checked arguments; autograd is entered only when a gradient is needed."""
     tensors = (x, weight, bias, residual, slopes)
     if needs_gradient(tensors):
-        return _Epilogue.apply(*distinct(tensors), *options, impl)
-    return torch.ops.munit_fast.epilogue(*tensors, *options, impl)[0]
+        return _EpilogueFunction.apply(*distinct(tensors), *spec, impl)
+    return _EPILOGUE(*tensors, *spec, impl)[0]

@@ -15,7 +15,7 @@ from torch import Tensor
 from munit_fast.ops import narrow_conv, upsample_conv
 from munit_fast.ops.autograd import once_differentiable
 from munit_fast.ops.epilogue import gradients
-from munit_fast.ops.options import Options
+from munit_fast.ops.spec import EpilogueInputs, EpilogueSpec
 
 
 class Conv(NamedTuple):
@@ -32,13 +32,13 @@ class Conv(NamedTuple):
     idle: Tensor | None = None
 
 
-class Epilogue(NamedTuple):
-    """An epilogue's tensors and flags."""
+class EpilogueArgs(NamedTuple):
+    """What an epilogue is called with besides x and a residual; the tensors as in `EpilogueInputs`."""
 
     weight: Tensor | None
     bias: Tensor | None
     slopes: Tensor | None
-    options: Options
+    spec: EpilogueSpec
     impl: str = "auto"
 
 
@@ -140,7 +140,8 @@ class _Step(torch.autograd.Function):
         grads: tuple[Tensor | None, ...] = (None,) * 5
         if grad_a is not None:
             need = (need_z, need_weight, need_bias, False, need_slopes)
-            grads = gradients(grad_a, z, stats, weight, bias, slopes, ctx.flags, need)
+            inputs = EpilogueInputs(z, weight, bias, None, slopes)
+            grads = gradients(grad_a, inputs, stats, ctx.flags, need)
         nothing = (None,) * (1 + len(ctx.flags))
         return (*grads[:3], grads[4], *grads_conv, _zero(idle, need_idle), *nothing)
 
@@ -168,18 +169,16 @@ class _ResidualBlock(torch.autograd.Function):
         flags_1, flags_2 = ctx.flags
         need_h, need_conv_1, need_conv_2, need_w1, need_b1, need_w2, need_b2, need_slopes = ctx.needs_input_grad[:8]
         need = (True, need_w2, need_b2, need_h, False)
-        grad_z, grad_w2, grad_b2, grad_residual, _ = gradients(
-            grad, z_2, stats_2, weight_2, bias_2, None, flags_2, need
-        )
+        inputs = EpilogueInputs(z_2, weight_2, bias_2, None, None)
+        grad_z, grad_w2, grad_b2, grad_residual, _ = gradients(grad, inputs, stats_2, flags_2, need)
         assert grad_z is not None
         a = torch.ops.munit_fast.epilogue_again(z_1, stats_1, weight_1, bias_1, None, slopes, *flags_1)
         grad_a, grad_conv_2, _, _ = _backward(grad_z, a, conv_2, None, 1, (True, need_conv_2, False, False))
         del a, grad_z
         assert grad_a is not None
         need = (True, need_w1, need_b1, False, need_slopes)
-        grad_z, grad_w1, grad_b1, _, grad_slopes = gradients(
-            grad_a, z_1, stats_1, weight_1, bias_1, slopes, flags_1, need
-        )
+        inputs = EpilogueInputs(z_1, weight_1, bias_1, None, slopes)
+        grad_z, grad_w1, grad_b1, _, grad_slopes = gradients(grad_a, inputs, stats_1, flags_1, need)
         del grad_a
         assert grad_z is not None
         grad_h, grad_conv_1, _, _ = _backward(grad_z, h, conv_1, None, 1, (need_h, need_conv_1, False, False))
@@ -211,13 +210,15 @@ def convolution(a: Tensor, conv: Conv) -> Tensor:
     return _Convolution.apply(a, conv.weight, conv.bias, conv.ring, conv.idle, conv.stride)
 
 
-def step(z: Tensor, epilogue: Epilogue, conv: Conv) -> Tensor:
+def step(z: Tensor, epilogue: EpilogueArgs, conv: Conv) -> Tensor:
     """conv(epilogue(z)) for the output z of the convolution before; keeps z and two numbers a plane."""
-    e, flags = epilogue, (*epilogue.options, epilogue.impl)
+    e, flags = epilogue, (*epilogue.spec, epilogue.impl)
     return _Step.apply(z, e.weight, e.bias, e.slopes, conv.weight, conv.bias, conv.ring, conv.idle, conv.stride, *flags)
 
 
-def residual_block(h: Tensor, conv_1: Conv, first: Epilogue, conv_2: Conv, second: Epilogue, pad: int) -> Tensor:
+def residual_block(
+    h: Tensor, conv_1: Conv, first: EpilogueArgs, conv_2: Conv, second: EpilogueArgs, pad: int
+) -> Tensor:
     """second(conv_2(first(conv_1(h)))) with the unpadded h as the residual of `second`; h is padded by `pad`.
 
     Keeps h and the two convolutions' outputs.
@@ -234,6 +235,6 @@ def residual_block(h: Tensor, conv_1: Conv, first: Epilogue, conv_2: Conv, secon
         conv_1.idle,
         conv_2.idle,
         pad,
-        (*first.options, first.impl),
-        (*second.options, second.impl),
+        (*first.spec, first.impl),
+        (*second.spec, second.impl),
     )

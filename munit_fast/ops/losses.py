@@ -12,16 +12,13 @@ from torch import Tensor
 from munit_fast.ops.autograd import distinct, needs_gradient, once_differentiable
 from munit_fast.ops.backends import Problem, choose
 from munit_fast.ops.library import LIBRARY
+from munit_fast.ops.spec import accumulator_dtype
 
 LIBRARY.define("l1_losses(Tensor[] first, Tensor[] second, str impl) -> Tensor")
 # What is not needed comes back empty.
 LIBRARY.define("l1_losses_backward(Tensor grad, Tensor[] first, Tensor[] second, bool[] need, str impl) -> Tensor[]")
 LIBRARY.define("lsgan_loss(Tensor[] outputs, float target, str impl) -> Tensor")
 LIBRARY.define("lsgan_loss_backward(Tensor grad, Tensor[] outputs, float target, str impl) -> Tensor[]")
-
-
-def _accumulator(x: Tensor) -> torch.dtype:
-    return torch.promote_types(x.dtype, torch.float32)
 
 
 def _backend(impl: str, tensors: Sequence[Tensor]) -> ModuleType:
@@ -39,23 +36,27 @@ def _l1(first: list[Tensor], second: list[Tensor], impl: str) -> Tensor:
 
 @torch.library.register_fake("munit_fast::l1_losses", lib=LIBRARY)
 def _l1_fake(first: list[Tensor], second: list[Tensor], impl: str) -> Tensor:
-    return first[0].new_empty(len(first), dtype=_accumulator(first[0]))
+    return first[0].new_empty(len(first), dtype=accumulator_dtype(first[0].dtype))
+
+
+def _empty_gradients(tensors: Sequence[Tensor], need: Sequence[bool]) -> list[Tensor]:
+    """Memory for the gradients that are needed; the others have no elements."""
+    return [torch.empty_like(t) if needed else t.new_empty(0) for t, needed in zip(tensors, need)]
 
 
 @torch.library.impl(LIBRARY, "l1_losses_backward", "CompositeExplicitAutograd")
 def _l1_backward(grad: Tensor, first: list[Tensor], second: list[Tensor], need: list[bool], impl: str) -> list[Tensor]:
-    count = len(first)
-    grads_first, grads_second = _backend(impl, first).l1_losses_backward(
-        grad.contiguous(), first, second, need[:count], need[count:]
-    )
-    return [grad.new_empty(0) if g is None else g for g in (*grads_first, *grads_second)]
+    grads = _empty_gradients([*first, *second], need)
+    out = [g if needed else None for g, needed in zip(grads, need)]
+    _backend(impl, first).l1_losses_backward(grad.contiguous(), first, second, out)
+    return grads
 
 
 @torch.library.register_fake("munit_fast::l1_losses_backward", lib=LIBRARY)
 def _l1_backward_fake(
     grad: Tensor, first: list[Tensor], second: list[Tensor], need: list[bool], impl: str
 ) -> list[Tensor]:
-    return [torch.empty_like(t) if needed else grad.new_empty(0) for t, needed in zip((*first, *second), need)]
+    return _empty_gradients([*first, *second], need)
 
 
 @torch.library.impl(LIBRARY, "lsgan_loss", "CompositeExplicitAutograd")
@@ -65,12 +66,14 @@ def _lsgan(outputs: list[Tensor], target: float, impl: str) -> Tensor:
 
 @torch.library.register_fake("munit_fast::lsgan_loss", lib=LIBRARY)
 def _lsgan_fake(outputs: list[Tensor], target: float, impl: str) -> Tensor:
-    return outputs[0].new_empty((), dtype=_accumulator(outputs[0]))
+    return outputs[0].new_empty((), dtype=accumulator_dtype(outputs[0].dtype))
 
 
 @torch.library.impl(LIBRARY, "lsgan_loss_backward", "CompositeExplicitAutograd")
 def _lsgan_backward(grad: Tensor, outputs: list[Tensor], target: float, impl: str) -> list[Tensor]:
-    return _backend(impl, outputs).lsgan_loss_backward(grad, outputs, target)
+    grads = [torch.empty_like(output) for output in outputs]
+    _backend(impl, outputs).lsgan_loss_backward(grad, outputs, target, grads)
+    return grads
 
 
 @torch.library.register_fake("munit_fast::lsgan_loss_backward", lib=LIBRARY)

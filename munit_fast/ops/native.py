@@ -1,4 +1,4 @@
-"""The compiled part, when there is one: what it is, or in words why it is missing."""
+"""The compiled part, when there is one that fits this version; else the reason why it is missing."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from types import ModuleType
 
 import torch
 
+from munit_fast.ops.spec import ENUMS
 from munit_fast.utils import env
 from munit_fast.utils.version import check_torch
 
@@ -16,8 +17,10 @@ check_torch(torch.__version__)
 module: ModuleType | None = None
 native_error: str | None = None
 
+_REBUILD = "install munit-fast again (in a checkout: python setup.py build_ext --inplace)"
 
-def _why_missing(error: ImportError) -> str:
+
+def _missing_reason(error: ImportError) -> str:
     """One line: the reason, and what to do."""
     if not isinstance(error, ModuleNotFoundError):  # it is there, but for another torch or C++ library
         reason = " ".join(str(error).split())
@@ -30,10 +33,29 @@ def _why_missing(error: ImportError) -> str:
     )
 
 
+def _outdated_reason(built: ModuleType) -> str | None:
+    """Why a compiled part would take the codes of norms, activations or pad modes for others; None if it does not."""
+    if not hasattr(built, "enums"):
+        return f"munit_fast._C was built from an older version; {_REBUILD}"
+    enums = built.enums()
+    for kind, names in ENUMS.items():
+        found = tuple(enums.get(kind, ()))
+        if found != names:
+            kind = kind.replace("_", " ")
+            return (
+                f"munit_fast._C was built from another version: its {kind} are {', '.join(found) or 'not stated'}, "
+                f"this version's {', '.join(names)}; {_REBUILD}"
+            )
+    return None
+
+
 try:
     module = importlib.import_module("munit_fast._C")
 except ImportError as error:
-    native_error = _why_missing(error)
+    native_error = _missing_reason(error)
+
+if module is not None and (native_error := _outdated_reason(module)):
+    module = None
 
 if module is not None:
     # Raises with the known names: a forced instruction set that silently did nothing would spoil a measurement.

@@ -52,7 +52,11 @@ def _mean_and_scale(x: Tensor, stats: Tensor, norm: str, eps: float) -> tuple[Te
 
 
 def activate(z: Tensor, act: str, slope: float | Tensor = 0.2) -> Tensor:
-    """relu, lrelu (slope: a number), prelu (slope: a tensor [1] or [C]), selu, tanh or none of z [N, C, H, W]."""
+    """The activation `act` of z [N, C, H, W].
+
+    "none"; "relu"; "lrelu" (slope: a number) and "prelu" (slope: a tensor [1] or [C]); "selu" (Klambauer et al., 2017);
+    "tanh"; "silu", z · σ(z) (Hendrycks & Gimpel, 2016; Elfwing et al., 2017).
+    """
     if act == "relu":
         return F.relu(z)
     if act in ("lrelu", "prelu"):
@@ -62,6 +66,8 @@ def activate(z: Tensor, act: str, slope: float | Tensor = 0.2) -> Tensor:
         return F.selu(z)
     if act == "tanh":
         return torch.tanh(z)
+    if act == "silu":
+        return F.silu(z)
     return z
 
 
@@ -191,6 +197,8 @@ def epilogue_backward(
         gz = g * SELU_SCALE * torch.where(z > 0, 1, SELU_ALPHA * z.exp())
     elif act == "tanh":
         gz = g * (1 - torch.tanh(z).square())
+    elif act == "silu":  # σ · (1 + z · (1 - σ)), where 1 - σ(z) = σ(-z) keeps its digits
+        gz = g * torch.sigmoid(z) * (1 + z * torch.sigmoid(-z))
 
     sums = torch.stack([gz.sum((2, 3)), (gz * normalised).sum((2, 3)), slope_sum])
     dx = gz if weight is None else gz * _per_channel(weight, gz)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -10,12 +12,12 @@ def _wide(x: Tensor) -> Tensor:
     return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
-def l1_losses(first: list[Tensor], second: list[Tensor]) -> Tensor:
+def l1_losses(first: Sequence[Tensor], second: Sequence[Tensor]) -> Tensor:
     """mean(|a - b|) of each pair, as [P] (MUNIT eq. 3 to 5)."""
     return torch.stack([(_wide(a) - _wide(b)).abs().mean() for a, b in zip(first, second)])
 
 
-def l1_losses_backward(grad: Tensor, first: list[Tensor], second: list[Tensor]) -> list[Tensor]:
+def l1_losses_backward(grad: Tensor, first: Sequence[Tensor], second: Sequence[Tensor]) -> list[Tensor]:
     """The gradient for each `first`: sign(a - b) · grad[p] / numel, with sign(0) = 0; for `second` its negative."""
     return [
         (torch.sign(_wide(a) - _wide(b)) * (grad[p] / a.numel())).to(a.dtype)
@@ -23,11 +25,11 @@ def l1_losses_backward(grad: Tensor, first: list[Tensor], second: list[Tensor]) 
     ]
 
 
-def lsgan_loss(outputs: list[Tensor], target: float) -> Tensor:
+def lsgan_loss(outputs: Sequence[Tensor], target: float) -> Tensor:
     """Σ over the discriminator's scales of mean((output - target)²), a scalar (Mao et al., ICCV 2017, eq. 2)."""
     return torch.stack([(_wide(output) - target).square().mean() for output in outputs]).sum()
 
 
-def lsgan_loss_backward(grad: Tensor, outputs: list[Tensor], target: float) -> list[Tensor]:
+def lsgan_loss_backward(grad: Tensor, outputs: Sequence[Tensor], target: float) -> list[Tensor]:
     """The gradient for each output: 2 · (output - target) · grad / numel."""
     return [((_wide(output) - target) * (2 * grad / output.numel())).to(output.dtype) for output in outputs]

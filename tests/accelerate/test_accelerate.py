@@ -344,7 +344,7 @@ def test_only_equal_zero_padding_is_fused() -> None:
         assert [f.what for f in accelerate(net).replaced] == ["InstanceNorm2d + Tanh"]
         assert torch.allclose(net(x), expected, rtol=0, atol=1e-10)
     for pad in (nn.ReplicationPad2d(2), nn.ZeroPad2d(1), nn.ReflectionPad2d(0)):
-        for act in (nn.LeakyReLU(0.3), nn.SELU(), nn.PReLU(3, 0.1).double()):
+        for act in (nn.LeakyReLU(0.3), nn.SELU(), nn.SiLU(), nn.PReLU(3, 0.1).double()):
             net = nn.Sequential(nn.InstanceNorm2d(3, eps=0.1), act, pad)
             expected = net(x)
             [entry] = accelerate(net).replaced

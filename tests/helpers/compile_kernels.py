@@ -27,10 +27,11 @@ import triton
 from triton.backends.compiler import GPUTarget
 
 from helpers import kernel_cases as cases
-from helpers.kernel_cases import Case
+from helpers.kernel_cases import Case, Inputs
+from helpers.kernel_checks import run_backward, run_forward
+from helpers.loss_cases import l1_gradients, lsgan_gradients
 from munit_fast.kernels import launch
-from munit_fast.kernels.epilogue import epilogue_backward, epilogue_forward
-from munit_fast.kernels.losses import l1_losses_backward, l1_losses_forward, lsgan_loss_backward, lsgan_loss_forward
+from munit_fast.kernels.losses import l1_losses_forward, lsgan_loss_forward
 
 TARGETS = {
     "sm_75": GPUTarget("cuda", 75, 32),
@@ -86,13 +87,10 @@ def record(case: Case) -> list[Launch]:
             residual = empty(n, c, case.shape[2] + 2, case.shape[3] + 2)[:, :, 1:-1, 1:-1]
         elif case.residual:
             residual = empty(*case.shape)
-        y, stats = epilogue_forward(x, weight, bias, residual, 0.2, **case.options)
-        needs = {
-            "need_x": True,
-            "need_residual": residual is not None and (case.pad > 0 or case.block > 1),
-            "need_sums": weight is not None or bias is not None,
-        }
-        epilogue_backward(y, x, stats, weight, bias, 0.2, **case.options, **needs)
+        inputs = Inputs(x, weight, bias, residual, 0.2, x)
+        inputs.grad, stats = run_forward(case, inputs)
+        need_residual = residual is not None and (case.pad > 0 or case.block > 1)
+        run_backward(case, inputs, stats, (True, need_residual, weight is not None or bias is not None))
     finally:
         launch.run = original
     return launches
@@ -105,9 +103,9 @@ def record_losses(dtype: torch.dtype) -> list[Launch]:
     try:
         shapes = [(1, 3, 256, 256)] * 4 + [(1, 8, 1, 1)] * 2 + [(1, 256, 64, 64)] * 2
         first, second = ([torch.empty(s, dtype=dtype, device="meta") for s in shapes] for _ in range(2))
-        l1_losses_backward(l1_losses_forward(first, second), first, second, [True] * 8, [False] * 4 + [True] * 4)
+        l1_gradients(l1_losses_forward(first, second), first, second, (*[True] * 8, *[False] * 4, *[True] * 4))
         outputs = [torch.empty(1, 1, size, size, dtype=dtype, device="meta") for size in (16, 8, 1)]
-        lsgan_loss_backward(lsgan_loss_forward(outputs, 1.0), outputs, 1.0)
+        lsgan_gradients(lsgan_loss_forward(outputs, 1.0), outputs, 1.0)
     finally:
         launch.run = original
     return launches

@@ -19,9 +19,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from munit_fast.utils.process import prepare
+from munit_fast.utils.env import set_process_defaults
 
-prepare()
+set_process_defaults()
 
 import numpy as np
 import torch

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from munit_fast.ops.spec import ACTIVATIONS, NORMS
 from munit_fast.reference import epilogue as reference
 
 KINKED = ("relu", "lrelu", "prelu", "selu")
@@ -63,8 +64,8 @@ FACTORS: dict[str, list[Any]] = {
     "shape": [(2, 8, 3, 5), (1, 4, 4, 4), (3, 4, 2, 9), (1, 17, 3, 4), (2, 3, 5, 2)],
     "dtype": [torch.float32, torch.bfloat16, torch.float16],
     "channels_last": [True, False],
-    "norm": ["instance", "layer", "none"],
-    "act": ["none", "relu", "lrelu", "prelu", "selu", "tanh"],
+    "norm": list(NORMS),
+    "act": list(ACTIVATIONS),
     "block": [1, 2],
     "padding": [(0, "zero"), (1, "reflect"), (1, "replicate"), (1, "zero"), (2, "replicate"), (3, "reflect")],
     "affine": ["none none", "shared shared", "sample sample", "none shared", "sample none", "shared sample"],
@@ -195,8 +196,8 @@ def use_tile(case: Case, monkeypatch: Any) -> None:
     from munit_fast.kernels import configs
 
     pixels, channels, tiles, programs = case.tile
-    small = configs.Tile(pixels, channels, 4, tiles)
-    rows = configs.Tile(pixels, 1, 4, tiles)
+    small = configs.TileConfig(pixels, channels, 4, tiles)
+    rows = configs.TileConfig(pixels, 1, 4, tiles)
     monkeypatch.setattr(configs, "tile", lambda table, *_: rows if table == "statistics, rows" else small)
     monkeypatch.setattr(configs, "SPLIT_PROGRAMS", programs)
     monkeypatch.setattr(configs, "COMBINE_ELEMENTS", 64)

@@ -14,7 +14,9 @@ from triton import knobs
 
 from helpers.kernel_cases import Case, Inputs, lay_out
 from helpers.tolerances import tolerance, unit_roundoff
-from munit_fast.kernels.epilogue import epilogue_backward, epilogue_forward
+from munit_fast.ops.backends import triton as backend
+from munit_fast.ops.epilogue import empty_gradients, empty_result, empty_stats
+from munit_fast.ops.spec import EpilogueGradients, EpilogueInputs, EpilogueSpec
 from munit_fast.reference import epilogue as reference
 
 
@@ -29,6 +31,31 @@ def bound(
     """The tolerance. Triton's interpreter cuts fp32 to bf16 where every GPU rounds: one more unit there."""
     cut = knobs.runtime.interpret and (stored or dtype) == torch.bfloat16
     return tolerance(dtype, kind, size, length, condition, stored) + cut * unit_roundoff(torch.bfloat16)
+
+
+def _arguments(case: Case, i: Inputs) -> tuple[EpilogueSpec, EpilogueInputs]:
+    slopes = i.slope if isinstance(i.slope, Tensor) else None
+    slope = 0.0 if isinstance(i.slope, Tensor) else i.slope
+    return EpilogueSpec(**case.options, slope=slope), EpilogueInputs(i.x, i.weight, i.bias, i.residual, slopes)
+
+
+def run_forward(case: Case, i: Inputs) -> tuple[Tensor, Tensor]:
+    """The kernels' result and statistics."""
+    spec, inputs = _arguments(case, i)
+    y, stats = empty_result(i.x, spec), empty_stats(i.x, spec)
+    backend.epilogue_forward(spec, inputs, y, stats, has_stats=False)
+    return y, stats
+
+
+def run_backward(
+    case: Case, i: Inputs, stats: Tensor, need: tuple[bool, bool, bool] = (True, True, True)
+) -> EpilogueGradients:
+    """What is needed of the kernels' gradients of x and of the residual, and their sums."""
+    spec, inputs = _arguments(case, i)
+    results = empty_gradients(i.x, spec, need)
+    out = EpilogueGradients(*(result if needed else None for result, needed in zip(results, need)))
+    backend.epilogue_backward(spec, inputs, i.grad, stats, out)
+    return out
 
 
 def error(actual: Tensor, expected: Tensor) -> float:
@@ -56,7 +83,7 @@ def _length_and_condition(case: Case, x: Tensor) -> tuple[int, float]:
 def check_forward(case: Case, inputs: Inputs) -> Tensor:
     """Run the forward and hold it to the oracle. Returns the statistics."""
     i, wide = inputs, inputs.wide()
-    y, stats = epilogue_forward(i.x, i.weight, i.bias, i.residual, i.slope, **case.options)
+    y, stats = run_forward(case, i)
     expected = reference.epilogue(wide.x, wide.weight, wide.bias, wide.residual, slope=wide.slope, **case.options)
     assert y.dtype == case.dtype and y.stride() == lay_out(y, case.channels_last).stride()
     assert stats.dtype == torch.float32
@@ -80,10 +107,7 @@ def check_backward(case: Case, inputs: Inputs, stats: Tensor) -> None:
         arguments = (wide.grad, wide.x, reference.statistics(wide.x, case.norm), wide.weight, wide.bias)
         _, expected_residual, expected_sums = reference.epilogue_backward(*arguments, slope=wide.slope, **case.options)
 
-    needs = {"need_x": True, "need_residual": True, "need_sums": True}
-    grad_x, grad_residual, sums = epilogue_backward(
-        i.grad, i.x, stats, i.weight, i.bias, i.slope, **case.options, **needs
-    )
+    grad_x, grad_residual, sums = run_backward(case, i, stats)
     assert grad_x.dtype == grad_residual.dtype == case.dtype and sums.dtype == torch.float32
     assert grad_x.stride() == grad_residual.stride() == i.x.stride()
     length, condition = _length_and_condition(case, wide.x)
@@ -103,12 +127,8 @@ def check_backward(case: Case, inputs: Inputs, stats: Tensor) -> None:
 
 
 def check_needs(case: Case, inputs: Inputs, stats: Tensor) -> None:
-    """What is not asked for is None, and what is asked for does not depend on the rest."""
-    i = inputs
-    arguments = (i.grad, i.x, stats, i.weight, i.bias, i.slope)
-    names = ("need_x", "need_residual", "need_sums")
-    everything = epilogue_backward(*arguments, **case.options, **dict.fromkeys(names, True))
-    for needs in itertools.product([False, True], repeat=3):
-        results = epilogue_backward(*arguments, **case.options, **dict(zip(names, needs)))
-        for need, result, full in zip(needs, results, everything):
-            assert result is None if not need else error(result, full.double()) <= 1e-6, (needs, case)
+    """What is asked for does not depend on the rest."""
+    everything = run_backward(case, inputs, stats)
+    for need in itertools.product([False, True], repeat=3):
+        for result, full in zip(run_backward(case, inputs, stats, need), everything):
+            assert result is None or error(result, full.double()) <= 1e-6, (need, case)

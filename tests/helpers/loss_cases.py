@@ -22,6 +22,24 @@ def make_pairs(
     return first, second
 
 
+def l1_gradients(
+    grad: Tensor, first: list[Tensor], second: list[Tensor], need: tuple[bool, ...] | None = None
+) -> list[Tensor | None]:
+    """The kernels' gradients of `first`, then of `second`; None where not needed."""
+    tensors = [*first, *second]
+    need = (True,) * len(tensors) if need is None else need
+    out = [torch.empty_like(t) if needed else None for t, needed in zip(tensors, need)]
+    l1_losses_backward(grad, first, second, out)
+    return out
+
+
+def lsgan_gradients(grad: Tensor, outputs: list[Tensor], target: float) -> list[Tensor]:
+    """The kernels' gradients of the outputs."""
+    out = [torch.empty_like(output) for output in outputs]
+    lsgan_loss_backward(grad, outputs, target, out)
+    return out
+
+
 def _wide(tensors: list[Tensor]) -> list[Tensor]:
     return [t.double().requires_grad_() for t in tensors]
 
@@ -36,9 +54,8 @@ def check_l1_of(first: list[Tensor], second: list[Tensor]) -> None:
     # Scaled, as a loss is for fp16: divided by a million elements, one would leave fp16's normal range.
     grad = 1000 * torch.randn(len(first), generator=torch.Generator().manual_seed(1)).to(loss.device)
     expected.backward(grad.double())
-    need = [True] * len(first)
-    grad_first, grad_second = l1_losses_backward(grad, first, second, need, need)
-    for a, got, other, wide_a, wide_b in zip(first, grad_first, grad_second, wide_first, wide_second):
+    grads = l1_gradients(grad, first, second)
+    for a, got, other, wide_a, wide_b in zip(first, grads, grads[len(first) :], wide_first, wide_second):
         assert got.dtype == a.dtype and got.stride() == other.stride() == a.stride()
         assert error(got, wide_a.grad) <= bound(a.dtype, "grad", a.numel())
         assert error(other, wide_b.grad) <= bound(a.dtype, "grad", a.numel())
@@ -59,6 +76,6 @@ def check_lsgan(shapes: list[tuple[int, ...]], dtype: torch.dtype, **kw: str) ->
         assert error(loss, expected) <= bound(dtype, "loss", 1, length, stored=torch.float32)
         grad = torch.tensor(-1.7, device=loss.device)
         expected.backward(grad.double())
-        for got, output, wide_output in zip(lsgan_loss_backward(grad, outputs, target), outputs, wide):
+        for got, output, wide_output in zip(lsgan_gradients(grad, outputs, target), outputs, wide):
             assert got.dtype == output.dtype and got.stride() == output.stride()
             assert error(got, wide_output.grad) <= bound(output.dtype, "grad", output.numel())

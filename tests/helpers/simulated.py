@@ -96,7 +96,7 @@ class Simulator:
 
 def build_operators(folder: Path) -> Simulator:
     """torch.ops.munit_fast_simulated: the operators of csrc/cuda/ops.cpp, for tensors on the CPU."""
-    sources = [(SOURCES / name, []) for name in [*KERNELS, "plan.cpp", "launch.cpp", "ops.cpp"]]
+    sources = [(SOURCES / name, []) for name in [*KERNELS, "tiling.cpp", "launch.cpp", "ops.cpp"]]
     path = build(folder, sources, [f"-L{Path(torch.__file__).parent / 'lib'}", "-ltorch_cpu"])
     torch.ops.load_library(str(path))
     return Simulator(path)

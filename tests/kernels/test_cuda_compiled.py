@@ -30,7 +30,7 @@ KERNELS |= {f"munit_fast_{kernel}_{t}_wide" for kernel in SLABS for t in TYPES}
 LOSSES = {*(f"munit_fast_losses_{t}" for t in TYPES), "munit_fast_combine"}
 THREADS = 256
 REGISTERS = 65536  # of a multiprocessor, on all of these
-# Blocks that a multiprocessor holds at once (csrc/cuda/problem.h).
+# Blocks that a multiprocessor holds at once (csrc/cuda/params.h).
 RESIDENT = {**dict.fromkeys(KERNELS, 2), **dict.fromkeys(LOSSES, 4)}
 
 
@@ -109,31 +109,36 @@ def test_the_machine_code(architecture: str) -> None:
 @needs_cuda
 def test_it_says_in_words_what_it_does_not_serve(monkeypatch: pytest.MonkeyPatch) -> None:
     gpu = torch.device("cuda", 0)
-    assert cuda.why_not(torch.device("cpu"), torch.float32) == "it computes on NVIDIA GPUs, the tensors are on cpu"
-    assert cuda.why_not(gpu, torch.float64) == "it serves float32, bfloat16 and float16, not torch.float64"
-    assert cuda.why_not_problem(Problem("epilogue", channels_last=False)) == (
+    assert (
+        cuda.unsupported_reason(torch.device("cpu"), torch.float32)
+        == "it computes on NVIDIA GPUs, the tensors are on cpu"
+    )
+    assert cuda.unsupported_reason(gpu, torch.float64) == "it serves float32, bfloat16 and float16, not torch.float64"
+    assert cuda.unsupported_problem_reason(Problem("epilogue", channels_last=False)) == (
         "it reads channels_last tensors; x is NCHW (x.to(memory_format=torch.channels_last))"
     )
-    assert cuda.why_not_problem(Problem("epilogue", samples=70000)) == ("it serves at most 65535 samples; x has 70000")
-    assert cuda.why_not_problem(Problem("epilogue", channels=70000)) == (
+    assert cuda.unsupported_problem_reason(Problem("epilogue", samples=70000)) == (
+        "it serves at most 65535 samples; x has 70000"
+    )
+    assert cuda.unsupported_problem_reason(Problem("epilogue", channels=70000)) == (
         "it serves at most 65535 channels; x has 70000"
     )
-    assert "2^30" in cuda.why_not_problem(Problem("epilogue", sample=2**31))
-    assert cuda.why_not_problem(Problem("epilogue", sample=2**30)) is None
-    cuda._why_not_here.cache_clear()
+    assert "2^30" in cuda.unsupported_problem_reason(Problem("epilogue", sample=2**31))
+    assert cuda.unsupported_problem_reason(Problem("epilogue", sample=2**30)) is None
+    cuda._device_unsupported_reason.cache_clear()
     monkeypatch.setattr(torch.version, "cuda", None)
-    assert cuda.why_not(gpu, torch.float32) == "this torch is not built for NVIDIA GPUs"
+    assert cuda.unsupported_reason(gpu, torch.float32) == "this torch is not built for NVIDIA GPUs"
     monkeypatch.setattr(torch.version, "cuda", "13.0")
     monkeypatch.setattr(torch.cuda, "device", lambda index: nullcontext())
     for capability, expected in (
         ((7, 0), "it needs compute capability 7.5 or higher; this device has 7.0"),
         ((9, 0), "the kernels do not load on this device: munit_fast: "),
     ):
-        cuda._why_not_here.cache_clear()
+        cuda._device_unsupported_reason.cache_clear()
         monkeypatch.setattr(torch.cuda, "get_device_capability", lambda index, c=capability: c)
         if capability < (7, 5) or not torch.cuda.is_available():
-            assert cuda.why_not(gpu, torch.float32).startswith(expected)
-    cuda._why_not_here.cache_clear()
+            assert cuda.unsupported_reason(gpu, torch.float32).startswith(expected)
+    cuda._device_unsupported_reason.cache_clear()
 
 
 def test_without_the_cuda_part_it_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -141,16 +146,16 @@ def test_without_the_cuda_part_it_says_why(monkeypatch: pytest.MonkeyPatch) -> N
 
     gpu = torch.device("cuda", 0)
     monkeypatch.setattr(native, "module", SimpleNamespace(build_info=lambda: {"cuda_error": "nvcc was not found"}))
-    assert cuda.why_not(gpu, torch.float32) == "munit_fast._C was built without CUDA: nvcc was not found"
+    assert cuda.unsupported_reason(gpu, torch.float32) == "munit_fast._C was built without CUDA: nvcc was not found"
     monkeypatch.setattr(native, "module", None)
     monkeypatch.setattr(native, "native_error", "there is no compiler")
-    assert cuda.why_not(gpu, torch.float32) == "there is no compiler"
+    assert cuda.unsupported_reason(gpu, torch.float32) == "there is no compiler"
 
 
 def test_the_table_of_choices(monkeypatch: pytest.MonkeyPatch) -> None:
     """The first row that fits decides; then the first backend that serves the problem."""
     small, large = (Problem("epilogue", "instance", True, 1, size, 2) for size in (1000, 10**8))
-    row = registry.Row("cuda", "epilogue", (9, 0), ("instance",), 2, 2**20, ("cuda", "triton"), "in this test")
+    row = registry.BackendRule("cuda", "epilogue", (9, 0), ("instance",), 2, 2**20, ("cuda", "triton"), "in this test")
     monkeypatch.setattr(registry, "TABLE", [row, *registry.TABLE])
     assert registry.order("cuda", (9, 0), small) == ("cuda", "triton", "reference")
     assert registry.order("cuda", (8, 0), small) == ("triton", "cuda", "reference")
@@ -163,11 +168,13 @@ def test_the_table_of_choices(monkeypatch: pytest.MonkeyPatch) -> None:
     gpu = torch.device("cuda", 0)
     monkeypatch.setattr(backends, "_capability", lambda device: (9, 0))
     for name in ("cuda", "triton"):
-        monkeypatch.setattr(backends.BACKENDS[name], "why_not", lambda device, dtype: None)
+        monkeypatch.setattr(backends.BACKENDS[name], "unsupported_reason", lambda device, dtype: None)
     assert backends.automatic(gpu, torch.bfloat16, small) == "cuda"
     assert backends.automatic(gpu, torch.bfloat16, small._replace(channels_last=False)) == "triton"
     assert backends.automatic(gpu, torch.bfloat16, large) == "triton"
-    monkeypatch.setattr(backends.BACKENDS["triton"], "why_not", lambda device, dtype: "triton is not installed")
+    monkeypatch.setattr(
+        backends.BACKENDS["triton"], "unsupported_reason", lambda device, dtype: "triton is not installed"
+    )
     assert backends.automatic(gpu, torch.bfloat16, large) == "cuda"
     assert backends.automatic(gpu, torch.bfloat16, large._replace(channels_last=False)) == "reference"
 

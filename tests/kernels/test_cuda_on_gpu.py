@@ -23,7 +23,7 @@ from munit_fast.ops.backends import cuda, triton
 from munit_fast.train.cuda_graph import capture, capture_stream
 
 HERE = torch.device("cuda", 0)
-WHY_NOT = cuda.why_not(HERE, torch.float32) if torch.cuda.is_available() else "there is no CUDA device"
+WHY_NOT = cuda.unsupported_reason(HERE, torch.float32) if torch.cuda.is_available() else "there is no CUDA device"
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(WHY_NOT is not None, reason=f"impl='cuda': {WHY_NOT}")]
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
@@ -212,7 +212,7 @@ def test_bandwidth(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixtur
     monkeypatch.undo()  # poisoning every result would be timed, too
     lines = [f"{torch.cuda.get_device_name()}, torch {torch.__version__}: µs forward / backward (× the time of a copy)"]
     shapes = ((1, 256, 64), (4, 256, 64), (1, 128, 128), (4, 128, 128), (1, 64, 256))
-    ways = [("triton", "best")] if triton.why_not(HERE, torch.float32) is None else []
+    ways = [("triton", "best")] if triton.unsupported_reason(HERE, torch.float32) is None else []
     ways += [("cuda", "slab"), ("cuda", "passes")]
     for op, (n, c, side), dtype in itertools.product(("instance", "layer"), shapes, DTYPES[:2]):
         x = torch.randn(n, c, side, side, device="cuda").to(dtype).contiguous(memory_format=torch.channels_last)

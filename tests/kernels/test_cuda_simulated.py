@@ -18,7 +18,6 @@ from helpers.tolerances import tolerance
 from munit_fast import functional as mf
 from munit_fast.ops import backends
 from munit_fast.ops.backends import cuda
-from munit_fast.ops.options import Options
 from munit_fast.reference import epilogue as formulas
 from munit_fast.reference import losses as reference
 
@@ -68,7 +67,7 @@ def margins(monkeypatch: pytest.MonkeyPatch) -> Iterator[Margins]:
 @pytest.fixture
 def simulator(built: Simulator, monkeypatch: pytest.MonkeyPatch, margins: Margins) -> Iterator[Simulator]:
     """impl="cuda" computes on the simulated GPU, for tensors on the CPU."""
-    monkeypatch.setattr(cuda, "why_not", lambda device, dtype: None)
+    monkeypatch.setattr(cuda, "unsupported_reason", lambda device, dtype: None)
     monkeypatch.setattr(cuda, "_ops", lambda: torch.ops.munit_fast_simulated)
     backends.choose.cache_clear()
     built.set()
@@ -152,7 +151,7 @@ def test_the_mean_to_its_last_digit(way: str, simulator: Simulator, monkeypatch:
     monkeypatch.setattr(cuda, "_way", way)
     for norm, shape in itertools.product(("instance", "layer"), LARGE):
         x = (torch.randn(shape) + 1000).contiguous(memory_format=torch.channels_last)
-        _, stats = cuda.epilogue_forward(x, None, None, None, None, Options(norm, 1e-5, "none", 0.0, 1, 0, "zero"))
+        _, stats = torch.ops.munit_fast.epilogue(x, *[None] * 4, norm, 1e-5, "none", 0.0, 1, 0, "zero", "cuda")
         expected = formulas.statistics(x.double(), norm)
         assert float((stats[0] - expected[0]).norm() / expected[0].norm()) <= 3.5e-8, (norm, shape)
         assert float((stats[1] - expected[1]).norm() / expected[1].norm()) <= 1e-5, (norm, shape)
@@ -185,9 +184,9 @@ def _losses(size: int) -> Callable[[], list[Tensor]]:
     grad = torch.tensor([1.0, -2.0, 3.0])
 
     def run() -> list[Tensor]:
-        needs = [True] * 3
-        value, *grads = cuda.l1_losses_and_gradients(grad, first, second, needs, needs)
-        return [value, *grads[0], *grads[1], cuda.lsgan_loss(list(first), 1.0)]
+        value, grads = torch.empty(3), [torch.empty_like(t) for t in (*first, *second)]
+        cuda.run_l1(first, second, value, grad, grads)
+        return [value, *grads, cuda.lsgan_loss(list(first), 1.0)]
 
     return run
 
@@ -302,12 +301,12 @@ def test_losses(dtype: torch.dtype, device: int, simulator: Simulator, margins: 
 
 def test_value_and_gradient_in_one_launch(simulator: Simulator) -> None:
     first, second = zip(*_pairs([(1, 3, 64, 64)] * 8, torch.float32))
-    grad, needs = torch.randn(8), [True] * 8
+    grad, value, grads = torch.randn(8), torch.empty(8), [torch.empty_like(t) for t in (*first, *second)]
     simulator.set(H100)
-    value, grads_first, grads_second = cuda.l1_losses_and_gradients(grad, first, second, needs, needs)
+    cuda.run_l1(first, second, value, grad, grads)
     assert len(simulator.barriers) == 1
     torch.testing.assert_close(value, reference.l1_losses(first, second))
-    for got, other, wanted in zip(grads_first, grads_second, reference.l1_losses_backward(grad, first, second)):
+    for got, other, wanted in zip(grads, grads[8:], reference.l1_losses_backward(grad, first, second)):
         torch.testing.assert_close(got, wanted)
         assert torch.equal(other, -got)
 

@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import re
-from typing import Any
 
 import pytest
 import torch
 
 from munit_fast.ops import backends
-from munit_fast.ops.backends import cuda
-from munit_fast.ops.epilogue import _problem
-from munit_fast.ops.options import Options
+from munit_fast.ops.backends import cuda, triton
+from munit_fast.ops.epilogue import _problem, empty_gradients, empty_result, empty_stats
+from munit_fast.ops.spec import EpilogueGradients, EpilogueInputs, EpilogueSpec
 
 pytest.importorskip("triton")
 
 from munit_fast.kernels import launch
-from munit_fast.kernels.epilogue import epilogue_backward, epilogue_forward
 
 GPU = torch.device("cuda", 0)
 MOST_BLOCKS = (2**31 - 1, 65535, 65535)  # of a grid, by CUDA's axes
@@ -50,13 +48,11 @@ def grids(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, ...]]:
     return found
 
 
-def run(x: torch.Tensor, o: Options) -> None:
+def run(x: torch.Tensor, o: EpilogueSpec) -> None:
     """Everything that an epilogue of x launches, forward and backward."""
-    options: dict[str, Any] = o._asdict()
-    slope = options.pop("slope")
-    y, stats = epilogue_forward(x, None, None, None, slope, **options)
-    needs = dict.fromkeys(("need_x", "need_residual", "need_sums"), True)
-    epilogue_backward(y, x, stats, None, None, slope, **options, **needs)
+    inputs, y, stats = EpilogueInputs(x, None, None, None, None), empty_result(x, o), empty_stats(x, o)
+    triton.epilogue_forward(o, inputs, y, stats, has_stats=False)
+    triton.epilogue_backward(o, inputs, y, stats, EpilogueGradients(*empty_gradients(x, o, (True, True, True))))
 
 
 @pytest.mark.parametrize("norm", ["none", "instance", "layer"])
@@ -73,19 +69,19 @@ def test_auto_names_who_serves(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     for name in ("triton", "cuda"):
-        monkeypatch.setattr(backends.BACKENDS[name], "why_not", lambda device, dtype: None)
+        monkeypatch.setattr(backends.BACKENDS[name], "unsupported_reason", lambda device, dtype: None)
     x = torch.empty(shape, dtype=torch.bfloat16, device="meta", memory_format=layout)
-    o = Options(norm, 1e-5, "relu", 0.0, block, pad, "zero")
+    o = EpilogueSpec(norm, 1e-5, "relu", 0.0, block, pad, "zero")
     name = backends.automatic(GPU, x.dtype, _problem(x, o))
     assert (name == "triton") == served
     if served:
         run(x, o)
         assert all(size <= most for grid in grids for size, most in zip(grid, MOST_BLOCKS))
     else:
-        reason = backends.why_not("triton", GPU, x.dtype, _problem(x, o))
+        reason = backends.unsupported_reason("triton", GPU, x.dtype, _problem(x, o))
         with pytest.raises(ValueError, match=re.escape(str(reason))):
             run(x, o)
-        assert name != "cuda" or cuda.why_not_problem(_problem(x, o)) is None
+        assert name != "cuda" or cuda.unsupported_problem_reason(_problem(x, o)) is None
 
 
 def test_the_limits_are_those_of_the_grids(grids: list[tuple[int, ...]], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -95,7 +91,7 @@ def test_the_limits_are_those_of_the_grids(grids: list[tuple[int, ...]], monkeyp
         grids.clear()
         for layout in (torch.contiguous_format, torch.channels_last):
             x = torch.empty(shape, dtype=torch.bfloat16, device="meta", memory_format=layout)
-            run(x, Options("instance", 1e-5, "relu", 0.0, block, pad, "zero"))
+            run(x, EpilogueSpec("instance", 1e-5, "relu", 0.0, block, pad, "zero"))
         c, h, w = shape[1:]
         sample = max(c * h * w, c // block**2 * (block * h + 2 * pad) * (block * w + 2 * pad))
         beyond = any(size > most for grid in grids for size, most in zip(grid, MOST_BLOCKS)) or sample > 2**30

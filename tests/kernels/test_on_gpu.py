@@ -51,20 +51,18 @@ def test_real_sizes(case: Case) -> None:
 def _step(case: Case, inputs: cases.Inputs) -> Callable[[], list[Tensor]]:
     """A function that launches everything once, and returns all results."""
     from munit_fast.kernels import losses
-    from munit_fast.kernels.epilogue import epilogue_backward, epilogue_forward
 
     i = inputs
     first, second = loss_cases.make_pairs([(1, 3, 256, 256), (1, 8, 1, 1)], case.dtype, device="cuda")
     upstream = torch.ones(2, device="cuda")
-    needs = {"need_x": True, "need_residual": True, "need_sums": True}
 
     def step() -> list[Tensor]:
-        y, stats = epilogue_forward(i.x, i.weight, i.bias, i.residual, i.slope, **case.options)
-        back = epilogue_backward(i.grad, i.x, stats, i.weight, i.bias, i.slope, **case.options, **needs)
+        y, stats = checks.run_forward(case, i)
+        back = checks.run_backward(case, i, stats)
         loss = losses.l1_losses_forward(first, second)
-        grads, _ = losses.l1_losses_backward(upstream, first, second, [True, True], [False, False])
+        grads = loss_cases.l1_gradients(upstream, first, second, (True, True, False, False))[:2]
         adversarial = losses.lsgan_loss_forward(first, 1.0)
-        return [y, stats, *back, loss, *grads, adversarial, *losses.lsgan_loss_backward(adversarial, first, 1.0)]
+        return [y, stats, *back, loss, *grads, adversarial, *loss_cases.lsgan_gradients(adversarial, first, 1.0)]
 
     return step
 

@@ -15,7 +15,6 @@ import torch
 
 from munit_fast import kernels
 from munit_fast.kernels import launch
-from munit_fast.ops import layout as operators
 
 CUDA = torch.device("cuda", 0)
 ROOT = Path(__file__).resolve().parents[2]
@@ -36,7 +35,7 @@ gpu, dtype = torch.device("cuda", 0), torch.float32
 
 @pytest.fixture(autouse=True)
 def _fresh(monkeypatch: pytest.MonkeyPatch) -> None:
-    kernels._why_not_here.cache_clear()
+    kernels._device_unsupported_reason.cache_clear()
     monkeypatch.setattr(kernels, "_failures", {})
 
 
@@ -87,26 +86,26 @@ def driver(tmp_path: Path) -> dict[str, str]:
 
 
 def test_other_devices() -> None:
-    assert kernels.why_not(torch.device("cpu"), torch.float32) == (
+    assert kernels.unsupported_reason(torch.device("cpu"), torch.float32) == (
         "the Triton kernels run on CUDA and HIP devices, not on cpu"
     )
 
 
 def test_other_dtypes() -> None:
-    assert kernels.why_not(CUDA, torch.float64) == (
+    assert kernels.unsupported_reason(CUDA, torch.float64) == (
         "the Triton kernels take float32, bfloat16, float16; got torch.float64"
     )
 
 
 def test_no_device(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    assert kernels.why_not(CUDA, torch.float32) == "no CUDA or HIP device is visible"
+    assert kernels.unsupported_reason(CUDA, torch.float32) == "no CUDA or HIP device is visible"
 
 
 def test_no_triton(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(kernels.importlib.util, "find_spec", lambda name: None)
-    assert kernels.why_not(CUDA, torch.float32) == "triton is not installed"
+    assert kernels.unsupported_reason(CUDA, torch.float32) == "triton is not installed"
 
 
 @pytest.mark.parametrize(
@@ -126,22 +125,22 @@ def test_capability(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda index: capability)
-    assert kernels.why_not(CUDA, dtype) == reason
+    assert kernels.unsupported_reason(CUDA, dtype) == reason
 
 
 def test_a_kernel_is_launched_once_on_each_device(launches: list[torch.device]) -> None:
     devices = [torch.device(name) for name in ("cuda:0", "cuda:1", "cuda", "cuda:0")]
     for device in devices:
         for dtype in kernels.DTYPES:
-            assert kernels.why_not(device, dtype) is None
+            assert kernels.unsupported_reason(device, dtype) is None
     assert launches == devices[:2]
 
 
 def test_nothing_is_launched_during_a_capture(launches: list[torch.device], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: True)
-    assert kernels.why_not(CUDA, torch.float32) is None and not launches
+    assert kernels.unsupported_reason(CUDA, torch.float32) is None and not launches
     monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: False)
-    assert kernels.why_not(CUDA, torch.float32) is None and launches == [CUDA]
+    assert kernels.unsupported_reason(CUDA, torch.float32) is None and launches == [CUDA]
 
 
 def test_a_failed_launch_is_remembered(launches: list[torch.device], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -154,7 +153,7 @@ def test_a_failed_launch_is_remembered(launches: list[torch.device], monkeypatch
     monkeypatch.setattr(launch, "run", failing)
     for capturing in (False, True):
         monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda c=capturing: c)
-        assert kernels.why_not(CUDA, torch.float32) == (
+        assert kernels.unsupported_reason(CUDA, torch.float32) == (
             "Triton cannot launch a kernel on this device: no room for the cache"
         )
     assert len(launches) == 1
@@ -166,10 +165,10 @@ def test_without_a_compiler_another_backend_is_taken(capturing: bool, tmp_path: 
     """As in most containers that are made to run programs, not to build them."""
     program = f"""
 capturing = {capturing}
-print(backends.why_not("triton", gpu, dtype))
-backends.cuda.why_not = lambda device, dtype: None
+print(backends.unsupported_reason("triton", gpu, dtype))
+backends.cuda.unsupported_reason = lambda device, dtype: None
 print(backends.automatic(gpu, dtype))
-backends.cuda.why_not = lambda device, dtype: "there is no nvcc either"
+backends.cuda.unsupported_reason = lambda device, dtype: "there is no nvcc either"
 print(backends.choose("auto", gpu, dtype).__name__)
 try:
     backends.choose("triton", gpu, dtype)
@@ -190,7 +189,9 @@ def test_a_compiler_that_fails_is_named(tmp_path: Path, driver: dict[str, str]) 
     compiler = tmp_path / "failing"
     compiler.write_text("#!/bin/sh\necho Python.h is missing >&2\nexit 3\n")
     compiler.chmod(0o755)
-    done = on_a_made_up_gpu('print(backends.why_not("triton", gpu, dtype))', tmp_path, **driver, CC=str(compiler))
+    done = on_a_made_up_gpu(
+        'print(backends.unsupported_reason("triton", gpu, dtype))', tmp_path, **driver, CC=str(compiler)
+    )
     assert done.stdout == (
         f"Triton cannot launch a kernel on this device: {compiler} ended with status 3, its message is above\n"
     ), done.stderr
@@ -202,7 +203,7 @@ def test_triton_is_taken_where_its_launcher_launches(tmp_path: Path, driver: dic
     program = """
 from torch._subclasses import FakeTensorMode
 with FakeTensorMode():
-    print(backends.why_not("triton", gpu, dtype))
+    print(backends.unsupported_reason("triton", gpu, dtype))
 print(backends.automatic(gpu, dtype))
 """
     done = on_a_made_up_gpu(program, tmp_path, **driver)
@@ -221,10 +222,3 @@ def test_the_package_does_not_import_triton() -> None:
     program = "import sys; from munit_fast import kernels; assert 'triton' not in sys.modules, 'triton was imported'"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-
-
-@pytest.mark.parametrize("shape", [(2, 3, 4, 5), (2, 3, 1, 1), (1, 1, 4, 5), (2, 1, 1, 1), (1, 4, 1, 6)])
-@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
-def test_layouts_are_read_as_the_operators_read_them(shape: tuple[int, ...], layout: torch.memory_format) -> None:
-    x = torch.empty(shape, memory_format=layout)
-    assert launch.is_channels_last(x) == operators.is_channels_last(x)

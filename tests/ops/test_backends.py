@@ -63,11 +63,11 @@ def test_every_backend_says_why_not() -> None:
     for name in backends.BACKENDS:
         for device in (meta, here):
             for dtype in (torch.float32, torch.bfloat16, torch.float64):
-                reason = backends.why_not(name, device, dtype)
+                reason = backends.unsupported_reason(name, device, dtype)
                 assert reason is None or len(reason) > 10
-    assert backends.why_not("reference", here, torch.float32) is None
-    assert "meta" in backends.why_not("cpu", meta, torch.float32)
-    assert "cpu" in backends.why_not("triton", here, torch.float32)
+    assert backends.unsupported_reason("reference", here, torch.float32) is None
+    assert "meta" in backends.unsupported_reason("cpu", meta, torch.float32)
+    assert "cpu" in backends.unsupported_reason("triton", here, torch.float32)
 
 
 def test_instruction_sets_agree(cpu: str) -> None:
@@ -137,7 +137,7 @@ def test_without_triton() -> None:
     script = f"BLOCKED = {{'triton'}}\n{BLOCKER}\n{EVERYTHING}\n" + (
         "from munit_fast import kernels\n"
         "from munit_fast.ops import backends\n"
-        "assert backends.why_not('triton', torch.device('cpu'), torch.float32)\n"
+        "assert backends.unsupported_reason('triton', torch.device('cpu'), torch.float32)\n"
         "assert 'triton' not in sys.modules\n"
     )
     done = python(script)
@@ -151,7 +151,7 @@ def test_importing_the_functions_does_not_import_triton() -> None:
 
 
 def test_auto_warns_in_words_and_once(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(backends.cpu, "why_not", lambda device, dtype: "it is not built on this machine")
+    monkeypatch.setattr(backends.cpu, "unsupported_reason", lambda device, dtype: "it is not built on this machine")
     backends.choose.cache_clear()
     try:
         with caplog.at_level(logging.WARNING, logger="munit_fast"):

@@ -13,7 +13,7 @@ from torch.utils.checkpoint import checkpoint
 
 from helpers.oracle import OPS, Case, Inputs, make_inputs, run, specification
 from munit_fast import functional as mf
-from munit_fast.ops.options import ACTIVATIONS, PAD_MODES
+from munit_fast.ops.spec import ACTIVATIONS, PAD_MODES
 
 
 def double(*shape: int) -> Tensor:

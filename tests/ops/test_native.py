@@ -8,13 +8,14 @@ import os
 import shutil
 import subprocess
 import sys
+import types
 from pathlib import Path
 
 import pytest
 import torch
 from PIL import Image
 
-from munit_fast.ops import native
+from munit_fast.ops import native, spec
 
 ROOT = Path(__file__).resolve().parents[2]
 # Runs a command in a process where the compiled part cannot be imported.
@@ -34,12 +35,57 @@ cli.main()
 def test_the_reason_that_the_installation_noted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(native, "__file__", str(tmp_path / "ops" / "native.py"))
     missing = ModuleNotFoundError("No module named 'munit_fast._C'", name="munit_fast._C")
-    assert "(its file is not there); install a C++20 compiler" in native._why_missing(missing)
+    assert "its file is not there" in native._missing_reason(missing)
     (tmp_path / "_C.missing.txt").write_text("no C++ compiler\nwas found\n")
-    assert native._why_missing(missing) == (
-        "munit_fast._C is not built for this Python (no C++ compiler was found); install a C++20 compiler and then "
-        "munit-fast again (in a checkout: python setup.py build_ext --inplace), or a wheel, which needs none"
+    reason = native._missing_reason(missing)
+    assert "no C++ compiler was found" in reason and "build_ext --inplace" in reason and "\n" not in reason
+
+
+def built_with(**changes: list[str]) -> types.SimpleNamespace:
+    """A compiled part with the names of this version, but for the changes."""
+    enums = {kind: list(names) for kind, names in spec.ENUMS.items()} | changes
+    return types.SimpleNamespace(enums=lambda: enums)
+
+
+def test_a_compiled_part_with_the_same_names_is_taken() -> None:
+    assert native._outdated_reason(built_with()) is None
+
+
+@pytest.mark.parametrize("kind", spec.ENUMS)
+@pytest.mark.parametrize("change", ["swapped", "short", "long", "missing"])
+def test_a_compiled_part_with_other_codes_is_refused(kind: str, change: str) -> None:
+    """In another order, a code would silently mean another activation."""
+    first, second, *rest = spec.ENUMS[kind]
+    names = {
+        "swapped": [second, first, *rest],
+        "short": [first, second, *rest][:-1],
+        "long": [first, second, *rest, "other"],
+        "missing": [],
+    }[change]
+    reason = native._outdated_reason(built_with(**{kind: names}))
+    assert reason is not None and kind.replace("_", " ") in reason and "build_ext --inplace" in reason
+    assert all(name in reason for name in names)
+
+
+def test_a_compiled_part_that_states_no_names_is_refused() -> None:
+    reason = native._outdated_reason(types.SimpleNamespace())
+    assert reason is not None and "build_ext --inplace" in reason
+
+
+def test_the_import_refuses_other_codes() -> None:
+    program = (
+        "import sys, types\n"
+        "enums = {'norms': ['none', 'layer', 'instance'], 'activations': [], 'pad_modes': []}\n"
+        "sys.modules['munit_fast._C'] = types.SimpleNamespace(enums=lambda: enums)\n"
+        "import torch, munit_fast.functional as mf\n"
+        "from munit_fast.ops import native\n"
+        "assert native.module is None\n"
+        "try: mf.bias_act(torch.ones(1, 1, 2, 2), impl='cpu')\n"
+        "except RuntimeError as error: print(error)\n"
     )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "impl='cpu'" in done.stdout and "norms" in done.stdout and "build_ext --inplace" in done.stdout
 
 
 def test_a_function_that_torch_lacks_is_named(tmp_path: Path) -> None:
@@ -54,7 +100,7 @@ def test_a_function_that_torch_lacks_is_named(tmp_path: Path) -> None:
     loader = importlib.machinery.ExtensionFileLoader("_C", library)
     with pytest.raises(ImportError) as raised:
         importlib.util.module_from_spec(importlib.util.spec_from_loader("_C", loader))
-    said = native._why_missing(raised.value)
+    said = native._missing_reason(raised.value)
     assert said.startswith(f"munit_fast._C does not load into torch {torch.__version__} (")
     assert "aoti_torch_no_such_function" in said and said.endswith("; install munit-fast again")
     assert "\n" not in said

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from helpers.oracle import DTYPES, LAYOUTS, OPS, Case, check, lay_out, make_inputs, run
 from helpers.tolerances import tolerance
 from munit_fast import functional as mf
-from munit_fast.ops.options import ACTIVATIONS, PAD_MODES
+from munit_fast.ops.spec import ACTIVATIONS, PAD_MODES
 
 # The same examples in every run; the fixture (which backend) does not change between them.
 FIXED = settings(

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from helpers.oracle import DTYPES, OPS, Case, Inputs, gradients, grid, in_double, make_inputs, specification
-from munit_fast.ops.options import ACTIVATIONS
+from munit_fast.ops.spec import ACTIVATIONS
 from munit_fast.reference import epilogue as formulas
 from munit_fast.reference import layers, losses
 
@@ -19,6 +19,7 @@ MODULES = {
     "lrelu": nn.LeakyReLU(0.2),
     "selu": nn.SELU(),
     "tanh": nn.Tanh(),
+    "silu": nn.SiLU(),
 }
 PAD_MODULES = {"reflect": nn.ReflectionPad2d, "replicate": nn.ReplicationPad2d, "zero": nn.ZeroPad2d}
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from helpers.oracle import DTYPES, OPS, Case, Inputs, make_inputs, run
 from munit_fast import functional as mf
 from munit_fast.ops import native
-from munit_fast.ops.options import ACTIVATIONS
+from munit_fast.ops.spec import ACTIVATIONS
 from munit_fast.reference import epilogue as formulas
 
 HALVES = (torch.bfloat16, torch.float16)
@@ -89,14 +89,15 @@ def test_infinity_and_extremes(backend: str, act: str) -> None:
         torch.testing.assert_close(got, gradient, equal_nan=True)
 
 
-@pytest.mark.parametrize("act", ["selu", "tanh"])
+@pytest.mark.parametrize("act", ["selu", "tanh", "silu"])
 def test_smooth_activations_are_accurate_everywhere(backend: str, act: str) -> None:
     """Relative to each value, small ones included: exp(z) - 1 and tanh(z) lose no digits near zero."""
     sizes = torch.logspace(-30, 2, 20011, dtype=torch.float64).float()
     x = torch.cat([sizes, -sizes]).view(1, 1, 2, -1).requires_grad_()
     double = x.detach().double().requires_grad_()
     y, expected = mf.bias_act(x, act=act, impl=backend), formulas.epilogue(double, act=act)
-    assert ((y - expected) / expected).abs().max() < 8 * 2**-24
+    normal = expected.abs() > 1e-34  # silu(-100) is no normal float32, and exp may stop a little earlier
+    assert ((y - expected) / expected)[normal].abs().max() < 8 * 2**-24
     upstream = torch.randn(x.shape)
     (got,) = torch.autograd.grad(y, x, upstream)
     (want,) = torch.autograd.grad(expected, double, upstream.double())

@@ -1,4 +1,4 @@
-"""Each instruction set's file, compiled as setup.py does it, by GCC and by clang."""
+"""Each instruction set's file, compiled as csrc/ninja_build.py does it, by GCC and by clang."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import setuptools
 
 ROOT = Path(__file__).resolve().parents[2]
 MAIN = """
@@ -32,9 +31,8 @@ X86 = platform.machine() in ("x86_64", "AMD64")
 
 
 @pytest.fixture
-def script(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
-    monkeypatch.setattr(setuptools, "setup", lambda **_: None)
-    return runpy.run_path(str(ROOT / "setup.py"))
+def script() -> dict[str, Any]:
+    return runpy.run_path(str(ROOT / "csrc/ninja_build.py"))
 
 
 def run(*command: str) -> str:
@@ -54,12 +52,12 @@ def test_every_instruction_set_is_built_and_shares_nothing(
     """
     if not shutil.which(compiler) or not shutil.which("nm"):
         pytest.skip(f"{compiler} or nm is not installed")
-    lines = script["build_file"](tmp_path, compiler, [], None, tmp_path / "_C.so").splitlines()
+    lines = script["ninja_file"](tmp_path, compiler, [], None, tmp_path / "_C.so").splitlines()
     main = tmp_path / "main.cpp"
     main.write_text(MAIN)
     flags = [*script["FLAGS"], "-O0", "-Werror", f"-I{ROOT / 'csrc'}"]
     objects = []
-    for source in (str(main), str(ROOT / "csrc/cpu/choose.cpp"), *script["INSTRUCTION_SETS"]):
+    for source in (str(main), str(ROOT / "csrc/cpu/dispatch.cpp"), *script["INSTRUCTION_SETS"]):
         objects.append(str(tmp_path / (Path(source).stem + ".o")))
         own = (
             next((lines[i + 1] for i, line in enumerate(lines) if line.endswith(source)), "")

@@ -1,4 +1,4 @@
-"""What setup.py finds, writes and says; the compilation itself is tested by its results."""
+"""What the build finds, writes and says; the compilation itself is tested by its results."""
 
 from __future__ import annotations
 
@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import setuptools
 
 from munit_fast.utils.version import check_torch
 
@@ -23,9 +22,8 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture
-def script(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
-    monkeypatch.setattr(setuptools, "setup", lambda **_: None)
-    return runpy.run_path(str(ROOT / "setup.py"))
+def script() -> dict[str, Any]:
+    return runpy.run_path(str(ROOT / "csrc/ninja_build.py"))
 
 
 def test_without_nvcc(script: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -33,7 +31,7 @@ def test_without_nvcc(script: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(shutil, "which", lambda name: None)
     monkeypatch.setattr(glob, "glob", lambda pattern: [])
     with pytest.raises(script["BuildError"], match="nvcc was not found") as raised:
-        script["Cuda"]()
+        script["CudaToolkit"]()
     text = script["build_header"](None, f'{raised.value} "C:\\here"\nand there')
     assert "#define MUNIT_FAST_CUDA 0" in text and len(text.splitlines()) == 3
     assert '\\"C:\\\\here\\" and there";' in text
@@ -57,7 +55,7 @@ def test_an_older_nvcc_builds_what_it_knows(
 
     monkeypatch.setenv("CUDACXX", str(nvcc))
     monkeypatch.setattr(subprocess, "run", run)
-    cuda = script["Cuda"]()
+    cuda = script["CudaToolkit"]()
     assert cuda.version == "nvcc 12.4.131" and cuda.include == tmp_path / "include"
     assert cuda.names() == "sm_80, sm_90, compute_90"
     assert [flag for flag in cuda.flags() if "gencode" in flag] == [

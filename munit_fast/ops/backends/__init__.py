@@ -1,8 +1,16 @@
-"""Who computes: one module for each backend, with the same functions, and the choice between them.
+"""The backends: one module each, with the same functions, and the choice between them.
 
-A backend has `why_not(device, dtype)` (None, or in words why it cannot serve), `epilogue_forward`,
-`epilogue_backward`, `l1_losses`, `l1_losses_backward`, `lsgan_loss` and `lsgan_loss_backward`; one that does not serve
-every problem also `why_not_problem(problem)`. `choice` has the table that "auto" follows.
+Every backend has these functions. The operators allocate; a backend fills what it is given:
+
+- `unsupported_reason(device, dtype)`: why it cannot serve, or None; one that does not serve every operation also has
+  `unsupported_problem_reason(problem)`.
+- `epilogue_forward(spec, inputs, y, stats, has_stats)`: writes y, and stats unless the caller has them already.
+- `epilogue_backward(spec, inputs, grad, stats, out)`: writes the members of `out` (`EpilogueGradients`) that are there.
+- `l1_losses(first, second)`, `lsgan_loss(outputs, target)`: return the value.
+- `l1_losses_backward(grad, first, second, out)`, `lsgan_loss_backward(grad, outputs, target, out)`: write the
+  gradients in the list `out` (for L1 those of `first`, then those of `second`; None: not needed).
+
+`registry` has the table that "auto" follows.
 """
 
 from __future__ import annotations
@@ -18,17 +26,19 @@ from munit_fast.ops.backends.registry import Problem
 
 BACKENDS: dict[str, ModuleType] = {"triton": triton, "cuda": cuda, "cpu": cpu, "reference": reference}
 IMPLEMENTATIONS = ("auto", *BACKENDS)
-__all__ = ["BACKENDS", "IMPLEMENTATIONS", "Problem", "automatic", "choose", "why_not"]
+__all__ = ["BACKENDS", "IMPLEMENTATIONS", "Problem", "automatic", "choose", "unsupported_reason"]
 
 _log = logging.getLogger("munit_fast")
 
 
-def why_not(impl: str, device: torch.device, dtype: torch.dtype, problem: Problem | None = None) -> str | None:
-    """None if the backend called `impl` can serve this, or the reason in words; no problem: its best one."""
+def unsupported_reason(
+    impl: str, device: torch.device, dtype: torch.dtype, problem: Problem | None = None
+) -> str | None:
+    """Why the backend called `impl` cannot serve this; None if it can. Without a problem: device and dtype alone."""
     backend = BACKENDS[impl]
-    reason = backend.why_not(device, dtype)
-    if reason is None and problem is not None and hasattr(backend, "why_not_problem"):
-        reason = backend.why_not_problem(problem)
+    reason = backend.unsupported_reason(device, dtype)
+    if reason is None and problem is not None and hasattr(backend, "unsupported_problem_reason"):
+        reason = backend.unsupported_problem_reason(problem)
     return reason
 
 
@@ -46,7 +56,7 @@ def _capability(device: torch.device) -> tuple[int, int]:
 def automatic(device: torch.device, dtype: torch.dtype, problem: Problem | None = None) -> str:
     """The name of the backend that "auto" takes."""
     order = registry.order(device.type, _capability(device), problem)
-    return next(name for name in order if why_not(name, device, dtype, problem) is None)
+    return next(name for name in order if unsupported_reason(name, device, dtype, problem) is None)
 
 
 @lru_cache(4096)
@@ -57,13 +67,13 @@ def choose(impl: str, device: torch.device, dtype: torch.dtype, problem: Problem
         RuntimeError: `impl` names a backend that cannot serve this device, dtype or problem.
     """
     if impl != "auto":
-        if reason := why_not(impl, device, dtype, problem):
+        if reason := unsupported_reason(impl, device, dtype, problem):
             raise RuntimeError(f"impl={impl!r} cannot be used here: {reason}")
         return BACKENDS[impl]
     name = automatic(device, dtype, problem)
     better = [other for other in registry.order(device.type, _capability(device), problem) if other != name]
     if name in registry.FALLBACK and better:
-        reasons = [why_not(other, device, dtype, problem) for other in better]
+        reasons = [unsupported_reason(other, device, dtype, problem) for other in better]
         said = "; ".join(f"{other}: {reason}" for other, reason in zip(better, reasons))
         _warn_once(f"using the slower {name!r} backend on {device.type}: {reasons[0] if len(better) == 1 else said}")
     return BACKENDS[name]

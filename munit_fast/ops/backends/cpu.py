@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
 from munit_fast.ops import native
-from munit_fast.ops.layout import is_channels_last, memory_format
-from munit_fast.ops.options import ACTIVATIONS, NORMS, PAD_MODES, Options
+from munit_fast.ops.spec import EpilogueGradients, EpilogueInputs, EpilogueSpec, accumulator_dtype, is_channels_last
 
 _DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 
 
-def why_not(device: torch.device, dtype: torch.dtype) -> str | None:
+def unsupported_reason(device: torch.device, dtype: torch.dtype) -> str | None:
     if device.type != "cpu":
-        return f"it computes on the CPU, the tensors are on {device}"
+        return f"it serves tensors on the CPU; these are on {device}"
     if native.module is None:
         return native.native_error
     if dtype not in _DTYPES:
@@ -22,97 +23,47 @@ def why_not(device: torch.device, dtype: torch.dtype) -> str | None:
     return None
 
 
-def _accumulator(x: Tensor) -> torch.dtype:
-    return torch.promote_types(x.dtype, torch.float32)
-
-
-def _flags(o: Options, x: Tensor) -> tuple[object, ...]:
-    act, mode = ACTIVATIONS.index(o.act), PAD_MODES.index(o.pad_mode)
-    return NORMS.index(o.norm), o.eps, act, o.slope, o.block, o.pad, mode, is_channels_last(x)
-
-
 def _contiguous(t: Tensor | None) -> Tensor | None:
     return None if t is None else t.contiguous()
 
 
-def epilogue_forward(
-    x: Tensor,
-    weight: Tensor | None,
-    bias: Tensor | None,
-    residual: Tensor | None,
-    slopes: Tensor | None,
-    o: Options,
-    stats: Tensor | None = None,
-) -> tuple[Tensor, Tensor]:
-    n, c, h, w = x.shape
-    size = (n, c // o.block**2, o.block * h + 2 * o.pad, o.block * w + 2 * o.pad)
-    y = torch.empty(size, dtype=x.dtype, memory_format=memory_format(x))
-    known = stats is not None
-    if stats is None:
-        rows = {"none": 0, "instance": n * c, "layer": n}[o.norm]
-        stats = torch.empty(2, rows, dtype=_accumulator(x))
-    torch.ops.munit_fast_cpu.epilogue_forward(
-        x, _contiguous(weight), _contiguous(bias), _contiguous(slopes), residual, y, stats, known, *_flags(o, x)
+def epilogue_forward(spec: EpilogueSpec, inputs: EpilogueInputs, y: Tensor, stats: Tensor, has_stats: bool) -> None:
+    x, weight, bias, residual, slopes = inputs
+    parameters = _contiguous(weight), _contiguous(bias), _contiguous(slopes)
+    torch.ops.munit_fast_cpu.epilogue_forward.default(
+        x, *parameters, residual, y, stats, has_stats, *spec.codes(), is_channels_last(x)
     )
-    return y, stats
 
 
 def epilogue_backward(
-    grad: Tensor,
-    x: Tensor,
-    stats: Tensor,
-    weight: Tensor | None,
-    bias: Tensor | None,
-    slopes: Tensor | None,
-    o: Options,
-    need_x: bool,
-    need_residual: bool,
-    need_sums: bool,
-) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-    grad_x = torch.empty_like(x) if need_x else None
-    grad_residual = torch.empty_like(x) if need_residual else None
-    sums = torch.empty(3, x.shape[0], x.shape[1], dtype=_accumulator(x)) if need_sums else None
-    torch.ops.munit_fast_cpu.epilogue_backward(
-        grad,
-        x,
-        _contiguous(weight),
-        _contiguous(bias),
-        _contiguous(slopes),
-        stats,
-        grad_x,
-        grad_residual,
-        sums,
-        *_flags(o, x),
+    spec: EpilogueSpec, inputs: EpilogueInputs, grad: Tensor, stats: Tensor, out: EpilogueGradients
+) -> None:
+    x, weight, bias, _, slopes = inputs
+    parameters = _contiguous(weight), _contiguous(bias), _contiguous(slopes)
+    torch.ops.munit_fast_cpu.epilogue_backward.default(
+        grad, x, *parameters, stats, *out, *spec.codes(), is_channels_last(x)
     )
-    return grad_x, grad_residual, sums
 
 
-def l1_losses(first: list[Tensor], second: list[Tensor]) -> Tensor:
-    values = [torch.ops.munit_fast_cpu.l1_sum(a, b) / a.numel() for a, b in zip(first, second)]
-    return torch.tensor(values, dtype=_accumulator(first[0]))
+def l1_losses(first: Sequence[Tensor], second: Sequence[Tensor]) -> Tensor:
+    values = [torch.ops.munit_fast_cpu.l1_sum.default(a, b) / a.numel() for a, b in zip(first, second)]
+    return torch.tensor(values, dtype=accumulator_dtype(first[0].dtype))
 
 
 def l1_losses_backward(
-    grad: Tensor, first: list[Tensor], second: list[Tensor], need_first: list[bool], need_second: list[bool]
-) -> tuple[list[Tensor | None], list[Tensor | None]]:
-    grads_first: list[Tensor | None] = []
-    grads_second: list[Tensor | None] = []
-    for upstream, a, b, need_a, need_b in zip(grad.tolist(), first, second, need_first, need_second):
-        grads_first.append(torch.empty_like(a) if need_a else None)
-        grads_second.append(torch.empty_like(b) if need_b else None)
-        torch.ops.munit_fast_cpu.l1_backward(a, b, upstream / a.numel(), grads_first[-1], grads_second[-1])
-    return grads_first, grads_second
+    grad: Tensor, first: Sequence[Tensor], second: Sequence[Tensor], out: Sequence[Tensor | None]
+) -> None:
+    pairs = zip(grad.tolist(), first, second, out[: len(first)], out[len(first) :])
+    for upstream, a, b, grad_a, grad_b in pairs:
+        torch.ops.munit_fast_cpu.l1_backward.default(a, b, upstream / a.numel(), grad_a, grad_b)
 
 
-def lsgan_loss(outputs: list[Tensor], target: float) -> Tensor:
-    value = sum(torch.ops.munit_fast_cpu.lsgan_sum(output, target) / output.numel() for output in outputs)
-    return torch.tensor(value, dtype=_accumulator(outputs[0]))
+def lsgan_loss(outputs: Sequence[Tensor], target: float) -> Tensor:
+    value = sum(torch.ops.munit_fast_cpu.lsgan_sum.default(output, target) / output.numel() for output in outputs)
+    return torch.tensor(value, dtype=accumulator_dtype(outputs[0].dtype))
 
 
-def lsgan_loss_backward(grad: Tensor, outputs: list[Tensor], target: float) -> list[Tensor]:
-    grads = []
-    for output in outputs:
-        grads.append(torch.empty_like(output))
+def lsgan_loss_backward(grad: Tensor, outputs: Sequence[Tensor], target: float, out: Sequence[Tensor]) -> None:
+    for output, grad_output in zip(outputs, out):
         upstream = 2 * grad.item() / output.numel()
-        torch.ops.munit_fast_cpu.lsgan_backward(output, target, upstream, grads[-1])
-    return grads
+        torch.ops.munit_fast_cpu.lsgan_backward.default(output, target, upstream, grad_output)

@@ -11,8 +11,7 @@ from torch import Tensor
 
 from munit_fast.ops import native
 from munit_fast.ops.backends.registry import Problem
-from munit_fast.ops.layout import memory_format
-from munit_fast.ops.options import ACTIVATIONS, NORMS, PAD_MODES, Options
+from munit_fast.ops.spec import EpilogueGradients, EpilogueInputs, EpilogueSpec
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 LAYOUTS = (torch.channels_last,)
@@ -26,20 +25,20 @@ WAYS = ("best", "slab", "passes")
 _way = "best"  # tests set another
 
 
-def why_not(device: torch.device, dtype: torch.dtype) -> str | None:
+def unsupported_reason(device: torch.device, dtype: torch.dtype) -> str | None:
     if device.type != "cuda":
-        return f"it computes on NVIDIA GPUs, the tensors are on {device}"
+        return f"it serves tensors on NVIDIA GPUs; these are on {device}"
     if native.module is None:
         return native.native_error
     if "cuda_error" in (built := native.module.build_info()):
         return f"munit_fast._C was built without CUDA: {built['cuda_error']}"
     if dtype not in DTYPES:
         return f"it serves float32, bfloat16 and float16, not {dtype}"
-    return _why_not_here(torch.cuda.current_device() if device.index is None else device.index)
+    return _device_unsupported_reason(torch.cuda.current_device() if device.index is None else device.index)
 
 
 @functools.cache
-def _why_not_here(index: int) -> str | None:
+def _device_unsupported_reason(index: int) -> str | None:
     if torch.version.cuda is None:
         return "this torch is not built for NVIDIA GPUs"
     capability = torch.cuda.get_device_capability(index)
@@ -53,8 +52,8 @@ def _why_not_here(index: int) -> str | None:
     return None
 
 
-def why_not_problem(problem: Problem) -> str | None:
-    """None if it can serve this operation, on a device and dtype that it serves; or the reason in words."""
+def unsupported_problem_reason(problem: Problem) -> str | None:
+    """Why it does not serve this operation, on a device and dtype that it serves; None if it does."""
     if problem.op != "epilogue":
         return None
     if not problem.channels_last:
@@ -72,100 +71,56 @@ def _ops() -> Any:
     return torch.ops.munit_fast_cuda
 
 
-def _flags(o: Options) -> tuple[Any, ...]:
-    act, mode = ACTIVATIONS.index(o.act), PAD_MODES.index(o.pad_mode)
-    return NORMS.index(o.norm), o.eps, act, o.slope, o.block, o.pad, mode, WAYS.index(_way)
-
-
 def _parameter(t: Tensor | None) -> Tensor | None:
     if t is None:
         return None
     return (t if t.dtype in DTYPES else t.float()).contiguous()
 
 
-def epilogue_forward(
-    x: Tensor,
-    weight: Tensor | None,
-    bias: Tensor | None,
-    residual: Tensor | None,
-    slopes: Tensor | None,
-    o: Options,
-    stats: Tensor | None = None,
-) -> tuple[Tensor, Tensor]:
-    n, c, h, w = x.shape
-    size = (n, c // o.block**2, o.block * h + 2 * o.pad, o.block * w + 2 * o.pad)
-    y = torch.empty(size, dtype=x.dtype, device=x.device, memory_format=memory_format(x))
-    known = stats is not None
-    if stats is None:
-        rows = {"none": 0, "instance": n * c, "layer": n}[o.norm]
-        stats = torch.empty(2, rows, dtype=torch.float32, device=x.device)
+def epilogue_forward(spec: EpilogueSpec, inputs: EpilogueInputs, y: Tensor, stats: Tensor, has_stats: bool) -> None:
+    x, weight, bias, residual, slopes = inputs
     parameters = _parameter(weight), _parameter(bias), _parameter(slopes)
-    _ops().epilogue_forward(x, *parameters, residual, y, stats, known, *_flags(o))
-    return y, stats
+    _ops().epilogue_forward(x, *parameters, residual, y, stats, has_stats, *spec.codes(), WAYS.index(_way))
 
 
 def epilogue_backward(
-    grad: Tensor,
-    x: Tensor,
-    stats: Tensor,
-    weight: Tensor | None,
-    bias: Tensor | None,
-    slopes: Tensor | None,
-    o: Options,
-    need_x: bool,
-    need_residual: bool,
-    need_sums: bool,
-) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-    grad_x = torch.empty_like(x) if need_x else None
-    grad_residual = torch.empty_like(x) if need_residual else None
-    sums = torch.empty(3, x.shape[0], x.shape[1], dtype=torch.float32, device=x.device) if need_sums else None
+    spec: EpilogueSpec, inputs: EpilogueInputs, grad: Tensor, stats: Tensor, out: EpilogueGradients
+) -> None:
+    x, weight, bias, _, slopes = inputs
     parameters = _parameter(weight), _parameter(bias), _parameter(slopes)
-    _ops().epilogue_backward(grad, x, *parameters, stats, grad_x, grad_residual, sums, *_flags(o))
-    return grad_x, grad_residual, sums
+    _ops().epilogue_backward(grad, x, *parameters, stats, *out, *spec.codes(), WAYS.index(_way))
 
 
-def _room(tensors: Sequence[Tensor], need: Sequence[bool]) -> list[Tensor]:
-    """A tensor for each gradient that is needed, an empty one for the others."""
-    return [torch.empty_like(t) if needed else t.new_empty(0) for t, needed in zip(tensors, need)]
-
-
-def l1_losses_and_gradients(
-    grad: Tensor | None,  # fp32 [P], or None for no gradients
+def run_l1(
     first: Sequence[Tensor],
     second: Sequence[Tensor],
-    need_first: Sequence[bool],
-    need_second: Sequence[bool],
-    need_value: bool = True,
-) -> tuple[Tensor | None, list[Tensor], list[Tensor]]:
-    """Value [P] and gradients of P pairs, each eight of them in one launch; a gradient not needed comes back empty."""
-    value = torch.empty(len(first), dtype=torch.float32, device=first[0].device) if need_value else None
-    rooms_first, rooms_second = _room(first, need_first), _room(second, need_second)
-    for start in range(0, len(first), MAX_TENSORS):
-        part = slice(start, start + MAX_TENSORS)
-        some_grad, some_value = (None if t is None else t[part] for t in (grad, value))
-        _ops().losses(first[part], second[part], 0.0, some_grad, rooms_first[part], rooms_second[part], some_value)
-    return value, rooms_first, rooms_second
+    value: Tensor | None,  # fp32 [P], written
+    grad: Tensor | None = None,  # fp32 [P]
+    out: Sequence[Tensor | None] = (),  # the gradients of `first`, then those of `second`, written; none without grad
+) -> None:
+    """Launch what is wanted of the L1 losses of P pairs: values, gradients or both, MAX_TENSORS pairs in a launch."""
+    count, nothing = len(first), first[0].new_empty(0)
+    grads = [nothing if t is None else t for t in out] if out else [nothing] * (2 * count)
+    for start in range(0, count, MAX_TENSORS):
+        part = slice(start, min(start + MAX_TENSORS, count))
+        grad_part, value_part = (None if t is None else t[part] for t in (grad, value))
+        grads_first, grads_second = grads[:count][part], grads[count:][part]
+        _ops().losses(first[part], second[part], 0.0, grad_part, grads_first, grads_second, value_part)
 
 
-def l1_losses(first: list[Tensor], second: list[Tensor]) -> Tensor:
-    nothing = [False] * len(first)
-    value, _, _ = l1_losses_and_gradients(None, first, second, nothing, nothing)
-    assert value is not None
+def l1_losses(first: Sequence[Tensor], second: Sequence[Tensor]) -> Tensor:
+    value = torch.empty(len(first), dtype=torch.float32, device=first[0].device)
+    run_l1(first, second, value)
     return value
 
 
 def l1_losses_backward(
-    grad: Tensor, first: list[Tensor], second: list[Tensor], need_first: list[bool], need_second: list[bool]
-) -> tuple[list[Tensor | None], list[Tensor | None]]:
-    _, *rooms = l1_losses_and_gradients(grad.float(), first, second, need_first, need_second, need_value=False)
-    grads_first, grads_second = (
-        [room if needed else None for room, needed in zip(side, need)]
-        for side, need in zip(rooms, (need_first, need_second))
-    )
-    return grads_first, grads_second
+    grad: Tensor, first: Sequence[Tensor], second: Sequence[Tensor], out: Sequence[Tensor | None]
+) -> None:
+    run_l1(first, second, None, grad.float(), out)
 
 
-def lsgan_loss(outputs: list[Tensor], target: float) -> Tensor:
+def lsgan_loss(outputs: Sequence[Tensor], target: float) -> Tensor:
     parts = range(0, len(outputs), MAX_TENSORS)
     values = torch.empty(len(parts), dtype=torch.float32, device=outputs[0].device)
     for i, start in enumerate(parts):
@@ -173,9 +128,7 @@ def lsgan_loss(outputs: list[Tensor], target: float) -> Tensor:
     return values[0] if len(values) == 1 else values.sum()
 
 
-def lsgan_loss_backward(grad: Tensor, outputs: list[Tensor], target: float) -> list[Tensor]:
-    grads = [torch.empty_like(output) for output in outputs]
+def lsgan_loss_backward(grad: Tensor, outputs: Sequence[Tensor], target: float, out: Sequence[Tensor]) -> None:
     for start in range(0, len(outputs), MAX_TENSORS):
         part = slice(start, start + MAX_TENSORS)
-        _ops().losses(outputs[part], [], target, grad.float().view(1), grads[part], [], None)
-    return grads
+        _ops().losses(outputs[part], [], target, grad.float().view(1), out[part], [], None)

@@ -23,7 +23,7 @@ class Problem(NamedTuple):
     channels: int = 1  # of x
 
 
-class Row(NamedTuple):
+class BackendRule(NamedTuple):
     """A set of problems, and who serves them best; best first. None: any."""
 
     device: str
@@ -37,10 +37,10 @@ class Row(NamedTuple):
 
 
 TABLE = [
-    Row("cpu", None, (0, 0), None, None, ANY, ("cpu",), "the kernels for this processor"),
+    BackendRule("cpu", None, (0, 0), None, None, ANY, ("cpu",), "the kernels for this processor"),
     # The passes read x twice where the cluster reads it once, and CUDA C++ launches with less work on the host than
     # Triton; which of that shows, and where, no GPU has said yet.
-    Row("cuda", None, (0, 0), None, None, ANY, ("triton", "cuda"), "no measurement on a GPU yet"),
+    BackendRule("cuda", None, (0, 0), None, None, ANY, ("triton", "cuda"), "no measurement on a GPU yet"),
 ]
 FALLBACK = ("reference",)
 
@@ -56,7 +56,7 @@ def order(device: str, capability: tuple[int, int], problem: Problem | None) -> 
     return FALLBACK
 
 
-def _fits(row: Row, problem: Problem | None) -> bool:
+def _fits(row: BackendRule, problem: Problem | None) -> bool:
     if problem is None:
         return row.op is None and row.norms is None and row.itemsize is None and row.sample_bytes == ANY
     return (

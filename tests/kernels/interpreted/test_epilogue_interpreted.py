@@ -9,12 +9,13 @@ from helpers import kernel_cases as cases
 from helpers import kernel_checks as checks
 from helpers.kernel_cases import Case
 from munit_fast.kernels import configs, launch
-from munit_fast.kernels.epilogue import epilogue_backward, epilogue_forward
 from munit_fast.kernels.statistics import statistics
+from munit_fast.ops.spec import ACTIVATIONS
 from munit_fast.reference import epilogue as reference
 
 SMALL = (8, 8, 1, 64)
 SPLIT = (4, 4, 1, 64)
+ONLY_X = (True, False, False)
 
 
 @pytest.mark.parametrize("case", cases.covering_cases(), ids=str)
@@ -79,9 +80,7 @@ def test_no_reduction_that_nobody_needs(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr(launch, "run", lambda kernel, *args, **meta: launched.append(1) or run(kernel, *args, **meta))
     case = Case((1, 4, 3, 3), norm="none", act="relu", tile=SPLIT)
     cases.use_tile(case, monkeypatch)
-    i = cases.make_inputs(case)
-    needs = {"need_x": True, "need_residual": False, "need_sums": False}
-    epilogue_backward(i.grad, i.x, torch.empty(2, 0), None, None, 0.2, **case.options, **needs)
+    checks.run_backward(case, cases.make_inputs(case), torch.empty(2, 0), ONLY_X)
     assert len(launched) == 1
 
 
@@ -91,7 +90,8 @@ def test_statistics_far_from_zero(norm: str, channels_last: bool, monkeypatch: p
     case = Case((1, 4, 7, 11), norm=norm, channels_last=channels_last, mean=1000.0, tile=SPLIT)
     cases.use_tile(case, monkeypatch)
     x = cases.make_inputs(case).x
-    mean, spread = statistics(x, norm, channels_last)
+    mean, spread = stats = torch.empty(2, 4 if norm == "instance" else 1)
+    statistics(x, norm, channels_last, stats)
     expected = reference.statistics(x.double(), norm)
     assert checks.error(mean, expected[0]) < 1e-7
     assert checks.error(spread, expected[1]) < 1e-5
@@ -103,43 +103,45 @@ def test_a_constant_plane(norm: str, monkeypatch: pytest.MonkeyPatch) -> None:
     cases.use_tile(case, monkeypatch)
     i = cases.make_inputs(case)
     i.x = torch.full_like(i.x, 3.7)
-    y, stats = epilogue_forward(i.x, None, None, None, 0.2, **case.options)
+    y, stats = checks.run_forward(case, i)
     assert y.abs().max() == 0 and torch.equal(stats[1], torch.zeros_like(stats[1]))
-    needs = {"need_x": True, "need_residual": False, "need_sums": False}
-    grad_x, _, _ = epilogue_backward(i.grad, i.x, stats, None, None, 0.2, **case.options, **needs)
+    grad_x, _, _ = checks.run_backward(case, i, stats, ONLY_X)
     expected, _, _ = reference.epilogue_backward(i.grad, i.x, stats, **case.options)
     assert checks.error(grad_x, expected.double()) < 1e-5
 
 
-@pytest.mark.parametrize("act", ["none", "relu", "lrelu", "prelu", "selu", "tanh"])
+@pytest.mark.parametrize("act", ACTIVATIONS)
 def test_nan_stays_nan(act: str, monkeypatch: pytest.MonkeyPatch) -> None:
     case = Case((1, 4, 3, 4), norm="none", act=act, pad=1, tile=SMALL)
     cases.use_tile(case, monkeypatch)
     i = cases.make_inputs(case)
     i.x[0, 2, 1, 1] = float("nan")
-    y, _ = epilogue_forward(i.x, None, None, None, i.slope, **case.options)
+    y, _ = checks.run_forward(case, i)
     assert torch.equal(y.isnan(), reference.epilogue(i.x, act=act, slope=i.slope, pad=1).isnan())
 
 
-@pytest.mark.parametrize("act", ["tanh", "selu"])
+@pytest.mark.parametrize("act", ["tanh", "selu", "silu"])
 def test_activations_keep_their_digits(act: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Value and derivative element by element: close to zero, across the seams of the formulas, and far out."""
     case = Case((1, 1, 8, 64), norm="none", act=act, pad=0, tile=(512, 1, 1, 64))
     cases.use_tile(case, monkeypatch)
     size = torch.cat([torch.logspace(-30, -2, 56), torch.linspace(0.01, 1.2, 156), torch.linspace(1.2, 80, 44)])
     x = torch.cat([size, -size]).view(case.shape)
-    y, stats = epilogue_forward(x, None, None, None, 0.2, **case.options)
-    needs = {"need_x": True, "need_residual": False, "need_sums": False}
-    slope, _, _ = epilogue_backward(torch.ones_like(x), x, stats, None, None, 0.2, **case.options, **needs)
+    i = cases.Inputs(x, None, None, None, 0.2, torch.ones_like(x))
+    y, stats = checks.run_forward(case, i)
+    slope, _, _ = checks.run_backward(case, i, stats, ONLY_X)
     z = x.double()
     if act == "tanh":
         exact, exact_slope = torch.tanh(z), torch.cosh(z) ** -2
+    elif act == "silu":
+        exact, sigmoid = z * torch.sigmoid(z), torch.sigmoid(z)
+        exact_slope, terms = sigmoid + exact * torch.sigmoid(-z), sigmoid + exact.abs() * torch.sigmoid(-z)
     else:
         exact = torch.nn.functional.selu(z)
         exact_slope = reference.SELU_SCALE * torch.where(z > 0, 1, reference.SELU_ALPHA * z.exp())
     assert ((y - exact) / exact).abs().max() < 4e-7
-    normal = exact_slope > 1e-30  # below, fp32 itself has fewer digits
-    assert ((slope - exact_slope) / exact_slope)[normal].abs().max() < 1e-6
+    normal = exact_slope.abs() > 1e-30  # below, fp32 itself has fewer digits
+    assert ((slope - exact_slope) / (terms if act == "silu" else exact_slope))[normal].abs().max() < 1e-6
 
 
 @pytest.mark.parametrize("channels_last", [True, False])
@@ -147,12 +149,10 @@ def test_the_same_bits_every_time(channels_last: bool, monkeypatch: pytest.Monke
     case = Case((1, 4, 3, 3), torch.bfloat16, channels_last, act="prelu", weight="shared", tile=SPLIT)
     cases.use_tile(case, monkeypatch)
     i = cases.make_inputs(case)
-    needs = {"need_x": True, "need_residual": True, "need_sums": True}
     runs = []
     for _ in range(10):
-        y, stats = epilogue_forward(i.x, i.weight, None, None, i.slope, **case.options)
-        back = epilogue_backward(i.grad, i.x, stats, i.weight, None, i.slope, **case.options, **needs)
-        runs.append((y, stats, *back))
+        y, stats = checks.run_forward(case, i)
+        runs.append((y, stats, *checks.run_backward(case, i, stats)))
     for run in runs[1:]:
         assert all(torch.equal(a, b) for a, b in zip(run, runs[0]))
 
@@ -168,27 +168,26 @@ def test_parameters_may_be_rows_of_a_larger_tensor(monkeypatch: pytest.MonkeyPat
 
 
 def test_an_empty_batch() -> None:
-    x = torch.empty(0, 4, 3, 3)
-    options = Case(pad=1).options
-    y, stats = epilogue_forward(x, None, None, None, 0.2, **options)
+    case = Case((0, 4, 3, 3), pad=1)
+    inputs = cases.make_inputs(case)
+    y, stats = checks.run_forward(case, inputs)
     assert y.shape == (0, 4, 5, 5) and stats.shape == (2, 0)
-    needs = {"need_x": True, "need_residual": True, "need_sums": True}
-    grad_x, _, sums = epilogue_backward(y, x, stats, None, None, 0.2, **options, **needs)
-    assert grad_x.shape == x.shape and sums.shape == (3, 0, 4)
+    grad_x, _, sums = checks.run_backward(case, inputs, stats)
+    assert grad_x.shape == inputs.x.shape and sums.shape == (3, 0, 4)
 
 
 def test_a_gradient_in_another_layout_is_refused() -> None:
-    x = torch.randn(1, 4, 3, 3).contiguous(memory_format=torch.channels_last)
-    needs = {"need_x": True, "need_residual": False, "need_sums": False}
-    options = Case(norm="none", pad=0).options
+    case = Case((1, 4, 3, 3), norm="none", act="none", pad=0)
+    inputs = cases.make_inputs(case)
+    inputs.grad = inputs.grad.contiguous()
     with pytest.raises(ValueError, match="grad must be channels_last"):
-        epilogue_backward(torch.randn(1, 4, 3, 3), x, torch.empty(2, 0), None, None, 0.2, **options, **needs)
+        checks.run_backward(case, inputs, torch.empty(2, 0), ONLY_X)
 
 
 def test_samples_beyond_32_bits_are_refused() -> None:
     x = torch.empty(1, 1 << 11, 1 << 10, 1 << 10, device="meta")
     with pytest.raises(ValueError, match="2\\^30 elements"):
-        epilogue_forward(x, None, None, None, 0.2, **Case(norm="none", pad=0).options)
+        checks.run_forward(Case(norm="none", pad=0), cases.Inputs(x, None, None, None, 0.2, x))
 
 
 def test_the_real_tables_cover_every_shape() -> None:

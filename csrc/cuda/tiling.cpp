@@ -1,4 +1,5 @@
-#include "plan.h"
+// The sizes of blocks and splits for each way of computing an epilogue.
+#include "tiling.h"
 
 #include <algorithm>
 
@@ -17,7 +18,7 @@ int power_of_two(int least) {
 
 // 128 bytes side by side, a line of the cache, or 64 for single numbers of 16 bits. Two resident blocks and two waves of
 // them fill the device; a split is never shorter than its reads in flight, and 256 are the most that have to be united.
-Tiling tile_passes(const Epilogue& e, int channels_of_access, const Device& device) {
+Tiling tile_passes(const EpilogueParams& e, int channels_of_access, const Device& device) {
   Tiling t;
   const int accesses = ceil_div(e.c, channels_of_access), area = e.h * e.w;
   t.lanes = std::min(channels_of_access > 1 ? 8 : 32, power_of_two(accesses));
@@ -33,8 +34,8 @@ Tiling tile_passes(const Epilogue& e, int channels_of_access, const Device& devi
 // Wide rows first, then the smallest cluster that fits and gives three quarters of the multiprocessors a block; where
 // none does, the one with the most blocks. A quarter of the multiprocessors at least, or a tensor so small (1 MB) that
 // the launches saved are what counts: below that the passes have the better of it. Not yet measured.
-SlabPlan plan_slab(const Epilogue& e, int itemsize, int channels_of_access, int tensors, int floats, int max_cluster,
-                   const Device& device) {
+SlabPlan plan_slab(const EpilogueParams& e, int itemsize, int channels_of_access, int tensors, int floats,
+                   int max_cluster, const Device& device) {
   SlabPlan best{};
   int64_t best_blocks = 0;
   const int accesses = ceil_div(e.c, channels_of_access), area = e.h * e.w;

@@ -3,7 +3,7 @@
 
 #include <cuda_runtime.h>
 
-#include "problem.h"
+#include "params.h"
 
 namespace munit_fast::cuda {
 
@@ -118,11 +118,11 @@ template <class T, int V> __device__ inline void store(void* base, int64_t at, c
   *reinterpret_cast<Pack<T, V>*>(static_cast<T*>(base) + at) = value;
 }
 
-__device__ inline float read(const Parameter& p, int sample, int channel) {
+__device__ inline float read(const ChannelParam& p, int sample, int channel) {
   const int64_t at = static_cast<int64_t>(sample) * p.per_sample + channel % p.entries;
-  if (p.type == Number::f32) return static_cast<const float*>(p.data)[at];
+  if (p.dtype == Dtype::f32) return static_cast<const float*>(p.data)[at];
   const unsigned short bits = static_cast<const unsigned short*>(p.data)[at];
-  return p.type == Number::bf16 ? __uint_as_float(static_cast<unsigned>(bits) << 16) : half_to_float(bits);
+  return p.dtype == Dtype::bf16 ? __uint_as_float(static_cast<unsigned>(bits) << 16) : half_to_float(bits);
 }
 
 }  // namespace munit_fast::cuda

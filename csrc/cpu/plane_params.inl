@@ -2,11 +2,11 @@
 // mean into the bias would save an operation, but a constant plane (an all-white image) must give its bias exactly:
 // scale is 316 there, and the next layer would normalise the rounding error.
 
-template <class A> struct Planes {
+template <class A> struct PlaneParams {
   int64_t count;
   Scratch memory;
 
-  explicit Planes(const Epilogue& e) : count(e.n * e.c), memory(5 * count * sizeof(A)) {}
+  explicit PlaneParams(const EpilogueParams& e) : count(e.n * e.c), memory(5 * count * sizeof(A)) {}
 
   A* mean() const { return memory.as<A>(); }
   A* r() const { return memory.as<A>() + count; }
@@ -15,7 +15,7 @@ template <class A> struct Planes {
   A* c2() const { return memory.as<A>() + 4 * count; }
 
   // From the statistics of plane p's row of `stats`.
-  void read(const Epilogue& e, int64_t p) const {
+  void read(const EpilogueParams& e, int64_t p) const {
     const A* stats = static_cast<const A*>(e.stats);
     double mean_of = 0, r_of = 1;
     if (e.norm == Norm::instance) {
@@ -31,8 +31,8 @@ template <class A> struct Planes {
 enum : int { tile_mean, tile_scale, tile_shift, tile_slope, tile_c1, tile_c2 };
 
 template <class A, int count>
-inline void fill_tile(const Tile<A, count>& tile, const View& v, const Epilogue& e, const Planes<A>& planes,
-                      int64_t sample) {
+inline void fill_tile(const ParamTile<A, count>& tile, const TensorView& v, const EpilogueParams& e,
+                      const PlaneParams<A>& planes, int64_t sample) {
   tile.fill(v, tile_mean, sample, planes.mean());
   tile.fill(v, tile_scale, sample, planes.scale());
   tile.fill(v, tile_shift, sample, static_cast<const A*>(e.bias));
@@ -44,7 +44,7 @@ inline void fill_tile(const Tile<A, count>& tile, const View& v, const Epilogue&
 }
 
 // Rows of a task: enough work to pay for handing it out and for its tile, few enough to share evenly.
-inline int64_t rows_per_task(const View& v) {
+inline int64_t rows_per_task(const TensorView& v) {
   return max64(1, 65536 / (v.padded_columns * v.result_channels));
 }
 
@@ -54,7 +54,7 @@ struct BatchPlan {
   bool by_image;
   int64_t together;
 
-  BatchPlan(const Epilogue& e, int64_t bytes_per_image) {
+  BatchPlan(const EpilogueParams& e, int64_t bytes_per_image) {
     const int64_t threads = thread_count();
     by_image = threads > 1 && e.n >= threads && (e.n % threads == 0 || e.n >= 4 * threads);
     together = min64(e.n, max64(1, cache_bytes / bytes_per_image));

@@ -9,19 +9,17 @@
 
 namespace munit_fast::cuda {
 
-enum class Number : int { f32, bf16, f16 };
-
 // weight, bias or prelu's slopes: channel c of sample n reads entry n · per_sample + c % entries. Null: there is none.
-struct Parameter {
+struct ChannelParam {
   const void* data;
-  Number type;
+  Dtype dtype;
   int entries, per_sample;
 };
 
-struct Epilogue {
+struct EpilogueParams {
   const void* x;
   float* stats;  // [2, R]: mean and spread; R = n·c (instance), n (layer), 0 (none)
-  Parameter weight, bias, slopes;
+  ChannelParam weight, bias, slopes;
   float slope, eps;
   Norm norm;
   Act act;
@@ -29,21 +27,16 @@ struct Epilogue {
   int n, c, h, w, block, pad;
   int result_channels, result_width;  // c / block², block·w + 2·pad
   int rows, columns;                  // block·h, block·w: the result before padding
-
-  void set_sizes(int n_, int c_, int h_, int w_, int block_, int pad_) {
-    n = n_, c = c_, h = h_, w = w_, block = block_, pad = pad_;
-    rows = block * h, columns = block * w, result_width = columns + 2 * pad, result_channels = c / (block * block);
-  }
 };
 
-struct Forward : Epilogue {
+struct ForwardParams : EpilogueParams {
   const void* residual;  // like x, or a window of a larger tensor whose rows are dense; null: none
   int64_t residual_image;
   int residual_row;
   void* y;
 };
 
-struct Backward : Epilogue {
+struct BackwardParams : EpilogueParams {
   const void* grad;     // like y
   void* grad_x;         // like x, or null
   void* grad_residual;  // like x, or null
@@ -58,40 +51,40 @@ struct Tiling {
 
 // Partial results of the splits of one pass, for the next: [3][n][splits][c], and for the layer norm one number for
 // each block of threads, [2][n][splits · channel_blocks]. Null where one is not used.
-struct Partial {
+struct PartialResults {
   float* channels;
   float* totals;
 };
 
 struct StatisticsLaunch {
-  Epilogue e;
+  EpilogueParams e;
   Tiling tiling;
-  Partial out;
+  PartialResults out;
 };
 
 struct ForwardLaunch {
-  Forward f;
+  ForwardParams f;
   Tiling tiling;
   Tiling partial_tiling;
-  Partial partial;  // of the statistics; null: f.stats holds them
+  PartialResults partial;  // of the statistics; null: f.stats holds them
 };
 
 struct BackwardLaunch {
-  Backward b;
+  BackwardParams b;
   Tiling tiling;
   Tiling partial_tiling;
-  Partial partial;  // written by the pass for the sums, read by the one behind it
+  PartialResults partial;  // written by the pass for the sums, read by the one behind it
 };
 
 // A cluster of `cluster` blocks holds all pixels of cluster_channel_blocks blocks of channels.
 struct SlabForwardLaunch {
-  Forward f;
+  ForwardParams f;
   Tiling tiling;  // splits · cluster_channel_blocks = the cluster
   int cluster_channel_blocks;
 };
 
 struct SlabBackwardLaunch {
-  Backward b;
+  BackwardParams b;
   Tiling tiling;
   int cluster_channel_blocks;
 };

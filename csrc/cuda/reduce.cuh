@@ -1,7 +1,8 @@
-// What the threads of a block, and the blocks of a cluster, do together. Every sum has one order: the same bits every time.
+// Sums and moments over the threads of a block and the blocks of a cluster. Every sum has one order: the same bits every
+// time.
 #pragma once
 
-#include "number.cuh"
+#include "dtype.cuh"
 
 // Declared for the host's pass too, which never runs them.
 #if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 900
@@ -49,11 +50,11 @@ __device__ inline const float* of_rank(const float* shared, int rank) {
 #endif
 }
 
-// Where a thread stands in its block: lane `lane` of `lanes`, each V channels wide, and row `row` of `rows`. `lanes` is a
-// power of two.
-struct Place {
+// A thread's position in its block: lane `lane` of `lanes`, a power of two, each V channels wide, and row `row` of
+// `rows`.
+struct ThreadPosition {
   int lanes, rows, lane, row;
-  __device__ explicit Place(int lanes_)
+  __device__ explicit ThreadPosition(int lanes_)
       : lanes(lanes_), rows(threads / lanes_), lane(threadIdx.x % lanes_), row(threadIdx.x / lanes_) {}
 };
 
@@ -66,10 +67,10 @@ __device__ inline float warp_sum(float value) {
 // Floats of shared memory that the functions below need, for K sums of `columns` = lanes · V channels.
 __device__ constexpr int scratch_floats(int sums, int columns) { return warps_of_sums * sums * columns; }
 
-// out[k][column] = Σ over the rows of acc[k]; i = k · columns + column is written by thread i % threads. Others may read it,
-// and `scratch` may be used again, after a barrier, which is left to the caller.
+// out[k][column] = Σ over the rows of acc[k]; i = k · columns + column is written by thread i % threads. Others may read
+// it, and `scratch` may be used again, after a barrier, which is left to the caller.
 template <int K, int V>
-__device__ inline void block_sums(const Place& at, float (&acc)[K][V], float* scratch, float* out) {
+__device__ inline void block_sums(const ThreadPosition& at, float (&acc)[K][V], float* scratch, float* out) {
   const int columns = at.lanes * V, across = at.lanes < 32 ? 32 : at.lanes;
   for (int offset = at.lanes; offset < 32; offset *= 2)
 #pragma unroll
@@ -96,8 +97,8 @@ __device__ inline void block_sums(const Place& at, float (&acc)[K][V], float* sc
 // is a thousand times the spread. load(entry, mean, squares) gives the count; `total` is the sum of the counts;
 // put(column, mean, squares) takes the result, once for each column. out has room for three rows.
 template <int V, class Load, class Put>
-__device__ inline void merge(const Place& at, int entries, float total, float* scratch, float* out, const Load& load,
-                             const Put& put) {
+__device__ inline void merge(const ThreadPosition& at, int entries, float total, float* scratch, float* out,
+                             const Load& load, const Put& put) {
   const int columns = at.lanes * V;
   float sums[1][V] = {};
   for (int entry = at.row; entry < entries; entry += at.rows) {

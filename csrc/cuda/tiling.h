@@ -1,7 +1,7 @@
 // How a problem is cut into blocks. The division depends on sizes and the device alone: same shapes, same bits.
 #pragma once
 
-#include "problem.h"
+#include "params.h"
 
 namespace munit_fast::cuda {
 
@@ -22,10 +22,10 @@ struct SlabPlan {
   bool fills;  // enough blocks to be worth it
 };
 
-Tiling tile_passes(const Epilogue& e, int channels_of_access, const Device& device);
+Tiling tile_passes(const EpilogueParams& e, int channels_of_access, const Device& device);
 
 // tensors: how many like x are held; floats: of shared memory beside them, for a column.
-SlabPlan plan_slab(const Epilogue& e, int itemsize, int channels_of_access, int tensors, int floats, int max_cluster,
-                   const Device& device);
+SlabPlan plan_slab(const EpilogueParams& e, int itemsize, int channels_of_access, int tensors, int floats,
+                   int max_cluster, const Device& device);
 
 }  // namespace munit_fast::cuda

@@ -7,7 +7,7 @@
 // Row q = block·h + i of the result (before padding) is made of the entries i·segment … (i+1)·segment - 1 of each pixel
 // of row h of x, in order: that is what the phase-major channel order buys.
 
-struct View {
+struct TensorView {
   int64_t samples, channels, result_channels, height, width, block, pad;
   int64_t segment;                       // entries of one pixel of x that one row of the result takes
   int64_t step_image, step_plane, step_row, step_pixel, step_entry;
@@ -17,10 +17,11 @@ struct View {
   PadMode pad_mode;
   bool channels_last;
 
-  explicit View(const Epilogue& e) : View(e, e.c * e.h * e.w, e.h * e.w, (e.channels_last ? e.c : 1) * e.w) {}
+  explicit TensorView(const EpilogueParams& e)
+      : TensorView(e, e.c * e.h * e.w, e.h * e.w, (e.channels_last ? e.c : 1) * e.w) {}
 
-  // Of a tensor like x whose images, planes (in NCHW) and rows are these numbers of entries apart: a window of a larger one.
-  View(const Epilogue& e, int64_t images_apart, int64_t planes_apart_, int64_t rows_apart)
+  // Of a window of a larger tensor, whose images, planes (in NCHW) and rows are these numbers of entries apart.
+  TensorView(const EpilogueParams& e, int64_t images_apart, int64_t planes_apart_, int64_t rows_apart)
       : step_image(images_apart), step_plane(planes_apart_), step_row(rows_apart) {
     block = e.block, pad = e.pad, pad_mode = e.pad_mode, channels_last = e.channels_last;
     height = e.h, width = e.w, tensor_channels = e.c;
@@ -92,22 +93,22 @@ struct View {
   }
 };
 
-// The parameters of one sample's channels, repeated until whole vectors come out even: [parameter][i][lanes]. A row is worked on in pieces that fit the first-level cache; in each, a vector of parameters
-// is loaded once for all the pixels.
-template <class A, int count> struct Tile {
+// The parameters of one sample's channels, repeated until whole vectors come out even: [parameter][i][lanes]. A row is
+// worked on in pieces that fit the first-level cache; in each, a vector of parameters is loaded once for all the pixels.
+template <class A, int count> struct ParamTile {
   int64_t lanes, blocks, pixels;  // pixels: of a piece
   Scratch memory;
 
-  explicit Tile(const View& v)
+  explicit ParamTile(const TensorView& v)
       : lanes(lanes_for(v.segment)), blocks(v.block),
         pixels(min64(v.width, max64(1, piece_entries / lanes) * (lanes / v.segment))),
         memory(count * v.block * lanes * sizeof(A)) {}
 
   A* row(int parameter, int64_t i) const { return memory.as<A>() + (parameter * blocks + i) * lanes; }
-  int64_t entries(const View& v) const { return pixels * v.segment; }
+  int64_t entries(const TensorView& v) const { return pixels * v.segment; }
 
   // values: [n, c]
-  void fill(const View& v, int parameter, int64_t sample, const A* values) const {
+  void fill(const TensorView& v, int parameter, int64_t sample, const A* values) const {
     for (int64_t i = 0; i < blocks; ++i) {
       A* to = row(parameter, i);
       for (int64_t k = 0; k < v.segment; ++k) to[k] = values[v.plane(sample, i * v.segment + k)];

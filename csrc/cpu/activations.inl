@@ -1,0 +1,113 @@
+// The activations and their gradients, on one vector. The elementary functions are polynomials in float (about 1 ulp)
+// and libm's in double.
+
+// Out of line: inlined into every loop they make the object files three times larger and gain a tenth.
+
+__attribute__((noinline)) Vector<float> exponential(Vector<float> x) {
+  x = x > 88.0f ? Vector<float>{} + 88.0f : x;
+  x = x < -87.0f ? Vector<float>{} - 87.0f : x;
+  const float rounder = 12582912.0f;  // 1.5 · 2^23: adding it rounds to a whole number
+  Vector<float> k = x * 1.44269504f + rounder;
+  Words power = (reinterpret_cast<Words>(k) - (bits_of(rounder) - 127u)) << 23;
+  k -= rounder;
+  Vector<float> r = (x - k * 0.693359375f) + k * 2.12194440e-4f;
+  Vector<float> p = 1.9875691500e-4f * r + 1.3981999507e-3f;
+  p = p * r + 8.3334519073e-3f;
+  p = p * r + 4.1665795894e-2f;
+  p = p * r + 1.6666665459e-1f;
+  p = p * r + 5.0000001201e-1f;
+  p = p * r * r + r + 1.0f;
+  return p * reinterpret_cast<Vector<float>>(power);
+}
+
+// exp(x) - 1 for x ≤ 0
+__attribute__((noinline)) Vector<float> exponential_minus_1(Vector<float> x) {
+  Vector<float> series = 1.3888889e-3f + x * 1.9841270e-4f;
+  series = 8.3333333e-3f + x * series;
+  series = 4.1666668e-2f + x * series;
+  series = 1.6666667e-1f + x * series;
+  series = x * (1.0f + x * (0.5f + x * series));
+  return x > -0.35f ? series : exponential(x) - 1.0f;
+}
+
+__attribute__((noinline)) Vector<float> hyperbolic_tangent(Vector<float> x) {
+  Vector<float> size = x < 0.0f ? -x : x, square = x * x;
+  Vector<float> p = -5.70498872745e-3f * square + 2.06390887954e-2f;
+  p = p * square - 5.37397155531e-2f;
+  p = p * square + 1.33314422036e-1f;
+  p = p * square - 3.33332819422e-1f;
+  Vector<float> series = x + x * square * p;
+  Vector<float> t = exponential(-2.0f * size), large = (1.0f - t) / (1.0f + t);
+  large = x < 0.0f ? -large : large;
+  return size < 0.625f ? series : large;
+}
+
+template <double function(double)> inline Vector<double> one_by_one(Vector<double> x) {
+  for (int64_t i = 0; i < width<double>; ++i) x[i] = function(x[i]);
+  return x;
+}
+__attribute__((noinline)) Vector<double> exponential(Vector<double> x) { return one_by_one<::exp>(x); }
+__attribute__((noinline)) Vector<double> exponential_minus_1(Vector<double> x) { return one_by_one<::expm1>(x); }
+__attribute__((noinline)) Vector<double> hyperbolic_tangent(Vector<double> x) { return one_by_one<::tanh>(x); }
+
+// exp(-|z|), zero where `exponential` would stop at its least value: z times it must vanish for any z.
+template <class A, class V = Vector<A>> inline V decay_of(V z) {
+  const V size = z < V{} ? -z : z;
+  return size > A(same<A, float> ? 87 : 708) ? V{} : exponential(-size);
+}
+// z · sigmoid(z), and its derivative sigmoid(z) · (1 + z · sigmoid(-z)): no difference of two numbers close to 1.
+template <class A, class V = Vector<A>> __attribute__((noinline)) V silu(V z) {
+  const V decay = decay_of<A>(z), one = V{} + A(1);
+  return z * (z < V{} ? decay : one) / (one + decay);
+}
+template <class A, class V = Vector<A>> __attribute__((noinline)) V silu_derivative(V z) {
+  const V decay = decay_of<A>(z), one = V{} + A(1), share = one / (one + decay);
+  const V sigmoid = (z < V{} ? decay : one) * share, rest = (z < V{} ? one : decay) * share;
+  return sigmoid * (one + z * rest);
+}
+
+template <class A> constexpr A selu_scale = A(1.0507009873554804934193349852946);
+template <class A> constexpr A selu_alpha = A(1.6732632423543772848170429916717);
+
+template <Act act, class A, class V = Vector<A>> inline V activate(V z, V slope) {
+  const V zero{};
+  if constexpr (act == Act::relu) return z < zero ? zero : z;  // a NaN stays a NaN
+  if constexpr (act == Act::prelu) return z > zero ? z : z * slope;
+  if constexpr (act == Act::selu) {
+    V below = exponential_minus_1(z > zero ? zero : z) * selu_alpha<A>;
+    return (z > zero ? z : below) * selu_scale<A>;
+  }
+  if constexpr (act == Act::tanh) return hyperbolic_tangent(z);
+  if constexpr (act == Act::silu) return silu<A>(z);
+  return z;
+}
+
+// g · act'(z)
+template <Act act, class A, class V = Vector<A>> inline V activation_gradient(V z, V g, V slope) {
+  const V zero{};
+  if constexpr (act == Act::relu) return z > zero ? g : zero;
+  if constexpr (act == Act::prelu) return z > zero ? g : g * slope;
+  if constexpr (act == Act::selu) {
+    V below = exponential(z > zero ? zero : z) * selu_alpha<A>;
+    return g * selu_scale<A> * (z > zero ? zero + A(1) : below);
+  }
+  if constexpr (act == Act::tanh) {
+    V t = hyperbolic_tangent(z);
+    return g * (A(1) - t * t);
+  }
+  if constexpr (act == Act::silu) return g * silu_derivative<A>(z);
+  return g;
+}
+
+// Calls `body` with the activation as a compile-time constant.
+template <class Body> inline void with_act(Act act, const Body& body) {
+  switch (act) {
+    case Act::none: return body.template operator()<Act::none>();
+    case Act::relu: return body.template operator()<Act::relu>();
+    case Act::lrelu:  // each plane has its slope anyway
+    case Act::prelu: return body.template operator()<Act::prelu>();
+    case Act::selu: return body.template operator()<Act::selu>();
+    case Act::tanh: return body.template operator()<Act::tanh>();
+    case Act::silu: return body.template operator()<Act::silu>();
+  }
+}
