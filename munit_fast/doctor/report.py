@@ -114,7 +114,7 @@ def _precision() -> dict[str, str]:
         return {"training and translation": "off: this processor has no bfloat16 instructions"}
     found = {}
     for name, load in (("training", Workload()), ("translation", Workload(training=False))):
-        found[name] = f"{measure(load).faster}: {measure(load).in_words()}"
+        found[name] = f"{measure(load).faster}: {measure(load).describe()}"
     return found
 
 
