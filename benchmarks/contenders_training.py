@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from munit_fast import MUNIT, make_config, reference
+from munit_fast import reference
 from munit_fast.benchmarks import contenders_exported
 from munit_fast.benchmarks.cases import STYLES, Case
 from munit_fast.benchmarks.contenders import (
@@ -29,6 +29,8 @@ from munit_fast.benchmarks.contenders import (
     published_variants,
 )
 from munit_fast.benchmarks.contenders_exported import PACKAGES
+from munit_fast.config import make_config
+from munit_fast.models.munit import MUNIT
 from munit_fast.train.cuda_graph import WARM_UP, StepGraph
 from munit_fast.train.trainer import MUNIT_Trainer
 
@@ -85,7 +87,7 @@ def _weights(trainer: Any) -> list[Tensor]:
     ]
 
 
-def _checked_iterations(trainer: Any, step: Callable[[], None], device: torch.device) -> Callable[[], list[Tensor]]:
+def _checked_iterations(trainer: Any, step: Callable[[], object], device: torch.device) -> Callable[[], list[Tensor]]:
     """Every loss of the first iteration, then how far each network's weights moved in all of them.
 
     On a GPU enough of them that the last ones are replayed, where there is a graph.
@@ -127,7 +129,7 @@ def training_contenders(case: Case, device: torch.device) -> list[Contender]:
         draw = torch.Generator().manual_seed(3)
         return [torch.randn(case.batch, hp["gen"]["style_dim"], 1, 1, generator=draw).to(device) for _ in range(4)]
 
-    def work(trainer: Any, step: Callable[[], None], close: Callable[[], None] = lambda: None) -> Work:
+    def work(trainer: Any, step: Callable[[], object], close: Callable[[], None] = lambda: None) -> Work:
         def timed() -> list[Tensor]:
             step()
             return []
@@ -171,7 +173,7 @@ def training_contenders(case: Case, device: torch.device) -> list[Contender]:
         if graph:
 
             def captured() -> None:
-                _assert_captured(trainer._no_graph is None, f": {trainer._no_graph}")
+                _assert_captured(trainer._graphs.failure is None, f": {trainer._graphs.failure}")
 
             return work(trainer, lambda: trainer.update(x_a, x_b, hp, (styles[:2], styles[2:])), captured)
 

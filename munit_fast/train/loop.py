@@ -26,6 +26,7 @@ from munit_fast.train.distributed import Ranks, joined, restarted
 from munit_fast.train.events import Faults
 from munit_fast.train.grids import write_grids
 from munit_fast.train.loggers import RunLog, import_wandb, peak_memory_mb
+from munit_fast.train.losses import Losses
 from munit_fast.train.progress import TrainingProgress
 from munit_fast.train.run_dir import RunFolder, RunFolderError
 from munit_fast.train.run_state import KEEP, apply_state, find_state, save_published, save_state, state_from_bytes
@@ -116,10 +117,9 @@ def train(
         return run.train()
 
 
-def collect_losses(trainer: Any) -> dict[str, float]:
-    """Every loss_* attribute of a trainer, under its published name."""
-    found = {name: value for name, value in sorted(vars(trainer).items()) if name.startswith("loss_")}
-    return {name: float(v.detach() if isinstance(v, Tensor) else v) for name, v in found.items()}
+def _numbers(losses: Losses) -> dict[str, float]:
+    """The losses of an update as numbers, sorted by name. Waits for a GPU."""
+    return {name: float(value) for name, value in sorted(losses.items())}
 
 
 def iteration_seed(seed: int, iteration: int, place: int = 0) -> int:
@@ -376,13 +376,13 @@ class _Run:
         x_a, x_b = x_a.to(self.dtype), x_b.to(self.dtype)
         first = self.ranks.rank * self.batch_size
         noise = iteration_noise(self.trainer, x_a, x_b, seed, iteration, first)
-        self.trainer.update(x_a, x_b, self.hyperparameters, noise)
+        self.losses = self.trainer.update(x_a, x_b, self.hyperparameters, noise)
         self.last = (x_a, x_b, noise)
 
     def _after_iteration(self, done: int) -> bool:
         """Log, show and save as the configuration says; whether the run was saved with the published files."""
         self.faults.check_steps(self.trainer, self.batches, done, self.last, done % self.cfg.log_iter == 0)
-        losses = self.ranks.mean(collect_losses(self.trainer)) if done % self.cfg.log_iter == 0 else {}
+        losses = self.ranks.mean(_numbers(self.losses)) if done % self.cfg.log_iter == 0 else {}
         if not self.ranks.main:
             return False
         cfg = self.cfg

@@ -1,4 +1,4 @@
-"""Steps whose gradient was not finite: not taken, counted where the trainer is, and never waited for."""
+"""Steps whose gradient is not finite: skipped, counted on the trainer's device, without waiting for it."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def in_a_row(flags: list[bool]) -> int:
     return count
 
 
-def poisoned_if_not_finite(loss: Tensor) -> Tensor:
+def nan_if_nonfinite(loss: Tensor) -> Tensor:
     """[], 1 for a finite loss, else NaN: as the gradient of the loss it makes every gradient NaN, on every rank."""
     return 1 + 0 * loss.detach()
 

@@ -89,7 +89,7 @@ class TrainingProgress:
         """Take the newest losses to show."""
         short = {"G": "loss_gen_total", "D": "loss_dis_total"}
         self._losses = " ".join(f"{key} {values[name]:.2f}" for key, name in short.items() if name in values)
-        recon = [v for k, v in values.items() if k.startswith("loss_gen_recon_x")]
+        recon = [values[name] for name in ("loss_gen_recon_x_a", "loss_gen_recon_x_b") if name in values]
         if recon:
             self._losses += f" recon {sum(recon) / len(recon):.3f}"
 

@@ -74,20 +74,22 @@ def test_a_contender_with_wrong_numbers_gets_no_time(monkeypatch: pytest.MonkeyP
 
 def test_an_iteration_that_does_not_train_gets_no_time(monkeypatch: pytest.MonkeyPatch) -> None:
     """Losses of the first iteration are right, but the generators do not move."""
-    monkeypatch.setattr(trainer.MUNIT_Trainer, "_descend", _only_discriminators(trainer.MUNIT_Trainer._descend))
+    step = _only_discriminators(trainer.MUNIT_Trainer._backward_and_step)
+    monkeypatch.setattr(trainer.MUNIT_Trainer, "_backward_and_step", step)
     [case] = select(SETS["smoke"], levels=["training"])
     _, failures = run([case], QUICK, quiet())
     assert len(failures) == 1 and "off by 1.0e+00" in failures[0]
 
 
-def _only_discriminators(descend: Any) -> Any:
-    def patched(self: Any, kind: str, *rest: Any) -> None:
+def _only_discriminators(step: Any) -> Any:
+    def patched(self: Any, update: str, *rest: Any) -> Any:
         generators = [*self.gen_a.parameters(), *self.gen_b.parameters()]
         before = [p.detach().clone() for p in generators]
-        descend(self, kind, *rest)
+        losses = step(self, update, *rest)
         with torch.no_grad():
             for p, old in zip(generators, before):
                 p.copy_(old)
+        return losses
 
     return patched
 

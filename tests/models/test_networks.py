@@ -239,7 +239,7 @@ def test_codes_are_made_again_when_something_changed() -> None:
         torch.manual_seed(0)
         trainer = trainers.MUNIT_Trainer(hp)
         trainer.dis_update(x_a.clone(), x_b.clone(), hp, noise)
-        trainer._codes = None
+        trainer._cached_codes = None
         trainer.gen_update(*change(trainer, (x_a.clone(), x_b.clone())), hp, noise)
         assert value == pytest.approx(float(trainer.loss_gen_recon_c_a.detach()), rel=1e-6)
         assert value != pytest.approx(same, rel=1e-6)
@@ -453,6 +453,6 @@ def test_showing_images_lets_kept_codes_go(kind: str) -> None:
     for show in ("forward", "sample"):
         trainer: Any = getattr(trainers, kind)(hp)
         trainer.dis_update(x_a, x_b, hp)
-        assert trainer._codes is not None
+        assert trainer._cached_codes is not None
         getattr(trainer, show)(x_a, x_b)
-        assert trainer._codes is None
+        assert trainer._cached_codes is None
