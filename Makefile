@@ -154,5 +154,5 @@ audit: $(TOOLS)
 	$(TOOLS)/bin/pip-audit --strict --no-deps --disable-pip --requirement $(TOOLS)/torch.txt
 
 clean:
-	rm -rf .venv .venv-* demo demo-pretrained build dist *.egg-info munit_fast/*.so munit_fast/_C.missing.txt .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks
+	rm -rf .venv .venv-* demo demo-pretrained build dist docs/_build docs/_generated *.egg-info munit_fast/*.so munit_fast/_C.missing.txt .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
