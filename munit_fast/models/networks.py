@@ -26,7 +26,7 @@ from torch.utils.checkpoint import checkpoint
 
 from munit_fast import functional, ops, reference
 from munit_fast.ops.backends import IMPLEMENTATIONS
-from munit_fast.ops.fused_conv import Conv, EpilogueArgs, convolution, residual_block, step
+from munit_fast.ops.fused_conv import Conv, EpilogueArgs, convolution, epilogue_conv, residual_block
 from munit_fast.ops.spec import EpilogueSpec
 from munit_fast.ops.upsample_conv import phase_weight
 from munit_fast.reference.networks import Params
@@ -162,15 +162,15 @@ def _conv(block: Any, dtype: torch.dtype) -> Conv:
     conv = block.conv
     assert conv.bias is not None
     if _norm(block) == "instance":  # which subtracts it again
-        return Conv(_prepared(conv, dtype), None, conv.stride[0], idle=conv.bias)
+        return Conv(_prepared(conv, dtype), None, conv.stride[0], unused_bias=conv.bias)
     return Conv(_prepared(conv, dtype), conv.bias.to(dtype), conv.stride[0])
 
 
 def _phase_conv(block: Any, dtype: torch.dtype, pad_mode: str) -> Conv:
     conv = block.conv
     bias = conv.bias.to(dtype).repeat(4)
-    ring = conv.weight.to(dtype) if pad_mode == "reflect" else None
-    return Conv(_prepared(conv, dtype, phases=True), bias, 1, ring)
+    border_weight = conv.weight.to(dtype) if pad_mode == "reflect" else None
+    return Conv(_prepared(conv, dtype, phases=True), bias, 1, border_weight)
 
 
 def _apply(z: Tensor, e: EpilogueArgs, residual: Tensor | None = None) -> Tensor:
@@ -194,7 +194,7 @@ def _chain(p: Tensor, blocks: list[Any], impl: str) -> Tensor:
     for block in blocks[1:]:
         if _norm(previous) == "instance":
             _check_planes(z, "the image")
-        z = step(z, _epilogue(previous, *_pad(block), impl), _conv(block, p.dtype))
+        z = epilogue_conv(z, _epilogue(previous, *_pad(block), impl), _conv(block, p.dtype))
         previous = block
     return z
 
@@ -310,9 +310,11 @@ class Decoder(reference.Decoder, Fused):
             z = convolution(h, _phase_conv(blocks[0], h.dtype, mode))
             for block, following in zip(blocks, [*blocks[1:], None]):
                 if following is None:
-                    z = step(z, _epilogue(block, *_pad(last), self.impl, depth=2), _conv(last, h.dtype))
+                    z = epilogue_conv(z, _epilogue(block, *_pad(last), self.impl, depth=2), _conv(last, h.dtype))
                 else:
-                    z = step(z, _epilogue(block, *after, self.impl, depth=2), _phase_conv(following, h.dtype, mode))
+                    z = epilogue_conv(
+                        z, _epilogue(block, *after, self.impl, depth=2), _phase_conv(following, h.dtype, mode)
+                    )
         return _apply(z, _epilogue(last, 0, "zero", self.impl))
 
     @torch.no_grad()
@@ -329,7 +331,7 @@ class Decoder(reference.Decoder, Fused):
             z = convolution(h, _conv(first, dtype))
             out = entry if len(res) > 1 else after
             for style in adain:
-                z_2 = step(z, _epilogue(first, *_pad(second), self.impl, style[0]), _conv(second, dtype))
+                z_2 = epilogue_conv(z, _epilogue(first, *_pad(second), self.impl, style[0]), _conv(second, dtype))
                 inner = h[:, :, entry[0] : h.shape[2] - entry[0], entry[0] : h.shape[3] - entry[0]]
                 y = _apply(z_2, _epilogue(second, *out, self.impl, style[1]), inner)
                 images.append(self._tail(y, res[1:], style[2:]))
