@@ -43,7 +43,7 @@ def accelerate(module: nn.Module, impl: str = "auto") -> Report:
     Found are, anywhere inside `module` and in itself:
 
     - `torch.nn.InstanceNorm2d` without running statistics;
-    - in a `torch.nn.Sequential`: such a norm with ReLU, LeakyReLU, PReLU, SELU, Tanh or SiLU after it, and then with
+    - in a `torch.nn.Sequential`: such a norm with ReLU or another activation of `swaps.ACTIVATIONS` after it, then with
       ReflectionPad2d, ReplicationPad2d or ZeroPad2d of four equal sides (CycleGAN, pix2pix, U-Nets, PatchGAN);
     - MUNIT's own classes, the published ones and those of `munit_fast.reference`: AdaptiveInstanceNorm2d, LayerNorm,
       norm and activation of Conv2dBlock, and the sum of ResBlock; also that of CycleGAN's ResnetBlock. These are known
