@@ -151,7 +151,8 @@ def epilogue(
         block: side of the blocks of `depth_to_space`; 1 for none.
         pad: pixels of padding on each side.
         pad_mode: "reflect", "replicate" or "zero".
-        stats: `statistics(x, norm)`, if they are known; the result is then differentiable in x as if they were constant.
+        stats: `statistics(x, norm)`, if they are known; the result is then differentiable in x as if they were
+            constant.
 
     Returns:
         [N, C / block², block·H + 2·pad, block·W + 2·pad] in x's dtype.
