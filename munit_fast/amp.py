@@ -86,7 +86,7 @@ class Measured:
         alike = 0.9 < by_convolution < 1.1
         return "bf16" if (self.product_bf16 / self.product_fp32 if alike else by_convolution) < 1 else "off"
 
-    def in_words(self) -> str:
+    def describe(self) -> str:
         values = {name: f"{value:.2f}" for name, value in asdict(self).items()}
         return (
             f"convolution {values['conv_fp32']} ms in float32, {values['conv_bf16']} ms in bfloat16; "

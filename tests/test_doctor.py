@@ -74,10 +74,10 @@ def test_what_is_printed_is_complete_and_fits() -> None:
         squeezed = "".join(text.split())
         for service in found.services:
             assert service.backend in squeezed
-            assert service.why_not is None or text.count(service.why_not.split()[0]) > 0
+            assert service.unsupported_reason is None or text.count(service.unsupported_reason.split()[0]) > 0
     wide = " ".join(printed(found, 400).split())
     for service in found.services:
-        assert service.why_not is None or service.why_not in wide
+        assert service.unsupported_reason is None or service.unsupported_reason in wide
     for text in (torch.__version__, found.cpu["model"], "instance_norm", 'impl="auto"'):
         assert text.lower() in wide.lower()
     for isa in ISAS:
@@ -92,7 +92,7 @@ def test_what_is_found() -> None:
     assert {s.backend for s in found.services} == set(backends.BACKENDS)
     for s in found.services:
         dtype, device = getattr(torch, s.dtype), torch.device(s.device)
-        assert s.why_not == backends.unsupported_reason(s.backend, device, dtype)
+        assert s.unsupported_reason == backends.unsupported_reason(s.backend, device, dtype)
         assert s.auto == (backends.choose("auto", device, dtype) is backends.BACKENDS[s.backend])
 
 
@@ -128,6 +128,7 @@ def test_json(call: Callable[..., tuple[int, str, str]]) -> None:
     assert (code, err) == (0, "")
     found = json.loads(out)
     assert set(found) == {"versions", "cpu", "native", "precision", "gpus", "no_gpu", "environment", "services"}
+    assert {"op", "device", "dtype", "backend", "why_not", "auto"} == set(found["services"][0])
     assert len(found["services"]) >= len(doctor.OPS) * len(doctor.DTYPES) * len(backends.BACKENDS)
     code, out, _ = call("--json", "--selftest")
     rows = json.loads(out)["selftest"]

@@ -170,12 +170,12 @@ def export(
     """Export trained generators as one file for translate --pretrained FILE and MUNIT.from_pretrained(FILE)."""
     from munit_fast.io.safetensors_file import check_name
     from munit_fast.models.portable import write_portable
-    from munit_fast.train.summary import in_words
+    from munit_fast.train.summary import describe_run
 
     check_name(output)
     console = new_console()
     model = _load_model(None, config, checkpoint, trainer, Impl.reference, ema, console)
-    about = {"licence": licence, "attribution": attribution, "training": in_words(checkpoint)}
+    about = {"licence": licence, "attribution": attribution, "training": describe_run(checkpoint)}
     write_portable(output, model, dtype=dtype.value, about={k: v for k, v in about.items() if v})
     console.print(f"{output}: {output.stat().st_size / 1e6:.2f} MB", markup=False, soft_wrap=True)
 

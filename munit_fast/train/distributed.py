@@ -20,7 +20,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 
 class PeerError(RuntimeError):
-    """Another process of the job failed; the message is its own."""
+    """Another process of the job failed; the message is that process's."""
 
 
 class LostPeerError(RuntimeError):
@@ -31,7 +31,7 @@ class LostPeerError(RuntimeError):
 class Ranks:
     """This process among those that train together.
 
-    What they tell each other outside the gradients goes through `control`, a gloo group: it never waits for a GPU.
+    What they exchange besides gradients goes through `control`, a gloo group: it never waits for a GPU.
     """
 
     rank: int = 0
@@ -46,10 +46,10 @@ class Ranks:
         """Whether this is the process that writes files."""
         return self.rank == 0
 
-    def stop(self, wanted: bool) -> bool:
+    def should_stop(self, wanted: bool) -> bool:
         """Whether to stop now, the same on every rank: alone at once, else if any wanted to one call ago.
 
-        The question travels while the iteration runs, so nobody waits for the answer.
+        The reduction runs beside the iteration, so no rank waits for its result.
         """
         if self.size == 1:
             return wanted
@@ -69,15 +69,15 @@ class Ranks:
         dist.all_reduce(total, group=self.control)
         return dict(zip(values, (total / self.size).tolist()))
 
-    def most(self, value: int) -> int:
-        """The largest of the ranks' values; nobody goes on before all have given theirs."""
+    def max(self, value: int) -> int:
+        """The largest of the ranks' values; no rank continues before all have given theirs."""
         if self.size == 1:
             return value
         found = torch.tensor([value])
         dist.all_reduce(found, dist.ReduceOp.MAX, group=self.control)
         return int(found.item())
 
-    def from_main(self, data: bytes | None) -> bytes:
+    def broadcast(self, data: bytes | None) -> bytes:
         """The main rank's `data`, on every rank."""
         if self.size == 1:
             return data or b""
@@ -93,7 +93,7 @@ class Ranks:
     def main_first(self) -> Iterator[None]:
         """The block on the main rank, then on the others; if it fails there, they raise its message as PeerError."""
         if not self.main:
-            message = self.from_main(None).decode()
+            message = self.broadcast(None).decode()
             if message:
                 raise PeerError(message)
             yield
@@ -101,9 +101,9 @@ class Ranks:
         try:
             yield
         except Exception as error:
-            self.from_main((str(error) or type(error).__name__).encode())
+            self.broadcast((str(error) or type(error).__name__).encode())
             raise
-        self.from_main(b"")
+        self.broadcast(b"")
 
 
 def restarted() -> bool:
@@ -112,7 +112,7 @@ def restarted() -> bool:
 
 
 @contextmanager
-def joined(device: torch.device, timeout: float) -> Iterator[Ranks]:
+def process_group(device: torch.device, timeout: float) -> Iterator[Ranks]:
     """The process group that torchrun's environment describes; without it, this process alone.
 
     timeout: seconds after which a rank that is silent counts as lost. Raises ValueError when `device` is not there for

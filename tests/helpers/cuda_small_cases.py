@@ -19,7 +19,7 @@ from munit_fast import functional as mf
 from munit_fast.ops import cases
 from munit_fast.ops.backends import cuda
 
-SHAPES = ((2, 8, 7, 9), (1, 72, 12, 11), (1, 64, 33, 31), (2, 5, 7, 9))
+SHAPES = ((2, 8, 7, 9), (1, 72, 12, 11), (1, 64, 33, 31), (2, 5, 7, 9), (1, 16, 9, 8))
 
 
 def main() -> None:
@@ -28,8 +28,8 @@ def main() -> None:
         for op in cases.OPS:
             block = cases.block_of(op)
             for i, (n, c, h, w) in enumerate(SHAPES):
-                dtype, act = cuda.DTYPES[i % 3], ("prelu", "relu", "selu", "tanh")[i]
-                pad, mode = ((3, "reflect"), (2, "replicate"), (1, "zero"), (0, "reflect"))[i]
+                dtype, act = cuda.DTYPES[i % 3], ("prelu", "relu", "selu", "tanh", "silu")[i]
+                pad, mode = ((3, "reflect"), (2, "replicate"), (1, "zero"), (0, "reflect"), (1, "reflect"))[i]
                 shape = (n, c * block**2, h, w)
                 oracle.check(
                     cases.EpilogueCase(op, shape, dtype, "channels_last", act, pad, mode, i % 2 == 0), "cuda", "cuda"

@@ -11,10 +11,11 @@ from typing import Any
 import pytest
 import torch
 
+from helpers import runs
 from munit_fast import MUNIT, UNIT, CheckpointError, MUNIT_Trainer, UNIT_Trainer, make_config
 from munit_fast.io.checkpoints import load_file, save_atomically
 from munit_fast.models.portable import write_portable
-from munit_fast.train.run_state import resume_run, save_run, save_state
+from munit_fast.train.run_state import save_state
 
 FILES = Path(__file__).parents[1] / "golden" / "files"
 
@@ -60,8 +61,8 @@ def test_save_and_resume_restore_everything(small_config: dict[str, Any], tmp_pa
     first.update_learning_rate()
     first.dis_update(x_a, x_b, hp)
     first.gen_update(x_a, x_b, hp)
-    save_run(first, tmp_path, 1, {"seed": 7})
-    assert resume_run(second, tmp_path) == (1, {"seed": 7})
+    runs.save(first, tmp_path, 1, {"seed": 7})
+    assert runs.resume(second, tmp_path) == (1, {"seed": 7})
     compare(first.state_dict(), second.state_dict(), "networks")
     compare(first.gen_opt.state_dict(), second.gen_opt.state_dict(), "gen_opt")
     compare(first.dis_opt.state_dict(), second.dis_opt.state_dict(), "dis_opt")
@@ -79,7 +80,7 @@ def refusal(path: Path, cfg: Any, kind: Any = MUNIT) -> str:
 
 def test_another_configuration_is_named(small_config: dict[str, Any], tmp_path: Path) -> None:
     cfg = make_config(small_config)
-    save_run(MUNIT_Trainer(cfg.hyperparameters()), tmp_path, 1)
+    runs.save(MUNIT_Trainer(cfg.hyperparameters()), tmp_path, 1)
     path = tmp_path / "gen_00000001.pt"
     other = make_config(small_config | {"gen": small_config["gen"] | {"dim": 8, "n_res": 2}})
     text = refusal(path, other)
@@ -138,16 +139,16 @@ def test_missing_truncated_and_third_party_files(small_config: dict[str, Any], t
 def test_resume_without_or_with_third_party_files(small_config: dict[str, Any], tmp_path: Path) -> None:
     trainer = MUNIT_Trainer(make_config(small_config).hyperparameters())
     with pytest.raises(CheckpointError, match=re.escape(str(tmp_path))):
-        resume_run(trainer, tmp_path)
-    save_run(trainer, tmp_path, 1)
+        runs.resume(trainer, tmp_path)
+    runs.save(trainer, tmp_path, 1)
     torch.save({"optimizers": {"gen": {}, "dis": {}}}, tmp_path / "resume_00000001.pt")
     with pytest.raises(CheckpointError, match=r"resume_00000001\.pt"):
-        resume_run(trainer, tmp_path)
+        runs.resume(trainer, tmp_path)
     (tmp_path / "resume_00000001.pt").unlink()
-    assert resume_run(trainer, tmp_path) == (1, {})  # as a folder of the published implementation
+    assert runs.resume(trainer, tmp_path) == (1, {})  # as a folder of the published implementation
     torch.save([1], tmp_path / "optimizer.pt")
     with pytest.raises(CheckpointError, match=r"optimizer\.pt"):
-        resume_run(trainer, tmp_path)
+        runs.resume(trainer, tmp_path)
 
 
 def test_a_save_killed_at_any_file_leaves_a_state_to_resume(
@@ -159,7 +160,7 @@ def test_a_save_killed_at_any_file_leaves_a_state_to_resume(
     for survivors in range(6):
         folder = tmp_path / str(survivors)
         folder.mkdir()
-        save_run(trainer, folder, 5)
+        runs.save(trainer, folder, 5)
         renamed: list[str] = []
 
         def dying(source: Any, target: Any, renamed: list[str] = renamed, survivors: int = survivors) -> None:
@@ -170,11 +171,11 @@ def test_a_save_killed_at_any_file_leaves_a_state_to_resume(
 
         monkeypatch.setattr(os, "replace", dying)
         try:
-            save_run(trainer, folder, 10)
+            runs.save(trainer, folder, 10)
         except KeyboardInterrupt:
             assert survivors < 4  # the state, then dis, gen and optimizer.pt; there is no average yet
         monkeypatch.undo()
-        iterations, _ = resume_run(MUNIT_Trainer(hp), folder)
+        iterations, _ = runs.resume(MUNIT_Trainer(hp), folder)
         assert iterations == (10 if survivors >= 1 else 5), renamed
 
 
@@ -187,7 +188,7 @@ def test_published_optimizer_of_a_constant_rate(small_config: dict[str, Any], tm
         del state["param_groups"][0]["initial_lr"]
     torch.save(states, tmp_path / "optimizer.pt")
     other = MUNIT_Trainer(hp)
-    assert resume_run(other, tmp_path)[0] == other.resume(tmp_path, hp) == 1
+    assert runs.resume(other, tmp_path)[0] == other.resume(tmp_path, hp) == 1
     other.update_learning_rate()
     assert other.gen_opt.param_groups[0]["lr"] == 0.5
 
@@ -195,9 +196,9 @@ def test_published_optimizer_of_a_constant_rate(small_config: dict[str, Any], tm
 @pytest.mark.parametrize("display_size", [1, 5])
 def test_resume_with_another_display_size(small_config: dict[str, Any], tmp_path: Path, display_size: int) -> None:
     trainer = MUNIT_Trainer(make_config(small_config).hyperparameters())
-    save_run(trainer, tmp_path, 1)
+    runs.save(trainer, tmp_path, 1)
     other = MUNIT_Trainer(make_config(small_config | {"display_size": display_size}).hyperparameters())
-    resume_run(other, tmp_path)
+    runs.resume(other, tmp_path)
     assert len(other.s_a) == display_size
     shared = min(2, display_size)
     assert torch.equal(other.s_a[:shared], trainer.s_a[:shared])

@@ -16,7 +16,7 @@ from helpers.trainers import hyperparameters, parameters
 from munit_fast import reference
 from munit_fast.train import cuda_graph
 from munit_fast.train import trainer as trainers
-from munit_fast.train.loop import iteration_noise
+from munit_fast.train.noise import iteration_noise
 
 KINDS = ["MUNIT_Trainer", "UNIT_Trainer"]
 SMALL, LARGE = (32, 40), (48, 32)

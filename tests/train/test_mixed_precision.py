@@ -12,7 +12,7 @@ from munit_fast import amp as precision
 from munit_fast import make_config
 from munit_fast.data import ImageSet, UnpairedBatches, list_images, prepare_openmoji
 from munit_fast.train import trainer as trainers
-from munit_fast.train.loop import iteration_seed
+from munit_fast.train.noise import iteration_seed
 
 ITERATIONS, WINDOW = 300, 100
 

@@ -16,6 +16,7 @@ import pytest
 import torch
 from rich.console import Console
 
+from helpers import runs
 from helpers.runs import checkpoints, equal, events, run, tensors
 from munit_fast import CheckpointError, MUNIT_Trainer, make_config
 from munit_fast.io.atomic import FileWriteError
@@ -27,8 +28,8 @@ from munit_fast.train.distributed import Ranks
 from munit_fast.train.events import NotFiniteError
 from munit_fast.train.nonfinite import WINDOW, SkipRecord, in_a_row
 from munit_fast.train.optim import step_async
-from munit_fast.train.run_dir import RunFolder
-from munit_fast.train.run_state import apply_state, find_state, resume_run, run_state, save_run, save_state
+from munit_fast.train.run_dir import RunDirectory
+from munit_fast.train.run_state import apply_state, find_state, run_state, save_state
 
 # ---- exact resume ----
 
@@ -134,7 +135,7 @@ def test_a_read_that_fails_is_no_damage(
 def test_a_read_error_that_another_hides_is_found(
     small_config: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    save_run(MUNIT_Trainer(make_config(small_config).hyperparameters()), tmp_path, 1)
+    runs.save(MUNIT_Trainer(make_config(small_config).hyperparameters()), tmp_path, 1)
     (tmp_path / "resume_00000001.pt").write_bytes(b"PK nothing")
     with pytest.raises(CheckpointError, match="no state is left"):
         find_state(tmp_path)
@@ -149,7 +150,7 @@ def test_a_read_error_that_another_hides_is_found(
 
 def test_without_a_good_state_nothing_is_guessed(small_config: dict[str, Any], tmp_path: Path) -> None:
     hp = make_config(small_config).hyperparameters()
-    save_run(MUNIT_Trainer(hp), tmp_path, 1)
+    runs.save(MUNIT_Trainer(hp), tmp_path, 1)
     (tmp_path / "resume_00000001.pt").write_bytes(b"")
     with pytest.raises(CheckpointError, match=r"resume_00000001\.pt.*no state is left") as caught:
         find_state(tmp_path)
@@ -159,7 +160,7 @@ def test_without_a_good_state_nothing_is_guessed(small_config: dict[str, Any], t
     trainer = MUNIT_Trainer(other)
     before = run_state(trainer, 0)
     with pytest.raises(CheckpointError, match=r"gen\.dim is 4 in the file and 8 here"):  # another model is no damage
-        resume_run(trainer, tmp_path)
+        runs.resume(trainer, tmp_path)
     assert run_state(trainer, 0)["checksum"] == before["checksum"]
 
 
@@ -220,7 +221,7 @@ def test_a_file_that_cannot_grow(small_config: dict[str, Any], picture_folders: 
     run(long, picture_folders, tmp_path / "parts", resume=True)
     for name in ("resume_00000006.pt", "gen_00000006.pt", "ema_00000006.pt", "optimizer.pt"):
         assert equal(*(load_file(checkpoints(tmp_path / part) / name) for part in ("whole", "parts")))
-    histories = [RunFolder(tmp_path / part, "small").read_losses() for part in ("whole", "parts")]
+    histories = [RunDirectory(tmp_path / part, "small").read_losses() for part in ("whole", "parts")]
     assert histories[0] == histories[1]
 
 
