@@ -11,10 +11,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from helpers.backends import ISAS
 from munit_fast import functional as mf
 from munit_fast.ops import backends, native
-
-from .conftest import ISAS
 
 ROOT = Path(__file__).resolve().parents[2]
 
