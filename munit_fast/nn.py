@@ -238,7 +238,7 @@ class BiasAct(_EpilogueModule):
 
 
 class L1Loss(nn.Module):
-    """mean(|a - b|) of two tensors of one shape, a scalar, with a gradient to both sides; see `functional.l1_loss`.
+    """`mean(|a - b|)` of two tensors of one shape, a scalar, with a gradient to both sides; see `functional.l1_loss`.
 
     Args:
         impl: the backend, as in `munit_fast.functional`.
