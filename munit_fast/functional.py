@@ -1,26 +1,26 @@
 """The fused functions: everything that stands between two convolutions, and the reconstruction losses.
 
 Each function normalises, activates, adds the residual, moves depth to space and pads, in that order, with one backend
-call forward and one backward:
+call forward and one backward::
 
     z = normalise(x)                                  weight · (x - mean) · r + bias
     y = pad(depth_to_space(act(z) + residual))
 
 Common to all of them:
 
-Layout: x NCHW-contiguous or channels_last; the result has x's layout and dtype. A tensor with other strides, and a
-residual or upstream gradient in the other layout, is copied once into x's.
-Dtypes: float32, bfloat16, float16 (float64 on the "reference" and "cpu" backends). Arithmetic and statistics are
-float32 (float64 for float64), with one rounding at the end; parameters may have any floating dtype.
-Gradients: for every tensor argument; a second derivative raises RuntimeError.
-act: "none", "relu", "lrelu" (slope: a number), "prelu" (slope: a tensor [1] or [C]), "selu", "tanh", "silu".
-pad_mode: "reflect" (pad must be smaller than each side), "replicate", "zero".
-impl: "auto" takes the fastest backend that can serve the tensors and logs once when that is not the fastest of the
-device; "triton", "cuda" (channels_last on NVIDIA GPUs), "cpu" or "reference" must serve or raise RuntimeError with the
-reason. `munit-fast doctor` lists which backend serves what, `munit_fast.ops.backends.registry` has auto's table.
-Bytes: with E bytes an element of x and P the padded size over the size, a call moves about (1 + P)·E a value forward
-(+ E for a residual, + E to read x for statistics, which mostly sits in a cache) and 2·(1 + P)·E + E backward.
-Errors: ValueError or TypeError that names the argument, what was seen and what would work.
+- Layout: x NCHW-contiguous or channels_last; the result has x's layout and dtype. A tensor with other strides, and a
+  residual or upstream gradient in the other layout, is copied once into x's.
+- Dtypes: float32, bfloat16, float16 (float64 on the "reference" and "cpu" backends). Arithmetic and statistics are
+  float32 (float64 for float64), with one rounding at the end; parameters may have any floating dtype.
+- Gradients: for every tensor argument; a second derivative raises RuntimeError.
+- act: "none", "relu", "lrelu" (slope: a number), "prelu" (slope: a tensor [1] or [C]), "selu", "tanh", "silu".
+- pad_mode: "reflect" (pad must be smaller than each side), "replicate", "zero".
+- impl: "auto" takes the fastest backend that can serve the tensors and logs once when that is not the fastest of the
+  device; "triton", "cuda" (channels_last on NVIDIA GPUs), "cpu" or "reference" must serve or raise RuntimeError with
+  the reason. `munit-fast doctor` lists which backend serves what, `munit_fast.ops.backends.registry` has auto's table.
+- Bytes: with E bytes an element of x and P the padded size over the size, a call moves about (1 + P)·E a value forward
+  (+ E for a residual, + E to read x for statistics, which mostly sits in a cache) and 2·(1 + P)·E + E backward.
+- Errors: ValueError or TypeError that names the argument, what was seen and what would work.
 """
 
 from __future__ import annotations

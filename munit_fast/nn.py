@@ -105,7 +105,7 @@ class AdaptiveInstanceNorm2d(layers.AdaptiveInstanceNorm2d, _EpilogueModule):
     never change. Shape: [N, C, H, W] -> [N, C, H + 2·pad, W + 2·pad].
 
     Args:
-        num_features: C.
+        num_features: number of channels C.
         eps: added to the variance.
         momentum: of the published constructor; nothing is tracked.
         act, slope, pad, pad_mode, impl: what follows the norm, as in `munit_fast.functional`.
@@ -206,7 +206,7 @@ class BiasAct(_EpilogueModule):
     Shape: [N, C, H, W] -> [N, C, H + 2·pad, W + 2·pad].
 
     Args:
-        num_features: C.
+        num_features: number of channels C.
         bias: False: no bias.
         act, slope, pad, pad_mode, impl: as in `munit_fast.functional`.
 
