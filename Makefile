@@ -1,5 +1,5 @@
 # make demo   prepare drawings, train a small MUNIT here, open demo/index.html afterwards
-# make test   run the tests; make test TORCH=2.14.1: with another torch than the pinned one
+# make test   run the tests (PYTEST_FLAGS='-k silu'); make test TORCH=2.14.1: with another torch than the pinned one
 # make check  format, lint, types, fast tests
 # make docs   docs/_build/html, without a network; warnings and stale generated tables are errors; Python 3.11 or newer
 # make bench  time munit-fast against every baseline, write benchmarks/results, docs/benchmarks and README's table
@@ -24,6 +24,9 @@ STAMP := $(VENV)/.installed
 PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
 TOOLS := $(VENV)/tools
 FUZZ_INPUTS ?= 30000
+# Processes of tests side by side; those of a file stay in one, where what they share is made once.
+WORKERS ?= $(shell nproc 2>/dev/null || sysctl -n hw.ncpu)
+PYTEST = $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile $(PYTEST_FLAGS)
 # Threads that spin while they wait starve each other on a busy machine.
 export OMP_WAIT_POLICY ?= passive
 
@@ -55,7 +58,7 @@ demo: $(STAMP)
 	$(BIN)/munit-fast demo $(DEMO_FLAGS)
 
 test: $(STAMP)
-	$(BIN)/python -m pytest $(PYTEST_FLAGS)
+	$(PYTEST)
 
 # Every page is read again, for its warnings: pages that are up to date would give none. Sphinx needs Python 3.11.
 docs: $(STAMP)
@@ -67,7 +70,7 @@ check: $(STAMP)
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(MAKE) --no-print-directory types
-	$(BIN)/python -m pytest -q -m "not slow"
+	$(PYTEST) -q -m "not slow"
 
 # mypy does not know package_dir, so it reads the packages as an installation would lay them out.
 types: $(STAMP)
@@ -151,5 +154,5 @@ audit: $(TOOLS)
 	$(TOOLS)/bin/pip-audit --strict --no-deps --disable-pip --requirement $(TOOLS)/torch.txt
 
 clean:
-	rm -rf .venv .venv-* demo demo-pretrained build dist *.egg-info munit_fast/*.so munit_fast/_C.missing.txt .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks
+	rm -rf .venv .venv-* demo demo-pretrained build dist docs/_build docs/_generated *.egg-info munit_fast/*.so munit_fast/_C.missing.txt .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

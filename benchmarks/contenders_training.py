@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from munit_fast import MUNIT, make_config, reference
+from munit_fast import reference
 from munit_fast.benchmarks import contenders_exported
 from munit_fast.benchmarks.cases import STYLES, Case
 from munit_fast.benchmarks.contenders import (
@@ -29,6 +29,8 @@ from munit_fast.benchmarks.contenders import (
     published_variants,
 )
 from munit_fast.benchmarks.contenders_exported import PACKAGES
+from munit_fast.config import make_config
+from munit_fast.models.munit import MUNIT
 from munit_fast.train.cuda_graph import WARM_UP, StepGraph
 from munit_fast.train.trainer import MUNIT_Trainer
 

@@ -30,9 +30,9 @@ def summary(rows: Sequence[Row], links: Mapping[Machine, str] | None = None) -> 
     lines.append(["cases slower than the fastest baseline", *lost])
     lines = [line for line in lines if set(line[1:]) != {NONE}]
     text = (
-        "Seconds of munit_fast, how many times as fast it is as the fastest baseline of the same case, and in brackets "
-        "as the published algorithm in eager NCHW float32. All contenders, networks, blocks, operations and every loss "
-        "are on the machines' pages."
+        "Seconds of munit_fast; how many times as fast that is as the fastest baseline of the same case; in brackets, "
+        "as the published algorithm in eager NCHW float32. The machines' pages have every implementation, network, "
+        "block and operation, losses included."
     )
     table = _table(["256², batch 1, dim 64", *names], lines)
     untried = [sentence for name, found in machines.items() if (sentence := _untried(found, f" on {name}"))]

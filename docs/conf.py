@@ -53,6 +53,7 @@ html_title = "munit-fast"
 html_static_path = ["_static"]
 html_css_files = ["site.css"]
 html_copy_source = html_show_sourcelink = False
+html_use_index = html_domain_indices = False  # the search finds names
 html_theme_options = {
     "navbar_end": ["theme-switcher"],
     "secondary_sidebar_items": ["page-toc"],

@@ -131,9 +131,14 @@ class Config(_Section):
         crop_image_height: Height of the random crops that are trained on.
         crop_image_width: Their width.
         data_root: A folder with trainA, trainB, testA and testB; or give folders, or folders and lists, one by one.
-        data_folder_train_a, data_folder_train_b, data_folder_test_a, data_folder_test_b: Folders of images.
-        data_list_train_a, data_list_train_b, data_list_test_a, data_list_test_b: Text files of image names in these
-            folders, one a line.
+        data_folder_train_a: Folder of the training images of domain A.
+        data_folder_train_b: Folder of the training images of domain B.
+        data_folder_test_a: Folder of the test images of domain A.
+        data_folder_test_b: Folder of the test images of domain B.
+        data_list_train_a: Text file of the training images of domain A, a name in that folder on each line.
+        data_list_train_b: Text file of the training images of domain B, a name in that folder on each line.
+        data_list_test_a: Text file of the test images of domain A, a name in that folder on each line.
+        data_list_test_b: Text file of the test images of domain B, a name in that folder on each line.
     """
 
     # Logging and files, in iterations.

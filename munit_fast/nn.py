@@ -15,7 +15,7 @@ from munit_fast.reference import layers
 __all__ = ["AdaptiveInstanceNorm2d", "BiasAct", "InstanceNorm2d", "L1Loss", "LSGANLoss", "LayerNorm2d"]
 
 
-class _Epilogue(nn.Module):
+class _EpilogueModule(nn.Module):
     """The options that all these modules share."""
 
     slope: float | Tensor
@@ -42,7 +42,7 @@ class _Epilogue(nn.Module):
         return "".join(f", {part}" for part in shown)
 
 
-class InstanceNorm2d(nn.InstanceNorm2d, _Epilogue):
+class InstanceNorm2d(nn.InstanceNorm2d, _EpilogueModule):
     """`torch.nn.InstanceNorm2d` with what follows it; see `functional.instance_norm`.
 
     With track_running_stats=True and in evaluation, when the running statistics are used, and while they are being
@@ -89,7 +89,7 @@ class InstanceNorm2d(nn.InstanceNorm2d, _Epilogue):
         return super().extra_repr() + self._epilogue_repr()
 
 
-class AdaptiveInstanceNorm2d(layers.AdaptiveInstanceNorm2d, _Epilogue):
+class AdaptiveInstanceNorm2d(layers.AdaptiveInstanceNorm2d, _EpilogueModule):
     """The published AdaIN with what follows it; see `functional.adain`.
 
     weight and bias come as arguments, [N, C] (or flat, [N·C]). Code in the published manner that assigns them to the
@@ -133,7 +133,7 @@ class AdaptiveInstanceNorm2d(layers.AdaptiveInstanceNorm2d, _Epilogue):
         return super().extra_repr() + self._epilogue_repr()
 
 
-class LayerNorm2d(layers.LayerNorm, _Epilogue):
+class LayerNorm2d(layers.LayerNorm, _EpilogueModule):
     """The published LayerNorm (parameters gamma and beta) with what follows it; see `functional.layer_norm2d`.
 
     Shape: [N, C·r², H, W] -> [N, C, r·H + 2·pad, r·W + 2·pad] with r = depth_to_space and C = num_features.
@@ -173,7 +173,7 @@ class LayerNorm2d(layers.LayerNorm, _Epilogue):
         return super().extra_repr() + shuffle + self._epilogue_repr()
 
 
-class BiasAct(_Epilogue):
+class BiasAct(_EpilogueModule):
     """A learned bias [C] (absent with bias=False) and what follows it; see `functional.bias_act`.
 
     Shape: [N, C, H, W] -> [N, C, H + 2·pad, W + 2·pad].

@@ -202,7 +202,7 @@ class _Search:
         self.names = {module: name for name, module in named}
         self.mine: set[nn.Module] = set()
         # What a norm does besides, for each place that it stands in: the name, the modules after it, the keywords.
-        self.tails: dict[nn.Module, list[tuple[str, list[str], swaps.Epilogue]]] = {}
+        self.tails: dict[nn.Module, list[tuple[str, list[str], swaps.Keywords]]] = {}
 
     def skip(self, name: str, reason: str) -> None:
         self.report.skipped.append(Skipped(name, reason))
@@ -217,7 +217,7 @@ class _Search:
         self.report._swapped.append(module)
         return True
 
-    def tail(self, norm: nn.Module, name: str, after: list[str], keywords: swaps.Epilogue) -> None:
+    def tail(self, norm: nn.Module, name: str, after: list[str], keywords: swaps.Keywords) -> None:
         self.tails.setdefault(norm, []).append((name, after, keywords))
 
     def tail_with_sum(self, norm: nn.Module, name: str) -> None:
@@ -235,7 +235,7 @@ class _Search:
         if not isinstance(module, nn.Sequential) or is_swapped(module):
             return
         names, children = list(module._modules), list(module._modules.values())
-        found: list[tuple[nn.Module, str, list[str], swaps.Epilogue]] = []
+        found: list[tuple[nn.Module, str, list[str], swaps.Keywords]] = []
         for i, child in enumerate(children):
             after = children[i + 1 : i + 3]
             if not isinstance(child, swaps.Norm) or not _fits(after[:1]):
@@ -328,7 +328,7 @@ def _norm_kind(module: Any) -> type[swaps.Norm] | str | None:
     is_norm = isinstance(module, _OTHER_NORMS) or cls.__name__ in ("AdaptiveInstanceNorm2d", "LayerNorm")
     if is_swapped(module) or not is_norm:
         return None
-    if isinstance(module, fused_nn._Epilogue):
+    if isinstance(module, fused_nn._EpilogueModule):
         return f"munit_fast.nn.{cls.__name__} is fused by itself"
     if isinstance(module, Swapped) or parametrize.is_parametrized(module):
         return f"{cls.__name__} has a parametrization, or another class on top"

@@ -17,7 +17,7 @@ from torch.utils.checkpoint import checkpoint
 
 from munit_fast import functional, ops, reference
 from munit_fast.ops.backends import IMPLEMENTATIONS
-from munit_fast.ops.fused_conv import Conv, EpilogueArgs, convolution, residual_block, step
+from munit_fast.ops.fused_conv import Conv, EpilogueArgs, convolution, epilogue_conv, residual_block
 from munit_fast.ops.spec import EpilogueSpec
 from munit_fast.ops.upsample_conv import phase_weight
 
@@ -164,7 +164,7 @@ def conv_args(block: Any, dtype: torch.dtype) -> Conv:
     conv = block.conv
     assert conv.bias is not None
     if norm_of(block) == "instance":  # which subtracts it again
-        return Conv(_prepared_weight(conv, dtype), None, conv.stride[0], idle=conv.bias)
+        return Conv(_prepared_weight(conv, dtype), None, conv.stride[0], unused_bias=conv.bias)
     return Conv(_prepared_weight(conv, dtype), conv.bias.to(dtype), conv.stride[0])
 
 
@@ -172,8 +172,8 @@ def phase_conv_args(block: Any, dtype: torch.dtype, pad_mode: str) -> Conv:
     """Nearest ×2 and the 5×5 convolution of `block` as one 3×3 convolution to four phases."""
     conv = block.conv
     bias = conv.bias.to(dtype).repeat(4)
-    ring = conv.weight.to(dtype) if pad_mode == "reflect" else None
-    return Conv(_prepared_weight(conv, dtype, phases=True), bias, 1, ring)
+    border_weight = conv.weight.to(dtype) if pad_mode == "reflect" else None
+    return Conv(_prepared_weight(conv, dtype, phases=True), bias, 1, border_weight)
 
 
 def apply_epilogue(z: Tensor, e: EpilogueArgs, residual: Tensor | None = None) -> Tensor:
@@ -199,7 +199,7 @@ def conv_chain(p: Tensor, blocks: list[Any], impl: str) -> Tensor:
     for block in blocks[1:]:
         if norm_of(previous) == "instance":
             check_planes(z, "the image")
-        z = step(z, epilogue_args(previous, *padding(block), impl), conv_args(block, p.dtype))
+        z = epilogue_conv(z, epilogue_args(previous, *padding(block), impl), conv_args(block, p.dtype))
         previous = block
     return z
 

@@ -139,7 +139,8 @@ class MUNIT(_Model):
         impl: The backend, as in `munit_fast.functional`; "reference" takes the plain networks.
 
     Attributes:
-        gen_a, gen_b: The generators of the two domains, with the published state_dict keys.
+        gen_a: The generator of domain A, with the published state_dict keys.
+        gen_b: The same of domain B.
         loaded: The file that the weights are of; None before `load`.
         about: The notes of a .safetensors file: licence, attribution, how it was trained.
 

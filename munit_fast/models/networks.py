@@ -37,7 +37,7 @@ from munit_fast.models.blocks import (
     res_blocks,
     shared_weights,
 )
-from munit_fast.ops.fused_conv import convolution, step
+from munit_fast.ops.fused_conv import convolution, epilogue_conv
 from munit_fast.reference.networks import Params, split_adain_params
 
 __all__ = [
@@ -143,7 +143,9 @@ class Decoder(reference.Decoder, Fused):
             z = convolution(h, phase_conv_args(blocks[0], h.dtype, mode))
             for block, following in zip(blocks, [*blocks[1:], None]):
                 if following is None:
-                    z = step(z, epilogue_args(block, *padding(last), self.impl, depth=2), conv_args(last, h.dtype))
+                    z = epilogue_conv(
+                        z, epilogue_args(block, *padding(last), self.impl, depth=2), conv_args(last, h.dtype)
+                    )
                 else:
                     z = step(
                         z, epilogue_args(block, *after, self.impl, depth=2), phase_conv_args(following, h.dtype, mode)
@@ -164,7 +166,9 @@ class Decoder(reference.Decoder, Fused):
             z = convolution(h, conv_args(first, dtype))
             out = entry if len(res) > 1 else after
             for style in adain:
-                z_2 = step(z, epilogue_args(first, *padding(second), self.impl, style[0]), conv_args(second, dtype))
+                z_2 = epilogue_conv(
+                    z, epilogue_args(first, *padding(second), self.impl, style[0]), conv_args(second, dtype)
+                )
                 inner = h[:, :, entry[0] : h.shape[2] - entry[0], entry[0] : h.shape[3] - entry[0]]
                 y = apply_epilogue(z_2, epilogue_args(second, *out, self.impl, style[1]), inner)
                 images.append(self._tail(y, res[1:], style[2:]))
