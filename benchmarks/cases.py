@@ -16,17 +16,23 @@ STYLES = {"in 10 styles": 10, "in 1 style": 1}  # translations by name
 
 @dataclass(frozen=True)
 class Case:
-    """One thing to time.
+    """One computation to time.
 
-    op, block: on [batch, channels, side, side], alone. network, training, translation: images
-    [batch, 3, side, side] through networks whose first layer has `channels` (the configurations' `dim`).
-    mode: "forward" without a graph, "backward" alone, or "training", both; an iteration is always "training".
+    Attributes:
+        level: Of LEVELS. An op or block runs alone on [batch, channels, side, side]; network, training and translation
+            take images [batch, 3, side, side].
+        name: Of the operator, block, network or work.
+        mode: "forward" without autograd's graph, "backward" alone, or "training", both; an iteration is "training".
+        dtype: A key of DTYPES; for networks and iterations the dtype of autocast, fp32 being none.
+        batch: Samples.
+        channels: Of the tensor, or of the networks' first layer (the configurations' `dim`).
+        side: Height and width.
     """
 
     level: str
     name: str
     mode: str
-    dtype: str  # a key of DTYPES; for networks and iterations the dtype of autocast, fp32 being none
+    dtype: str
     batch: int
     channels: int
     side: int
@@ -159,9 +165,18 @@ def select(
     batches: Iterable[int] = (),
     dtypes: Iterable[str] = (),
 ) -> list[Case]:
-    """The cases that match every filter that is given; `names` match parts of names.
+    """The cases that match every filter that is given.
 
-    Raises ValueError: an unknown level or dtype, or nothing is left.
+    Args:
+        cases: To choose from, such as a value of SETS.
+        levels: Of LEVELS.
+        names: Parts of names.
+        sides: Heights of planes or images.
+        batches: Numbers of samples.
+        dtypes: Keys of DTYPES.
+
+    Raises:
+        ValueError: An unknown level or dtype, or no case is left.
     """
     cases, levels, names, sides, batches, dtypes = map(list, (cases, levels, names, sides, batches, dtypes))  # type: ignore[assignment]
     for what, given, known in (("level", levels, LEVELS), ("dtype", dtypes, DTYPES)):

@@ -1,4 +1,4 @@
-"""Rows: one JSON line for each contender of each case, with all that is needed to judge it."""
+"""Rows: one JSON line for each contender of each case, with its figures and where they were measured."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from munit_fast.io.atomic import write_error
 
 
 class RowsError(ValueError):
-    """A file is not one of rows; the message names the line."""
+    """A file cannot be read as rows; the message names the line."""
 
 
 class Machine(NamedTuple):
-    """What rows of one machine share. Two processors of one name may differ in what they can do."""
+    """What rows of one machine share. Processors of the same name may differ in their instructions."""
 
     device: str
     cpu: str
@@ -31,7 +31,7 @@ class Machine(NamedTuple):
 
     @property
     def features(self) -> str:
-        """Of an x86 CPU, in words: " with AMX" or " without AMX"; nothing where that is not known."""
+        """ " with AMX" or " without AMX" for an x86 CPU; "" where that is not known."""
         if self.cpu_flags is None or "avx2" not in self.cpu_flags.split():
             return ""
         return " with AMX" if self.amx else " without AMX"
@@ -43,9 +43,9 @@ class Machine(NamedTuple):
 
 @dataclass(frozen=True)
 class Row:
-    """What was seen. Times in seconds a call, rates a second; None where a figure does not apply."""
+    """One measurement. Times in seconds a call, rates a second; None where a figure does not apply."""
 
-    # where
+    # machine and versions
     run: str  # one process; only its rows were timed in turns
     date: str
     commit: str | None
@@ -63,7 +63,7 @@ class Row:
     triton: str | None
     python: str
     tf32: bool | None  # whether float32 convolutions on a GPU may use it
-    # what
+    # case
     level: str
     name: str
     mode: str
@@ -71,18 +71,18 @@ class Row:
     batch: int
     channels: int
     side: int
-    # who
+    # contender
     implementation: str
     layout: str
     precision: str  # of autocast: dtype, or fp32 as a baseline
     graph: bool
     l2: str | None  # warm or cold, on a GPU
-    # how long
+    # times
     rounds: int
     p20: float | None  # None: see failure
     p50: float | None
     p80: float | None
-    # how good
+    # figures
     bytes: int | None  # the least that must be moved
     copy_speed: float  # bytes a second of a large copy on this machine, read and written
     flops: int | None
@@ -99,17 +99,18 @@ class Row:
 
     @property
     def case(self) -> tuple[Any, ...]:
-        """What rows that may be compared with one another share, beside their run."""
+        """What rows must share, beside their run, to be compared with one another."""
         where = (self.machine, self.torch)
         return (*where, self.level, self.name, self.mode, self.dtype, self.batch, self.channels, self.side, self.l2)
 
     @property
     def contender(self) -> tuple[Any, ...]:
+        """What tells the contenders of a case apart."""
         return (self.implementation, self.layout, self.precision, self.graph)
 
     @property
     def ours(self) -> bool:
-        """munit_fast, by whichever backend: `munit_fast` itself is what impl="auto" takes, the one that is scored."""
+        """Whether munit_fast computed it, on any backend; plain "munit_fast" is impl="auto", the one scored."""
         return self.implementation.partition(" ")[0] == "munit_fast"
 
     @property
@@ -120,7 +121,7 @@ class Row:
 
     @property
     def title(self) -> str:
-        """The contender in words, as in a table."""
+        """The contender's name in a table."""
         words = [self.implementation]
         words += [self.layout] if self.implementation != "munit_fast" or self.layout == "NCHW" else []
         return " ".join([*words, self.precision]) + (" in a CUDA graph" if self.graph else "")
@@ -172,7 +173,7 @@ _DEFAULTS = {f.name: f.default for f in fields(Row) if f.default is not MISSING}
 
 
 def _checked(values: Any) -> Row:
-    """A row of plain values. Raises ValueError, TypeError or KeyError in words."""
+    """A row of plain values. Raises ValueError, TypeError or KeyError; the message names the field."""
     if not isinstance(values, dict):
         raise TypeError(f"expected an object, got {type(values).__name__}")
     values = _DEFAULTS | values

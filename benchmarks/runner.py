@@ -1,4 +1,4 @@
-"""The runner: for each case, build the contenders, check their numbers, time them in turns, write rows."""
+"""For each case, build the contenders, check their results, time them in turns and write rows."""
 
 from __future__ import annotations
 
@@ -16,7 +16,14 @@ import torch
 from rich.console import Console
 from torch import Tensor
 
-from munit_fast.benchmarks import contenders_networks, contenders_ops, contenders_training, machine, timing
+from munit_fast.benchmarks import (
+    contenders_networks,
+    contenders_ops,
+    contenders_training,
+    contenders_translation,
+    machine,
+    timing,
+)
 from munit_fast.benchmarks.cases import DTYPES, LOSSES, Case
 from munit_fast.benchmarks.contenders import (
     COMPILED,
@@ -50,29 +57,48 @@ LIMITS = {
 
 
 class AccuracyError(RuntimeError):
-    """A contender's numbers are wrong, so it has no time."""
+    """A contender's results are further from the expected ones than LIMITS allow, so it has no time."""
 
 
 @dataclass(frozen=True)
 class BenchOptions:
-    """How to measure."""
+    """How to measure.
+
+    Attributes:
+        device: Where the contenders run.
+        rounds: Turns of each contender.
+        least_s: Least seconds of a turn; a longer step runs once a turn.
+        compile: Whether torch.compile is among the baselines.
+        max_autotune: Whether its mode max-autotune is.
+        output: File that the rows are appended to.
+        seconds: No case begins that would probably outlast this; what is left out is printed.
+        only_missing: Leave out cases that `output` has rows of, measured on this machine at this commit.
+    """
 
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     rounds: int = 9
-    least_s: float = 0.02  # of a turn; a longer step runs once a turn
+    least_s: float = 0.02
     compile: bool = True
     max_autotune: bool = True
     output: Path | None = None
-    seconds: float | None = None  # no case begins that would probably outlast this; what is left out is said
-    only_missing: bool = False  # leave out what `output` has rows of, measured here
+    seconds: float | None = None
+    only_missing: bool = False
 
 
 def run(cases: Sequence[Case], options: BenchOptions, console: Console) -> tuple[list[Row], list[str]]:
     """Measure every case. Rows are appended to `options.output` case by case.
 
-    Returns (rows, failures): a contender whose numbers are wrong, or that raised, has a row without times that says
-    why, and a line of failures; one that cannot run on this machine has such a row and is no failure. Raises
-    FileWriteError before anything is measured if the output cannot be written.
+    Args:
+        cases: What to measure; see `munit_fast.benchmarks.select`.
+        options: How to measure.
+        console: Where progress is printed.
+
+    Returns:
+        All rows, and a line for each failure. A contender whose results are wrong, or that raised, has a row without
+        times that gives the reason, and is a failure; one that cannot run on this machine has such a row and is none.
+
+    Raises:
+        FileWriteError: The output cannot be written; raised before anything is measured.
     """
     if options.output is not None:
         append(options.output, [])
@@ -154,15 +180,15 @@ def _line(case: Case, rows: list[Row]) -> str:
     summaries = [s for s in summarize(rows) if s.ours is not None]
     if not summaries:
         return f"{case}: no time"
-    return f"{case}: " + "; ".join(_words(s) for s in summaries)
+    return f"{case}: " + "; ".join(_describe(s) for s in summaries)
 
 
-def _words(s: Summary) -> str:
+def _describe(s: Summary) -> str:
     assert s.ours is not None
-    words = f"{s.ours.seconds * 1e3:.4g} ms"
+    text = f"{s.ours.seconds * 1e3:.4g} ms"
     if s.best_baseline is not None:
-        words += f", {s.speedup:.2f}× the fastest baseline ({s.best_baseline.title})"
-    return words + (f", {s.ours.l2} L2" if s.ours.l2 else "")
+        text += f", {s.speedup:.2f}× the fastest baseline ({s.best_baseline.title})"
+    return text + (f", {s.ours.l2} L2" if s.ours.l2 else "")
 
 
 def contenders(case: Case, device: torch.device) -> list[Contender]:
@@ -170,7 +196,7 @@ def contenders(case: Case, device: torch.device) -> list[Contender]:
     if case.level == "training":
         return contenders_training.training_contenders(case, device)
     if case.level == "translation":
-        return contenders_training.translation_contenders(case, device)
+        return contenders_translation.translation_contenders(case, device)
     if case.level in ("block", "network"):
         return contenders_networks.block_contenders(case, device)
     if case.name in LOSSES:
@@ -178,7 +204,7 @@ def contenders(case: Case, device: torch.device) -> list[Contender]:
     return contenders_ops.epilogue_contenders(case, device)
 
 
-class _Ready:
+class _Checked:
     """The contenders of a case that passed their checks, and rows without times for the others."""
 
     def __init__(self, case: Case, options: BenchOptions, where: dict[str, Any]) -> None:
@@ -220,30 +246,39 @@ def _measured(case: Case, options: BenchOptions, where: dict[str, Any]) -> tuple
     every = [c for c in contenders(case, device) if c.implementation not in left_out]
     # The published algorithm in float32 first: the others are held to it where there is no formula in float64.
     every.sort(key=lambda c: (c.implementation != PUBLISHED, c.layout != "NCHW", c.precision is None, c.graph))
-    ready = _Ready(case, options, where)
+    checked = _Checked(case, options, where)
     for contender in every:
-        ready.add(contender, contender.make)
+        checked.add(contender, contender.make)
     if device.type == "cuda" and case.level != "training":
-        for contender, work in list(ready.works.items()):
-            ready.add(replace(contender, graph=True), lambda work=work: in_graph(work))  # type: ignore[misc]
-    if not ready.works:
-        return ready.failed, ready.unavailable
-    _share_flops(ready.extras)
-    steps = {str(contender): work.step for contender, work in ready.works.items()}
+        for contender, work in list(checked.works.items()):
+            checked.add(replace(contender, graph=True), lambda work=work: in_graph(work))  # type: ignore[misc]
+    if not checked.works:
+        return checked.failed, checked.unavailable
+    _share_flops(checked.extras)
+    steps = {str(contender): work.step for contender, work in checked.works.items()}
     states = ("warm", "cold") if device.type == "cuda" and case.level == "op" else (None,)
     rows = []
     for state in states:
         spreads = timing.interleaved(steps, device, options.rounds, options.least_s, cold=state == "cold")
         l2 = {"l2": state or ("warm" if device.type == "cuda" else None)}
-        rows += [_row(case, c, spreads[str(c)], where, options, ready.extras[c] | l2) for c in ready.works]
-    return [*rows, *ready.failed], ready.unavailable
+        rows += [_row(case, c, spreads[str(c)], where, options, checked.extras[c] | l2) for c in checked.works]
+    return [*rows, *checked.failed], checked.unavailable
 
 
 def check(case: Case, contender: Contender, numbers: Sequence[Tensor], expected: Sequence[Tensor]) -> float:
-    """The worst relative error of a contender's numbers. Raises AccuracyError beyond LIMITS.
+    """The worst relative error of a contender's results; see LIMITS.
 
     In blocks and networks a vector that is all but zero beside the others, the gradient of a bias before an instance
-    norm, is held to a twentieth of the largest.
+    norm, is compared with a twentieth of the largest.
+
+    Args:
+        case: Its level and dtype choose the limits.
+        contender: Its precision, where it has one, takes the place of the dtype.
+        numbers: Its results.
+        expected: The results of the reference or of the published modules, in the same order.
+
+    Raises:
+        AccuracyError: An error beyond its limit, or another number of results.
     """
     if len(numbers) != len(expected):
         raise AccuracyError(f"{len(numbers)} results instead of {len(expected)}; no time is reported")

@@ -1,4 +1,4 @@
-"""What rows say: for each case, ours beside the fastest baseline and the published algorithm."""
+"""Rows case by case: ours beside the fastest baseline and the published algorithm."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Timing: competitors in turns, quantiles over rounds; peak memory, launches, operations counted."""
+"""Timing in turns with quantiles over rounds; peak memory, kernel launches and operations of a step."""
 
 from __future__ import annotations
 
@@ -40,8 +40,15 @@ def interleaved(
 ) -> dict[str, Spread]:
     """Time `steps` round by round, each in its turn, so that a busy machine slows all of them alike.
 
-    A turn repeats its step for at least about `least_s` and counts as its mean; one that takes longer runs once. On a
-    GPU the time is the device's, between events; `cold` empties its L2 cache before every call.
+    Args:
+        steps: By name.
+        device: On a GPU the time is the device's, between events.
+        rounds: Turns of each step.
+        least_s: A turn repeats its step for about so many seconds and counts as the mean; a longer step runs once.
+        cold: Whether the GPU's L2 cache is emptied before every call.
+
+    Returns:
+        Seconds a call by name.
     """
     repeats = {}
     for name, step in steps.items():
@@ -50,7 +57,7 @@ def interleaved(
     taken: dict[str, list[float]] = {name: [] for name in steps}
     order = list(steps)
     for turn in range(rounds):
-        for name in order[turn % len(order) :] + order[: turn % len(order)]:  # nobody is always behind the same other
+        for name in order[turn % len(order) :] + order[: turn % len(order)]:  # none always follows the same other
             taken[name].append(_turn(steps[name], device, repeats[name], cold))
     return {name: Spread.of(seconds) for name, seconds in taken.items()}
 

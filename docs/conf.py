@@ -5,6 +5,8 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
+from sphinx.application import Sphinx
+
 import munit_fast
 
 DOCS = Path(__file__).parent
@@ -35,13 +37,15 @@ autodoc_typehints_description_target = "documented_params"
 python_use_unqualified_type_names = True
 napoleon_numpy_docstring = False
 napoleon_use_rtype = False
+napoleon_use_ivar = True
 
-# Without a network there is no index of other projects to resolve their names in.
+default_role = "code"  # `name` in a docstring
+
+# Without a network there is no index of other projects to resolve their names in; type aliases have no page.
 nitpick_ignore_regex = [
-    (
-        r"py:.*",
-        r"(torch|Tensor|nn|np|numpy|PIL|pathlib|Path|collections|typing|pydantic|jinja2|rich|contextlib)(\..*)?",
-    ),
+    ("py:.*", r"(torch|numpy|PIL|pathlib|collections|typing|pydantic|rich|os|contextlib)\..*"),
+    ("py:.*", r"(Tensor|nn|np|Path|Module|Dropout|BatchNorm)(\..*)?"),
+    ("py:.*", r"(Crop|Direction|Hyperparameters|Noise|TrainingNoise)"),
 ]
 
 html_theme = "pydata_sphinx_theme"
@@ -49,6 +53,7 @@ html_title = "munit-fast"
 html_static_path = ["_static"]
 html_css_files = ["site.css"]
 html_copy_source = html_show_sourcelink = False
+html_use_index = html_domain_indices = False  # the search finds names
 html_theme_options = {
     "navbar_end": ["theme-switcher"],
     "secondary_sidebar_items": ["page-toc"],
@@ -60,3 +65,12 @@ html_theme_options = {
 html_sidebars = {"index": []}
 copyright = "the munit-fast contributors; code under Apache-2.0"
 copybutton_exclude = ".linenos, .gp, .go"
+
+
+def skip_tuple_fields(app: object, what: str, name: str, obj: object, skip: bool, options: object) -> bool | None:
+    """Leave out the fields of named tuples, which the class's own docstring describes."""
+    return True if (getattr(obj, "__doc__", None) or "").startswith("Alias for field number") else None
+
+
+def setup(app: Sphinx) -> None:
+    app.connect("autodoc-skip-member", skip_tuple_fields)

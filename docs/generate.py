@@ -3,8 +3,8 @@
     python docs/generate.py            # write them
     python docs/generate.py --check    # fail where one is stale, and change nothing
 
-README's rows and docs/benchmarks come from benchmarks/results, docs/scaling.md from docs/scaling.json, and the tables of
-metrics in the model card and in docs/demo.md from the JSON files named in the comments before them.
+README's rows and docs/benchmarks come from benchmarks/results, docs/scaling.md from docs/scaling.json, and the tables
+of metrics in the model card and in docs/demo.md from the JSON files named in the comments before them.
 """
 
 from __future__ import annotations

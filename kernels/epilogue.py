@@ -16,7 +16,7 @@ from .statistics import statistics
 
 def epilogue_forward(
     x: Tensor,  # [N, C, H, W], contiguous or channels_last; fp32, bf16 or fp16
-    weight: Tensor | None,  # [P] or [N, P], any of the dtypes; P = C / block²
+    weight: Tensor | None,  # [P], [N, P], [C] or [N, C], any of the dtypes; P = C / block²
     bias: Tensor | None,
     slopes: Tensor | None,  # of prelu: [1] or [C]
     residual: Tensor | None,  # like x; or a window of a larger tensor, see launch.window
@@ -80,6 +80,8 @@ def epilogue_forward(
         PAD=pad,
         MODE=pad_mode,
         CHANNELS_LAST=channels_last,
+        WEIGHT_PHASES=launch.entries(weight) > p,
+        BIAS_PHASES=launch.entries(bias) > p,
         P_RUN=p_run,
         AREA_RUN=area_run,
         WINDOW_RUN=window.run,
@@ -113,7 +115,7 @@ def combine_sums(
 def epilogue_backward(
     grad: Tensor,  # [N, P, block·H + 2·pad, block·W + 2·pad], laid out as x
     x: Tensor,  # [N, C, H, W], contiguous or channels_last; fp32, bf16 or fp16
-    weight: Tensor | None,  # [P] or [N, P], any of the dtypes; P = C / block²
+    weight: Tensor | None,  # [P], [N, P], [C] or [N, C], any of the dtypes; P = C / block²
     bias: Tensor | None,
     slopes: Tensor | None,  # of prelu: [1] or [C]
     stats: Tensor,  # fp32 [2, R], from the forward
@@ -182,6 +184,8 @@ def epilogue_backward(
             MODE=pad_mode,
             TWICE=smallest <= 2 * pad + 1 if pad_mode == "reflect" else smallest == 1,
             CHANNELS_LAST=channels_last,
+            WEIGHT_PHASES=launch.entries(weight) > p,
+            BIAS_PHASES=launch.entries(bias) > p,
             P_RUN=p_run,
             AREA_RUN=area_run,
             TILE_PIXELS=tile.pixels,

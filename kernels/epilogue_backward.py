@@ -64,7 +64,7 @@ def load_unpadded(
 
 
 @triton.jit
-def layer_totals(p_sums, p_weight, plane, channels, channels_p, TILE: tl.constexpr):
+def layer_totals(p_sums, p_weight, plane, channels, channels_p, WEIGHT_PHASES: tl.constexpr, TILE: tl.constexpr):
     """Σ gx̂ and Σ gx̂·x̂ over one sample, from the sums over its planes. p_sums points at the sample's first channel;
     `plane` is the distance from a row of sums to the next."""
     b_first = tl.zeros([TILE], tl.float32)
@@ -75,7 +75,8 @@ def layer_totals(p_sums, p_weight, plane, channels, channels_p, TILE: tl.constex
         b_sum = tl.load(p_sums + b_c, m_c, other=0)
         b_along = tl.load(p_sums + plane + b_c, m_c, other=0)
         if p_weight is not None:
-            b_weight = tl.load(p_weight + b_c % channels_p, m_c, other=0).to(tl.float32)
+            b_entry = b_c if WEIGHT_PHASES else b_c % channels_p
+            b_weight = tl.load(p_weight + b_entry, m_c, other=0).to(tl.float32)
             b_sum *= b_weight
             b_along *= b_weight
         b_first += b_sum
@@ -90,8 +91,8 @@ def epilogue_bwd_kernel(
     p_grad,  # [N, P, OH, OW]
     p_x,  # [N, C, H, W], C = BLOCK²·P
     p_stats,  # fp32 [2, R] or None
-    p_weight,  # [P] or [N, P] or None
-    p_bias,  # [P] or [N, P] or None
+    p_weight,  # [P] or [N, P], with WEIGHT_PHASES [C] or [N, C]; or None
+    p_bias,  # the same with BIAS_PHASES
     p_slope,  # [1] or [C] or None (then `slope` is the number)
     p_sums,  # fp32 [3, N, C], read; needed for grad_x behind a norm
     p_grad_x,  # [N, C, H, W], written, or None
@@ -101,7 +102,7 @@ def epilogue_bwd_kernel(
     area_runs,  # H·W / AREA_RUN
     height,  # H
     width,  # W
-    weight_row,  # elements from one sample's weights to the next's: 0 or P
+    weight_row,  # elements from one sample's weights to the next's; 0: they are shared
     bias_row,
     slope_step,  # 0 for a slope [1], 1 for [C]
     tiles,  # tiles of a split
@@ -114,6 +115,8 @@ def epilogue_bwd_kernel(
     MODE: tl.constexpr,
     TWICE: tl.constexpr,  # the image is so small that a pixel may be mirrored at both edges
     CHANNELS_LAST: tl.constexpr,
+    WEIGHT_PHASES: tl.constexpr,  # each phase of depth-to-space has weights of its own
+    BIAS_PHASES: tl.constexpr,
     P_RUN: tl.constexpr,
     AREA_RUN: tl.constexpr,
     TILE_PIXELS: tl.constexpr,
@@ -149,9 +152,9 @@ def epilogue_bwd_kernel(
     m_p = b_p < channels_p
 
     if p_weight is not None:
-        b_weight = tl.load(p_weight + b_p, m_p, other=0).to(tl.float32)
+        b_weight = tl.load(p_weight + (b_c if WEIGHT_PHASES else b_p), m_p, other=0).to(tl.float32)
     if p_bias is not None:
-        b_bias = tl.load(p_bias + i_n * bias_row + b_p, m_p, other=0).to(tl.float32)
+        b_bias = tl.load(p_bias + i_n * bias_row + (b_c if BIAS_PHASES else b_p), m_p, other=0).to(tl.float32)
     b_slope = slope if p_slope is None else tl.load(p_slope + b_c * slope_step, m_p, other=0).to(tl.float32)
     if NORM == "instance":
         p_mean = p_stats + i_n * channels + b_c
@@ -171,7 +174,9 @@ def epilogue_bwd_kernel(
             b_shift *= b_weight
             b_along *= b_weight
     elif p_grad_x is not None and NORM == "layer":
-        b_shift, b_along = layer_totals(p_sums + i_n * channels, p_weight, plane, channels, channels_p, TILE_TOTALS)
+        b_shift, b_along = layer_totals(
+            p_sums + i_n * channels, p_weight, plane, channels, channels_p, WEIGHT_PHASES, TILE_TOTALS
+        )
         count = (channels * area).to(tl.float32)
         b_shift = b_shift / count
         b_along = tl.where(b_std > 0, b_along / ((count - 1.0) * b_std), 0.0)

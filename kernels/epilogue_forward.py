@@ -27,8 +27,8 @@ from .device import activate, padding_source, reciprocal
 def epilogue_fwd_kernel(
     p_x,  # [N, C, H, W], C = BLOCK²·P
     p_residual,  # [N, C, H, W] or None; laid out as x, or a window of a larger tensor laid out so
-    p_weight,  # [P] or [N, P] or None
-    p_bias,  # [P] or [N, P] or None
+    p_weight,  # [P] or [N, P], with WEIGHT_PHASES [C] or [N, C]; or None
+    p_bias,  # the same with BIAS_PHASES
     p_slope,  # [1] or [C] or None (then `slope` is the number)
     p_stats,  # fp32 [2, R] or None
     p_y,  # [N, P, OH, OW], OH = BLOCK·H + 2·PAD
@@ -37,7 +37,7 @@ def epilogue_fwd_kernel(
     height,  # H
     width,  # W
     rows,  # R
-    weight_row,  # elements from one sample's weights to the next's: 0 or P
+    weight_row,  # elements from one sample's weights to the next's; 0: they are shared
     bias_row,
     slope_step,  # 0 for a slope [1], 1 for [C]
     residual_image,  # of a window: runs of WINDOW_RUN elements from one image to the next
@@ -52,6 +52,8 @@ def epilogue_fwd_kernel(
     PAD: tl.constexpr,
     MODE: tl.constexpr,
     CHANNELS_LAST: tl.constexpr,
+    WEIGHT_PHASES: tl.constexpr,  # each phase of depth-to-space has weights of its own
+    BIAS_PHASES: tl.constexpr,
     P_RUN: tl.constexpr,
     AREA_RUN: tl.constexpr,
     WINDOW_RUN: tl.constexpr,  # 0: the residual is dense
@@ -76,9 +78,9 @@ def epilogue_fwd_kernel(
     b_p = tl.program_id(1) * TILE_CHANNELS + tl.arange(0, TILE_CHANNELS)
     b_p = b_p[None, :] if CHANNELS_LAST else b_p[:, None]
     m_p = b_p < channels_p
-    if p_weight is not None:
+    if p_weight is not None and not WEIGHT_PHASES:
         b_weight = tl.load(p_weight + i_n * weight_row + b_p, m_p, other=0).to(tl.float32)
-    if p_bias is not None:
+    if p_bias is not None and not BIAS_PHASES:
         b_bias = tl.load(p_bias + i_n * bias_row + b_p, m_p, other=0).to(tl.float32)
     if NORM == "layer":
         b_mean = tl.load(p_stats + i_n)
@@ -125,6 +127,10 @@ def epilogue_fwd_kernel(
             p_mean = p_stats + i_n * channels + b_c
             b_mean = tl.load(p_mean, m_x, other=0)
             b_scale = reciprocal(tl.load(p_mean + rows, m_x, other=1), eps, NORM)
+        if p_weight is not None and WEIGHT_PHASES:
+            b_weight = tl.load(p_weight + i_n * weight_row + b_c, m_x, other=0).to(tl.float32)
+        if p_bias is not None and BIAS_PHASES:
+            b_bias = tl.load(p_bias + i_n * bias_row + b_c, m_x, other=0).to(tl.float32)
         if p_slope is not None and BLOCK > 1:
             b_slope = tl.load(p_slope + b_c * slope_step, m_x, other=0).to(tl.float32)
 

@@ -95,3 +95,8 @@ def dense_rows(parameter: Tensor | None) -> Tensor | None:
 def row_stride(parameter: Tensor | None) -> int:
     """Elements from one sample's row of a parameter [N, P] to the next's; 0 for [P], which all samples share."""
     return parameter.stride(0) if parameter is not None and parameter.dim() == 2 else 0
+
+
+def entries(parameter: Tensor | None) -> int:
+    """The entries of a row of a parameter [P] or [N, P]; 0 without one."""
+    return 0 if parameter is None else parameter.shape[-1]

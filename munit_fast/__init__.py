@@ -16,24 +16,30 @@ if TYPE_CHECKING:
     from munit_fast.accelerate import accelerate
     from munit_fast.config import Config, ConfigError, load_config, make_config
     from munit_fast.io.checkpoints import CheckpointError
-    from munit_fast.models.munit import MUNIT, UNIT
+    from munit_fast.models import MUNIT, UNIT
     from munit_fast.ops.native import native_error
     from munit_fast.train.trainer import MUNIT_Trainer, UNIT_Trainer
 
-# Names are imported when they are first used: the commands set up the environment of OpenMP before torch is
-# imported, and `munit-fast --help` answers at once.
-_HOMES = {
-    "CheckpointError": "io.checkpoints",
-    "Config": "config",
-    "ConfigError": "config",
-    "MUNIT": "models.munit",
-    "MUNIT_Trainer": "train.trainer",
-    "UNIT": "models.munit",
-    "UNIT_Trainer": "train.trainer",
-    "accelerate": "accelerate",
-    "load_config": "config",
-    "make_config": "config",
-    "native_error": "ops.native",
+# The public names and where they are defined. Each is imported when it is first used: `import munit_fast` stays cheap,
+# `munit-fast --help` answers at once, and the commands set environment variables before torch is imported.
+_PUBLIC_NAMES = {
+    "CheckpointError": "munit_fast.io.checkpoints",
+    "Config": "munit_fast.config",
+    "ConfigError": "munit_fast.config",
+    "MUNIT": "munit_fast.models",
+    "MUNIT_Trainer": "munit_fast.train.trainer",
+    "UNIT": "munit_fast.models",
+    "UNIT_Trainer": "munit_fast.train.trainer",
+    "accelerate": "munit_fast.accelerate",
+    "load_config": "munit_fast.config",
+    "make_config": "munit_fast.config",
+    "native_error": "munit_fast.ops.native",
+}
+_PUBLIC_MODULES = {
+    "functional": "munit_fast.functional",
+    "networks": "munit_fast.models.networks",
+    "nn": "munit_fast.nn",
+    "reference": "munit_fast.reference",
 }
 
 __all__ = [
@@ -52,18 +58,15 @@ __all__ = [
 ]
 
 
-_MODULES = {"functional": "functional", "networks": "models.networks", "nn": "nn", "reference": "reference"}
-
-
 def __getattr__(name: str) -> Any:
-    if name in _MODULES:
-        return import_module(f"munit_fast.{_MODULES[name]}")
-    if name not in _HOMES:
+    if name in _PUBLIC_MODULES:
+        return import_module(_PUBLIC_MODULES[name])
+    if name not in _PUBLIC_NAMES:
         raise AttributeError(f"module 'munit_fast' has no attribute {name!r}")
-    value = getattr(import_module(f"munit_fast.{_HOMES[name]}"), name)
+    value = getattr(import_module(_PUBLIC_NAMES[name]), name)
     globals()[name] = value
     return value
 
 
 def __dir__() -> list[str]:
-    return sorted([*globals(), *_HOMES, *_MODULES])
+    return sorted([*globals(), *_PUBLIC_NAMES, *_PUBLIC_MODULES])

@@ -28,7 +28,10 @@ MAX_BYTES, MAX_VALUES, MAX_PROBLEMS = 2**16, 2000, 20
 
 
 class ConfigError(ValueError):
-    """The configuration cannot be used; the message names the file, the keys and what would work."""
+    """The configuration cannot be used.
+
+    The message has one line for each problem: the file, the key, the value found and what would work.
+    """
 
 
 class _Section(BaseModel):
@@ -44,7 +47,17 @@ class _Section(BaseModel):
 
 
 class GeneratorConfig(_Section):
-    """`gen:`, the auto-encoder of each domain."""
+    """`gen:`, the generator (auto-encoder) of each domain.
+
+    Attributes:
+        dim: Channels of the first convolution; doubled by each downsampling.
+        mlp_dim: Width of the MLP that gives the AdaIN parameters.
+        style_dim: Length of a style code.
+        activ: Activation.
+        n_downsample: Convolutions of stride 2 in the content encoder; sides must be multiples of 2^n_downsample.
+        n_res: Residual blocks of the content encoder, and as many of the decoder.
+        pad_type: Padding of the convolutions.
+    """
 
     dim: Count = 64
     mlp_dim: Count = 256
@@ -56,7 +69,17 @@ class GeneratorConfig(_Section):
 
 
 class DiscriminatorConfig(_Section):
-    """`dis:`, the multi-scale discriminator of each domain."""
+    """`dis:`, the multi-scale discriminator of each domain.
+
+    Attributes:
+        dim: Channels of the first convolution; doubled by each layer.
+        norm: Normalization after the convolutions, all but the first; "sn" is spectral normalization.
+        activ: Activation.
+        n_layer: Convolutions of stride 2 at each scale.
+        gan_type: "lsgan" (least squares) or "nsgan" (non-saturating, cross-entropy).
+        num_scales: Scales; each sees the image at half the size of the one before.
+        pad_type: Padding of the convolutions.
+    """
 
     dim: Count = 64
     norm: Literal["none", "bn", "in", "ln", "sn"] = "none"
@@ -68,7 +91,55 @@ class DiscriminatorConfig(_Section):
 
 
 class Config(_Section):
-    """A whole configuration: the published names, with the published edges2handbags values as defaults."""
+    """A whole configuration: the published keys, with the published edges2handbags values as defaults.
+
+    Attributes:
+        image_save_iter: Iterations between pictures that are kept.
+        image_display_iter: Iterations between updates of the current picture.
+        display_size: Images of each domain that the pictures show.
+        snapshot_save_iter: Iterations between checkpoints.
+        log_iter: Iterations between lines of the loss history.
+        max_iter: Iterations of the whole training.
+        batch_size: Images of each domain in a batch, in each process.
+        accumulation: Batches whose mean gradient makes one step. Not published.
+        ema_half_life: Half-life of the generators' moving average, in images; 0 keeps none. Not published.
+        weight_decay: Of Adam, added to the gradient.
+        beta1: Of Adam.
+        beta2: Of Adam.
+        init: Initialization of the weights; the discriminators' is always "gaussian".
+        lr: Learning rate.
+        lr_policy: "constant", or "step": multiplied by `gamma` every `step_size` iterations.
+        step_size: See `lr_policy`.
+        gamma: See `lr_policy`.
+        gan_w: Weight of the adversarial losses.
+        recon_x_w: Weight of the image reconstruction losses.
+        recon_s_w: Weight of the style reconstruction losses (MUNIT).
+        recon_c_w: Weight of the content reconstruction losses (MUNIT).
+        recon_x_cyc_w: Weight of the cycle losses.
+        recon_kl_w: Weight of the KL losses (UNIT).
+        recon_kl_cyc_w: Weight of the KL losses of the cycles (UNIT).
+        recon_h_w: In published UNIT files; nothing reads it there either.
+        vgg_w: Weight of the perceptual losses, which need models/vgg16.weight.
+        gen: The generators.
+        dis: The discriminators.
+        input_dim_a: Channels of the images of domain A, 1 or 3.
+        input_dim_b: Channels of the images of domain B, 1 or 3.
+        num_workers: Processes that read images.
+        new_size: What the short side of every image is resized to.
+        new_size_a: The same for domain A, where `new_size` is not given.
+        new_size_b: The same for domain B.
+        crop_image_height: Height of the random crops that are trained on.
+        crop_image_width: Their width.
+        data_root: A folder with trainA, trainB, testA and testB; or give folders, or folders and lists, one by one.
+        data_folder_train_a: Folder of the training images of domain A.
+        data_folder_train_b: Folder of the training images of domain B.
+        data_folder_test_a: Folder of the test images of domain A.
+        data_folder_test_b: Folder of the test images of domain B.
+        data_list_train_a: Text file of the training images of domain A, a name in that folder on each line.
+        data_list_train_b: Text file of the training images of domain B, a name in that folder on each line.
+        data_list_test_a: Text file of the test images of domain A, a name in that folder on each line.
+        data_list_test_b: Text file of the test images of domain B, a name in that folder on each line.
+    """
 
     # Logging and files, in iterations.
     image_save_iter: Count = 10000
@@ -79,9 +150,9 @@ class Config(_Section):
 
     # Optimisation.
     max_iter: Count = 1_000_000
-    batch_size: Count = 1  # in each process
-    accumulation: Count = 1  # not published: batches whose mean gradient makes one step
-    ema_half_life: Weight = 10000  # not published: of the generators' moving average, in images; 0 keeps none
+    batch_size: Count = 1
+    accumulation: Count = 1
+    ema_half_life: Weight = 10000
     weight_decay: Weight = 0.0001
     beta1: Annotated[float, Field(ge=0, lt=1)] = 0.5
     beta2: Annotated[float, Field(ge=0, lt=1)] = 0.999
@@ -97,7 +168,7 @@ class Config(_Section):
     recon_x_cyc_w: Weight = 0
     recon_kl_w: Weight = 0
     recon_kl_cyc_w: Weight = 0
-    recon_h_w: Weight = 0  # in published UNIT files; nothing reads it there either
+    recon_h_w: Weight = 0
     vgg_w: Weight = 0
 
     gen: GeneratorConfig = GeneratorConfig()
@@ -130,12 +201,12 @@ class Config(_Section):
         return self
 
     def short_side(self, domain: str) -> int:
-        """What the short side of an image of `domain` ("a" or "b") is resized to: new_size, else new_size_a|b."""
+        """What the short side of an image of domain "a" or "b" is resized to: new_size, else new_size_a or _b."""
         size = self.new_size or (self.new_size_a if domain == "a" else self.new_size_b)
         return size or max(self.crop_image_height, self.crop_image_width)
 
     def hyperparameters(self) -> dict[str, Any]:
-        """The plain mapping with the published keys that the trainers and networks take."""
+        """The configuration as the mapping that trainers and networks take; `gen` and `dis` are mappings in it."""
         return self.model_dump()
 
     @property
@@ -204,7 +275,17 @@ def _discriminator_takes(side: int, dis: DiscriminatorConfig, batch_size: int) -
 
 
 def load_config(path: str | Path) -> Config:
-    """Read and check a YAML configuration file. Raises ConfigError."""
+    """Read and check a configuration file.
+
+    Args:
+        path: A YAML file with the published keys; what is left out has its default.
+
+    Returns:
+        The configuration.
+
+    Raises:
+        ConfigError: The file is missing or no YAML, has an unknown key or an impossible value; one line per problem.
+    """
     return parse_config(read_config(path), source=str(path))
 
 
@@ -220,10 +301,17 @@ def read_config(path: str | Path) -> str:
 
 
 def parse_config(text: str, source: str = "configuration") -> Config:
-    """Check the text of a YAML configuration. Raises ConfigError.
+    """Check the text of a YAML configuration.
 
     Only plain values are read, and few of them: a text of some lines could ask for objects, for millions of values
     through aliases of aliases, or for more brackets than the parser survives.
+
+    Args:
+        text: The YAML text.
+        source: Where it is from, for error messages.
+
+    Raises:
+        ConfigError: As `load_config`.
     """
     if len(text) > MAX_BYTES:
         raise ConfigError(f"{source}: more than {MAX_BYTES} characters; a configuration has some dozens of lines")
@@ -260,7 +348,19 @@ def _check_size(root: yaml.Node | None) -> None:
 
 
 def make_config(values: dict[str, Any], source: str = "configuration") -> Config:
-    """Check a plain mapping of the published keys. Raises ConfigError, one line per problem, each naming its key."""
+    """Check a mapping of the published keys.
+
+    Args:
+        values: The keys and plain values; what is left out has its default.
+        source: Where they are from, for error messages.
+
+    Returns:
+        The configuration.
+
+    Raises:
+        ConfigError: A key is unknown or a value impossible; one line per problem, each with the key, the value and what
+            would work.
+    """
     try:
         return Config.model_validate(values)
     except ValidationError as error:

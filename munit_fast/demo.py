@@ -1,4 +1,4 @@
-"""The demonstration: what the model in the box does, then a small MUNIT trained here beside it, on one page."""
+"""The demonstration: what the bundled pretrained model does, then a small MUNIT trained here, on one page."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from munit_fast.evaluate import (
 )
 from munit_fast.evaluate.metrics.evaluation import TO_COLOUR, TO_LINES
 from munit_fast.models.munit import MUNIT
-from munit_fast.pages.web import (
+from munit_fast.pages.demo import (
     DemoReport,
     DrawingRow,
     GuidedExample,
@@ -51,17 +51,29 @@ SHOWN_DRAWINGS = 14
 
 @dataclass
 class DemoOptions:
-    """What `munit-fast demo` lets a person change."""
+    """The options of `munit-fast demo`.
+
+    Attributes:
+        folder: Where drawings, run, numbers and page are put.
+        minutes: Training time; 0: only the pretrained model is shown.
+        size: Side of the drawings that are trained on, in pixels.
+        dim: Channels of the generators' first layer.
+        device: Where everything runs.
+        seed: Of the training and the styles.
+        amp: Precision, see `munit_fast.amp`.
+        impl: Backend of the operators, see `munit_fast.functional`.
+        iterations: Train this many instead of for a time.
+    """
 
     folder: Path = Path("demo")
-    minutes: float = 10.0  # 0: only the pretrained model
+    minutes: float = 10.0
     size: int = 64
     dim: int = 16
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     seed: int = 0
     amp: str = "auto"
     impl: str = "auto"
-    iterations: int | None = None  # train this many instead of for a time
+    iterations: int | None = None
 
 
 def demo_config(options: DemoOptions, data_root: Path, max_iter: int) -> Config:
@@ -99,11 +111,20 @@ def demo_config(options: DemoOptions, data_root: Path, max_iter: int) -> Config:
 
 
 def run_demo(options: DemoOptions, console: Console) -> Path:
-    """Run the whole demonstration and return the page's path; raises what its parts raise, each a clear message.
+    """Run the whole demonstration.
 
-    pretrained.html is there as soon as the pretrained model has translated, index.html with both after the training.
+    pretrained.html is written as soon as the pretrained model has translated, index.html with both after the training.
+
+    Returns:
+        The path of the page that shows the most.
+
+    Raises:
+        ConfigError: A size that is not possible.
+        DatasetError: The drawings cannot be prepared, because a package is missing for example.
+        FileWriteError: A file cannot be written.
+        ImportError: A package of the extra "metrics" is missing.
     """
-    demo_config(options, options.folder, 1)  # a size that cannot be is refused before anything is made
+    demo_config(options, options.folder, 1)  # an impossible size is refused before anything is written
     with tuned_convolutions(options.device):
         return _run_demo(options, console)
 
@@ -111,8 +132,8 @@ def run_demo(options: DemoOptions, console: Console) -> Path:
 def _run_demo(options: DemoOptions, console: Console) -> Path:
     first = options.folder / "pretrained.html"
     console.print(f"[bold]1/5[/] The pretrained {PRETRAINED} on drawings that it never saw …")
-    boxed = _show_pretrained(options, console)
-    write_demo_page(first, data=_report([boxed]))
+    pretrained = _show_pretrained(options, console)
+    write_demo_page(first, data=_report([pretrained]))
     if not options.iterations and not options.minutes:
         return first
     console.print(f"     shown in {first}, until index.html has the model trained here too", soft_wrap=True)
@@ -142,7 +163,7 @@ def _run_demo(options: DemoOptions, console: Console) -> Path:
     )
     _write_grid(trained, options.folder / "grid.png")
     report = replace(
-        _report([boxed, trained]),
+        _report([pretrained, trained]),
         made=_how_made(cfg, options, result),
         losses=result.folder.read_losses(),
         metrics=evaluation.entries,
@@ -248,7 +269,7 @@ def _report(showcases: list[Showcase]) -> DemoReport:
 def _showcase(model: MUNIT, tests: TestSet, options: DemoOptions) -> Showcase:
     a, b = tests.pictures["a"], tests.pictures["b"]
     style_dim = model.config.gen.style_dim
-    # Evenly spaced through the sorted test set: nobody chose the ones that came out well.
+    # Evenly spaced through the sorted test set: not chosen for how well they came out.
     shown = [round(i * (len(a) - 1) / (SHOWN_DRAWINGS - 1)) for i in range(SHOWN_DRAWINGS)]
     same_styles = torch.randn(STYLES, style_dim, generator=torch.Generator().manual_seed(options.seed + 2))
     drawings = torch.stack([a[i] for i in shown])

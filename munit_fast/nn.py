@@ -15,7 +15,7 @@ from munit_fast.reference import layers
 __all__ = ["AdaptiveInstanceNorm2d", "BiasAct", "InstanceNorm2d", "L1Loss", "LSGANLoss", "LayerNorm2d"]
 
 
-class _Epilogue(nn.Module):
+class _EpilogueModule(nn.Module):
     """The options that all these modules share."""
 
     slope: float | Tensor
@@ -42,11 +42,19 @@ class _Epilogue(nn.Module):
         return "".join(f", {part}" for part in shown)
 
 
-class InstanceNorm2d(nn.InstanceNorm2d, _Epilogue):
+class InstanceNorm2d(nn.InstanceNorm2d, _EpilogueModule):
     """`torch.nn.InstanceNorm2d` with what follows it; see `functional.instance_norm`.
 
     With track_running_stats=True and in evaluation, when the running statistics are used, and while they are being
     tracked, the norm itself is PyTorch's. Shape: [N, C, H, W] -> [N, C, H + 2·pad, W + 2·pad].
+
+    Args:
+        num_features, eps, momentum, affine, track_running_stats, device, dtype: as in `torch.nn.InstanceNorm2d`.
+        bias: False: with affine=True a weight only.
+        act, slope, pad, pad_mode, impl: what follows the norm, as in `munit_fast.functional`.
+
+    Raises:
+        ValueError: act, pad_mode or impl is unknown.
     """
 
     def __init__(
@@ -89,12 +97,21 @@ class InstanceNorm2d(nn.InstanceNorm2d, _Epilogue):
         return super().extra_repr() + self._epilogue_repr()
 
 
-class AdaptiveInstanceNorm2d(layers.AdaptiveInstanceNorm2d, _Epilogue):
+class AdaptiveInstanceNorm2d(layers.AdaptiveInstanceNorm2d, _EpilogueModule):
     """The published AdaIN with what follows it; see `functional.adain`.
 
     weight and bias come as arguments, [N, C] (or flat, [N·C]). Code in the published manner that assigns them to the
     module's `weight` and `bias` before each forward works too. The two buffers exist for the published state_dict and
     never change. Shape: [N, C, H, W] -> [N, C, H + 2·pad, W + 2·pad].
+
+    Args:
+        num_features: C.
+        eps: added to the variance.
+        momentum: of the published constructor; nothing is tracked.
+        act, slope, pad, pad_mode, impl: what follows the norm, as in `munit_fast.functional`.
+
+    Raises:
+        ValueError: act, pad_mode or impl is unknown; in a call, weight and bias were neither given nor assigned.
     """
 
     def __init__(
@@ -133,10 +150,20 @@ class AdaptiveInstanceNorm2d(layers.AdaptiveInstanceNorm2d, _Epilogue):
         return super().extra_repr() + self._epilogue_repr()
 
 
-class LayerNorm2d(layers.LayerNorm, _Epilogue):
+class LayerNorm2d(layers.LayerNorm, _EpilogueModule):
     """The published LayerNorm (parameters gamma and beta) with what follows it; see `functional.layer_norm2d`.
 
     Shape: [N, C·r², H, W] -> [N, C, r·H + 2·pad, r·W + 2·pad] with r = depth_to_space and C = num_features.
+
+    Args:
+        num_features: C, the channels of the result.
+        eps: added to the standard deviation.
+        affine: whether gamma and beta are learned.
+        depth_to_space: side r of the blocks of channels that become pixels; 1 for none.
+        act, slope, pad, pad_mode, impl: what follows the norm, as in `munit_fast.functional`.
+
+    Raises:
+        ValueError: act, pad_mode or impl is unknown.
     """
 
     def __init__(
@@ -173,10 +200,18 @@ class LayerNorm2d(layers.LayerNorm, _Epilogue):
         return super().extra_repr() + shuffle + self._epilogue_repr()
 
 
-class BiasAct(_Epilogue):
+class BiasAct(_EpilogueModule):
     """A learned bias [C] (absent with bias=False) and what follows it; see `functional.bias_act`.
 
     Shape: [N, C, H, W] -> [N, C, H + 2·pad, W + 2·pad].
+
+    Args:
+        num_features: C.
+        bias: False: no bias.
+        act, slope, pad, pad_mode, impl: as in `munit_fast.functional`.
+
+    Raises:
+        ValueError: act, pad_mode or impl is unknown.
     """
 
     def __init__(
@@ -203,7 +238,11 @@ class BiasAct(_Epilogue):
 
 
 class L1Loss(nn.Module):
-    """mean(|a - b|) with a gradient to both sides; see `functional.l1_loss`."""
+    """mean(|a - b|) of two tensors of one shape, a scalar, with a gradient to both sides; see `functional.l1_loss`.
+
+    Args:
+        impl: the backend, as in `munit_fast.functional`.
+    """
 
     def __init__(self, impl: str = "auto") -> None:
         super().__init__()
@@ -214,7 +253,11 @@ class L1Loss(nn.Module):
 
 
 class LSGANLoss(nn.Module):
-    """Σ over scales of mean((output - target)²); see `functional.lsgan_loss`."""
+    """Σ over scales of mean((output - target)²), a scalar; see `functional.lsgan_loss`.
+
+    Args:
+        impl: the backend, as in `munit_fast.functional`.
+    """
 
     def __init__(self, impl: str = "auto") -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Files in, translated files out: what `munit-fast translate` runs."""
+"""Translation of image files: what `munit-fast translate` runs."""
 
 from __future__ import annotations
 
@@ -28,34 +28,54 @@ from munit_fast.models.munit import MUNIT, UNIT, Direction
 from munit_fast.utils.cudnn import tuned_convolutions
 from munit_fast.utils.text import safe_name
 
-TUNED_SIZES = 4  # of batches; a folder that has more may have a new one in every batch
-MOST_GRID_ROWS = 100  # of --grid: it is made in memory
-MOST_GRID_PIXELS = 100_000_000  # more than that many programs refuse to open
+MAX_TUNED_SIZES = 4  # of batches; a folder that has more may have a new one in every batch
+MAX_GRID_ROWS = 100  # of --grid: it is made in memory
+MAX_GRID_PIXELS = 100_000_000  # more than that many programs refuse to open
 
 
 @dataclass
 class TranslateOptions:
-    """How to translate; see `munit-fast translate --help`."""
+    """How to translate files.
+
+    Attributes:
+        direction: "a2b" or "b2a".
+        num_style: Random styles for each image.
+        style: An example image whose style is taken, or a folder of them, instead of random styles.
+        interpolate: Steps from each style to the next; the interpolated styles take the place of the styles.
+        synchronized: Take the same random styles for every image.
+        grid: A file for one picture of all: a row for each input and its translations.
+        output_only: Do not write the inputs beside the translations.
+        native_size: Keep each image's own size instead of the configuration's new_size.
+        seed: Seed of the random styles.
+        batch_size: Images that are translated at once, if they have one size.
+        extension: Format of the files that are written, such as "png".
+        amp: Mixed precision, as `munit_fast.amp.amp_dtype` takes it.
+        matte: Grey level 0..255 under transparent areas; None takes the colour that the file has there, as in training.
+    """
 
     direction: Direction = "a2b"
     num_style: int = 10
-    style: Path | None = None  # an example image or a folder of them
-    interpolate: int | None = None  # instead of the styles, so many steps from each to the next
+    style: Path | None = None
+    interpolate: int | None = None
     synchronized: bool = False
-    grid: Path | None = None  # also one picture of all: a row for each input and its translations
+    grid: Path | None = None
     output_only: bool = False
-    native_size: bool = False  # keep each image's own size instead of the configuration's new_size
+    native_size: bool = False
     seed: int = 10
     batch_size: int = 8
     extension: str = "png"
-    amp: str = "off"  # see munit_fast.amp
-    # The grey level 0..255 under transparent areas; None: the colour that the file has there, as in training.
+    amp: str = "off"
     matte: int | None = None
 
 
 @dataclass
 class TranslateResult:
-    """What was written, and the message for each image that could not be read."""
+    """What `translate_files` did.
+
+    Attributes:
+        written: The files that were written.
+        failures: A message for each image that could not be read, and for a grid that was not written.
+    """
 
     written: list[Path]
     failures: list[str]
@@ -71,12 +91,25 @@ def translate_files(
     """Translate an image or every image below a folder.
 
     One image gives output000.png, output001.png, … (one per style) and input.png. A folder gives, for a/b.jpg,
-    a/b_000.png, a/b_001.png, … and a/b_input.png. A grid shows the first MOST_GRID_ROWS of them. Each image's random
-    styles depend on the seed and on the image's place in the sorted folder only, not on batches. An unreadable image of
-    a folder is reported and left out, and so is a grid of more than MOST_GRID_PIXELS.
+    a/b_000.png, a/b_001.png, … and a/b_input.png. A grid shows the first MAX_GRID_ROWS of them. Each image's random
+    styles are a function of the seed and of the image's place in the sorted folder, not of batches. An unreadable image
+    of a folder is reported and left out, and so is a grid of more than MAX_GRID_PIXELS. Files are written atomically,
+    but not flushed to the disk: they can be made again.
 
-    Raises ImageError when the input, the example style or every image of a folder cannot be read, FileWriteError
-    when something cannot be written.
+    Args:
+        model: The model, in evaluation mode; its device is used.
+        source: An image or a folder of images.
+        output_folder: Where the translations go; made where it is missing.
+        options: How to translate.
+        progress: Called after each batch with the images done and the images in all.
+
+    Returns:
+        What was written and what was left out.
+
+    Raises:
+        ValueError: An option does not fit the model or the files.
+        ImageError: The input, the example style or every image of a folder cannot be read.
+        FileWriteError: A file cannot be written.
     """
     options = replace(options, extension=options.extension.lower())
     if f".{options.extension}" not in SAVED_FORMATS:
@@ -102,18 +135,18 @@ def translate_files(
     for batch in _batches(paths, model.config, options, result.failures):
         indices, images = [i for i, _ in batch], torch.stack([x for _, x in batch])
         sizes.add(images.shape)
-        with tuned_convolutions(device, len(sizes) <= TUNED_SIZES), autocast(precision, device):
+        with tuned_convolutions(device, len(sizes) <= MAX_TUNED_SIZES), autocast(precision, device):
             outputs = styles.translate(images, indices)
         for i, image, translations in zip(indices, images, outputs):
             result.written += _write(output_folder, names[i], image, translations, options)
-            if options.grid is not None and len(rows) < MOST_GRID_ROWS:
+            if options.grid is not None and len(rows) < MAX_GRID_ROWS:
                 rows.append(torch.stack([_as_rgb(image), *map(_as_rgb, translations)]))
         done += len(batch)
         if progress is not None:
             progress(done + len(result.failures), len(paths))
     if result.failures and not result.written:
         raise ImageError("; ".join(result.failures))
-    if options.grid is not None and (pixels := _grid_pixels(rows)) > MOST_GRID_PIXELS:
+    if options.grid is not None and (pixels := _grid_pixels(rows)) > MAX_GRID_PIXELS:
         result.failures.append(
             f"--grid {options.grid}: not written, it would have {pixels / 1e6:.0f} million pixels: all its cells are "
             "as wide as the widest picture; give pictures of more even shapes, or fewer"
@@ -130,7 +163,15 @@ def _grid_pixels(rows: list[Tensor]) -> int:
 
 
 def style_path(codes: Tensor, steps: int) -> Tensor:
-    """From each style code to the next in equal steps: [..., S, style_dim] to [..., (S - 1)·steps + 1, style_dim]."""
+    """Interpolate linearly from each style code to the next.
+
+    Args:
+        codes: Style codes [..., S, style_dim] with S ≥ 2.
+        steps: Steps from each code to the next, at least 1.
+
+    Returns:
+        Codes [..., (S - 1)·steps + 1, style_dim], the given ones among them.
+    """
     count = codes.shape[-2]
     places = torch.arange((count - 1) * steps + 1)
     before = (places // steps).clamp(max=count - 2)
@@ -139,7 +180,17 @@ def style_path(codes: Tensor, steps: int) -> Tensor:
 
 
 def random_styles(seed: int, num_style: int, style_dim: int, place: int) -> Tensor:
-    """The random styles [num_style, style_dim] of the image at `place`, whatever other images there are."""
+    """Draw the random styles of one image; they do not depend on the other images.
+
+    Args:
+        seed: Seed of the whole folder.
+        num_style: How many styles.
+        style_dim: Length of a code.
+        place: The image's index in the sorted folder.
+
+    Returns:
+        Codes [num_style, style_dim] from N(0, I), float32 on the CPU.
+    """
     word = np.random.SeedSequence([seed, place]).generate_state(1, np.uint64)[0]
     generator = torch.Generator().manual_seed(int(word >> 1))
     return torch.randn(num_style, style_dim, generator=generator)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from munit_fast.utils.process import prepare
+from munit_fast.utils.env import set_process_defaults
 
-prepare()  # before torch is imported
+set_process_defaults()  # before torch is imported
 
 from pathlib import Path
 from typing import Any

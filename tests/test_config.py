@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -48,23 +49,23 @@ def test_every_problem_gets_one_line_with_its_key() -> None:
     assert len(lines) == 5
     assert all(line.startswith("c.yaml: ") for line in lines)
     text = "\n".join(lines)
-    assert "batchsize: unknown key; did you mean batch_size?" in text
-    assert "gen.dimension: unknown key; did you mean gen.dim?" in text
+    assert re.search(r"batchsize: .*batch_size\?", text)
+    assert re.search(r"gen\.dimension: .*gen\.dim\?", text)
     assert "lr: " in text
     assert "'fast'" in text
     assert "gen.activ: " in text
     assert "'gelu'" in text
-    assert "dim: unknown key; it belongs inside" in text
+    assert re.search(r" dim: .*(gen|dis):", text)
 
 
 @pytest.mark.parametrize(
     ("values", "words"),
     [
-        ({"crop_image_height": 250}, ["crop_image_height: 250", "multiple of 2^gen.n_downsample = 4", "use 248"]),
-        ({"crop_image_width": 60, "new_size": 64}, ["crop_image_width: 60 is too small", "use at least 61"]),
-        ({"new_size": 128}, ["new_size: 128 is smaller than the crop"]),
-        ({"batch_size": 0}, ["batch_size: ", "greater than or equal to 1"]),
-        ({"input_dim_a": 2}, ["input_dim_a: ", "1 or 3"]),
+        ({"crop_image_height": 250}, ["crop_image_height: 250", "gen.n_downsample", "248"]),
+        ({"crop_image_width": 60, "new_size": 64}, ["crop_image_width: 60", "61"]),
+        ({"new_size": 128}, ["new_size: 128", "256×256"]),
+        ({"batch_size": 0}, ["batch_size: ", "1", "got 0"]),
+        ({"input_dim_a": 2}, ["input_dim_a: ", "1 or 3", "got 2"]),
         ({"lr": float("nan")}, ["lr: "]),
         ({"batch_size": True}, ["batch_size: "]),
     ],
@@ -78,11 +79,11 @@ def test_impossible_values(values: dict[str, Any], words: list[str]) -> None:
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        (b"- a\n- b\n", "`key: value` lines"),
-        (b"lr: [1, 2\n", "not valid YAML"),
-        (b"\xff\xfe\x00\x01", "cannot be read as a text file"),
-        (b"lr: !!python/object/apply:os.system ['true']\n", "not valid YAML"),
-        (b"", "`key: value` lines"),
+        (b"- a\n- b\n", "key: value"),
+        (b"lr: [1, 2\n", "YAML"),
+        (b"\xff\xfe\x00\x01", "text file"),
+        (b"lr: !!python/object/apply:os.system ['true']\n", "YAML"),
+        (b"", "key: value"),
     ],
 )
 def test_files_that_are_no_configuration(tmp_path: Path, content: bytes, words: str) -> None:
@@ -94,7 +95,7 @@ def test_files_that_are_no_configuration(tmp_path: Path, content: bytes, words: 
 
 
 def test_missing_file(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="no such configuration file"):
+    with pytest.raises(ConfigError, match=r"none\.yaml"):
         load_config(tmp_path / "none.yaml")
 
 

@@ -18,7 +18,8 @@ from rich.console import Console
 from munit_fast import cli, doctor, functional
 from munit_fast.doctor import report, trials
 from munit_fast.ops import backends, native
-from munit_fast.ops.spec import ACTIVATIONS, PAD_MODES
+from munit_fast.ops.cases import selftest_cases
+from munit_fast.ops.spec import ACTIVATIONS, NORMS, PAD_MODES
 
 ISAS = native.module.available_isas() if native.module is not None else []
 needs_native = pytest.mark.skipif(not ISAS, reason="the compiled part is missing")
@@ -73,10 +74,10 @@ def test_what_is_printed_is_complete_and_fits() -> None:
         squeezed = "".join(text.split())
         for service in found.services:
             assert service.backend in squeezed
-            assert service.why_not is None or text.count(service.why_not.split()[0]) > 0
+            assert service.unsupported_reason is None or text.count(service.unsupported_reason.split()[0]) > 0
     wide = " ".join(printed(found, 400).split())
     for service in found.services:
-        assert service.why_not is None or service.why_not in wide
+        assert service.unsupported_reason is None or service.unsupported_reason in wide
     for text in (torch.__version__, found.cpu["model"], "instance_norm", 'impl="auto"'):
         assert text.lower() in wide.lower()
     for isa in ISAS:
@@ -91,7 +92,7 @@ def test_what_is_found() -> None:
     assert {s.backend for s in found.services} == set(backends.BACKENDS)
     for s in found.services:
         dtype, device = getattr(torch, s.dtype), torch.device(s.device)
-        assert s.why_not == backends.unsupported_reason(s.backend, device, dtype)
+        assert s.unsupported_reason == backends.unsupported_reason(s.backend, device, dtype)
         assert s.auto == (backends.choose("auto", device, dtype) is backends.BACKENDS[s.backend])
 
 
@@ -127,6 +128,7 @@ def test_json(call: Callable[..., tuple[int, str, str]]) -> None:
     assert (code, err) == (0, "")
     found = json.loads(out)
     assert set(found) == {"versions", "cpu", "native", "precision", "gpus", "no_gpu", "environment", "services"}
+    assert {"op", "device", "dtype", "backend", "why_not", "auto"} == set(found["services"][0])
     assert len(found["services"]) >= len(doctor.OPS) * len(doctor.DTYPES) * len(backends.BACKENDS)
     code, out, _ = call("--json", "--selftest")
     rows = json.loads(out)["selftest"]
@@ -150,10 +152,11 @@ def test_the_selftest_tries_everything() -> None:
 
 
 def test_the_cases_cover_every_choice() -> None:
-    given = [options for _, _, _, options in trials._EPILOGUES]
-    assert {o.get("act", "none") for o in given} == set(ACTIVATIONS)
-    assert {o["pad_mode"] for o in given if o.get("pad")} == set(PAD_MODES)
-    assert {op for op, *_ in trials._EPILOGUES} == {"instance_norm", "adain", "layer_norm2d", "bias_act"}
+    cases = selftest_cases()
+    assert {case.act for case in cases} == set(ACTIVATIONS)
+    assert {case.norm for case in cases} == set(NORMS)
+    assert {case.pad_mode for case in cases if case.pad} == set(PAD_MODES)
+    assert {case.function for case in cases} == EPILOGUES
 
 
 def _scale(*tensors: torch.Tensor | None, factor: float = 1.01) -> None:
@@ -166,8 +169,8 @@ def _raise() -> None:
     raise RuntimeError("no such kernel\nsecond line")
 
 
-NORMS = {"instance_norm", "adain", "layer_norm2d"}
-EPILOGUES = NORMS | {"bias_act"}
+NORMED = {"instance_norm", "adain", "layer_norm2d"}
+EPILOGUES = NORMED | {"bias_act"}
 # A function of a backend, what is done to its arguments when it is through with them, the operators that are then
 # wrong, and how the report names the tensor.
 BREAKS: dict[str, tuple[str, Callable[..., Any], set[str], str]] = {
@@ -183,7 +186,7 @@ BREAKS: dict[str, tuple[str, Callable[..., Any], set[str], str]] = {
     "gradient of the residual": (
         "epilogue_backward",
         lambda *a: _scale(a[-1].residual),
-        NORMS,
+        NORMED,
         "of gradient of residual",
     ),
     "not finite": (

@@ -111,7 +111,7 @@ def test_b2a_and_unit(small_config: dict[str, Any], pictures: Path, tmp_path: Pa
     result = translate_files(unit, pictures / "a.png", tmp_path / "out", TranslateOptions(direction="b2a"))
     assert [p.name for p in result.written] == ["output000.png", "input.png"]
     assert pixels(tmp_path / "out" / "input.png").ndim == 2
-    with pytest.raises(ValueError, match="--style needs MUNIT"):
+    with pytest.raises(ValueError, match="--style"):
         translate_files(unit, pictures / "a.png", tmp_path / "out", TranslateOptions(style=pictures / "a.png"))
 
 
@@ -133,10 +133,10 @@ def test_styles_do_not_depend_on_the_other_pictures(model: mf.MUNIT, pictures: P
 def test_inputs_are_never_overwritten(model: mf.MUNIT, pictures: Path, tmp_path: Path) -> None:
     Image.open(pictures / "a.png").save(pictures / "a_000.png")
     before = (pictures / "a_000.png").read_bytes()
-    with pytest.raises(ValueError, match=r"a_000\.png there is one of the inputs"):
+    with pytest.raises(ValueError, match=r"a_000\.png"):
         translate_files(model, pictures, pictures, TranslateOptions(num_style=1))
     (pictures / "a.png").rename(pictures / "input.png")
-    with pytest.raises(ValueError, match=r"input\.png there is one of the inputs"):
+    with pytest.raises(ValueError, match=r"input\.png"):
         translate_files(model, pictures / "input.png", pictures, TranslateOptions(num_style=1))
     assert (pictures / "a_000.png").read_bytes() == before
 
@@ -178,15 +178,15 @@ def test_interpolation(model: mf.MUNIT, pictures: Path, tmp_path: Path) -> None:
     assert np.array_equal(way[0], ends[0]) and np.array_equal(way[-1], ends[1])
     assert not any(np.array_equal(x, y) for x, y in zip(way, way[1:]))
     assert len(frames("examples", style=pictures / "more", interpolate=3)) == 4
-    with pytest.raises(ValueError, match="--num_style 2 or more"):
+    with pytest.raises(ValueError, match="--num_style 2"):
         frames("one", num_style=1, interpolate=4)
-    with pytest.raises(ValueError, match="--interpolate must be at least 1 step; got 0"):
+    with pytest.raises(ValueError, match=r"--interpolate .*0"):
         frames("none", interpolate=0)
     assert not (tmp_path / "one").exists() and not (tmp_path / "none").exists()
 
 
 def test_a_grid_is_bounded(model: mf.MUNIT, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(translate, "MOST_GRID_ROWS", 3)
+    monkeypatch.setattr(translate, "MAX_GRID_ROWS", 3)
     grid = tmp_path / "grid.png"
     translate_files(model, pictures / "more", tmp_path / "two", TranslateOptions(num_style=1, grid=grid))
     assert pixels(grid).shape[0] == 2 * 34 + 2
@@ -198,14 +198,14 @@ def test_a_grid_is_bounded(model: mf.MUNIT, pictures: Path, tmp_path: Path, monk
 def test_a_grid_that_nothing_could_open_is_left_out(
     model: mf.MUNIT, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, spare: int
 ) -> None:
-    monkeypatch.setattr(translate, "MOST_GRID_PIXELS", 2 * 2 * 32 * 32 + spare)  # two inputs, one translation of each
+    monkeypatch.setattr(translate, "MAX_GRID_PIXELS", 2 * 2 * 32 * 32 + spare)  # two inputs, one translation of each
     grid, out = tmp_path / "grid.png", tmp_path / "out"
     result = translate_files(model, pictures / "more", out, TranslateOptions(num_style=1, grid=grid))
     assert grid.exists() == (grid in result.written) == (spare == 0)
     assert len(list(out.iterdir())) == 4  # the translations are there all the same
     assert bool(result.failures) == (spare < 0)
     if spare < 0:
-        assert "grid.png: not written, it would have 0 million pixels" in result.failures[0]
+        assert str(grid) in result.failures[0]
 
 
 def test_a_grid_of_all(model: mf.MUNIT, pictures: Path, tmp_path: Path) -> None:
@@ -218,9 +218,9 @@ def test_a_grid_of_all(model: mf.MUNIT, pictures: Path, tmp_path: Path) -> None:
     assert np.array_equal(picture[2:34, 4:36], pixels(pictures / "a.png"))  # in the middle of its cell
     assert np.array_equal(picture[36:81, 41:78], pixels(tmp_path / "out" / "b_000.png"))
     before = sorted(p.name for p in (tmp_path / "out").rglob("*"))
-    for taken, words in ((pictures / "b.jpg", "inputs or outputs"), (tmp_path / "out" / "a_000.png", "outputs")):
-        with pytest.raises(ValueError, match=words):
+    for taken in (pictures / "b.jpg", tmp_path / "out" / "a_000.png"):
+        with pytest.raises(ValueError, match=f"--grid .*{taken.name}"):
             translate_files(model, pictures, tmp_path / "out", TranslateOptions(num_style=1, grid=taken))
-    with pytest.raises(ValueError, match=r"--grid .*grid.pdf: the name must end in one of \.png"):
+    with pytest.raises(ValueError, match=r"--grid .*grid\.pdf.*\.png"):
         translate_files(model, pictures, tmp_path / "no", TranslateOptions(grid=tmp_path / "grid.pdf"))
     assert before == sorted(p.name for p in (tmp_path / "out").rglob("*")) and not (tmp_path / "no").exists()

@@ -1,4 +1,4 @@
-"""What --checkpointing saves, and what torch.compile does around the fused networks: numbers of docs/unattended.md.
+"""What --checkpointing saves, and what torch.compile does around the fused networks: numbers of the documentation.
 
     python benchmarks/scripts/checkpointing_and_compile.py memory --side 1024 [--checkpointing]
     python benchmarks/scripts/checkpointing_and_compile.py compile --side 128 --dim 32 --amp off

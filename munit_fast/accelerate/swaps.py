@@ -26,7 +26,7 @@ from munit_fast.ops.backends import BACKENDS, choose
 
 MARK = "_munit_fast_impl"
 
-Epilogue = dict[str, Any]  # keywords of the functions in munit_fast.functional
+Keywords = dict[str, Any]  # keywords of the functions in munit_fast.functional
 Style = tuple[Tensor, ...]  # what AdaIN's forward takes besides x
 
 
@@ -102,7 +102,7 @@ def is_plain(module: nn.Module) -> bool:
     )
 
 
-_ACTIVATIONS: dict[type, Callable[[Any], Epilogue]] = {
+ACTIVATIONS: dict[type, Callable[[Any], Keywords]] = {
     nn.ReLU: lambda m: {"act": "relu"},
     nn.LeakyReLU: lambda m: {"act": "lrelu", "slope": m.negative_slope},
     nn.PReLU: lambda m: {"act": "prelu", "slope": m.weight},
@@ -117,13 +117,13 @@ _PADDINGS: dict[type, str] = {
 }
 
 
-def activation(module: Any) -> Epilogue | None:
+def activation(module: Any) -> Keywords | None:
     """The activation as keywords, or None if it has no fused form; a subclass may do anything, so the class counts."""
-    keywords = _ACTIVATIONS.get(type(module))
+    keywords = ACTIVATIONS.get(type(module))
     return None if keywords is None else keywords(module)
 
 
-def padding(module: Any) -> Epilogue | None:
+def padding(module: Any) -> Keywords | None:
     """Equal padding of all four sides as keywords, or None."""
     mode = _PADDINGS.get(type(module))
     if mode is None or (mode == "zero" and module.value != 0):
@@ -132,9 +132,9 @@ def padding(module: Any) -> Epilogue | None:
     return None if left < 0 or any(side != left for side in others) else {"pad": left, "pad_mode": mode}
 
 
-def followers(modules: Sequence[nn.Module]) -> tuple[Epilogue, int]:
+def followers(modules: Sequence[nn.Module]) -> tuple[Keywords, int]:
     """What the modules after a norm ask of it, as keywords (activation, then padding), and how many they are."""
-    keywords: Epilogue = {}
+    keywords: Keywords = {}
     used = 0
     for asked in (activation, padding):
         if used < len(modules) and is_plain(modules[used]) and (found := asked(modules[used])) is not None:
@@ -161,10 +161,10 @@ class Norm(Swapped):
     num_features: int
     eps: float
 
-    def _munit_fast_call(self, x: Tensor, style: Style, keywords: Epilogue) -> Tensor | None:
+    def _munit_fast_call(self, x: Tensor, style: Style, keywords: Keywords) -> Tensor | None:
         raise NotImplementedError
 
-    def _munit_fast_fused(self, x: Any, style: Style, keywords: Epilogue) -> Tensor | None:
+    def _munit_fast_fused(self, x: Any, style: Style, keywords: Keywords) -> Tensor | None:
         """norm(x, *style), activation, residual, padding: [N, C, H, W] -> [N, C, H + 2·pad, W + 2·pad].
 
         None if the fused function is not for these tensors (no batch, empty, complex, another number of channels, ...):
@@ -196,7 +196,7 @@ class InstanceNorm(Norm):
     weight: Tensor | None
     bias: Tensor | None
 
-    def _munit_fast_call(self, x: Tensor, style: Style, keywords: Epilogue) -> Tensor | None:
+    def _munit_fast_call(self, x: Tensor, style: Style, keywords: Keywords) -> Tensor | None:
         if style or x.shape[2] * x.shape[3] == 1:
             return None
         return functional.instance_norm(x, self.weight, self.bias, **keywords)
@@ -209,14 +209,14 @@ class LayerNorm(Norm):
     gamma: Tensor
     beta: Tensor
 
-    def _munit_fast_call(self, x: Tensor, style: Style, keywords: Epilogue) -> Tensor | None:
+    def _munit_fast_call(self, x: Tensor, style: Style, keywords: Keywords) -> Tensor | None:
         if style or x.shape[1] * x.shape[2] * x.shape[3] == 1:
             return None
         weight, bias = (self.gamma, self.beta) if self.affine else (None, None)
         return functional.layer_norm2d(x, weight, bias, **keywords)
 
 
-def _adain(x: Tensor, weight: Any, bias: Any, keywords: Epilogue) -> Tensor | None:
+def _adain(x: Tensor, weight: Any, bias: Any, keywords: Keywords) -> Tensor | None:
     n, c, h, w = x.shape
     for value in (weight, bias):
         if not isinstance(value, Tensor) or value.numel() != n * c or not value.is_floating_point():
@@ -230,14 +230,14 @@ class AssignedAdaIN(Norm):
     weight: Tensor | None
     bias: Tensor | None
 
-    def _munit_fast_call(self, x: Tensor, style: Style, keywords: Epilogue) -> Tensor | None:
+    def _munit_fast_call(self, x: Tensor, style: Style, keywords: Keywords) -> Tensor | None:
         return None if style else _adain(x, self.weight, self.bias, keywords)
 
 
 class PassedAdaIN(Norm):
     """AdaIN with weight and bias [N, C] as arguments."""
 
-    def _munit_fast_call(self, x: Tensor, style: Style, keywords: Epilogue) -> Tensor | None:
+    def _munit_fast_call(self, x: Tensor, style: Style, keywords: Keywords) -> Tensor | None:
         if len(style) != 2 or any(value.shape != x.shape[:2] for value in style):
             return None
         return _adain(x, *style, keywords)
@@ -276,7 +276,7 @@ class Block(Swapped):
         norm, act = self.norm, self.activation
         if not isinstance(norm, Norm) or not is_plain(norm) or (act is None and residual is None):
             return None
-        asked: Epilogue | None = {}
+        asked: Keywords | None = {}
         if act is not None:
             asked = activation(act) if is_plain(act) else None
         if asked is None or isinstance(norm, PassedAdaIN) != (adain is not None):

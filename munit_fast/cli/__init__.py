@@ -1,8 +1,8 @@
-"""The commands of `munit-fast`. No logic lives here: options in, one call, one clear line when it fails."""
+"""The commands of `munit-fast`. Each parses its options and makes one call; an error becomes one line."""
 
-from munit_fast.utils.process import prepare as _prepare_process
+from munit_fast.utils.env import set_process_defaults
 
-_prepare_process()  # nothing here imports torch: the commands do, when they run
+set_process_defaults()  # nothing here imports torch: the commands do, when they run
 
 from munit_fast.cli import training, translation, data, machine  # noqa: E402, F401, I001 - in the order of the help
 from munit_fast.cli.base import app, main  # noqa: E402

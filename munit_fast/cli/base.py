@@ -1,4 +1,4 @@
-"""The command line itself: what the commands are added to, and how it is run."""
+"""The command line application, to which the other modules add their commands, and its entry point."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from munit_fast.cli.options import complain
+from munit_fast.cli.options import print_error
 from munit_fast.utils.env import traceback_wanted
 from munit_fast.utils.version import __version__
 
@@ -38,19 +38,19 @@ def _main(
 
 
 def main() -> None:
-    """Run the command line: every foreseeable failure becomes one clear line and exit code 1."""
+    """Run the command line. An error becomes one line on standard error and exit code 1."""
     # Pillow warns from its own limit on; ours is checked before anything is decoded, and says what to do.
     warnings.filterwarnings("ignore", message="Image size .* exceeds limit", module="PIL")
     try:
         app()
     except KeyboardInterrupt:
-        complain("interrupted")
+        print_error("interrupted")
         sys.exit(130)
     except BrokenPipeError:
         sys.exit(1)
     except Exception as error:
         if traceback_wanted():
             raise
-        # The last resort too: a person should not have to read a traceback to learn which file is at fault.
-        complain(str(error) or type(error).__name__)
+        # Unforeseen errors too: a user should not have to read a traceback to learn which file is at fault.
+        print_error(str(error) or type(error).__name__)
         sys.exit(1)

@@ -13,10 +13,10 @@ from munit_fast.cli.options import new_console
 
 @prepare.command("openmoji")
 def prepare_openmoji(
-    out: Annotated[Path, typer.Argument(help="The folder to make.")],
+    out: Annotated[Path, typer.Argument(help="The folder to create.")],
     size: Annotated[int, typer.Option(help="Side of the pictures in pixels.")] = 128,
 ) -> None:
-    """OpenMoji emoji: line drawings (A) and their colourings (B)."""
+    """OpenMoji emoji: line drawings (A) and colour pictures (B)."""
     from munit_fast.data import prepare_openmoji as run
 
     _report_prepared(out, _with_bar(lambda progress: run(out, size=size, progress=progress)))
@@ -24,12 +24,16 @@ def prepare_openmoji(
 
 @prepare.command("edges")
 def prepare_edges(
-    out: Annotated[Path, typer.Argument(help="The folder to make.")],
+    out: Annotated[Path, typer.Argument(help="The folder to create.")],
     source: Annotated[Path, typer.Option(help="A folder of pictures.")],
     size: Annotated[int, typer.Option(help="Length of the short side in pixels.")] = 256,
-    test_fraction: Annotated[float, typer.Option("--test_fraction", help="The part that becomes test pairs.")] = 0.1,
-    sigma: Annotated[float, typer.Option(help="Blur before the edges are found; larger keeps fewer.")] = 2.0,
-    seed: Annotated[int, typer.Option(min=0, help="Of the split.")] = 0,
+    test_fraction: Annotated[
+        float, typer.Option("--test_fraction", help="Fraction of the pictures that become test pairs.")
+    ] = 0.1,
+    sigma: Annotated[
+        float, typer.Option(help="Standard deviation of the blur before edge detection; larger keeps fewer edges.")
+    ] = 2.0,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the split.")] = 0,
 ) -> None:
     """Canny edges (A) and pictures (B) from any folder of pictures."""
     from munit_fast.data import prepare_edges as run

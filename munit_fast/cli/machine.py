@@ -16,11 +16,12 @@ from munit_fast.cli.options import DeviceOption, find_device
 @app.command()
 def doctor(
     selftest: Annotated[
-        bool, typer.Option("--selftest", help="Compare every operator here with the reference; takes seconds.")
+        bool,
+        typer.Option("--selftest", help="Compare every operator with the reference on this machine; takes seconds."),
     ] = False,
     json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Say what this machine has, and which backend serves which operator or why it does not."""
+    """Show what this machine has, and for each operator which backends can run it, or why not."""
     from munit_fast.doctor import as_json, complaint, examine, show, show_trials
     from munit_fast.doctor import selftest as run_selftest
 
@@ -61,23 +62,27 @@ def bench(
     cases: Annotated[CaseSet | None, typer.Option("--set", help="Which cases; default cpu, or gate on a GPU.")] = None,
     level: Annotated[list[Level] | None, typer.Option(help="Only these levels.")] = None,
     name: Annotated[list[str] | None, typer.Option(help="Only cases with this in their name.")] = None,
-    side: Annotated[list[int] | None, typer.Option(help="Only planes or images of this side.")] = None,
+    side: Annotated[list[int] | None, typer.Option(help="Only images or feature maps of this side.")] = None,
     batch: Annotated[list[int] | None, typer.Option(help="Only these batch sizes.")] = None,
     dtype: Annotated[list[str] | None, typer.Option(help="Only fp32, bf16 or fp16.")] = None,
     device: DeviceOption = "auto",
-    rounds: Annotated[int, typer.Option(min=2, help="Turns of each contender; more narrow the spread.")] = 9,
-    turn: Annotated[float, typer.Option(min=0, help="Least seconds of a turn.")] = 0.02,
-    compile: Annotated[bool, typer.Option(help="torch.compile as baselines; takes most of the time.")] = True,
-    max_autotune: Annotated[bool, typer.Option(help="Its mode max-autotune too.")] = True,
-    minutes: Annotated[float | None, typer.Option(min=0.1, help="Stop before the case that would take longer.")] = None,
-    missing: Annotated[bool, typer.Option("--missing", help="Only cases that --output has no rows of.")] = False,
+    rounds: Annotated[
+        int, typer.Option(min=2, help="Timed rounds for each contender; more give narrower spreads.")
+    ] = 9,
+    turn: Annotated[float, typer.Option(min=0, help="Minimum seconds of a round.")] = 0.02,
+    compile: Annotated[bool, typer.Option(help="Also time torch.compile; takes most of the time.")] = True,
+    max_autotune: Annotated[bool, typer.Option(help="Also time torch.compile in mode max-autotune.")] = True,
+    minutes: Annotated[
+        float | None, typer.Option(min=0.1, help="Stop before the case that would exceed this time.")
+    ] = None,
+    missing: Annotated[bool, typer.Option("--missing", help="Only cases without rows in --output.")] = False,
     output: Annotated[Path | None, typer.Option(help="Append the rows to this file.")] = None,
     list_cases: Annotated[bool, typer.Option("--list", help="Only print the cases.")] = False,
     report: Annotated[
         bool, typer.Option("--report", help="Only write README, pages and plots from --results.")
     ] = False,
     compare: Annotated[
-        str | None, typer.Option(help="Only compare --results with a file of rows, or with what a revision had.")
+        str | None, typer.Option(help="Only compare --results with a file of rows, or with the rows of a git revision.")
     ] = None,
     results: Annotated[Path, typer.Option(help="Folder or file of rows.")] = Path("benchmarks/results"),
     readme: Annotated[Path, typer.Option(help="Where --report writes its summary.")] = Path("README.md"),
@@ -86,7 +91,7 @@ def bench(
         "docs/benchmarks"
     ),
 ) -> None:
-    """Time munit-fast against every baseline, in turns; a correctness check runs before every timing."""
+    """Benchmark munit-fast against its baselines; outputs are checked before anything is timed."""
     from munit_fast.benchmarks import SETS, BenchOptions, run, select
     from munit_fast.benchmarks.report import print_comparison, print_summary, write_report
 

@@ -32,7 +32,7 @@ class Amp(str, Enum):
 
 
 class Impl(str, Enum):
-    """Who computes; see munit_fast.functional."""
+    """The backend; see munit_fast.functional."""
 
     auto = "auto"
     triton = "triton"
@@ -43,7 +43,8 @@ class Impl(str, Enum):
 
 AmpOption = Annotated[Amp, typer.Option("--amp", help="Mixed precision. auto: bf16 where it is faster, else off.")]
 ImplOption = Annotated[
-    Impl, typer.Option("--impl", help="Who computes: the fastest here (auto), one backend, or the plain networks.")
+    Impl,
+    typer.Option("--impl", help="Backend: the fastest here (auto), a given one, or the plain networks (reference)."),
 ]
 AllowOutsideOption = Annotated[
     bool, typer.Option("--allow_outside", help="Let list files name images outside their folder.")
@@ -52,10 +53,12 @@ TrainerOption = Annotated[TrainerName, typer.Option("--trainer", help="The algor
 
 
 def new_console() -> Console:
+    """A console on standard error: standard output is for results."""
     return Console(stderr=True)
 
 
 def find_device(name: str):  # type: ignore[no-untyped-def]
+    """The torch.device of --device. Raises ValueError where it cannot be used."""
     import torch
 
     if name == "auto":
@@ -70,6 +73,7 @@ def find_device(name: str):  # type: ignore[no-untyped-def]
     return device
 
 
-def complain(message: str) -> None:
+def print_error(message: str) -> None:
+    """Print a message on standard error, each line after the program's name."""
     for line in printable(message).splitlines():
         print(f"munit-fast: {line}", file=sys.stderr)

@@ -26,17 +26,19 @@ from munit_fast.cli.options import (
 def demo(
     folder: Annotated[Path, typer.Option("--output_path", help="Where data, run and page go.")] = Path("demo"),
     minutes: Annotated[
-        float, typer.Option(min=0, max=1e6, help="How long to train; 0: only show the pretrained model.")
+        float, typer.Option(min=0, max=1e6, help="How long to train; 0: only show the bundled pretrained model.")
     ] = 10.0,
     size: Annotated[int, typer.Option(min=32, max=256, help="Side of the pictures in pixels; a multiple of 4.")] = 64,
-    dim: Annotated[int, typer.Option(min=1, help="Channels of the first layer: capacity against speed.")] = 16,
+    dim: Annotated[
+        int, typer.Option(min=1, help="Channels of the first layer: fewer are faster, more learn more.")
+    ] = 16,
     device: DeviceOption = "auto",
     seed: Annotated[int, typer.Option(min=0)] = 0,
     amp: AmpOption = Amp.auto,
     impl: ImplOption = Impl.auto,
     iterations: Annotated[int | None, typer.Option(min=10, help="Train this many instead of for --minutes.")] = None,
 ) -> None:
-    """Show the pretrained model on drawings, then train a small MUNIT here and now; one page shows both."""
+    """Show the bundled pretrained model on drawings, then train a small MUNIT; one HTML page shows both."""
     from munit_fast.demo import DemoOptions, run_demo
 
     console = new_console()
@@ -52,28 +54,37 @@ def train(
     resume: Annotated[bool, typer.Option("--resume", help="Continue from the newest checkpoint.")] = False,
     trainer: TrainerOption = TrainerName.MUNIT,
     device: DeviceOption = "auto",
-    seed: Annotated[int, typer.Option(min=0, help="Of weights, data order, crops and styles.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of weights, data order, crops and styles.")] = 0,
     amp: AmpOption = Amp.auto,
     impl: ImplOption = Impl.auto,
     auto_resume: Annotated[
-        bool, typer.Option("--auto_resume", help="Continue if there is a run, else begin one: for jobs that restart.")
+        bool, typer.Option("--auto_resume", help="Resume if there is a run, else start one: for jobs that restart.")
     ] = False,
     checkpointing: Annotated[
-        bool, typer.Option("--checkpointing", help="Compute activations again instead of keeping them: less memory.")
+        bool,
+        typer.Option(
+            "--checkpointing", help="Recompute activations in the backward pass instead of storing them: less memory."
+        ),
     ] = False,
     save_minutes: Annotated[
-        float, typer.Option("--save_minutes", min=0, help="Save the state this often, besides snapshot_save_iter.")
+        float,
+        typer.Option("--save_minutes", min=0, help="Save the state this often, in addition to snapshot_save_iter."),
     ] = 15.0,
     keep: Annotated[int, typer.Option(min=1, help="States to keep (resume_########.pt).")] = 3,
     patience: Annotated[
         int, typer.Option(min=1, max=256, help="Stop after this many iterations in a row without a finite gradient.")
     ] = 50,
     peer_timeout: Annotated[
-        float, typer.Option("--peer_timeout", min=1, help="Under torchrun: seconds until a silent rank counts as lost.")
+        float,
+        typer.Option(
+            "--peer_timeout", min=1, help="Under torchrun: seconds until a rank that does not answer counts as lost."
+        ),
     ] = 300.0,
-    threads: Annotated[int, typer.Option(min=0, help="Of torch on a CPU. 0: what trains fastest here, measured.")] = 0,
+    threads: Annotated[
+        int, typer.Option(min=0, help="Threads of torch on a CPU. 0: the fastest number, measured here.")
+    ] = 0,
     allow_outside: AllowOutsideOption = False,
-    wandb: Annotated[str | None, typer.Option(help="Log to this Weights & Biases project as well.")] = None,
+    wandb: Annotated[str | None, typer.Option(help="Also log to this Weights & Biases project.")] = None,
 ) -> None:
     """Train. Ctrl-C or SIGTERM saves and stops; --resume continues. torchrun -m munit_fast train: on many devices."""
     from munit_fast.config import parse_config, read_config
@@ -104,7 +115,7 @@ def train(
     )
     try:
         result = run(cfg, options, config_text=text, console=console)
-    except PeerError:  # the main rank has said it
+    except PeerError:  # the main rank has reported it
         raise typer.Exit(1) from None
     if not result.main:
         return

@@ -19,9 +19,9 @@ from munit_fast.cli.options import (
     ImplOption,
     TrainerName,
     TrainerOption,
-    complain,
     find_device,
     new_console,
+    print_error,
 )
 
 
@@ -35,7 +35,8 @@ class Precision(str, Enum):
 @app.command()
 def translate(
     pretrained: Annotated[
-        str | None, typer.Option(help="openmoji-lines2color, or a .safetensors file of `munit-fast export`.")
+        str | None,
+        typer.Option(help="The bundled model openmoji-lines2color, or a .safetensors file of `munit-fast export`."),
     ] = None,
     config: Annotated[Path | None, typer.Option(help="Instead: the configuration of a run, ...")] = None,
     checkpoint: Annotated[Path | None, typer.Option(help="... and a gen_########.pt file of it.")] = None,
@@ -46,20 +47,20 @@ def translate(
     ),
     style: Annotated[
         Path | None,
-        typer.Option(help="Take the style from this image, or from each image of this folder."),
+        typer.Option(help="Take the style of this image, or of each image of this folder."),
     ] = None,
     a2b: Annotated[int, typer.Option("--a2b", min=0, max=1, help="1: domain A to B; 0: B to A.")] = 1,
-    seed: Annotated[int, typer.Option(min=0, help="Of the random styles.")] = 10,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the random styles.")] = 10,
     num_style: Annotated[int, typer.Option("--num_style", min=1, help="Random styles per image.")] = 10,
     interpolate: Annotated[
-        int | None, typer.Option(min=1, max=1000, help="Instead of the styles, so many steps from each to the next.")
+        int | None, typer.Option(min=1, max=1000, help="Interpolate: this many steps from each style to the next.")
     ] = None,
     synchronized: Annotated[
         bool, typer.Option("--synchronized", help="The same random styles for every image.")
     ] = False,
     grid: Annotated[
         Path | None,
-        typer.Option(help="Also one picture: a row for each of the first 100 images, with its translations."),
+        typer.Option(help="Also write one picture: a row for each of the first 100 images, with its translations."),
     ] = None,
     output_only: Annotated[
         bool, typer.Option("--output_only", help="Do not write the inputs beside the outputs.")
@@ -77,7 +78,9 @@ def translate(
     device: DeviceOption = "auto",
     amp: AmpOption = Amp.auto,
     impl: ImplOption = Impl.auto,
-    output_path: Annotated[Path, typer.Option("--output_path", hidden=True)] = Path("."),  # published; nothing to do
+    output_path: Annotated[Path, typer.Option("--output_path", hidden=True)] = Path(
+        "."
+    ),  # a published flag; without effect
     compute_is: Annotated[bool, typer.Option("--compute_IS", hidden=True)] = False,
     compute_cis: Annotated[bool, typer.Option("--compute_CIS", hidden=True)] = False,
     inception_a: Annotated[Path | None, typer.Option("--inception_a", hidden=True)] = None,
@@ -86,7 +89,7 @@ def translate(
     """Translate an image or a folder of images with a trained model."""
     from rich.progress import Progress
 
-    from munit_fast.models.pretrained import names as in_the_box
+    from munit_fast.models.pretrained import names as bundled_names
     from munit_fast.translate import TranslateOptions, translate_files
 
     if compute_is or compute_cis:
@@ -98,7 +101,7 @@ def translate(
     if source is None or (input and input_folder):
         raise ValueError("give one of --input and --input_folder")
     console = new_console()
-    model = _translator(pretrained, config, checkpoint, trainer, impl, ema, console).to(find_device(device))
+    model = _load_model(pretrained, config, checkpoint, trainer, impl, ema, console).to(find_device(device))
     options = TranslateOptions(
         "a2b" if a2b else "b2a",
         num_style,
@@ -112,7 +115,7 @@ def translate(
         batch_size,
         format,
         amp.value,
-        matte=255 if pretrained in in_the_box() else None,  # those were trained on pictures on white
+        matte=255 if pretrained in bundled_names() else None,  # trained on pictures on white
     )
     with Progress(console=console, transient=True) as bar:
         task = bar.add_task("translating")
@@ -125,15 +128,15 @@ def translate(
         )
     console.print(f"{len(result.written)} files in {output_folder}", markup=False, soft_wrap=True)
     for failure in result.failures:
-        complain(failure)
+        print_error(failure)
     if result.failures:
         raise typer.Exit(1)
 
 
-def _translator(pretrained, config, checkpoint, trainer, impl, ema, console):  # type: ignore[no-untyped-def]
-    """The model that the options name, with its weights."""
+def _load_model(pretrained, config, checkpoint, trainer, impl, ema, console):  # type: ignore[no-untyped-def]
+    """The model that the options name, with its weights, in evaluation mode."""
     from munit_fast.config import load_config
-    from munit_fast.models.munit import TRANSLATORS, from_pretrained
+    from munit_fast.models.munit import MODELS, from_pretrained
 
     if pretrained is not None and (config or checkpoint or trainer is not TrainerName.MUNIT or not ema):
         raise ValueError("--pretrained names a whole model: leave out --config, --checkpoint, --trainer and --no-ema")
@@ -145,7 +148,7 @@ def _translator(pretrained, config, checkpoint, trainer, impl, ema, console):  #
             if note in model.about:
                 console.print(f"{note}: {model.about[note]}", markup=False, soft_wrap=True)
         return model
-    model = TRANSLATORS[trainer.value](load_config(config), impl=impl.value).load(checkpoint, average=ema).eval()
+    model = MODELS[trainer.value](load_config(config), impl=impl.value).load(checkpoint, average=ema).eval()
     if model.loaded != checkpoint:
         console.print(f"weights: {model.loaded} (--no-ema: {checkpoint})", markup=False, soft_wrap=True)
     return model
@@ -157,27 +160,27 @@ def export(
     checkpoint: Annotated[Path, typer.Option(help="A gen_########.pt file.")],
     output: Annotated[Path, typer.Option(help="The .safetensors file to write.")],
     dtype: Annotated[Precision, typer.Option(help="How the weights are stored.")] = Precision.fp16,
-    licence: Annotated[str | None, typer.Option(help="Under which terms the weights may be used.")] = None,
-    attribution: Annotated[str | None, typer.Option(help="Whom to name.")] = None,
+    licence: Annotated[str | None, typer.Option(help="Licence of the weights.")] = None,
+    attribution: Annotated[str | None, typer.Option(help="Whom to credit.")] = None,
     ema: Annotated[
         bool, typer.Option("--ema/--no-ema", help="Use the moving average of the weights where the run kept one.")
     ] = True,
     trainer: TrainerOption = TrainerName.MUNIT,
 ) -> None:
-    """Write trained generators as one file to hand on: translate --pretrained FILE, MUNIT.from_pretrained(FILE)."""
+    """Export trained generators as one file for translate --pretrained FILE and MUNIT.from_pretrained(FILE)."""
     from munit_fast.io.safetensors_file import check_name
     from munit_fast.models.portable import write_portable
-    from munit_fast.train.summary import in_words
+    from munit_fast.train.summary import describe_run
 
     check_name(output)
     console = new_console()
-    model = _translator(None, config, checkpoint, trainer, Impl.reference, ema, console)
-    about = {"licence": licence, "attribution": attribution, "training": in_words(checkpoint)}
+    model = _load_model(None, config, checkpoint, trainer, Impl.reference, ema, console)
+    about = {"licence": licence, "attribution": attribution, "training": describe_run(checkpoint)}
     write_portable(output, model, dtype=dtype.value, about={k: v for k, v in about.items() if v})
     console.print(f"{output}: {output.stat().st_size / 1e6:.2f} MB", markup=False, soft_wrap=True)
 
 
-class Way(str, Enum):
+class Directions(str, Enum):
     """Which directions to evaluate."""
 
     both = "both"
@@ -197,21 +200,26 @@ def evaluate(
     train_folder: Annotated[
         Path | None, typer.Option("--train", help="With --translated: real pictures of the target domain, for KID.")
     ] = None,
-    size: Annotated[int | None, typer.Option(min=11, help="With --translated: bring all to size×size.")] = None,
-    direction: Annotated[Way, typer.Option(help="A to B, B to A, or both.")] = Way.both,
+    size: Annotated[int | None, typer.Option(min=11, help="With --translated: resize all to size×size.")] = None,
+    direction: Annotated[Directions, typer.Option(help="A to B, B to A, or both.")] = Directions.both,
     num_style: Annotated[int, typer.Option("--num_style", min=1, help="Random styles per picture.")] = 10,
-    seed: Annotated[int, typer.Option(min=0, help="Of the random styles; those of translate.")] = 10,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the random styles, as in translate.")] = 10,
     also: Annotated[
-        str, typer.Option(help="fid, kid, is, cis, lpips (a list with commas), none, or what is here (auto).")
+        str,
+        typer.Option(
+            help="Further metrics: fid, kid, is, cis, lpips (separated by commas), none, or all installed (auto)."
+        ),
     ] = "auto",
-    json: Annotated[Path | None, typer.Option("--json", help="Write the numbers here too; - prints only them.")] = None,
+    json: Annotated[
+        Path | None, typer.Option("--json", help="Also write the numbers to this JSON file; - prints only them.")
+    ] = None,
     trainer: TrainerOption = TrainerName.MUNIT,
     device: DeviceOption = "auto",
     amp: AmpOption = Amp.auto,
     impl: ImplOption = Impl.auto,
     allow_outside: AllowOutsideOption = False,
 ) -> None:
-    """Measure a checkpoint on the test pictures of its configuration, or a folder of translations."""
+    """Evaluate a checkpoint on the test pictures of its configuration, or a folder of translations."""
     from rich.progress import Progress
 
     from munit_fast.config import load_config
@@ -224,15 +232,17 @@ def evaluate(
         show,
         write_json,
     )
-    from munit_fast.models.munit import TRANSLATORS
+    from munit_fast.models.munit import MODELS
 
     names = {"auto": None, "none": ()}.get(also, [name.strip() for name in also.split(",")])
-    ways = ("a2b", "b2a") if direction is Way.both else (direction.value,)
-    options = EvaluateOptions(ways, num_style, seed, amp.value, names, find_device(device), allow_outside=allow_outside)
+    directions = ("a2b", "b2a") if direction is Directions.both else (direction.value,)
+    options = EvaluateOptions(
+        directions, num_style, seed, amp.value, names, find_device(device), allow_outside=allow_outside
+    )
     if translated is not None:
         if config or checkpoint:
             raise ValueError("give --translated, or --config and --checkpoint, not both")
-        found = evaluate_folders(translated, options, truth=truth, source=input, train=train_folder, size=size)
+        evaluation = evaluate_folders(translated, options, truth=truth, source=input, train=train_folder, size=size)
     else:
         if config is None or checkpoint is None:
             raise ValueError("give --config and --checkpoint, or --translated")
@@ -240,17 +250,17 @@ def evaluate(
             raise ValueError("--truth, --input, --train and --size go with --translated; the configuration has its own")
         cfg = load_config(config)
         tests = open_test_set(cfg, allow_outside)
-        model = TRANSLATORS[trainer.value](cfg, impl=impl.value)
+        model = MODELS[trainer.value](cfg, impl=impl.value)
         model.load(checkpoint).to(options.device).eval()
         with Progress(console=new_console(), transient=True) as bar:
             task = bar.add_task("evaluating")
-            found = evaluate_model(
+            evaluation = evaluate_model(
                 model, tests, options, lambda done, total: bar.update(task, completed=done, total=total)
             )
-        found.about.update(config=str(config), checkpoint=str(checkpoint))
+        evaluation.about.update(config=str(config), checkpoint=str(checkpoint))
     if json is not None and str(json) != "-":
-        write_json(found, json)
+        write_json(evaluation, json)
     if str(json) == "-":
-        typer.echo(as_json(found))
+        typer.echo(as_json(evaluation))
     else:
-        show(found, Console())
+        show(evaluation, Console())

@@ -1,8 +1,9 @@
 """Image files in, batches out.
 
 ``images`` decodes, resizes and saves single images, ``grid`` joins several; ``image_lists`` finds them; ``datasets``
-holds the images of a domain; ``unpaired`` draws endless unpaired training batches from two domains. ``prepare``
-makes complete data sets in the folder layout trainA, trainB, testA, testB.
+holds the images of a domain; ``sources`` opens those that a configuration names; ``unpaired`` draws endless unpaired
+training batches from two domains. ``prepare`` makes complete data sets in the folder layout trainA, trainB, testA,
+testB.
 """
 
 from munit_fast.data.datasets import ImageSet, centre_crop, display_images

@@ -148,7 +148,7 @@ def train_crop(image_set: ImageSet, i: int, crop: tuple[int, int], key: np.rando
 def centre_crop(image_set: ImageSet, i: int, crop: tuple[int, int]) -> Tensor:
     """Image ``i`` for testing and display: resized, the middle cropped out.
 
-    Returns and raises as :func:`train_crop`.
+    Returns and raises as `train_crop`.
     """
     array = image_set.image(i)
     spare_y, spare_x = _spare(image_set, i, array, crop)

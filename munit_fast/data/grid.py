@@ -9,10 +9,17 @@ from torch import Tensor
 
 
 def make_grid(rows: Sequence[Tensor], gap: int = 2) -> Tensor:
-    """Rows of images, each [N, C, H, W] in [-1, 1], as one image [3, …, …] on white, `gap` pixels between and around.
+    """Join rows of images into one image on white.
 
-    A row is as high as its images, a column as wide as its widest one; a narrower image stands in the middle. One
-    channel is repeated.
+    A row is as high as its images and a column as wide as its widest image, in which narrower ones are centred.
+
+    Args:
+        rows: Each [N, C, H, W] in [-1, 1], any floating-point dtype and device; N and the size may differ between rows.
+            C is 1 (repeated) or 3.
+        gap: White pixels between the images and around them.
+
+    Returns:
+        [3, height, width] float32 on the CPU.
     """
     width = max(row.shape[3] for row in rows)
     columns = max(row.shape[0] for row in rows)

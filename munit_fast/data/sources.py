@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Literal
 
 from munit_fast.config import Config, ConfigError
-from munit_fast.data import ImageSet, list_images, read_list
+from munit_fast.data.datasets import ImageSet
+from munit_fast.data.image_lists import list_images, read_list
 
 _FOLDERS = {
     ("train", "a"): "trainA",
@@ -19,7 +20,7 @@ _FOLDERS = {
 
 @dataclass
 class Sources:
-    """Training images of both domains, and test images where the configuration has them."""
+    """Training images of both domains, and test images where the configuration has them, else None."""
 
     train_a: ImageSet
     train_b: ImageSet
@@ -28,7 +29,11 @@ class Sources:
 
 
 def image_folder(cfg: Config, split: str, domain: str) -> Path:
-    """The folder of the images of `split` and `domain`. Raises ConfigError when the configuration names none."""
+    """The folder of the images of `split` ("train" or "test") and `domain` ("a" or "b").
+
+    Raises:
+        ConfigError: The configuration names none.
+    """
     if cfg.data_root is not None:
         return Path(cfg.data_root) / _FOLDERS[split, domain]
     key = f"{split}_{domain}"
@@ -41,11 +46,19 @@ def image_folder(cfg: Config, split: str, domain: str) -> Path:
 
 
 def image_paths(cfg: Config, split: str, domain: str, allow_outside: bool = False) -> list[Path]:
-    """The images of `split` ("train" or "test") and `domain` ("a" or "b"), in a fixed order.
+    """The images of a split and domain, in a fixed order.
 
-    From data_root's trainA, trainB, testA, testB, or from data_folder_* with or without data_list_*, whose paths must
-    stay inside the folder unless `allow_outside`.
-    Raises ConfigError when the configuration names no place, ImageError when the place holds no images.
+    From data_root's trainA, trainB, testA, testB, or from data_folder_* with or without data_list_*.
+
+    Args:
+        cfg: Names the folders and lists.
+        split: "train" or "test".
+        domain: "a" or "b".
+        allow_outside: Whether the paths of a list may lead out of its folder.
+
+    Raises:
+        ConfigError: The configuration names no folder.
+        ImageError: The folder or list is missing or holds no images.
     """
     folder = image_folder(cfg, split, domain)
     listing = None if cfg.data_root is not None else getattr(cfg, f"data_list_{split}_{domain}")
@@ -60,7 +73,16 @@ def has_images(cfg: Config, split: str, domain: str) -> bool:
 
 
 def open_sources(cfg: Config, allow_outside: bool = False) -> Sources:
-    """Open the image sets; `allow_outside` as in `image_paths`. Raises ConfigError or ImageError."""
+    """Open the image sets that a configuration names; training images are kept in memory where they fit.
+
+    Args:
+        cfg: Names the folders and lists, the channels and the size that the short side is resized to.
+        allow_outside: As in `image_paths`.
+
+    Raises:
+        ConfigError: The configuration names no training images.
+        ImageError: A folder or list is missing or holds no images. Images that cannot be read are no error yet.
+    """
 
     def image_set(split: str, domain: str) -> ImageSet:
         channels: int = getattr(cfg, f"input_dim_{domain}")

@@ -21,8 +21,8 @@ from munit_fast.data.images import ImageError
 _SHUFFLE, _AUGMENT, _REPLACE = 0, 1, 2  # what a random stream is for: the first word of its key
 _A, _B = 0, 1
 
-_SUBSTITUTES = 8  # images tried in the place of one that cannot be read
-_DEATHS = 3  # of loader processes, without a batch between them, that are made good
+_MAX_SUBSTITUTES = 8  # images tried in the place of one that cannot be read
+_MAX_DEATHS = 3  # of loader processes in a row, without a batch between them, after which they are not restarted
 
 Crop = tuple[int, int]
 
@@ -32,13 +32,13 @@ class LoaderError(RuntimeError):
 
 
 class UnpairedBatches:
-    """Endless pairs of batches (x_a, x_b), each [batch_size, C, H, W] float32 in -1..1.
+    """Endless pairs of unpaired batches (x_a, x_b), each [batch_size, C, H, W] float32 in -1..1.
 
     Every epoch shuffles each domain anew and runs until the shorter one is used up; what does not fill a
-    batch is left out. The order hangs on (seed, epoch, domain) and a sample's flip and crop on (seed, epoch,
-    domain, position in the epoch), by way of NumPy's ``SeedSequence``. So a run resumed at iteration k sees
-    bit for bit what the uninterrupted run saw there, whatever the number of workers. PyTorch's global random
-    generator is not touched.
+    batch is left out. The order is a function of (seed, epoch, domain), and a sample's flip and crop are a function of
+    (seed, epoch, domain, position in the epoch), through NumPy's ``SeedSequence``. So a run resumed at iteration k
+    gets bit for bit what the uninterrupted run got there, for every number of workers. PyTorch's global random
+    generator is not used.
 
     With several ranks the global batch has ``batch_size * world_size`` images and each rank takes its slice.
 
@@ -112,7 +112,7 @@ class UnpairedBatches:
                 if self._report is None or self._num_workers == 0 or other:
                     raise
                 deaths += 1
-                if deaths > _DEATHS:
+                if deaths > _MAX_DEATHS:
                     raise LoaderError(
                         f"a process that loads images died {deaths} times in a row, before iteration {iteration + 1}; "
                         "is there too little memory? lower num_workers (0: load in the training process)"
@@ -136,7 +136,7 @@ class UnpairedBatches:
             batch_sampler=self._schedule.batches(start),
             num_workers=self._num_workers,
             collate_fn=_collate,
-            worker_init_fn=_live_and_die_with_the_parent,
+            worker_init_fn=_init_worker,
             pin_memory=torch.cuda.is_available(),
             generator=torch.Generator(),  # without one, the loader takes a number from the global generator
         )
@@ -235,7 +235,7 @@ class _Samples(Dataset[_Sample]):
         if not isinstance(failure, _Failure) or not self._replace:
             return sample
         stream = _stream(self._seed, _REPLACE, key.epoch, key.domain, key.position)
-        for number in shuffled(len(self._sets[key.domain]), stream)[:_SUBSTITUTES]:
+        for number in shuffled(len(self._sets[key.domain]), stream)[:_MAX_SUBSTITUTES]:
             other = self._read(key._replace(number=int(number)))
             if isinstance(other.content, Tensor):
                 return other._replace(replaced=failure)
@@ -250,11 +250,12 @@ class _Samples(Dataset[_Sample]):
         return _Sample(key.domain, content)
 
 
-def _live_and_die_with_the_parent(worker: int) -> None:
-    """Ctrl-C reaches every process of a terminal; the parent decides, and SIGTERM must still end a worker.
+def _init_worker(worker: int) -> None:
+    """Leave SIGINT to the parent, let SIGTERM end the worker, and end it with the parent.
 
-    A forked worker would otherwise inherit the parent's handlers, which take the first signal as a request only. It
-    also holds the parent's lock on the run's folder, so it must not outlive a parent that is killed.
+    Ctrl-C reaches every process of a terminal, and the parent decides. A forked worker would otherwise inherit the
+    parent's handlers, which take the first signal as a request only. It also holds the parent's lock on the run's
+    folder, so it must not outlive a parent that is killed.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)

@@ -39,7 +39,7 @@ class Service:
         device: As torch prints it, "cuda:0" for example.
         dtype: Name without "torch.".
         backend: A key of `munit_fast.ops.backends.BACKENDS`.
-        why_not: Why it does not; None where it does.
+        unsupported_reason: Why it does not; None where it does. Named why_not in JSON.
         auto: Whether impl="auto" takes this backend.
     """
 
@@ -47,7 +47,7 @@ class Service:
     device: str
     dtype: str
     backend: str
-    why_not: str | None
+    unsupported_reason: str | None
     auto: bool
 
 
@@ -114,7 +114,7 @@ def _precision() -> dict[str, str]:
         return {"training and translation": "off: this processor has no bfloat16 instructions"}
     found = {}
     for name, load in (("training", Workload()), ("translation", Workload(training=False))):
-        found[name] = f"{measure(load).faster}: {measure(load).in_words()}"
+        found[name] = f"{measure(load).faster}: {measure(load).describe()}"
     return found
 
 
@@ -179,6 +179,8 @@ def _services() -> list[Service]:
 def as_json(found: Examination, trials: list[Trial] | None) -> str:
     """What was found, and the trials if there were any, as JSON text."""
     content = asdict(found)
+    for service in content["services"]:
+        service["why_not"] = service.pop("unsupported_reason")
     if trials is not None:
         content["selftest"] = [{**asdict(trial), "passed": trial.passed} for trial in trials]
     return json.dumps(content, indent=2, ensure_ascii=False)
@@ -237,11 +239,11 @@ def _grouped(services: list[Service]) -> Iterator[tuple[str, str, str, str]]:
         sorted(of_first, key=lambda s: (s.device, list(BACKENDS).index(s.backend))), lambda s: (s.device, s.backend)
     ):
         members = list(group)
-        serves = ", ".join(s.dtype + "*" * s.auto for s in members if s.why_not is None)
+        serves = ", ".join(s.dtype + "*" * s.auto for s in members if s.unsupported_reason is None)
         by_reason: dict[str, list[str]] = {}
         for s in members:
-            if s.why_not is not None:
-                by_reason.setdefault(s.why_not, []).append(s.dtype)
+            if s.unsupported_reason is not None:
+                by_reason.setdefault(s.unsupported_reason, []).append(s.dtype)
         everything = [len(dtypes) == len(members) for dtypes in by_reason.values()]
         reasons = [
             reason if whole else f"{', '.join(dtypes)}: {reason}"

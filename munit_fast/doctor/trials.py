@@ -5,9 +5,8 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
 
 import torch
 from rich.box import SIMPLE_HEAD
@@ -18,7 +17,7 @@ from torch import Tensor
 from munit_fast import functional
 from munit_fast.ops import native
 from munit_fast.ops.backends import BACKENDS
-from munit_fast.reference import epilogue as formulas
+from munit_fast.ops.cases import CaseTensors, EpilogueCase, make_tensors, selftest_cases
 from munit_fast.reference import losses
 
 OPS = ("instance_norm", "adain", "layer_norm2d", "bias_act", "l1_loss", "l1_losses", "lsgan_loss")
@@ -63,27 +62,6 @@ def tolerance(dtype: torch.dtype) -> float:
     return 64 * torch.finfo(accumulator).eps + (torch.finfo(dtype).eps / 2 if dtype != accumulator else 0)
 
 
-# Every operator, activation, padding mode and parameter shape ("shared": by the phases). No vector or tile divides the
-# sizes. eps is large where nothing else would tell that it is used.
-_SIZE, _SHUFFLED = (2, 5, 7, 9), (2, 12, 5, 7)
-_WIDE, _WIDE_SHUFFLED = (2, 16, 5, 7), (2, 32, 5, 3)
-_EPILOGUES: tuple[tuple[str, tuple[int, ...], str, dict[str, Any]], ...] = (
-    ("instance_norm", _SIZE, "", {"act": "relu", "pad": 3, "pad_mode": "reflect"}),
-    ("instance_norm", _SIZE, "weight bias residual", {"act": "prelu", "pad": 2, "pad_mode": "zero"}),
-    ("instance_norm", _SIZE, "weight bias residual", {"eps": 0.1}),
-    ("adain", _SIZE, "weight bias", {"act": "lrelu", "slope": 0.2, "pad": 1, "pad_mode": "replicate"}),
-    ("adain", _SIZE, "weight bias residual", {"eps": 0.1, "act": "tanh"}),
-    ("layer_norm2d", _SIZE, "weight bias", {"act": "relu", "pad": 2, "pad_mode": "reflect"}),
-    ("layer_norm2d", _SHUFFLED, "weight bias", {"act": "selu", "depth_to_space": 2, "pad": 1, "pad_mode": "reflect"}),
-    ("layer_norm2d", _SHUFFLED, "weight bias residual shared", {"eps": 0.1, "depth_to_space": 2}),
-    # Channels that 16 bytes divide have kernels of their own on GPUs.
-    ("adain", _WIDE, "weight bias residual", {"act": "relu", "pad": 2, "pad_mode": "reflect"}),
-    ("layer_norm2d", _WIDE_SHUFFLED, "weight bias shared", {"depth_to_space": 2, "pad": 1, "pad_mode": "replicate"}),
-    ("bias_act", _SIZE, "bias", {"act": "selu", "pad": 1, "pad_mode": "reflect"}),
-    ("bias_act", _SIZE, "bias residual", {"act": "prelu"}),
-    ("bias_act", _SIZE, "bias", {"act": "silu", "pad": 1, "pad_mode": "zero"}),
-)
-_NORMS = {"instance_norm": "instance", "adain": "instance", "layer_norm2d": "layer", "bias_act": "none"}
 _LOSS_SIZES = ((2, 3, 11, 7), (1, 1, 5, 3), (2, 8))
 _KINK = 1e-3  # an activation's input this close to zero may fall on either side of it after rounding
 
@@ -91,7 +69,7 @@ Call = Callable[..., Tensor]
 
 
 @dataclass(frozen=True)
-class _Case:
+class _Comparison:
     """An operator, the reference formula, and the float64 tensors that both are called with, by keyword."""
 
     op: str
@@ -100,42 +78,29 @@ class _Case:
     tensors: dict[str, Tensor]
 
 
-def _epilogue_cases() -> Iterator[_Case]:
-    for op, size, given, options in _EPILOGUES:
-        for seed in itertools.count():
-            tensors = _epilogue_tensors(op, size, given.split(), options, torch.Generator().manual_seed(seed))
-            before = {name: value for name, value in tensors.items() if name in ("x", "weight", "bias")}
-            if _expected(op, {}, **before).abs().min() > _KINK:
-                break
-        yield _Case(op, partial(getattr(functional, op), **options), partial(_expected, op, options), tensors)
+def _epilogues() -> Iterator[_Comparison]:
+    for case in selftest_cases():
+        tensors = next(filter(None, (_away_from_kinks(replace(case, seed=seed)) for seed in itertools.count())))
+        run, expected = partial(getattr(functional, case.function), **case.arguments), partial(_expected, case)
+        yield _Comparison(case.function, run, expected, tensors)
 
 
-def _expected(op: str, options: dict[str, Any], **tensors: Tensor) -> Tensor:
-    named = {"block" if name == "depth_to_space" else name: value for name, value in options.items()}
-    return formulas.epilogue(**tensors, **named, norm=_NORMS[op])  # type: ignore[arg-type]
+def _expected(case: EpilogueCase, **tensors: Tensor) -> Tensor:
+    return case.specification(CaseTensors._make(tensors.get(name) for name in CaseTensors._fields))
 
 
-def _epilogue_tensors(
-    op: str, size: tuple[int, ...], given: list[str], options: dict[str, Any], random: torch.Generator
-) -> dict[str, Tensor]:
-    n, c = size[:2]
-    # Off centre, each plane by another amount: statistics that lose digits there are seen.
-    x = _draw(random, *size) * 2 + 5 + 3 * _draw(random, n, c, 1, 1)
-    tensors = {"x": x}
-    parameter = (n, c) if op == "adain" else (c // 4,) if "shared" in given else (c,)
-    for name in (name for name in given if name != "shared"):
-        tensors[name] = _draw(random, *(size if name == "residual" else parameter))
-    if options.get("act") == "prelu":
-        tensors["slope"] = _draw(random, c).abs() / 4
-    # The values that both sides see are representable in every dtype, so that only the arithmetic differs.
-    return {name: value.bfloat16().double() for name, value in tensors.items()}
+def _away_from_kinks(case: EpilogueCase) -> dict[str, Tensor] | None:
+    """The tensors in float64, if no input of the activation is close to zero."""
+    tensors = CaseTensors._make(t if t is None else t.detach().double() for t in make_tensors(case))
+    before = replace(case, act="none", pad=0).specification(tensors._replace(residual=None, slope=None))
+    return tensors.given() if before.abs().min() > _KINK else None
 
 
 def _draw(random: torch.Generator, *size: int) -> Tensor:
     return torch.randn(size, generator=random, dtype=torch.float64)
 
 
-def _loss_cases() -> Iterator[_Case]:
+def _losses() -> Iterator[_Comparison]:
     random = torch.Generator().manual_seed(0)
     tensors = {
         f"{side}_{i}": (_draw(random, *size) + 1).bfloat16().double()
@@ -154,9 +119,9 @@ def _loss_cases() -> Iterator[_Case]:
     def run_lsgan_loss(impl: str, **outputs: Tensor) -> Tensor:
         return functional.lsgan_loss(list(outputs.values()), 1.0, impl=impl)
 
-    yield _Case("l1_loss", run_l1_loss, lambda **t: losses.l1_losses(*_sides(t))[0], pair)
-    yield _Case("l1_losses", run_l1_losses, lambda **t: losses.l1_losses(*_sides(t)), tensors)
-    yield _Case("lsgan_loss", run_lsgan_loss, lambda **t: losses.lsgan_loss(list(t.values()), 1.0), outputs)
+    yield _Comparison("l1_loss", run_l1_loss, lambda **t: losses.l1_losses(*_sides(t))[0], pair)
+    yield _Comparison("l1_losses", run_l1_losses, lambda **t: losses.l1_losses(*_sides(t)), tensors)
+    yield _Comparison("lsgan_loss", run_lsgan_loss, lambda **t: losses.lsgan_loss(list(t.values()), 1.0), outputs)
 
 
 def _sides(tensors: dict[str, Tensor]) -> tuple[list[Tensor], list[Tensor]]:
@@ -171,7 +136,7 @@ def selftest() -> list[Trial]:
         A trial for each operator, backend, instruction set, device and dtype, over the layouts that the backend serves,
         forward and backward. A kernel that raises is a failed trial.
     """
-    cases = [*_epilogue_cases(), *_loss_cases()]
+    comparisons = [*_epilogues(), *_losses()]
     trials = []
     for device, (name, backend) in itertools.product(devices(), BACKENDS.items()):
         for isa in _instruction_sets(name, device):
@@ -179,7 +144,7 @@ def selftest() -> list[Trial]:
                 shown = f"{name} {isa}" if isa else name
                 for op, dtype in itertools.product(OPS, DTYPES):
                     if backend.unsupported_reason(device, dtype) is None:
-                        of_op = [case for case in cases if case.op == op]
+                        of_op = [comparison for comparison in comparisons if comparison.op == op]
                         trials.append(_trial(of_op, op, name, shown, device, dtype))
     return trials
 
@@ -203,13 +168,15 @@ def _forced(isa: str | None) -> Iterator[None]:
         native.module.set_isa(before)
 
 
-def _trial(cases: list[_Case], op: str, impl: str, shown: str, device: torch.device, dtype: torch.dtype) -> Trial:
+def _trial(
+    comparisons: list[_Comparison], op: str, impl: str, shown: str, device: torch.device, dtype: torch.dtype
+) -> Trial:
     errors: dict[str, float] = {}
     bound = tolerance(dtype)
-    for case, layout in itertools.product(cases, layouts_of(impl)):
+    for comparison, layout in itertools.product(comparisons, layouts_of(impl)):
         try:
-            got = _outcome(partial(case.run, impl=impl), case.tensors, device, dtype, layout)
-            expected = _outcome(case.expected, case.tensors, torch.device("cpu"), torch.float64, layout)
+            got = _outcome(partial(comparison.run, impl=impl), comparison.tensors, device, dtype, layout)
+            expected = _outcome(comparison.expected, comparison.tensors, torch.device("cpu"), torch.float64, layout)
         except Exception as error:  # whatever a kernel raises is a finding, and the other operators are tried too
             reason = f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
             return Trial(op, str(device), shown, dtype_name(dtype), None, bound, "", reason)

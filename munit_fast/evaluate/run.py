@@ -253,7 +253,8 @@ def _read_batches(
     for start in range(0, count, INPUTS_PER_STEP):
         rows = range(start, min(count, start + INPUTS_PER_STEP))
         translations = _stack(fake, range(k * rows.start, k * rows.stop), device).unflatten(0, (len(rows), k))
-        yield Batch(translations, *(None if p is None else _stack(p, rows, device) for p in (source, truth)))
+        inputs, true = (None if p is None else _stack(p, rows, device) for p in (source, truth))
+        yield Batch(translations, inputs, true)
 
 
 def _stack(pictures: Pictures, rows: Sequence[int], device: torch.device) -> Tensor:

@@ -1,1 +1,1 @@
-"""File formats: files written whole or not at all, published checkpoints, generators as one safetensors file."""
+"""File formats: the atomic writer, published checkpoints (.pt), generators as one .safetensors file."""

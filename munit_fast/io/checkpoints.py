@@ -1,4 +1,4 @@
-"""Checkpoint files in and out: always under weights_only, always whole, and a clear word when a file does not fit.
+"""Checkpoint files: loaded under weights_only, written atomically, refused with the reason where they do not fit.
 
 The published files are `gen_########.pt` and `dis_########.pt`, each {"a": state_dict, "b": state_dict}, and
 `optimizer.pt`, {"gen": …, "dis": …}. Weights that NVIDIA published with MUNIT are licensed CC BY-NC-SA 4.0: they may
@@ -25,14 +25,17 @@ _STATISTICS = (".running_mean", ".running_var", ".num_batches_tracked")
 
 
 class CheckpointError(ValueError):
-    """A checkpoint cannot be used; the message names the file, what is wrong and what would work."""
+    """A checkpoint cannot be used: it is missing, damaged, of another program or of another configuration.
+
+    The message is one printable line: the file, what is wrong and what would work.
+    """
 
     def __init__(self, message: str) -> None:
-        super().__init__(printable(message))  # it may quote the names that a foreign file holds
+        super().__init__(printable(message))  # it may quote the names that a third-party file holds
 
 
 class CheckpointReadError(CheckpointError):
-    """A checkpoint could not be read: the disk or memory failed, which says nothing of the file."""
+    """A checkpoint could not be read because the disk or memory failed; the file itself may be good."""
 
 
 def checkpoint_name(kind: str, iterations: int) -> str:
@@ -58,9 +61,17 @@ def save_atomically(obj: Any, path: str | Path) -> None:
 
 
 def load_file(path: str | Path) -> Any:
-    """What a .pt file holds, on the CPU. Only tensors and plain containers are accepted.
+    """Load a .pt file without running code of it.
 
-    Raises CheckpointReadError when the disk or memory fails, CheckpointError for what is wrong with the file.
+    Args:
+        path: A file of torch.save, of any version.
+
+    Returns:
+        What it holds: tensors on the CPU in plain containers.
+
+    Raises:
+        CheckpointReadError: The disk or memory failed.
+        CheckpointError: The file is missing, damaged, holds other objects, or unpacks to more than it has.
     """
     path = Path(path)
     try:
@@ -76,7 +87,7 @@ def load_file(path: str | Path) -> Any:
         raise
     except FileNotFoundError:  # another process removed it just now
         raise CheckpointError(f"{path}: no such checkpoint file") from None
-    except Exception as error:  # a foreign file can make the unpickler raise almost anything
+    except Exception as error:  # a third-party file can make the unpickler raise almost anything
         if (failure := _failure_of_machine(error) or _failure_to_read(path)) is not None:
             raise CheckpointReadError(f"{path}: cannot be read: {failure}") from None
         reason = str(error).strip().split("\n")[0]
@@ -86,7 +97,7 @@ def load_file(path: str | Path) -> Any:
 
 
 def _failure_of_machine(error: BaseException | None) -> str | None:
-    """What failed where an exception, or one that it hides, is the disk's or memory's; None: neither."""
+    """The reason where an exception, or one that it hides, comes from the disk or memory; else None."""
     while error is not None:
         if isinstance(error, OSError):
             return error.strerror or str(error)
@@ -97,7 +108,7 @@ def _failure_of_machine(error: BaseException | None) -> str | None:
 
 
 def _failure_to_read(path: Path) -> str | None:
-    """Why the bytes of a file cannot be read, which zipfile and torch may have hidden; None: they can."""
+    """Why the bytes of a file cannot be read, which zipfile and torch may have hidden; None if they can."""
     try:
         with path.open("rb") as file:
             while file.read(2**24):
@@ -118,7 +129,7 @@ def _refuse_expanded(content: Any) -> None:
         seen.add(id(value))
         if isinstance(value, Tensor):
             if value.layout != torch.strided or value.is_nested or value.device.type != "cpu":
-                continue  # nothing of ours takes these
+                continue  # is_plain refuses these
             if value.numel() * value.element_size() > value.untyped_storage().nbytes():
                 raise ValueError(f"a tensor of shape {list(value.shape)} holds more than its storage")
         elif isinstance(value, Mapping):
@@ -196,16 +207,21 @@ def load_snapshot(
 
 
 def load_pair(path: str | Path, net_a: nn.Module, net_b: nn.Module) -> None:
-    """Load {"a", "b"} state dicts of a gen_*.pt or dis_*.pt into two networks, or leave both as they were.
+    """Load a gen_*.pt or dis_*.pt into two networks, or leave both as they were.
 
-    Files written by PyTorch 0.3 are brought up to date. Raises CheckpointError when the file is of another program or
-    of networks of another size.
+    Args:
+        path: The file, {"a": state_dict, "b": state_dict}. One written by PyTorch 0.3 is brought up to date.
+        net_a: The network of domain A.
+        net_b: The network of domain B.
+
+    Raises:
+        CheckpointError: The file is missing, damaged, of another program or of networks of another size.
     """
     load_states(path, load_file(path), net_a, net_b)
 
 
 def load_states(path: str | Path, content: Any, net_a: nn.Module, net_b: nn.Module) -> None:
-    """`load_pair` with what a file held; `path` names it. Raises CheckpointError."""
+    """`load_pair` with the content of a file, which `path` names. Raises CheckpointError."""
     states = checked_pair(path, content, net_a, net_b)
     for key, net in (("a", net_a), ("b", net_b)):
         net.load_state_dict(states[key])
@@ -217,7 +233,7 @@ def load_average(path: str | Path, networks: Mapping[str, nn.Module]) -> dict[st
 
 
 def checked_pair(path: str | Path, states: Any, net_a: nn.Module, net_b: nn.Module) -> dict[str, Mapping[str, Tensor]]:
-    """The state dicts {"a", "b"} as two networks take them. Raises CheckpointError, which names `path`."""
+    """The state_dicts {"a", "b"} of a file as two networks take them. Raises CheckpointError, which names `path`."""
     if not isinstance(states, Mapping) or not {"a", "b"} <= set(states):
         raise CheckpointError(f"{path}: not a gen_*.pt or dis_*.pt file: it must hold the two networks 'a' and 'b'")
     upgraded: dict[str, Mapping[str, Tensor]] = {}
@@ -231,10 +247,17 @@ def checked_pair(path: str | Path, states: Any, net_a: nn.Module, net_b: nn.Modu
 
 
 def upgrade_state_dict(state_dict: Mapping[str, Tensor], module: nn.Module) -> OrderedDict[str, Tensor]:
-    """`state_dict` as today's `module` names it: files of PyTorch 0.3 have other buffers.
+    """A state_dict of PyTorch 0.3 with the keys of today's module; one of today's is left as it is.
 
-    They carry running statistics on instance norms (dropped: nothing reads them) and lack the constant buffers of
+    Old files carry running statistics on instance norms (dropped: nothing reads them) and lack the constant buffers of
     the AdaIN layers (taken from the module). Other differences are left for load_state_dict to report.
+
+    Args:
+        state_dict: The tensors of the file by name.
+        module: The network that they are for.
+
+    Returns:
+        The tensors by the module's names.
     """
     own = module.state_dict()
     upgraded = OrderedDict((k, v) for k, v in state_dict.items() if k in own or not k.endswith(_STATISTICS))
@@ -245,7 +268,7 @@ def upgrade_state_dict(state_dict: Mapping[str, Tensor], module: nn.Module) -> O
 
 
 def is_plain(value: Any) -> bool:
-    """Whether a value is a tensor of real numbers with memory of its own: what a parameter can be copied from."""
+    """Whether a value is a dense tensor of real numbers on the CPU: what a parameter can be copied from."""
     return (
         isinstance(value, Tensor)
         and value.layout == torch.strided
@@ -257,7 +280,14 @@ def is_plain(value: Any) -> bool:
 
 
 def check_fit(path: str | Path, key: str, state: Mapping[str, Tensor], net: nn.Module) -> None:
-    """Raise CheckpointError, in words about the configuration, unless `state` has what network `key` takes."""
+    """Raise CheckpointError unless `state` has the names and shapes of a network; it names configuration keys.
+
+    Args:
+        path: The file, for the message.
+        key: The network's name in the file, for the message.
+        state: The tensors by name.
+        net: The network.
+    """
     own = net.state_dict()
     differences = [f"{name} is missing" for name in own if name not in state]
     differences += [f"{name} is not expected" for name in state if name not in own]
@@ -280,7 +310,7 @@ def check_fit(path: str | Path, key: str, state: Mapping[str, Tensor], net: nn.M
 
 
 def describe_network(state: Mapping[str, Tensor]) -> dict[str, Any]:
-    """The configuration values that a generator's or discriminator's state_dict shows; {} when it is neither."""
+    """The configuration values that follow from a generator's or discriminator's state_dict; {} if it is neither."""
     if any(k.startswith("enc_content.") for k in state):
         return {"trainer": "MUNIT"} | _describe_generator(state, "enc_content.") | _describe_style(state)
     if any(k.startswith("enc.") for k in state):

@@ -1,4 +1,4 @@
-"""The trained translators as modules: load a published checkpoint, translate tensors."""
+"""MUNIT and UNIT as models: load trained generators, translate tensors."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from munit_fast.config import Config, make_config, smallest_generator_size
-from munit_fast.io.checkpoints import CheckpointError, checked_pair, load_pair, load_states
+from munit_fast.io.checkpoints import CheckpointError, checked_pair, load_pair, load_states, upgrade_state_dict
 from munit_fast.io.safetensors_file import SUFFIX
 from munit_fast.models import networks, pretrained
 from munit_fast.models.portable import PortableModel, read_portable
@@ -26,8 +26,8 @@ def _check_direction(direction: str) -> None:
         raise ValueError(f"direction must be 'a2b' or 'b2a'; got {direction!r}")
 
 
-class _Translator(nn.Module):
-    """Two generators and what both translators do with them."""
+class _Model(nn.Module):
+    """Two generators, one for each domain, and what MUNIT and UNIT do alike with them."""
 
     gen_a: nn.Module
     gen_b: nn.Module
@@ -45,35 +45,60 @@ class _Translator(nn.Module):
 
     @classmethod
     def from_pretrained(cls, name: str | Path, impl: str = "auto") -> Self:
-        """A model that comes with munit-fast, or the one in a file of `munit-fast export`, ready to translate.
+        """A pretrained model, ready to translate. Nothing is downloaded.
 
-        name: "openmoji-lines2color" (lines → colour and back; weights CC BY-SA 4.0, see the card beside the file), or a
-        path to a .safetensors file. Nothing is downloaded. `about` holds the notes of the file: licence, attribution,
-        how it was trained.
-        Raises ValueError for a name that does not exist, CheckpointError for a file that cannot be used.
+        Args:
+            name: The bundled "openmoji-lines2color" (lines → colour and back; weights CC BY-SA 4.0, see the card beside
+                the file), or the path of a .safetensors file that `munit-fast export` wrote.
+            impl: The backend, as in `munit_fast.functional`; "reference" takes the plain networks.
+
+        Returns:
+            The model in evaluation mode, on the CPU, in torch's default dtype. `about` holds the notes of the file:
+            licence, attribution, how it was trained.
+
+        Raises:
+            ValueError: There is no bundled model of that name.
+            CheckpointError: The file cannot be used.
         """
         path = pretrained.locate(name)
-        found = read_portable(path)
-        if found.trainer != cls.trainer:
-            raise CheckpointError(f"{path}: holds a {found.trainer} model; use {found.trainer}.from_pretrained")
-        with torch.device("meta"):  # without memory: a foreign header may ask for networks of any size
-            empty = cls(found.config, "reference")
-        checked_pair(path, found.states, empty.gen_a, empty.gen_b)
-        model = cls(found.config, impl)
-        model._take(path, found)
+        return cls._from_file(path, read_portable(path), impl)
+
+    @classmethod
+    def _from_file(cls, path: Path, file: PortableModel, impl: str) -> Self:
+        """The model of a file that was read. Raises CheckpointError where it is of another class or size."""
+        if file.trainer != cls.trainer:
+            raise CheckpointError(f"{path}: holds a {file.trainer} model; use {file.trainer}.from_pretrained")
+        with torch.device("meta"):  # without memory: a third-party header may ask for networks of any size
+            empty = cls(file.config, "reference")
+        checked_pair(path, file.states, empty.gen_a, empty.gen_b)
+        model = cls(file.config, impl)
+        for network, state in ((model.gen_a, file.states["a"]), (model.gen_b, file.states["b"])):
+            network.load_state_dict(upgrade_state_dict(state, network))
+        model.loaded, model.about = path, dict(file.about)
         return model.eval()
 
     def load(self, path: str | Path, average: bool = True) -> Self:
-        """Load both generators from a gen_########.pt or .safetensors file; returns self.
+        """Load both generators from a gen_########.pt, ema_########.pt or .safetensors file.
 
-        average: take the moving average instead, where the ema_########.pt of the same iteration lies beside; an
-        ema_########.pt may also be given itself. `loaded` says which file it was.
         The weights that NVIDIA published with MUNIT are licensed CC BY-NC-SA 4.0: not for commercial use.
-        Raises CheckpointError when the file is missing, damaged, of another program or of another configuration.
+
+        Args:
+            path: The file. One written by PyTorch 0.3 is brought up to date.
+            average: Take the moving average instead, where the ema_########.pt of the same iteration lies beside a
+                gen_########.pt. `loaded` holds the path of the file that was read.
+
+        Returns:
+            The model itself.
+
+        Raises:
+            CheckpointError: The file is missing, damaged, of another program or of another configuration; the model is
+                left as it was.
         """
         path = Path(path)
         if path.suffix == SUFFIX:
-            self._take(path, read_portable(path))
+            file = read_portable(path)
+            load_states(path, file.states, self.gen_a, self.gen_b)
+            self.loaded, self.about = path, dict(file.about)
             return self
         averaged = path.with_name(path.name.replace("gen_", "ema_", 1))
         if average and path.name.startswith("gen_") and path.is_file() and averaged.is_file():
@@ -81,10 +106,6 @@ class _Translator(nn.Module):
         load_pair(path, self.gen_a, self.gen_b)
         self.loaded = path
         return self
-
-    def _take(self, path: Path, found: PortableModel) -> None:
-        load_states(path, found.states, self.gen_a, self.gen_b)
-        self.loaded, self.about = path, dict(found.about)
 
     def _check_images(self, name: str, x: Tensor, domain: str) -> None:
         channels = getattr(self.config, f"input_dim_{domain}")
@@ -108,11 +129,24 @@ class _Translator(nn.Module):
         return x
 
 
-class MUNIT(_Translator):
-    """MUNIT's two generators (Huang et al., ECCV 2018): images of one domain to many images of the other.
+class MUNIT(_Model):
+    """MUNIT's two generators: images of one domain to many images of the other (Huang et al., ECCV 2018).
 
-    `config` is what load_config returns, or a mapping with the published keys; `impl` says who computes, as in
-    `munit_fast.functional` ("reference": the plain networks). Under torch.autocast the convolutions take its dtype.
+    Under torch.autocast the convolutions take its dtype.
+
+    Args:
+        config: What `load_config` returns, or a mapping with the published keys.
+        impl: The backend, as in `munit_fast.functional`; "reference" takes the plain networks.
+
+    Attributes:
+        gen_a: The generator of domain A, with the published state_dict keys.
+        gen_b: The same of domain B.
+        loaded: The file that the weights are of; None before `load`.
+        about: The notes of a .safetensors file: licence, attribution, how it was trained.
+
+    Raises:
+        ConfigError: The mapping has an unknown key or an impossible value.
+        ValueError: There is no such backend.
     """
 
     gen_a: networks.AdaINGen
@@ -131,19 +165,23 @@ class MUNIT(_Translator):
     ) -> Tensor:
         """Translate images in several styles.
 
+        The content code of each image is decoded with style codes of the other domain (section 3 of the paper), which
+        are random, N(0, I), unless given.
+
         Args:
-            x: [N, C, H, W], float, in [-1, 1]; any H and W (padded by reflection and cropped back).
+            x: Images [N, C, H, W], any float dtype and device, in [-1, 1]; any H and W (padded by reflection and
+                cropped back).
             direction: "a2b" or "b2a".
-            num_styles: how many random styles for each image; ignored when `style` is given.
-            style: codes [S, style_dim] or [S, style_dim, 1, 1] for all images, codes [N, S, style_dim] for each
+            num_styles: How many random styles for each image; ignored when `style` is given.
+            style: Codes [S, style_dim] or [S, style_dim, 1, 1] for all images, codes [N, S, style_dim] for each
                 image, or S example images [S, C', H', W'] of the target domain whose style is to be taken.
-            generator: a CPU generator for the random styles.
+            generator: A CPU generator for the random styles.
 
         Returns:
-            [N, S, C', H, W] in [-1, 1], in the dtype and on the device of x.
+            Images [N, S, C', H, W] in [-1, 1], in the dtype and on the device of x, contiguous, without gradient.
 
         Raises:
-            ValueError: an argument has another shape, type or value than the above.
+            ValueError: An argument has another shape, type or value than the above.
         """
         _check_direction(direction)
         source, target = (self.gen_a, self.gen_b) if direction == "a2b" else (self.gen_b, self.gen_a)
@@ -156,7 +194,18 @@ class MUNIT(_Translator):
 
     @torch.no_grad()
     def encode_style(self, x: Tensor, domain: Literal["a", "b"]) -> Tensor:
-        """The style codes [N, style_dim] of images [N, C, H, W] of domain "a" or "b"."""
+        """The style codes of images.
+
+        Args:
+            x: Images [N, C, H, W] of the domain, in the dtype and on the device of the model, in [-1, 1].
+            domain: "a" or "b".
+
+        Returns:
+            Codes [N, style_dim] in the dtype of the model, without gradient.
+
+        Raises:
+            ValueError: An argument has another shape, type or value than the above.
+        """
         if domain not in ("a", "b"):
             raise ValueError(f"domain must be 'a' or 'b'; got {domain!r}")
         self._check_images("x", x, domain)
@@ -181,7 +230,7 @@ class MUNIT(_Translator):
             return torch.randn(n, num_styles, dim, generator=generator).to(x)
         if not isinstance(style, Tensor):
             raise ValueError(f"style must be a torch.Tensor; got {type(style).__name__}")
-        style = style.to(x)
+        given, style = list(style.shape), style.to(x)
         if style.dim() == 4 and style.shape[2:] != (1, 1):
             self._check_images("style", style, direction[-1])
             style = self.encode_style(style, "b" if direction == "a2b" else "a")
@@ -192,13 +241,16 @@ class MUNIT(_Translator):
         if style.dim() != 3 or style.shape[0] != n or style.shape[2] != dim or not style.shape[1]:
             raise ValueError(
                 f"style must be codes [S, {dim}], [S, {dim}, 1, 1] or [{n}, S, {dim}], or example images [S, C, H, W]; "
-                f"got {list(style.shape)}"
+                f"got {given}"
             )
         return style
 
 
-class UNIT(_Translator):
-    """UNIT's two generators (Liu et al., NeurIPS 2017) as the MUNIT code base publishes them: one output per image."""
+class UNIT(_Model):
+    """UNIT's two generators, one output per image, as the MUNIT code base publishes them (Liu et al., NeurIPS 2017).
+
+    Arguments, attributes and errors are those of `MUNIT`.
+    """
 
     gen_a: networks.VAEGen
     gen_b: networks.VAEGen
@@ -207,7 +259,19 @@ class UNIT(_Translator):
 
     @torch.no_grad()
     def translate(self, x: Tensor, direction: Direction = "a2b") -> Tensor:
-        """Translate images [N, C, H, W] in [-1, 1], any H and W, to [N, 1, C', H, W]. Raises ValueError."""
+        """Translate images, from the mean of their code.
+
+        Args:
+            x: Images [N, C, H, W], any float dtype and device, in [-1, 1]; any H and W (padded by reflection and
+                cropped back).
+            direction: "a2b" or "b2a".
+
+        Returns:
+            Images [N, 1, C', H, W] in [-1, 1], in the dtype and on the device of x, without gradient.
+
+        Raises:
+            ValueError: An argument has another shape, type or value than the above.
+        """
         _check_direction(direction)
         source, target = (self.gen_a, self.gen_b) if direction == "a2b" else (self.gen_b, self.gen_a)
         self._check_images("x", x, direction[0])
@@ -215,10 +279,11 @@ class UNIT(_Translator):
         return image[:, None, :, : x.shape[2], : x.shape[3]].contiguous().to(x)
 
 
-TRANSLATORS: dict[str, type[MUNIT] | type[UNIT]] = {"MUNIT": MUNIT, "UNIT": UNIT}
+MODELS: dict[str, type[MUNIT] | type[UNIT]] = {"MUNIT": MUNIT, "UNIT": UNIT}
 
 
 def from_pretrained(name: str | Path, impl: str = "auto") -> MUNIT | UNIT:
-    """`MUNIT.from_pretrained` or `UNIT.from_pretrained`, as the file says."""
+    """`MUNIT.from_pretrained` or `UNIT.from_pretrained`, as the file says; the file is read once."""
     path = pretrained.locate(name)
-    return TRANSLATORS[read_portable(path).trainer].from_pretrained(path, impl)
+    file = read_portable(path)
+    return MODELS[file.trainer]._from_file(path, file, impl)

@@ -82,7 +82,7 @@ def read_portable(path: str | Path) -> PortableModel:
 def _check_header(path: Path, trainer: str, config: Config, domain: str, state: Mapping[str, Tensor]) -> None:
     """Raise CheckpointError where the header asks for other networks than the tensors are of.
 
-    Before anything is built: the header of a foreign file could ask for a billion layers.
+    Before anything is built: the header of a third-party file could ask for a billion layers.
     """
     wanted = {f"gen.{name}": value for name, value in config.gen.model_dump().items()}
     wanted |= {"trainer": trainer, "input channels": getattr(config, f"input_dim_{domain}")}

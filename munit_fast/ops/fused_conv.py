@@ -21,15 +21,20 @@ from munit_fast.ops.spec import EpilogueInputs, EpilogueSpec
 class Conv(NamedTuple):
     """A convolution.
 
-    ring: the 5×5 kernel [O, C, 5, 5] of a phase convolution whose borders are mended. idle: a bias that has no
-    influence and is not added; its gradient is exactly zero.
+    Attributes:
+        weight: [O, C, k, k]; of a phase convolution [4·O, C, 3, 3].
+        bias: [O], or [4·O]; or None.
+        stride: of both axes.
+        border_weight: the 5×5 kernel [O, C, 5, 5] of a phase convolution behind reflection padding, whose border needs
+            a correction; else None.
+        unused_bias: a bias that has no influence and is not added; its gradient is exactly zero.
     """
 
-    weight: Tensor  # [O, C, k, k], of a phase convolution [4·O, C, 3, 3]
-    bias: Tensor | None = None  # [O], or [4·O]
+    weight: Tensor
+    bias: Tensor | None = None
     stride: int = 1
-    ring: Tensor | None = None
-    idle: Tensor | None = None
+    border_weight: Tensor | None = None
+    unused_bias: Tensor | None = None
 
 
 class EpilogueArgs(NamedTuple):
@@ -42,26 +47,31 @@ class EpilogueArgs(NamedTuple):
     impl: str = "auto"
 
 
-def _forward(a: Tensor, weight: Tensor, bias: Tensor | None, ring: Tensor | None, stride: int) -> Tensor:
-    if ring is None and narrow_conv.serves_forward(a, weight, stride):
+def _forward(a: Tensor, weight: Tensor, bias: Tensor | None, border_weight: Tensor | None, stride: int) -> Tensor:
+    if border_weight is None and narrow_conv.serves_forward(a, weight, stride):
         return narrow_conv.forward(a, weight, bias)
     y = torch.conv2d(a, weight, bias, stride).contiguous(memory_format=torch.channels_last)
-    if ring is not None:
-        upsample_conv.add_ring(y, a, ring)
+    if border_weight is not None:
+        upsample_conv.correct_reflect_border(y, a, border_weight)
     return y
 
 
 def _backward(
-    grad: Tensor, a: Tensor, weight: Tensor, ring: Tensor | None, stride: int, need: tuple[bool, bool, bool, bool]
+    grad: Tensor,
+    a: Tensor,
+    weight: Tensor,
+    border_weight: Tensor | None,
+    stride: int,
+    need: tuple[bool, bool, bool, bool],
 ) -> tuple[Tensor | None, Tensor | None, Tensor | None, Tensor | None]:
-    """The gradients of a, weight, bias and ring."""
-    need_a, need_weight, need_bias, need_ring = need
+    """The gradients of a, weight, bias and border_weight."""
+    need_a, need_weight, need_bias, need_border = need
     grad = grad.contiguous(memory_format=torch.channels_last)
-    own = need_a and ring is None and narrow_conv.serves_backward(grad, weight, stride)
-    grad_a = grad_weight = grad_bias = grad_ring = None
-    if own:
+    narrow = need_a and border_weight is None and narrow_conv.serves_backward(grad, weight, stride)
+    grad_a = grad_weight = grad_bias = grad_border = None
+    if narrow:
         grad_a = narrow_conv.backward(grad, weight)
-    if (need_a and not own) or need_weight or need_bias:
+    if (need_a and not narrow) or need_weight or need_bias:
         given, grad_weight, grad_bias = torch.ops.aten.convolution_backward(
             grad,
             a,
@@ -73,42 +83,46 @@ def _backward(
             False,
             (0, 0),
             1,
-            (need_a and not own, need_weight, need_bias),
+            (need_a and not narrow, need_weight, need_bias),
         )
-        grad_a = grad_a if own else given
-    if ring is not None:
-        grad_ring = upsample_conv.ring_backward(grad, a, ring, grad_a, need_ring)
-    return grad_a, grad_weight, grad_bias, grad_ring
+        grad_a = grad_a if narrow else given
+    if border_weight is not None:
+        grad_border = upsample_conv.correct_reflect_border_backward(grad, a, border_weight, grad_a, need_border)
+    return grad_a, grad_weight, grad_bias, grad_border
 
 
-def _zero(idle: Tensor | None, need: bool) -> Tensor | None:
-    return torch.zeros_like(idle) if need and idle is not None else None
+def _zero_gradient(unused_bias: Tensor | None, need: bool) -> Tensor | None:
+    return torch.zeros_like(unused_bias) if need and unused_bias is not None else None
 
 
-class _Convolution(torch.autograd.Function):
+class _ConvFunction(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any,
         a: Tensor,
         weight: Tensor,
         bias: Tensor | None,
-        ring: Tensor | None,
-        idle: Tensor | None,
+        border_weight: Tensor | None,
+        unused_bias: Tensor | None,
         stride: int,
     ) -> Tensor:
-        ctx.save_for_backward(a, weight, ring, idle)
+        ctx.save_for_backward(a, weight, border_weight, unused_bias)
         ctx.stride = stride
-        return _forward(a, weight, bias, ring, stride)
+        return _forward(a, weight, bias, border_weight, stride)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, saved: Sequence[Tensor], grad: Tensor) -> tuple[Tensor | None, ...]:
-        a, weight, ring, idle = saved
+        a, weight, border_weight, unused_bias = saved
         need = ctx.needs_input_grad
-        return (*_backward(grad, a, weight, ring, ctx.stride, need[:4]), _zero(idle, need[4]), None)
+        return (
+            *_backward(grad, a, weight, border_weight, ctx.stride, need[:4]),
+            _zero_gradient(unused_bias, need[4]),
+            None,
+        )
 
 
-class _Step(torch.autograd.Function):
+class _EpilogueConvFunction(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any,
@@ -118,24 +132,24 @@ class _Step(torch.autograd.Function):
         slopes: Tensor | None,
         conv_weight: Tensor,
         conv_bias: Tensor | None,
-        ring: Tensor | None,
-        idle: Tensor | None,
+        border_weight: Tensor | None,
+        unused_bias: Tensor | None,
         stride: int,
         *flags: Any,
     ) -> Tensor:
         a, stats = torch.ops.munit_fast.epilogue(z, weight, bias, None, slopes, *flags)
-        ctx.save_for_backward(z, stats, weight, bias, slopes, conv_weight, ring, idle)
+        ctx.save_for_backward(z, stats, weight, bias, slopes, conv_weight, border_weight, unused_bias)
         ctx.stride, ctx.flags = stride, flags
-        return _forward(a, conv_weight, conv_bias, ring, stride)
+        return _forward(a, conv_weight, conv_bias, border_weight, stride)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, saved: Sequence[Tensor], grad: Tensor) -> tuple[Tensor | None, ...]:
-        z, stats, weight, bias, slopes, conv_weight, ring, idle = saved
-        need_z, need_weight, need_bias, need_slopes, *need_conv, need_idle = ctx.needs_input_grad[:8]
+        z, stats, weight, bias, slopes, conv_weight, border_weight, unused_bias = saved
+        need_z, need_weight, need_bias, need_slopes, *need_conv, need_unused = ctx.needs_input_grad[:8]
         need_a = need_z or need_weight or need_bias or need_slopes
         a = torch.ops.munit_fast.epilogue_again(z, stats, weight, bias, None, slopes, *ctx.flags)
-        grad_a, *grads_conv = _backward(grad, a, conv_weight, ring, ctx.stride, (need_a, *need_conv))
+        grad_a, *grads_conv = _backward(grad, a, conv_weight, border_weight, ctx.stride, (need_a, *need_conv))
         del a
         grads: tuple[Tensor | None, ...] = (None,) * 5
         if grad_a is not None:
@@ -143,29 +157,28 @@ class _Step(torch.autograd.Function):
             inputs = EpilogueInputs(z, weight, bias, None, slopes)
             grads = gradients(grad_a, inputs, stats, ctx.flags, need)
         nothing = (None,) * (1 + len(ctx.flags))
-        return (*grads[:3], grads[4], *grads_conv, _zero(idle, need_idle), *nothing)
+        return (*grads[:3], grads[4], *grads_conv, _zero_gradient(unused_bias, need_unused), *nothing)
 
 
-class _ResidualBlock(torch.autograd.Function):
+class _ResidualBlockFunction(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, h: Tensor, conv_1: Tensor, conv_2: Tensor, *rest: Any) -> Tensor:
-        weight_1, bias_1, weight_2, bias_2, slopes, idle_1, idle_2, pad, flags_1, flags_2 = rest
+        weight_1, bias_1, weight_2, bias_2, slopes, unused_bias_1, unused_bias_2, pad, flags_1, flags_2 = rest
         ops = torch.ops.munit_fast
         z_1 = _forward(h, conv_1, None, None, 1)
         a, stats_1 = ops.epilogue(z_1, weight_1, bias_1, None, slopes, *flags_1)
         z_2 = _forward(a, conv_2, None, None, 1)
         y, stats_2 = ops.epilogue(z_2, weight_2, bias_2, _inner(h, pad), None, *flags_2)
-        ctx.save_for_backward(
-            h, conv_1, conv_2, weight_1, bias_1, weight_2, bias_2, slopes, idle_1, idle_2, z_1, stats_1, z_2, stats_2
-        )
+        convs = (h, conv_1, conv_2, unused_bias_1, unused_bias_2)
+        ctx.save_for_backward(*convs, weight_1, bias_1, weight_2, bias_2, slopes, z_1, stats_1, z_2, stats_2)
         ctx.pad, ctx.flags = pad, (flags_1, flags_2)
         return y
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, saved: Sequence[Tensor], grad: Tensor) -> tuple[Tensor | None, ...]:
-        h, conv_1, conv_2, weight_1, bias_1, weight_2, bias_2, slopes, idle_1, idle_2, *kept = saved
-        z_1, stats_1, z_2, stats_2 = kept
+        h, conv_1, conv_2, unused_bias_1, unused_bias_2, *rest = saved
+        weight_1, bias_1, weight_2, bias_2, slopes, z_1, stats_1, z_2, stats_2 = rest
         flags_1, flags_2 = ctx.flags
         need_h, need_conv_1, need_conv_2, need_w1, need_b1, need_w2, need_b2, need_slopes = ctx.needs_input_grad[:8]
         need = (True, need_w2, need_b2, need_h, False)
@@ -193,8 +206,8 @@ class _ResidualBlock(torch.autograd.Function):
             grad_w2,
             grad_b2,
             grad_slopes,
-            _zero(idle_1, ctx.needs_input_grad[8]),
-            _zero(idle_2, ctx.needs_input_grad[9]),
+            _zero_gradient(unused_bias_1, ctx.needs_input_grad[8]),
+            _zero_gradient(unused_bias_2, ctx.needs_input_grad[9]),
             None,
             None,
             None,
@@ -207,13 +220,14 @@ def _inner(x: Tensor, pad: int) -> Tensor:
 
 def convolution(a: Tensor, conv: Conv) -> Tensor:
     """conv(a) for a padded a [N, C, H, W]."""
-    return _Convolution.apply(a, conv.weight, conv.bias, conv.ring, conv.idle, conv.stride)
+    return _ConvFunction.apply(a, conv.weight, conv.bias, conv.border_weight, conv.unused_bias, conv.stride)
 
 
-def step(z: Tensor, epilogue: EpilogueArgs, conv: Conv) -> Tensor:
+def epilogue_conv(z: Tensor, epilogue: EpilogueArgs, conv: Conv) -> Tensor:
     """conv(epilogue(z)) for the output z of the convolution before; keeps z and two numbers a plane."""
-    e, flags = epilogue, (*epilogue.spec, epilogue.impl)
-    return _Step.apply(z, e.weight, e.bias, e.slopes, conv.weight, conv.bias, conv.ring, conv.idle, conv.stride, *flags)
+    weight, bias, slopes, spec, impl = epilogue
+    of_conv = (conv.weight, conv.bias, conv.border_weight, conv.unused_bias, conv.stride)
+    return _EpilogueConvFunction.apply(z, weight, bias, slopes, *of_conv, *spec, impl)
 
 
 def residual_block(
@@ -223,7 +237,7 @@ def residual_block(
 
     Keeps h and the two convolutions' outputs.
     """
-    return _ResidualBlock.apply(
+    return _ResidualBlockFunction.apply(
         h,
         conv_1.weight,
         conv_2.weight,
@@ -232,8 +246,8 @@ def residual_block(
         second.weight,
         second.bias,
         first.slopes,
-        conv_1.idle,
-        conv_2.idle,
+        conv_1.unused_bias,
+        conv_2.unused_bias,
         pad,
         (*first.spec, first.impl),
         (*second.spec, second.impl),

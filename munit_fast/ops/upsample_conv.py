@@ -6,8 +6,8 @@ phases are the outputs of one 3×3 convolution, phase-major as `depth_to_space` 
 25. The small input is padded by one pixel: zeros for zero padding, else its border replicated.
 
 Zero and replicate padding of the large image are then exact. Reflection differs in the two outermost padded lines
-alone, which only the outermost ring of the result reads, each line through one kernel row or column: `add_ring` adds
-what is missing there.
+alone, which only the outermost pixels of the result read, each line through one kernel row or column:
+`correct_reflect_border` adds what is missing there.
 """
 
 from __future__ import annotations
@@ -54,9 +54,9 @@ def _lines(a: Tensor, vertical: bool) -> Tensor:
     return torch.stack([one - zero for zero, one in _border_pixels(a, vertical)])
 
 
-def _kernels(ring: Tensor, vertical: bool) -> Tensor:
+def _kernels(border_weight: Tensor, vertical: bool) -> Tensor:
     """A view of the kernel lines that read them, [2, O, C, 5]."""
-    return ring[:, :, :, ::4].permute(3, 0, 1, 2) if vertical else ring[:, :, ::4].permute(2, 0, 1, 3)
+    return border_weight[:, :, :, ::4].permute(3, 0, 1, 2) if vertical else border_weight[:, :, ::4].permute(2, 0, 1, 3)
 
 
 def _windows(lines: Tensor, backwards: bool = False) -> Tensor:
@@ -83,25 +83,25 @@ def _borders(y: Tensor, vertical: bool) -> tuple[Tensor, Tensor]:
     return pixels[:, 0, :, 0], pixels[:, -1, :, 1]
 
 
-def add_ring(y: Tensor, a: Tensor, ring: Tensor) -> None:
+def correct_reflect_border(y: Tensor, a: Tensor, border_weight: Tensor) -> None:
     """Adds to y [N, 4·O, H, W] (channels_last) what reflection padding changes.
 
-    a [N, C, H+2, W+2] is the replicated input, ring the 5×5 kernel [O, C, 5, 5]; H, W ≥ 2.
+    a [N, C, H+2, W+2] is the replicated input, border_weight the 5×5 kernel [O, C, 5, 5]; H, W ≥ 2.
     """
     for vertical in (False, True):
-        kernels = _kernels(ring, vertical).flatten(2)
+        kernels = _kernels(border_weight, vertical).flatten(2)
         found = torch.bmm(_columns(a, vertical), kernels.transpose(1, 2))
         for border, line in zip(_borders(y, vertical), found):
             border.add_(line.view(border.shape))
 
 
-def _lines_backward(grads: Tensor, ring: Tensor, vertical: bool) -> Tensor:
+def _lines_backward(grads: Tensor, border_weight: Tensor, vertical: bool) -> Tensor:
     """The gradient of `_lines` [2, N, L+2, C] from that of the result's lines [2, N, 2L, O].
 
     A pixel of a doubled line takes from the five windows that it is in: the last one saw it first.
     """
     _, n, length, o = grads.shape
-    kernels = _kernels(ring, vertical).permute(0, 1, 3, 2).reshape(2, o * 5, -1)
+    kernels = _kernels(border_weight, vertical).permute(0, 1, 3, 2).reshape(2, o * 5, -1)
     windows = _windows(F.pad(grads, (0, 0, 4, 4)), backwards=True)
     doubled = torch.bmm(windows, kernels).view(2, n, length // 2 + 2, 2, -1)
     lines = doubled.sum(3)
@@ -112,18 +112,23 @@ def _lines_backward(grads: Tensor, ring: Tensor, vertical: bool) -> Tensor:
     return lines
 
 
-def ring_backward(grad: Tensor, a: Tensor, ring: Tensor, grad_a: Tensor | None, need_ring: bool) -> Tensor | None:
-    """Adds the ring's part to grad_a (where there is one) and returns the gradient of `ring`; grad [N, 4·O, H, W]."""
-    grad_ring = torch.zeros_like(ring) if need_ring else None
+def correct_reflect_border_backward(
+    grad: Tensor, a: Tensor, border_weight: Tensor, grad_a: Tensor | None, need_border: bool
+) -> Tensor | None:
+    """The backward of `correct_reflect_border`, for grad [N, 4·O, H, W].
+
+    Adds the correction's part to grad_a (where there is one) and returns the gradient of `border_weight`.
+    """
+    grad_border = torch.zeros_like(border_weight) if need_border else None
     c = a.shape[1]
     for vertical in (False, True):
         grads = torch.stack([border.flatten(1, 2) for border in _borders(grad, vertical)])  # [2, N, 2L, O]
-        if grad_ring is not None:
+        if grad_border is not None:
             found = torch.bmm(grads.flatten(1, 2).transpose(1, 2), _columns(a, vertical))
-            _kernels(grad_ring, vertical).add_(found.view(2, ring.shape[0], c, 5))
+            _kernels(grad_border, vertical).add_(found.view(2, border_weight.shape[0], c, 5))
         if grad_a is not None:
-            lines = _lines_backward(grads, ring, vertical)
+            lines = _lines_backward(grads, border_weight, vertical)
             for (zero, one), line in zip(_border_pixels(grad_a, vertical), lines):
                 one += line
                 zero -= line
-    return grad_ring
+    return grad_border

@@ -43,7 +43,7 @@ RUN_GROUPS = (
 
 @dataclass(frozen=True)
 class Line:
-    """One curve: its name, its last value in words, and the points of its two polylines."""
+    """One curve: its name, its last value as text, and the points of its two polylines as SVG writes them."""
 
     label: str
     last: str
@@ -117,7 +117,7 @@ def _axes(finite: Sequence[Points], smooth: Sequence[Points]) -> tuple[list[floa
 
 
 def last_value(points: Points) -> str:
-    """The newest value in words; a loss that is no number must not vanish from the page unnoticed."""
+    """The newest value as text, or since when the curve is not finite."""
     broken = points[~np.isfinite(points[:, 1]), 0]
     return f"not finite since {int(broken[0]):,}" if len(broken) else f"{points[-1, 1]:.3g}"
 

@@ -21,6 +21,7 @@ from .weights_init import weights_init
 
 Hyperparameters = Mapping[str, Any]
 Noise = Sequence[Tensor] | None
+Losses = dict[str, Any]  # published name -> scalar tensor, or 0.0 for a term that is off
 
 
 def l1(a: Tensor, b: Tensor) -> Tensor:
@@ -31,6 +32,42 @@ def l1(a: Tensor, b: Tensor) -> Tensor:
 def kl(mu: Tensor) -> Tensor:
     """mean(mu²): the KL divergence of N(mu, 1) from N(0, 1), up to its factor, as UNIT is published."""
     return torch.mean(mu**2)
+
+
+def munit_total(losses: Mapping[str, Any], hp: Hyperparameters) -> Any:
+    """MUNIT's objective (eq. 5 and the optional terms): the sum of the losses, weighted by the configuration."""
+    return (
+        hp["gan_w"] * losses["loss_gen_adv_a"]
+        + hp["gan_w"] * losses["loss_gen_adv_b"]
+        + hp["recon_x_w"] * losses["loss_gen_recon_x_a"]
+        + hp["recon_s_w"] * losses["loss_gen_recon_s_a"]
+        + hp["recon_c_w"] * losses["loss_gen_recon_c_a"]
+        + hp["recon_x_w"] * losses["loss_gen_recon_x_b"]
+        + hp["recon_s_w"] * losses["loss_gen_recon_s_b"]
+        + hp["recon_c_w"] * losses["loss_gen_recon_c_b"]
+        + hp["recon_x_cyc_w"] * losses["loss_gen_cycrecon_x_a"]
+        + hp["recon_x_cyc_w"] * losses["loss_gen_cycrecon_x_b"]
+        + hp["vgg_w"] * losses["loss_gen_vgg_a"]
+        + hp["vgg_w"] * losses["loss_gen_vgg_b"]
+    )
+
+
+def unit_total(losses: Mapping[str, Any], hp: Hyperparameters) -> Any:
+    """UNIT's objective: the sum of the losses, weighted by the configuration."""
+    return (
+        hp["gan_w"] * losses["loss_gen_adv_a"]
+        + hp["gan_w"] * losses["loss_gen_adv_b"]
+        + hp["recon_x_w"] * losses["loss_gen_recon_x_a"]
+        + hp["recon_kl_w"] * losses["loss_gen_recon_kl_a"]
+        + hp["recon_x_w"] * losses["loss_gen_recon_x_b"]
+        + hp["recon_kl_w"] * losses["loss_gen_recon_kl_b"]
+        + hp["recon_x_cyc_w"] * losses["loss_gen_cyc_x_a"]
+        + hp["recon_kl_cyc_w"] * losses["loss_gen_recon_kl_cyc_aba"]
+        + hp["recon_x_cyc_w"] * losses["loss_gen_cyc_x_b"]
+        + hp["recon_kl_cyc_w"] * losses["loss_gen_recon_kl_cyc_bab"]
+        + hp["vgg_w"] * losses["loss_gen_vgg_a"]
+        + hp["vgg_w"] * losses["loss_gen_vgg_b"]
+    )
 
 
 def learning_rate(hyperparameters: Hyperparameters, initial: float, iteration: int) -> float:
@@ -100,33 +137,48 @@ class _Trainer(nn.Module):
         else:
             self.skipped_steps += 1
 
-    def dis_update(self, x_a: Tensor, x_b: Tensor, hyperparameters: Hyperparameters, noise: Noise = None) -> None:
-        """One discriminator step on images [N, C, H, W] in [-1, 1]."""
+    def dis_losses(self, x_a: Tensor, x_b: Tensor, hyperparameters: Hyperparameters, noise: Noise = None) -> Losses:
+        """The discriminators' losses by their published names; `loss_dis_total` is the one that is minimised."""
         raise NotImplementedError
+
+    def gen_losses(self, x_a: Tensor, x_b: Tensor, hyperparameters: Hyperparameters, noise: Noise = None) -> Losses:
+        """The generators' losses by their published names; `loss_gen_total` is the one that is minimised."""
+        raise NotImplementedError
+
+    def dis_update(self, x_a: Tensor, x_b: Tensor, hyperparameters: Hyperparameters, noise: Noise = None) -> None:
+        """One discriminator step on images [N, C, H, W] in [-1, 1]; noise as in `dis_losses`."""
+        self.dis_opt.zero_grad()
+        losses = self.dis_losses(x_a, x_b, hyperparameters, noise)
+        vars(self).update(losses)
+        losses["loss_dis_total"].backward()
+        self._step(self.dis_opt)
 
     def gen_update(self, x_a: Tensor, x_b: Tensor, hyperparameters: Hyperparameters, noise: Noise = None) -> None:
-        """One generator step on images [N, C, H, W] in [-1, 1]."""
-        raise NotImplementedError
-
-    def _total(self, hp: Hyperparameters) -> None:
-        """loss_gen_total, from its parts."""
-        raise NotImplementedError
+        """One generator step on images [N, C, H, W] in [-1, 1]; noise as in `gen_losses`."""
+        self.gen_opt.zero_grad()
+        losses = self.gen_losses(x_a, x_b, hyperparameters, noise)
+        vars(self).update(losses)
+        losses["loss_gen_total"].backward()
+        self._step(self.gen_opt)
 
     def compute_vgg_loss(self, vgg: nn.Module, img: Tensor, target: Tensor) -> Tensor:
         """The perceptual distance between `img` and `target`, [N, C, H, W] in [-1, 1]; a scalar."""
         return perceptual_loss(vgg, img, target)
 
-    def _perceptual_losses(self, x_a: Tensor, x_b: Tensor, x_ab: Tensor, x_ba: Tensor) -> None:
-        # A translation is compared with its *source*: what must survive is the content.
-        self.loss_gen_vgg_a = 0.0 if self.vgg is None else self.compute_vgg_loss(self.vgg, x_ba, x_b)
-        self.loss_gen_vgg_b = 0.0 if self.vgg is None else self.compute_vgg_loss(self.vgg, x_ab, x_a)
+    def perceptual_losses(self, x_a: Tensor, x_b: Tensor, x_ab: Tensor, x_ba: Tensor) -> Losses:
+        """The perceptual distances of translations to their *sources*: what must survive is the content."""
+        if self.vgg is None:
+            return {"loss_gen_vgg_a": 0.0, "loss_gen_vgg_b": 0.0}
+        return {
+            "loss_gen_vgg_a": self.compute_vgg_loss(self.vgg, x_ba, x_b),
+            "loss_gen_vgg_b": self.compute_vgg_loss(self.vgg, x_ab, x_a),
+        }
 
-    def _dis_step(self, x_a: Tensor, x_b: Tensor, x_ab: Tensor, x_ba: Tensor, hp: Hyperparameters) -> None:
-        self.loss_dis_a = self.dis_a.calc_dis_loss(x_ba.detach(), x_a)
-        self.loss_dis_b = self.dis_b.calc_dis_loss(x_ab.detach(), x_b)
-        self.loss_dis_total = hp["gan_w"] * self.loss_dis_a + hp["gan_w"] * self.loss_dis_b
-        self.loss_dis_total.backward()
-        self._step(self.dis_opt)
+    def _adversarial_losses(self, x_a: Tensor, x_b: Tensor, x_ab: Tensor, x_ba: Tensor, hp: Hyperparameters) -> Losses:
+        """The discriminators' losses on real images and on translations."""
+        a = self.dis_a.calc_dis_loss(x_ba.detach(), x_a)
+        b = self.dis_b.calc_dis_loss(x_ab.detach(), x_b)
+        return {"loss_dis_a": a, "loss_dis_b": b, "loss_dis_total": hp["gan_w"] * a + hp["gan_w"] * b}
 
     def resume(self, checkpoint_dir: str | Path, hyperparameters: Hyperparameters) -> int:
         """Load the newest gen_*.pt, dis_*.pt and optimizer.pt of a folder; returns the completed iterations.
@@ -189,21 +241,19 @@ class MUNIT_Trainer(_Trainer):
         s_a, s_b = noise
         return s_a.to(x_a), s_b.to(x_b)
 
-    def dis_update(self, x_a: Tensor, x_b: Tensor, hyperparameters: Hyperparameters, noise: Noise = None) -> None:
-        """One discriminator step on images [N, C, H, W] in [-1, 1]. noise: [s_a, s_b], each [N, style_dim, 1, 1]."""
-        self.dis_opt.zero_grad()
+    def dis_losses(self, x_a: Tensor, x_b: Tensor, hyperparameters: Hyperparameters, noise: Noise = None) -> Losses:
+        """The discriminators' losses (eq. 5) on images [N, C, H, W]. noise: [s_a, s_b], each [N, style_dim, 1, 1]."""
         s_a, s_b = self._styles(x_a, x_b, noise)
         with torch.no_grad():
             c_a, _ = self.gen_a.encode(x_a)
             c_b, _ = self.gen_b.encode(x_b)
             x_ba = self.gen_a.decode(c_b, s_a)
             x_ab = self.gen_b.decode(c_a, s_b)
-        self._dis_step(x_a, x_b, x_ab, x_ba, hyperparameters)
+        return self._adversarial_losses(x_a, x_b, x_ab, x_ba, hyperparameters)
 
-    def gen_update(self, x_a: Tensor, x_b: Tensor, hyperparameters: Hyperparameters, noise: Noise = None) -> None:
-        """One generator step on images [N, C, H, W] in [-1, 1]. noise: [s_a, s_b], each [N, style_dim, 1, 1]."""
+    def gen_losses(self, x_a: Tensor, x_b: Tensor, hyperparameters: Hyperparameters, noise: Noise = None) -> Losses:
+        """The generators' losses (eqs. 2–6) on images [N, C, H, W]. noise: [s_a, s_b], each [N, style_dim, 1, 1]."""
         hp = hyperparameters
-        self.gen_opt.zero_grad()
         s_a, s_b = self._styles(x_a, x_b, noise)
         c_a, s_a_prime = self.gen_a.encode(x_a)
         c_b, s_b_prime = self.gen_b.encode(x_b)
@@ -214,40 +264,23 @@ class MUNIT_Trainer(_Trainer):
         c_b_recon, s_a_recon = self.gen_a.encode(x_ba)
         c_a_recon, s_b_recon = self.gen_b.encode(x_ab)
 
-        self.loss_gen_recon_x_a = l1(x_a_recon, x_a)
-        self.loss_gen_recon_x_b = l1(x_b_recon, x_b)
-        self.loss_gen_recon_s_a = l1(s_a_recon, s_a)
-        self.loss_gen_recon_s_b = l1(s_b_recon, s_b)
-        self.loss_gen_recon_c_a = l1(c_a_recon, c_a)
-        self.loss_gen_recon_c_b = l1(c_b_recon, c_b)
-        self.loss_gen_cycrecon_x_a: Tensor | float = 0.0
-        self.loss_gen_cycrecon_x_b: Tensor | float = 0.0
+        losses: Losses = {
+            "loss_gen_recon_x_a": l1(x_a_recon, x_a),
+            "loss_gen_recon_x_b": l1(x_b_recon, x_b),
+            "loss_gen_recon_s_a": l1(s_a_recon, s_a),
+            "loss_gen_recon_s_b": l1(s_b_recon, s_b),
+            "loss_gen_recon_c_a": l1(c_a_recon, c_a),
+            "loss_gen_recon_c_b": l1(c_b_recon, c_b),
+            "loss_gen_cycrecon_x_a": 0.0,
+            "loss_gen_cycrecon_x_b": 0.0,
+        }
         if hp["recon_x_cyc_w"] > 0:
-            self.loss_gen_cycrecon_x_a = l1(self.gen_a.decode(c_a_recon, s_a_prime), x_a)
-            self.loss_gen_cycrecon_x_b = l1(self.gen_b.decode(c_b_recon, s_b_prime), x_b)
-        self.loss_gen_adv_a = self.dis_a.calc_gen_loss(x_ba)
-        self.loss_gen_adv_b = self.dis_b.calc_gen_loss(x_ab)
-        self._perceptual_losses(x_a, x_b, x_ab, x_ba)
-        self._total(hp)
-        self.loss_gen_total.backward()
-        self._step(self.gen_opt)
-
-    def _total(self, hp: Hyperparameters) -> None:
-        """loss_gen_total, from its parts."""
-        self.loss_gen_total = (
-            hp["gan_w"] * self.loss_gen_adv_a
-            + hp["gan_w"] * self.loss_gen_adv_b
-            + hp["recon_x_w"] * self.loss_gen_recon_x_a
-            + hp["recon_s_w"] * self.loss_gen_recon_s_a
-            + hp["recon_c_w"] * self.loss_gen_recon_c_a
-            + hp["recon_x_w"] * self.loss_gen_recon_x_b
-            + hp["recon_s_w"] * self.loss_gen_recon_s_b
-            + hp["recon_c_w"] * self.loss_gen_recon_c_b
-            + hp["recon_x_cyc_w"] * self.loss_gen_cycrecon_x_a
-            + hp["recon_x_cyc_w"] * self.loss_gen_cycrecon_x_b
-            + hp["vgg_w"] * self.loss_gen_vgg_a
-            + hp["vgg_w"] * self.loss_gen_vgg_b
-        )
+            losses["loss_gen_cycrecon_x_a"] = l1(self.gen_a.decode(c_a_recon, s_a_prime), x_a)
+            losses["loss_gen_cycrecon_x_b"] = l1(self.gen_b.decode(c_b_recon, s_b_prime), x_b)
+        losses["loss_gen_adv_a"] = self.dis_a.calc_gen_loss(x_ba)
+        losses["loss_gen_adv_b"] = self.dis_b.calc_gen_loss(x_ab)
+        losses |= self.perceptual_losses(x_a, x_b, x_ab, x_ba)
+        return losses | {"loss_gen_total": munit_total(losses, hp)}
 
     @torch.no_grad()
     def forward(self, x_a: Tensor, x_b: Tensor) -> tuple[Tensor, Tensor]:
@@ -302,21 +335,22 @@ class UNIT_Trainer(_Trainer):
         self.dis_b = self.discriminator(hp["input_dim_b"], hp["dis"])
         self._finish_construction(hp)
 
-    def dis_update(self, x_a: Tensor, x_b: Tensor, hyperparameters: Hyperparameters, noise: Noise = None) -> None:
-        """One discriminator step on images [N, C, H, W] in [-1, 1]. noise: [n_a, n_b], each of the code's shape."""
-        self.dis_opt.zero_grad()
+    def dis_losses(self, x_a: Tensor, x_b: Tensor, hyperparameters: Hyperparameters, noise: Noise = None) -> Losses:
+        """The discriminators' losses on images [N, C, H, W]. noise: [n_a, n_b], each of the code's shape."""
         draws = _replay(noise, 2)
         with torch.no_grad():
             h_a, n_a = self.gen_a.encode(x_a, next(draws))
             h_b, n_b = self.gen_b.encode(x_b, next(draws))
             x_ba = self.gen_a.decode(h_b + n_b)
             x_ab = self.gen_b.decode(h_a + n_a)
-        self._dis_step(x_a, x_b, x_ab, x_ba, hyperparameters)
+        return self._adversarial_losses(x_a, x_b, x_ab, x_ba, hyperparameters)
 
-    def gen_update(self, x_a: Tensor, x_b: Tensor, hyperparameters: Hyperparameters, noise: Noise = None) -> None:
-        """One generator step. noise: [n_a, n_b, n_b_recon, n_a_recon], each of the code's shape."""
+    def gen_losses(self, x_a: Tensor, x_b: Tensor, hyperparameters: Hyperparameters, noise: Noise = None) -> Losses:
+        """The generators' losses on images [N, C, H, W].
+
+        noise: [n_a, n_b, n_b_recon, n_a_recon], each of the code's shape.
+        """
         hp = hyperparameters
-        self.gen_opt.zero_grad()
         draws = _replay(noise, 4)
         h_a, n_a = self.gen_a.encode(x_a, next(draws))
         h_b, n_b = self.gen_b.encode(x_b, next(draws))
@@ -327,40 +361,23 @@ class UNIT_Trainer(_Trainer):
         h_b_recon, n_b_recon = self.gen_a.encode(x_ba, next(draws))
         h_a_recon, n_a_recon = self.gen_b.encode(x_ab, next(draws))
 
-        self.loss_gen_recon_x_a = l1(x_a_recon, x_a)
-        self.loss_gen_recon_x_b = l1(x_b_recon, x_b)
-        self.loss_gen_recon_kl_a = kl(h_a)
-        self.loss_gen_recon_kl_b = kl(h_b)
-        self.loss_gen_cyc_x_a: Tensor | float = 0.0
-        self.loss_gen_cyc_x_b: Tensor | float = 0.0
+        losses: Losses = {
+            "loss_gen_recon_x_a": l1(x_a_recon, x_a),
+            "loss_gen_recon_x_b": l1(x_b_recon, x_b),
+            "loss_gen_recon_kl_a": kl(h_a),
+            "loss_gen_recon_kl_b": kl(h_b),
+            "loss_gen_cyc_x_a": 0.0,
+            "loss_gen_cyc_x_b": 0.0,
+        }
         if hp["recon_x_cyc_w"] > 0:
-            self.loss_gen_cyc_x_a = l1(self.gen_a.decode(h_a_recon + n_a_recon), x_a)
-            self.loss_gen_cyc_x_b = l1(self.gen_b.decode(h_b_recon + n_b_recon), x_b)
-        self.loss_gen_recon_kl_cyc_aba = kl(h_a_recon)
-        self.loss_gen_recon_kl_cyc_bab = kl(h_b_recon)
-        self.loss_gen_adv_a = self.dis_a.calc_gen_loss(x_ba)
-        self.loss_gen_adv_b = self.dis_b.calc_gen_loss(x_ab)
-        self._perceptual_losses(x_a, x_b, x_ab, x_ba)
-        self._total(hp)
-        self.loss_gen_total.backward()
-        self._step(self.gen_opt)
-
-    def _total(self, hp: Hyperparameters) -> None:
-        """loss_gen_total, from its parts."""
-        self.loss_gen_total = (
-            hp["gan_w"] * self.loss_gen_adv_a
-            + hp["gan_w"] * self.loss_gen_adv_b
-            + hp["recon_x_w"] * self.loss_gen_recon_x_a
-            + hp["recon_kl_w"] * self.loss_gen_recon_kl_a
-            + hp["recon_x_w"] * self.loss_gen_recon_x_b
-            + hp["recon_kl_w"] * self.loss_gen_recon_kl_b
-            + hp["recon_x_cyc_w"] * self.loss_gen_cyc_x_a
-            + hp["recon_kl_cyc_w"] * self.loss_gen_recon_kl_cyc_aba
-            + hp["recon_x_cyc_w"] * self.loss_gen_cyc_x_b
-            + hp["recon_kl_cyc_w"] * self.loss_gen_recon_kl_cyc_bab
-            + hp["vgg_w"] * self.loss_gen_vgg_a
-            + hp["vgg_w"] * self.loss_gen_vgg_b
-        )
+            losses["loss_gen_cyc_x_a"] = l1(self.gen_a.decode(h_a_recon + n_a_recon), x_a)
+            losses["loss_gen_cyc_x_b"] = l1(self.gen_b.decode(h_b_recon + n_b_recon), x_b)
+        losses["loss_gen_recon_kl_cyc_aba"] = kl(h_a_recon)
+        losses["loss_gen_recon_kl_cyc_bab"] = kl(h_b_recon)
+        losses["loss_gen_adv_a"] = self.dis_a.calc_gen_loss(x_ba)
+        losses["loss_gen_adv_b"] = self.dis_b.calc_gen_loss(x_ab)
+        losses |= self.perceptual_losses(x_a, x_b, x_ab, x_ba)
+        return losses | {"loss_gen_total": unit_total(losses, hp)}
 
     @torch.no_grad()
     def forward(self, x_a: Tensor, x_b: Tensor) -> tuple[Tensor, Tensor]:

@@ -1,10 +1,11 @@
-"""A training run: its folder, its logs and pictures, and the loop that ties them to a trainer.
+"""Training: the trainers and their losses (`trainer`, `losses`), and a run around them (`loop`).
 
-`train` is what `munit-fast train` calls. The algorithm itself is the trainer's (`dis_update`, `gen_update`); here is
-what surrounds it: data, schedule, progress, files, signals.
+`train` is what `munit-fast train` calls. A run adds to a trainer's `update` what surrounds it: data, noise, precision,
+progress, files, signals, processes.
 """
 
 from munit_fast.train.distributed import PeerError
-from munit_fast.train.loop import TrainOptions, TrainResult, train
+from munit_fast.train.loop import train
+from munit_fast.train.options import TrainOptions, TrainResult
 
 __all__ = ["PeerError", "TrainOptions", "TrainResult", "train"]

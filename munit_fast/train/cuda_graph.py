@@ -10,12 +10,13 @@ import logging
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import cache
-from typing import Any, TypeVar
+from typing import Any, Generic, TypeVar, cast
 
 import torch
 from torch import Tensor
 
 _log = logging.getLogger("munit_fast")
+_MOST_GRAPHS = 4  # of one trainer
 WARM_UP = 3  # eager iterations on the capture stream before the capture: they make cuDNN choose and allocate
 
 Result = TypeVar("Result")
@@ -27,7 +28,7 @@ def warn_once(message: str) -> None:
 
 
 class CaptureError(RuntimeError):
-    """The iteration cannot be captured; the message says why."""
+    """The iteration cannot be captured; the message is the reason."""
 
 
 @cache
@@ -89,16 +90,21 @@ def _release(captured: torch.cuda.CUDAGraph, pool: Any, index: int) -> None:
         torch._C._cuda_releasePool(index, pool)
 
 
-class StepGraph:
-    """One iteration, captured for one set of sizes. `iterate(x_a, x_b, noise)` runs it without reading anything back.
+class StepGraph(Generic[Result]):
+    """One iteration, captured for one set of sizes.
 
     The first calls of `run` are eager iterations on the capture stream, then one captures, and from there on each
     replays. A capture that fails raises CaptureError, and leaves the iteration undone: what is captured does not run.
+
+    Args:
+        iterate: iterate(x_a, x_b, noise) runs the iteration without reading anything back.
+        x_a, x_b: like the images [N, C, H, W], on the CUDA device.
+        noise: like the noise, on any device.
     """
 
     def __init__(
         self,
-        iterate: Callable[[Tensor, Tensor, Sequence[Tensor]], None],
+        iterate: Callable[[Tensor, Tensor, Sequence[Tensor]], Result],
         x_a: Tensor,
         x_b: Tensor,
         noise: Sequence[Tensor],
@@ -106,10 +112,10 @@ class StepGraph:
         self.iterate = iterate
         self.inputs = [torch.empty_like(t, device=x_a.device) for t in (x_a, x_b, *noise)]
         self.graph: torch.cuda.CUDAGraph | None = None
-        self.losses: dict[str, Tensor | float] = {}  # the graph's own, once it is captured
+        self.result: Result | None = None  # the graph's own, once it is captured: each replay writes to its tensors
         self.done = 0
 
-    def run(self, x_a: Tensor, x_b: Tensor, noise: Sequence[Tensor], pool: Any = None) -> None:
+    def run(self, x_a: Tensor, x_b: Tensor, noise: Sequence[Tensor], pool: Any = None) -> Result:
         """One iteration on images [N, C, H, W] and noise of the sizes of the first call; they may lie on the CPU.
 
         pool: as in `capture`. Raises CaptureError; what an eager iteration raises goes through.
@@ -121,21 +127,48 @@ class StepGraph:
             stream = capture_stream(x_a.device)
             stream.wait_stream(torch.cuda.current_stream(x_a.device))
             with torch.cuda.stream(stream):
-                self.iterate(x_a, x_b, noise)
+                result = self.iterate(x_a, x_b, noise)
             torch.cuda.current_stream(x_a.device).wait_stream(stream)
             self.done += 1
-            return
+            return result
         if self.graph is None:
-            self.graph, _ = capture(lambda: self.iterate(x_a, x_b, noise), x_a.device, pool)
+            self.graph, self.result = capture(lambda: self.iterate(x_a, x_b, noise), x_a.device, pool)
         self.graph.replay()
+        return cast(Result, self.result)
 
 
-def why_not(trainer: Any, device: torch.device) -> str | None:
-    """None if the trainer's iterations can be captured, or the reason in words."""
+class StepGraphs(Generic[Result]):
+    """The graphs of one trainer, one for each set of sizes and settings; they share their memory."""
+
+    def __init__(self, failure: str | None = None) -> None:
+        self.by_key: dict[Any, StepGraph[Result]] = {}
+        self.failure = failure  # why no more captures are tried
+
+    def run(
+        self,
+        key: Any,
+        iterate: Callable[[Tensor, Tensor, Sequence[Tensor]], Result],
+        device: torch.device,
+        x_a: Tensor,
+        x_b: Tensor,
+        noise: Sequence[Tensor],
+    ) -> Result:
+        """One iteration through the graph of `key`, as `StepGraph.run`. Raises CaptureError."""
+        if key not in self.by_key:
+            if len(self.by_key) >= _MOST_GRAPHS:
+                self.by_key.clear()
+            self.by_key[key] = StepGraph(iterate, x_a.to(device), x_b.to(device), noise)
+        # Replays never overlap, and nothing that one writes is read after the next: all use the first one's memory.
+        pool = next((step.graph.pool() for step in self.by_key.values() if step.graph is not None), None)
+        return self.by_key[key].run(x_a, x_b, noise, pool)
+
+
+def unsupported_reason(trainer: Any, device: torch.device) -> str | None:
+    """None if the trainer's iterations can be captured, else why not."""
     if device.type != "cuda":
         return f"CUDA graphs need a CUDA device; the trainer is on {device}"
-    if trainer.plain:
-        return "impl='reference' runs the published updates"
+    if (reason := trainer.objective.unsupported.get("CUDA graph")) is not None:
+        return str(reason)
     if trainer._parallel:
         return "several processes: the exchange of DistributedDataParallel is not captured"
     if any(type(m).__name__ == "SpectralNorm" for m in trainer.modules()):

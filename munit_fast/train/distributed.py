@@ -1,22 +1,26 @@
-"""The processes that train together, as torchrun starts them. One process alone is the same with nothing to say."""
+"""The processes that train together, as torchrun starts them, and their gradients. One process alone communicates
+nothing."""
 
 from __future__ import annotations
 
+import inspect
 import os
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any
 
 import torch
 import torch.distributed as dist
+from torch import nn
 from torch.distributed.distributed_c10d import PrefixStore
 from torch.distributed.rendezvous import rendezvous
+from torch.nn.parallel import DistributedDataParallel
 
 
 class PeerError(RuntimeError):
-    """Another process of the job failed; the message is its own."""
+    """Another process of the job failed; the message is that process's."""
 
 
 class LostPeerError(RuntimeError):
@@ -27,7 +31,7 @@ class LostPeerError(RuntimeError):
 class Ranks:
     """This process among those that train together.
 
-    What they tell each other outside the gradients goes through `control`, a gloo group: it never waits for a GPU.
+    What they exchange besides gradients goes through `control`, a gloo group: it never waits for a GPU.
     """
 
     rank: int = 0
@@ -42,10 +46,10 @@ class Ranks:
         """Whether this is the process that writes files."""
         return self.rank == 0
 
-    def stop(self, wanted: bool) -> bool:
+    def should_stop(self, wanted: bool) -> bool:
         """Whether to stop now, the same on every rank: alone at once, else if any wanted to one call ago.
 
-        The question travels while the iteration runs, so nobody waits for the answer.
+        The reduction runs beside the iteration, so no rank waits for its result.
         """
         if self.size == 1:
             return wanted
@@ -65,15 +69,15 @@ class Ranks:
         dist.all_reduce(total, group=self.control)
         return dict(zip(values, (total / self.size).tolist()))
 
-    def most(self, value: int) -> int:
-        """The largest of the ranks' values; nobody goes on before all have given theirs."""
+    def max(self, value: int) -> int:
+        """The largest of the ranks' values; no rank continues before all have given theirs."""
         if self.size == 1:
             return value
         found = torch.tensor([value])
         dist.all_reduce(found, dist.ReduceOp.MAX, group=self.control)
         return int(found.item())
 
-    def from_main(self, data: bytes | None) -> bytes:
+    def broadcast(self, data: bytes | None) -> bytes:
         """The main rank's `data`, on every rank."""
         if self.size == 1:
             return data or b""
@@ -89,7 +93,7 @@ class Ranks:
     def main_first(self) -> Iterator[None]:
         """The block on the main rank, then on the others; if it fails there, they raise its message as PeerError."""
         if not self.main:
-            message = self.from_main(None).decode()
+            message = self.broadcast(None).decode()
             if message:
                 raise PeerError(message)
             yield
@@ -97,9 +101,9 @@ class Ranks:
         try:
             yield
         except Exception as error:
-            self.from_main((str(error) or type(error).__name__).encode())
+            self.broadcast((str(error) or type(error).__name__).encode())
             raise
-        self.from_main(b"")
+        self.broadcast(b"")
 
 
 def restarted() -> bool:
@@ -108,7 +112,7 @@ def restarted() -> bool:
 
 
 @contextmanager
-def joined(device: torch.device, timeout: float) -> Iterator[Ranks]:
+def process_group(device: torch.device, timeout: float) -> Iterator[Ranks]:
     """The process group that torchrun's environment describes; without it, this process alone.
 
     timeout: seconds after which a rank that is silent counts as lost. Raises ValueError when `device` is not there for
@@ -139,3 +143,43 @@ def joined(device: torch.device, timeout: float) -> Iterator[Ranks]:
             raise LostPeerError(f"rank {rank}: another process of the job is gone ({reason})") from error
         raise
     dist.destroy_process_group()  # not after a failure: it could wait for a rank that is lost
+
+
+class _LossModule(nn.Module):
+    """compute(*arguments) as a forward, over the parameters that its losses are differentiated by."""
+
+    def __init__(self, compute: Callable[..., dict[str, Any]], networks: tuple[nn.Module, ...]) -> None:
+        super().__init__()
+        self.networks = nn.ModuleList(networks)
+        self.compute = compute
+
+    def forward(self, *arguments: Any) -> dict[str, Any]:
+        return self.compute(*arguments)
+
+
+def no_sync(compute: Any) -> AbstractContextManager[Any]:
+    """Inside, processes keep their gradients to themselves; what `data_parallel` did not return is left alone."""
+    return getattr(compute, "no_sync", nullcontext)()
+
+
+def data_parallel(compute: Callable[..., dict[str, Any]], *networks: nn.Module) -> DistributedDataParallel:
+    """A function of losses as a module whose backward averages the gradients over the processes of the default group.
+
+    The networks take the first process's parameters. Every process's loss is a mean over as many images, so the mean of
+    the gradients is that of the whole batch.
+
+    Args:
+        compute: returns {name: loss}.
+        networks: whose parameters the losses are differentiated by.
+
+    Raises:
+        RuntimeError: there is no process group.
+    """
+    if not dist.is_initialized():
+        raise RuntimeError("torch.distributed is not initialised: start the processes with torchrun")
+    unused = any(p.numel() == 0 for network in networks for p in network.parameters())  # gen.n_res: 0 has no AdaIN
+    options: dict[str, Any] = {"gradient_as_bucket_view": True, "find_unused_parameters": unused}
+    # Buffers are the same on every process, or read in evaluation only. torch 2.13 renames the flag.
+    names = inspect.signature(DistributedDataParallel.__init__).parameters
+    options["forward_sync_buffers" if "forward_sync_buffers" in names else "broadcast_buffers"] = False
+    return DistributedDataParallel(_LossModule(compute, networks), **options)

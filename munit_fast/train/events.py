@@ -1,4 +1,4 @@
-"""What goes wrong in a run and does not end it: said once on the screen, kept in logs/<name>/events.jsonl."""
+"""What goes wrong in a run and does not end it: printed once, and appended to logs/<name>/events.jsonl."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from munit_fast.io.atomic import write_error
 from munit_fast.io.checkpoints import checkpoint_name, save_atomically
 from munit_fast.train.distributed import Ranks
 from munit_fast.train.nonfinite import WINDOW, in_a_row
-from munit_fast.train.run_dir import RunFolder
+from munit_fast.train.run_dir import RunDirectory
 from munit_fast.train.run_state import run_state
 
 _LINES = 20  # of one kind on the screen; the file has all
@@ -26,29 +26,29 @@ class NotFiniteError(RuntimeError):
     """Step after step had a gradient that was not finite. The message says what would help."""
 
 
-class Faults:
-    """The faults of one run. Every rank has one; files are the main rank's."""
+class EventLog:
+    """The events of one run. Every rank has one; files are the main rank's."""
 
-    def __init__(self, folder: RunFolder, console: Console, ranks: Ranks, patience: int) -> None:
+    def __init__(self, folder: RunDirectory, console: Console, ranks: Ranks, patience: int) -> None:
         if not 1 <= patience <= WINDOW:
             raise ValueError(f"--patience must be in 1..{WINDOW} iterations; got {patience}")
         self.folder, self.console, self.ranks, self.patience = folder, console, ranks, patience
         self._checked: int | None = None
         self._lines: dict[str, int] = {}
 
-    def note(self, kind: str, message: str, **details: Any) -> None:
-        """Say something once, and keep it."""
-        said = self._lines[kind] = self._lines.get(kind, 0) + 1
-        if said <= _LINES:
-            more = " (the rest: logs/events.jsonl)" if said == _LINES else ""
+    def log(self, kind: str, message: str, **details: Any) -> None:
+        """Print a message, and append it to the file with its details."""
+        printed = self._lines[kind] = self._lines.get(kind, 0) + 1
+        if printed <= _LINES:
+            more = " (the rest: logs/events.jsonl)" if printed == _LINES else ""
             self.console.print(Text(message + more), soft_wrap=True)
         if self.ranks.main:
             self.folder.append_event({"kind": kind, "message": message, **details})
 
-    def data(self, message: str) -> None:
+    def log_data(self, message: str) -> None:
         """An image was replaced or a loader started again: `UnpairedBatches`' report."""
         where = f"rank {self.ranks.rank}: " if self.ranks.size > 1 else ""
-        self.note("data", where + message)
+        self.log("data", where + message)
 
     def check_steps(self, trainer: Any, batches: UnpairedBatches, done: int, last: tuple[Any, ...], due: bool) -> None:
         """Report the iterations that took no step. Raises NotFiniteError after `patience` of them in a row.
@@ -64,7 +64,7 @@ class Faults:
         for iteration in range(before + 1, done + 1):
             if flags[iteration - done - 1] and self.ranks.main:  # the gradients are the same on every rank
                 names = [_names(paths) for paths in batches.paths(iteration - 1)]
-                self.note(
+                self.log(
                     "skipped",
                     f"iteration {iteration}: the gradient was not finite, so no step was taken; A: {names[0]}; "
                     f"B: {names[1]}",
@@ -73,7 +73,7 @@ class Faults:
         count = in_a_row(flags)
         if count >= self.patience:
             dump = self._dump(trainer, batches, done, last)
-            self.ranks.most(0)  # torchrun ends the others when one has failed: not before all have written
+            self.ranks.max(0)  # torchrun ends the others when one has failed: not before all have written
             more = f" (and …_rank1.pt to …_rank{self.ranks.size - 1}.pt: the other processes' part)"
             place = f"{dump}{more if self.ranks.size > 1 else ''}"
             raise NotFiniteError(

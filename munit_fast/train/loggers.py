@@ -1,4 +1,4 @@
-"""Where a run's numbers and grids go: logs/<name>/losses.jsonl, TensorBoard, and Weights & Biases for who asks."""
+"""Loggers of a run's numbers and grids: logs/<name>/losses.jsonl, TensorBoard, and Weights & Biases on request."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import importlib
 import json
 import sys
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
@@ -14,10 +14,9 @@ from typing import Any
 import torch
 from torch.utils.tensorboard import SummaryWriter
 
-from munit_fast.data import make_grid
+from munit_fast.data import make_grid, save_image
 from munit_fast.io.atomic import FileWriteError, atomic_write_bytes, write_error
-from munit_fast.train.grids import split_samples
-from munit_fast.train.run_dir import RunFolder
+from munit_fast.train.run_dir import RunDirectory
 
 
 class LogError(RuntimeError):
@@ -31,7 +30,7 @@ class RunLog:
     """
 
     def __init__(
-        self, folder: RunFolder, start: int, config: Mapping[str, Any], wandb_project: str | None = None
+        self, folder: RunDirectory, start: int, config: Mapping[str, Any], wandb_project: str | None = None
     ) -> None:
         self.folder = folder
         self.wandb = None if wandb_project is None else _Wandb(folder, config, wandb_project)
@@ -102,7 +101,7 @@ class _TensorBoard:
 class _Wandb:
     """One run there for one run here, over all its resumes: logs/<name>/wandb.json remembers which."""
 
-    def __init__(self, folder: RunFolder, config: Mapping[str, Any], project: str) -> None:
+    def __init__(self, folder: RunDirectory, config: Mapping[str, Any], project: str) -> None:
         self.library = import_wandb()
         note = folder.logs / "wandb.json"
         known = _read_json(note)
@@ -132,6 +131,25 @@ class _Wandb:
 
     def close(self, failed: bool) -> None:
         self.run.finish(exit_code=1 if failed else 0)
+
+
+def split_samples(images: Sequence[torch.Tensor]) -> list[tuple[str, Sequence[torch.Tensor]]]:
+    """Each direction's rows (input, reconstruction, translations), from what a trainer's `sample` returns."""
+    half = len(images) // 2
+    return [("a2b", images[:half]), ("b2a", images[half:])]
+
+
+def write_grids(images: Sequence[torch.Tensor], folder: Path, postfix: str) -> list[Path]:
+    """Write gen_a2b_<postfix>.jpg and gen_b2a_<postfix>.jpg, in the published layout, and return their paths.
+
+    images: what a trainer's `sample` returns, each [N, C, H, W] in [-1, 1].
+    """
+    written = []
+    for direction, rows in split_samples(images):
+        path = folder / f"gen_{direction}_{postfix}.jpg"
+        save_image(make_grid(rows), path)
+        written.append(path)
+    return written
 
 
 def import_wandb() -> Any:

@@ -1,25 +1,31 @@
-"""What one discriminator and one generator update compute, with the work that repeats itself done once.
+"""The losses of the trainers' two updates, with the work that repeats itself done once.
 
 Same mathematics as `munit_fast.reference.trainers` (MUNIT eqs. 2 to 6), fewer operations: a generator's within- and
-cross-domain codes are decoded as one batch, both encoders read the same padded image, all L1 terms are one operation.
-Losses are float32 whatever the networks compute in. Nothing here steps an optimizer.
+cross-domain codes are decoded as one batch, both encoders read the same padded image, all L1 terms are one operation,
+and the content codes of a batch serve both updates. Losses are float32 whatever the networks compute in.
+
+An objective has no state: each of its methods takes the trainer as `nets`, for its networks.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from munit_fast import functional
-from munit_fast.models.networks import AdaINGen, VAEGen
+from munit_fast.models.networks import shared_weights
+from munit_fast.reference.trainers import Hyperparameters, Losses, _replay, munit_total, unit_total
+
+__all__ = ["Codes", "Losses", "MUNITObjective", "Objective", "ReferenceObjective", "UNITObjective"]
 
 
 class Codes(NamedTuple):
-    """The content codes of a batch, and for MUNIT the padded images that they were made of."""
+    """The content codes of a batch, and for MUNIT the padded images that they were computed from."""
 
     c_a: Tensor  # [N, dim · 2^d, h, w]
     c_b: Tensor
@@ -28,6 +34,246 @@ class Codes(NamedTuple):
 
     def detached(self) -> tuple[Tensor, Tensor]:
         return self.c_a.detach(), self.c_b.detach()
+
+
+class CachedCodes:
+    """Content codes with their graph, for a generator update on the tensors of the discriminator update before it.
+
+    Args:
+        nets: the trainer whose generators encoded the images.
+        x_a, x_b: the images [N, C, H, W]. They are held, so that no other tensors can pass for them.
+        codes: their content codes.
+        precision: whatever else the codes depend on.
+    """
+
+    def __init__(self, nets: Any, x_a: Tensor, x_b: Tensor, codes: Codes, precision: Any) -> None:
+        self.x_a, self.x_b, self.codes = x_a, x_b, codes
+        self.computed_from = _versions(nets, x_a, x_b, precision)
+
+    def get(self, nets: Any, x_a: Tensor, x_b: Tensor, precision: Any) -> Codes | None:
+        """The codes, or None if images, generator parameters or precision are not the same any more."""
+        same = self.x_a is x_a and self.x_b is x_b and self.computed_from == _versions(nets, x_a, x_b, precision)
+        return self.codes if same else None
+
+
+def _versions(nets: Any, x_a: Tensor, x_b: Tensor, precision: Any) -> list[Any]:
+    """Equal lists mean equal codes. A write to a parameter through `.data` goes unnoticed."""
+    kind = x_a.device.type
+    ambient = (precision, torch.is_autocast_enabled(kind), torch.get_autocast_dtype(kind))
+    tensors = (x_a, x_b, *nets.gen_a.parameters(), *nets.gen_b.parameters())
+    return [ambient, *((t.data_ptr(), t._version, t.requires_grad) for t in tensors)]
+
+
+class Objective(ABC):
+    """What the discriminator and the generator update of an iteration minimise."""
+
+    unsupported: ClassVar[Mapping[str, str]] = {}  # feature -> why a trainer with this objective does without
+
+    def encode(self, nets: Any, x_a: Tensor, x_b: Tensor) -> Codes | None:
+        """What both updates need of images [N, C, H, W], with its graph; None: nothing is shared."""
+        return None
+
+    @abstractmethod
+    def dis_losses(
+        self, nets: Any, x_a: Tensor, x_b: Tensor, codes: Codes | None, noise: Sequence[Tensor], hp: Hyperparameters
+    ) -> Losses:
+        """The discriminators' losses by their published names; `loss_dis_total` is minimised.
+
+        Args:
+            nets: the trainer.
+            x_a, x_b: images [N, C, H, W] in [-1, 1].
+            codes: what `encode` returned for them, or None to encode here.
+            noise: as the published updates take it.
+            hp: the published configuration keys.
+        """
+
+    @abstractmethod
+    def gen_losses(
+        self, nets: Any, x_a: Tensor, x_b: Tensor, codes: Codes | None, noise: Sequence[Tensor], hp: Hyperparameters
+    ) -> Losses:
+        """The generators' losses by their published names; `loss_gen_total` is minimised. Arguments as above."""
+
+
+class ReferenceObjective(Objective):
+    """impl="reference": the losses as `munit_fast.reference` computes them."""
+
+    unsupported: ClassVar[Mapping[str, str]] = {
+        "fp16": "amp='fp16' needs loss scaling, which impl='reference' does not have; use 'bf16' or 'off'",
+        "accumulation": "accumulation needs the fast trainers; impl='reference' takes a batch at once",
+        "distribute": "impl='reference' trains in one process; use another impl for several",
+        "CUDA graph": "impl='reference' runs the published updates",
+    }
+
+    def dis_losses(
+        self, nets: Any, x_a: Tensor, x_b: Tensor, codes: Codes | None, noise: Sequence[Tensor], hp: Hyperparameters
+    ) -> Losses:
+        losses: Losses = nets.dis_losses(x_a, x_b, hp, noise)
+        return losses
+
+    def gen_losses(
+        self, nets: Any, x_a: Tensor, x_b: Tensor, codes: Codes | None, noise: Sequence[Tensor], hp: Hyperparameters
+    ) -> Losses:
+        losses: Losses = nets.gen_losses(x_a, x_b, hp, noise)
+        return losses
+
+
+class _FusedObjective(Objective):
+    """What MUNIT's and UNIT's objective over the fused networks share."""
+
+    @abstractmethod
+    def encode(self, nets: Any, x_a: Tensor, x_b: Tensor) -> Codes: ...
+
+    @abstractmethod
+    def _translate(
+        self, nets: Any, x_a: Tensor, x_b: Tensor, codes: Codes, noise: Sequence[Tensor]
+    ) -> tuple[Tensor, Tensor]:
+        """(x_ab, x_ba), [N, C, H, W] each, for the discriminators."""
+
+    @abstractmethod
+    def _generate(
+        self, nets: Any, x_a: Tensor, x_b: Tensor, codes: Codes, noise: Sequence[Tensor], cycle: bool
+    ) -> tuple[Losses, Tensor, Tensor]:
+        """The reconstruction losses; x_ab and x_ba, for the adversarial and perceptual ones."""
+
+    @abstractmethod
+    def _total(self, losses: Losses, hp: Hyperparameters) -> Tensor: ...
+
+    def dis_losses(
+        self, nets: Any, x_a: Tensor, x_b: Tensor, codes: Codes | None, noise: Sequence[Tensor], hp: Hyperparameters
+    ) -> Losses:
+        with shared_weights():
+            with torch.no_grad():
+                codes = self.encode(nets, x_a, x_b) if codes is None else codes
+                x_ab, x_ba = self._translate(nets, x_a, x_b, codes, noise)
+            a = nets.dis_a.calc_dis_loss(x_ba, x_a)
+            b = nets.dis_b.calc_dis_loss(x_ab, x_b)
+        return {"loss_dis_a": a, "loss_dis_b": b, "loss_dis_total": hp["gan_w"] * a + hp["gan_w"] * b}
+
+    def gen_losses(
+        self, nets: Any, x_a: Tensor, x_b: Tensor, codes: Codes | None, noise: Sequence[Tensor], hp: Hyperparameters
+    ) -> Losses:
+        with frozen(nets.dis_a, nets.dis_b), shared_weights():
+            codes = self.encode(nets, x_a, x_b) if codes is None else codes
+            losses, x_ab, x_ba = self._generate(nets, x_a, x_b, codes, noise, hp["recon_x_cyc_w"] > 0)
+            losses["loss_gen_adv_a"] = nets.dis_a.calc_gen_loss(x_ba)
+            losses["loss_gen_adv_b"] = nets.dis_b.calc_gen_loss(x_ab)
+            losses |= nets.perceptual_losses(x_a, x_b, x_ab, x_ba)
+        return losses | {"loss_gen_total": self._total(losses, hp)}
+
+
+class MUNITObjective(_FusedObjective):
+    """MUNIT's losses (eqs. 2 to 6) over fused networks. noise: [s_a, s_b] in both updates, [N, style_dim, 1, 1]."""
+
+    def encode(self, nets: Any, x_a: Tensor, x_b: Tensor) -> Codes:
+        p_a, p_b = nets.gen_a.pad_image(x_a), nets.gen_b.pad_image(x_b)
+        return Codes(nets.gen_a.content_of(p_a), nets.gen_b.content_of(p_b), p_a, p_b)
+
+    def _translate(
+        self, nets: Any, x_a: Tensor, x_b: Tensor, codes: Codes, noise: Sequence[Tensor]
+    ) -> tuple[Tensor, Tensor]:
+        (c_a, c_b), (s_a, s_b) = codes.detached(), noise
+        x_ba = nets.gen_a.decode(c_b, s_a.to(x_a))
+        return nets.gen_b.decode(c_a, s_b.to(x_b)), x_ba
+
+    def _generate(
+        self, nets: Any, x_a: Tensor, x_b: Tensor, codes: Codes, noise: Sequence[Tensor], cycle: bool
+    ) -> tuple[Losses, Tensor, Tensor]:
+        gen_a, gen_b = nets.gen_a, nets.gen_b
+        (c_a, c_b, p_a, p_b), (s_a, s_b) = codes, noise
+        own_a, own_b = gen_a.style_of(p_a), gen_b.style_of(p_b)
+        x_a_recon, x_ba = _together(gen_a.decode, (c_a, own_a), (c_b, s_a.to(x_a).to(own_a.dtype)))
+        x_b_recon, x_ab = _together(gen_b.decode, (c_b, own_b), (c_a, s_b.to(x_b).to(own_b.dtype)))
+        c_b_recon, s_a_recon = gen_a.encode(x_ba)
+        c_a_recon, s_b_recon = gen_b.encode(x_ab)
+        pairs = {
+            "loss_gen_recon_x_a": (x_a_recon, x_a),
+            "loss_gen_recon_x_b": (x_b_recon, x_b),
+            "loss_gen_recon_s_a": (s_a_recon, s_a),
+            "loss_gen_recon_s_b": (s_b_recon, s_b),
+            "loss_gen_recon_c_a": (c_a_recon, c_a),
+            "loss_gen_recon_c_b": (c_b_recon, c_b),
+        }
+        off = {"loss_gen_cycrecon_x_a": 0.0, "loss_gen_cycrecon_x_b": 0.0}
+        if cycle:
+            pairs["loss_gen_cycrecon_x_a"] = (gen_a.decode(c_a_recon, own_a), x_a)
+            pairs["loss_gen_cycrecon_x_b"] = (gen_b.decode(c_b_recon, own_b), x_b)
+        return off | _l1(pairs, gen_a.impl), x_ab, x_ba
+
+    def _total(self, losses: Losses, hp: Hyperparameters) -> Tensor:
+        total: Tensor = munit_total(losses, hp)
+        return total
+
+
+class UNITObjective(_FusedObjective):
+    """UNIT's losses over fused networks; its codes are the means of the published ones, noise is added here.
+
+    noise: [n_a, n_b] in the discriminator update and [n_a, n_b, n_b_recon, n_a_recon] in the generator update, each of
+    the code's shape.
+    """
+
+    def encode(self, nets: Any, x_a: Tensor, x_b: Tensor) -> Codes:
+        return Codes(nets.gen_a.enc(x_a), nets.gen_b.enc(x_b))
+
+    def _translate(
+        self, nets: Any, x_a: Tensor, x_b: Tensor, codes: Codes, noise: Sequence[Tensor]
+    ) -> tuple[Tensor, Tensor]:
+        h_a, h_b = codes.detached()
+        n_a, n_b = _noise_like(h_a, noise, 2)
+        x_ba = nets.gen_a.decode(h_b + n_b)
+        return nets.gen_b.decode(h_a + n_a), x_ba
+
+    def _generate(
+        self, nets: Any, x_a: Tensor, x_b: Tensor, codes: Codes, noise: Sequence[Tensor], cycle: bool
+    ) -> tuple[Losses, Tensor, Tensor]:
+        gen_a, gen_b, h_a, h_b = nets.gen_a, nets.gen_b, codes.c_a, codes.c_b
+        n_a, n_b, n_b_recon, n_a_recon = _noise_like(h_a, noise, 4)
+        z_a, z_b = h_a + n_a, h_b + n_b
+        x_a_recon, x_ba = _together(gen_a.decode, (z_a,), (z_b,))
+        x_b_recon, x_ab = _together(gen_b.decode, (z_b,), (z_a,))
+        h_b_recon, h_a_recon = gen_a.enc(x_ba), gen_b.enc(x_ab)
+        pairs = {"loss_gen_recon_x_a": (x_a_recon, x_a), "loss_gen_recon_x_b": (x_b_recon, x_b)}
+        off = {"loss_gen_cyc_x_a": 0.0, "loss_gen_cyc_x_b": 0.0}
+        if cycle:
+            pairs["loss_gen_cyc_x_a"] = (gen_a.decode(h_a_recon + n_a_recon), x_a)
+            pairs["loss_gen_cyc_x_b"] = (gen_b.decode(h_b_recon + n_b_recon), x_b)
+        losses: Losses = off | _l1(pairs, gen_a.impl)
+        losses["loss_gen_recon_kl_a"] = _kl(h_a)
+        losses["loss_gen_recon_kl_b"] = _kl(h_b)
+        losses["loss_gen_recon_kl_cyc_aba"] = _kl(h_a_recon)
+        losses["loss_gen_recon_kl_cyc_bab"] = _kl(h_b_recon)
+        return losses, x_ab, x_ba
+
+    def _total(self, losses: Losses, hp: Hyperparameters) -> Tensor:
+        total: Tensor = unit_total(losses, hp)
+        return total
+
+
+def split_batch(
+    count: int, x_a: Tensor, x_b: Tensor, noise: Sequence[Tensor]
+) -> Iterator[tuple[Tensor, Tensor, Sequence[Tensor]]]:
+    """The batch in `count` equal parts, each with its noise. Raises ValueError where it cannot be divided."""
+    if count == 1:
+        yield x_a, x_b, noise
+        return
+    if x_a.shape[0] % count or x_b.shape[0] % count:
+        sizes = f"{x_a.shape[0]} and {x_b.shape[0]}"
+        raise ValueError(f"accumulation: {count} parts need a batch that they divide; got {sizes} images")
+    for a, b, *n in zip(*(t.chunk(count) for t in (x_a, x_b, *noise)), strict=True):
+        yield a, b, n
+
+
+def detached(losses: Losses) -> Losses:
+    """The losses without the graph that they came with.
+
+    A graph holds the nodes that sum the gradients, and these stay on the stream on which it was made: a CUDA graph,
+    which is captured on another one, could not use them.
+    """
+    return {name: loss.detach() if isinstance(loss, Tensor) else loss for name, loss in losses.items()}
+
+
+def mean_losses(parts: Sequence[Losses]) -> Losses:
+    """The mean of each loss over equal parts of a batch."""
+    return {name: sum(part[name] for part in parts) / len(parts) for name in parts[0]}
 
 
 @contextmanager
@@ -43,6 +289,11 @@ def frozen(*modules: nn.Module) -> Iterator[None]:
             p.requires_grad_(True)
 
 
+def _noise_like(code: Tensor, noise: Sequence[Tensor], count: int) -> list[Tensor]:
+    """The noise on the code's device and in its dtype. Raises ValueError unless there are `count` tensors."""
+    return [n.to(code) for n in _replay(noise, count) if n is not None]
+
+
 def _together(decode: Callable[..., Tensor], *calls: tuple[Tensor, ...]) -> Sequence[Tensor]:
     """decode of each call's arguments, as one batch where their sizes allow it."""
     if len({tuple(call[0].shape[1:]) for call in calls}) > 1:
@@ -51,98 +302,17 @@ def _together(decode: Callable[..., Tensor], *calls: tuple[Tensor, ...]) -> Sequ
     return decode(*(torch.cat(parts) for parts in zip(*calls))).split(sizes)
 
 
-def _l1(pairs: dict[str, tuple[Tensor, Tensor]], impl: str) -> dict[str, Tensor]:
+def _l1(pairs: Mapping[str, tuple[Tensor, Tensor]], impl: str) -> Losses:
     """mean(|a - b|) of each pair: one operation for each dtype, so that nothing is cast that need not be."""
     groups: dict[torch.dtype, list[str]] = {}
     for name, (a, b) in pairs.items():
         groups.setdefault(torch.promote_types(a.dtype, b.dtype), []).append(name)
-    found: dict[str, Tensor] = {}
+    found: Losses = {}
     for names in groups.values():
         found |= dict(zip(names, functional.l1_losses([pairs[name] for name in names], impl=impl).unbind()))
     return {name: found[name] for name in pairs}
 
 
 def _kl(mean: Tensor) -> Tensor:
+    """mean(mu²) of a code's means, in float32 at least."""
     return mean.to(torch.promote_types(mean.dtype, torch.float32)).square().mean()
-
-
-def munit_codes(gen_a: AdaINGen, gen_b: AdaINGen, x_a: Tensor, x_b: Tensor) -> Codes:
-    """The content codes of images [N, C, H, W]: the same in both updates of an iteration."""
-    p_a, p_b = gen_a.pad_image(x_a), gen_b.pad_image(x_b)
-    return Codes(gen_a.content_of(p_a), gen_b.content_of(p_b), p_a, p_b)
-
-
-class Generated(NamedTuple):
-    """What the generator update adds to its losses: the translations, for the adversarial and perceptual terms."""
-
-    losses: dict[str, Tensor]
-    x_ab: Tensor
-    x_ba: Tensor
-
-
-def munit_generator(
-    gen_a: AdaINGen,
-    gen_b: AdaINGen,
-    x_a: Tensor,
-    x_b: Tensor,
-    codes: Codes,
-    s_a: Tensor,
-    s_b: Tensor,
-    cycle: bool,
-) -> Generated:
-    """Reconstruction losses of images, styles, codes and (cycle) cycles: the published names without `loss_`."""
-    c_a, c_b, p_a, p_b = codes
-    assert p_a is not None and p_b is not None
-    own_a, own_b = gen_a.style_of(p_a), gen_b.style_of(p_b)
-    x_a_recon, x_ba = _together(gen_a.decode, (c_a, own_a), (c_b, s_a.to(own_a.dtype)))
-    x_b_recon, x_ab = _together(gen_b.decode, (c_b, own_b), (c_a, s_b.to(own_b.dtype)))
-    c_b_recon, s_a_recon = gen_a.encode(x_ba)
-    c_a_recon, s_b_recon = gen_b.encode(x_ab)
-    pairs = {
-        "gen_recon_x_a": (x_a_recon, x_a),
-        "gen_recon_x_b": (x_b_recon, x_b),
-        "gen_recon_s_a": (s_a_recon, s_a),
-        "gen_recon_s_b": (s_b_recon, s_b),
-        "gen_recon_c_a": (c_a_recon, c_a),
-        "gen_recon_c_b": (c_b_recon, c_b),
-    }
-    if cycle:
-        pairs["gen_cycrecon_x_a"] = (gen_a.decode(c_a_recon, own_a), x_a)
-        pairs["gen_cycrecon_x_b"] = (gen_b.decode(c_b_recon, own_b), x_b)
-    return Generated(_l1(pairs, gen_a.impl), x_ab, x_ba)
-
-
-def unit_codes(gen_a: VAEGen, gen_b: VAEGen, x_a: Tensor, x_b: Tensor) -> Codes:
-    """The means of the codes, which are the same in both updates; the noise is not."""
-    return Codes(gen_a.enc(x_a), gen_b.enc(x_b))
-
-
-def unit_generator(
-    gen_a: VAEGen,
-    gen_b: VAEGen,
-    x_a: Tensor,
-    x_b: Tensor,
-    codes: Codes,
-    draw: Callable[[Tensor], Tensor],
-    cycle: bool,
-) -> Generated:
-    """UNIT's reconstruction and KL losses. draw(mean) gives the next noise, like `mean`, in the published order."""
-    h_a, h_b = codes.c_a, codes.c_b
-    z_a, z_b = h_a + draw(h_a), h_b + draw(h_b)
-    x_a_recon, x_ba = _together(gen_a.decode, (z_a,), (z_b,))
-    x_b_recon, x_ab = _together(gen_b.decode, (z_b,), (z_a,))
-    h_b_recon = gen_a.enc(x_ba)
-    n_b_recon = draw(h_b_recon)
-    h_a_recon = gen_b.enc(x_ab)
-    n_a_recon = draw(h_a_recon)
-    pairs = {"gen_recon_x_a": (x_a_recon, x_a), "gen_recon_x_b": (x_b_recon, x_b)}
-    if cycle:
-        pairs["gen_cyc_x_a"] = (gen_a.decode(h_a_recon + n_a_recon), x_a)
-        pairs["gen_cyc_x_b"] = (gen_b.decode(h_b_recon + n_b_recon), x_b)
-    losses = _l1(pairs, gen_a.impl) | {
-        "gen_recon_kl_a": _kl(h_a),
-        "gen_recon_kl_b": _kl(h_b),
-        "gen_recon_kl_cyc_aba": _kl(h_a_recon),
-        "gen_recon_kl_cyc_bab": _kl(h_b_recon),
-    }
-    return Generated(losses, x_ab, x_ba)

@@ -1,4 +1,4 @@
-"""Adam as the trainers use it: one pass over memory, the published files, a rate that a CUDA graph reads."""
+"""Adam as the trainers use it, fp16's loss scaling, and a step that is skipped on the device."""
 
 from __future__ import annotations
 
@@ -8,23 +8,35 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from munit_fast.train.nonfinite import SkipRecord
+
 
 def _like(p: Tensor, moment: Tensor) -> Tensor:
-    """A moment where its parameter is, in its dtype and strides: the fused step pairs them by their place in memory."""
+    """A moment on its parameter's device, in its dtype and strides: the fused step pairs elements by their offset."""
     if (moment.device, moment.dtype, moment.stride()) == (p.device, p.dtype, p.stride()):
         return moment
     return torch.empty_like(p, requires_grad=False).copy_(moment)
 
 
 class FusedAdam(torch.optim.Adam):
-    """Adam in one pass over memory. Its files are those of the published optimizer, which say nothing of that."""
+    """torch.optim.Adam (Kingma & Ba, ICLR 2015) in one pass over memory.
 
-    loads = 0  # how often a state was loaded: a graph from before holds the old moments
+    Its state_dict is that of the published optimizer: it does not say that the step is fused.
+
+    Args:
+        groups: parameter groups with all of Adam's options.
+
+    Attributes:
+        loads: how often a state was loaded; a CUDA graph from before holds the old moments.
+        rates: the groups' learning rates to all digits, where tensors hold them for a CUDA graph.
+    """
+
+    loads = 0
 
     def __init__(self, groups: Any) -> None:
         super().__init__(groups)
         self._step_supports_amp_scaling = True  # torch sets it for a flag that comes with the constructor only
-        self.rates: list[float] = []  # what the tensors stand for, to all digits
+        self.rates: list[float] = []
         for group in self.param_groups:
             group["fused"], group["foreach"] = True, None
 
@@ -37,9 +49,10 @@ class FusedAdam(torch.optim.Adam):
                 group["lr"] = torch.tensor(group["lr"], dtype=torch.float32, device=group["params"][0].device)
 
     def follow(self, moved: Mapping[Any, Tensor]) -> None:
-        """Move what belongs to each parameter to where that is now, in its dtype and layout.
+        """Move each parameter's state to its device, dtype and layout, after a module was moved.
 
-        moved: the parameters now by those before; the same ones where they were changed in place. Others stay.
+        Args:
+            moved: new parameters by old ones; the same where they were changed in place. Others stay.
         """
         for group in self.param_groups:
             group["params"] = [moved.get(p, p) for p in group["params"]]
@@ -76,3 +89,51 @@ class FusedAdam(torch.optim.Adam):
             state.update({name: _like(p, value) for name, value in state.items() if name != "step"})
         self.loads += 1
         self.rates = []
+
+
+class LossScaling:
+    """fp16's loss scaling: a torch.amp.GradScaler for each optimizer ("dis", "gen"), made when it is first needed."""
+
+    def __init__(self) -> None:
+        self.scalers: dict[str, torch.amp.GradScaler] = {}
+
+    def scaler(self, name: str, device: torch.device) -> torch.amp.GradScaler:
+        """The scaler of one optimizer."""
+        if name not in self.scalers:
+            self.scalers[name] = torch.amp.GradScaler(device.type)
+        return self.scalers[name]
+
+    def states(self) -> dict[str, dict[str, Any]]:
+        """The state of each scaler, as plain values."""
+        return {name: scaler.state_dict() for name, scaler in self.scalers.items()}
+
+    def renew(self, device: torch.device) -> None:
+        """New scalers with the old ones' state, on `device` and at the beginning of a step."""
+        for name, state in self.states().items():
+            self.scalers[name] = torch.amp.GradScaler(device.type)
+            self.scalers[name].load_state_dict(state)
+
+
+def step_async(optimizer: torch.optim.Optimizer, scaler: torch.amp.GradScaler | None, skips: SkipRecord) -> None:
+    """One step, skipped if the gradient is not finite, without reading anything back from a GPU.
+
+    Args:
+        optimizer: fused, so that it looks at `found_inf` itself.
+        scaler: of the loss that the gradient is of; None: the loss was not scaled.
+        skips: counts the step if it is skipped.
+    """
+    if scaler is not None:
+        scaler.unscale_(optimizer)
+    gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+    # A scaler looks at the elements; without one, squares that overflow inside Adam count too.
+    norm = torch.nn.utils.get_total_norm(gradients, norm_type=2.0 if scaler is None else torch.inf)
+    found = 1 - torch.isfinite(norm).float()
+    skips.add(found)
+    if scaler is not None:
+        scaler.step(optimizer)
+        scaler.update()
+        return
+    step: Any = optimizer
+    step.found_inf, step.grad_scale = found, None
+    optimizer.step()
+    del step.found_inf, step.grad_scale

@@ -8,6 +8,7 @@ import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from datetime import datetime, timezone
+from enum import IntEnum
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +21,29 @@ from munit_fast.utils.text import safe_name
 _NOT_FINITE = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
 
 
-class RunFolderError(RuntimeError):
+class RunDirectoryError(RuntimeError):
     """The output folder cannot be used; the message says why and what would work."""
 
 
-class RunFolder:
-    """Where a run called `name` keeps its files under `output_path`."""
+class RunStatus(IntEnum):
+    """How much of a run a directory holds."""
+
+    EMPTY = 0
+    CONFIGURED = 1  # its configuration
+    SAVED = 2  # checkpoints
+
+
+class RunDirectory:
+    """Where a run keeps its files.
+
+    Args:
+        output_path: the folder of all runs.
+        name: of the run.
+
+    Attributes:
+        root: <output_path>/outputs/<name>, with `images` and `checkpoints` inside.
+        logs: <output_path>/logs/<name>, with `history` (losses.jsonl) and `events` (events.jsonl) inside.
+    """
 
     def __init__(self, output_path: Path, name: str) -> None:
         self.name = name = safe_name(name)  # of a configuration file, which may be called "..".yaml
@@ -37,11 +55,12 @@ class RunFolder:
         self.events = self.logs / "events.jsonl"
 
     @contextmanager
-    def opened(self, resume: bool) -> Iterator[RunFolder]:
-        """Make the folders and hold them for this process.
+    def open(self, resume: bool) -> Iterator[RunDirectory]:
+        """Make the folders and lock them for this process.
 
-        Raises RunFolderError when another process holds them, or when they hold a run and `resume` is False;
-        FileWriteError when they cannot be made.
+        Raises:
+            RunDirectoryError: another process has locked them, or they hold a run and `resume` is False.
+            FileWriteError: they cannot be made.
         """
         try:
             for folder in (self.logs, self.images, self.checkpoints):
@@ -49,12 +68,12 @@ class RunFolder:
             lock = FileLock(self.root / ".lock")
             lock.acquire(timeout=0)
         except Timeout:
-            raise RunFolderError(f"{self.root}: another run is writing here; choose another --output_path") from None
+            raise RunDirectoryError(f"{self.root}: another run is writing here; choose another --output_path") from None
         except OSError as error:
             raise write_error(self.root, error) from None
         try:
             if not resume and self.has_run:
-                raise RunFolderError(
+                raise RunDirectoryError(
                     f"{self.checkpoints}: a run is saved here already; continue it with --resume, or choose another "
                     "--output_path"
                 )
@@ -72,9 +91,11 @@ class RunFolder:
         return any(self.checkpoints.glob("*.pt"))
 
     @property
-    def traces(self) -> int:
-        """How much of a run is here: 0 nothing, 1 its configuration, 2 checkpoints."""
-        return 2 if self.has_run else int((self.root / "config.yaml").exists())
+    def status(self) -> RunStatus:
+        """How much of a run is here."""
+        if self.has_run:
+            return RunStatus.SAVED
+        return RunStatus.CONFIGURED if (self.root / "config.yaml").exists() else RunStatus.EMPTY
 
     def _remove_leftovers(self) -> None:
         """What a process that was killed was about to write."""
@@ -134,8 +155,8 @@ class RunFolder:
                 curves.setdefault(name, []).append((int(row["iteration"]), _NOT_FINITE.get(value, value)))
         return curves
 
-    def cut_losses(self, up_to: int) -> None:
-        """Forget the history after an iteration: a resumed run writes it again."""
+    def truncate_losses(self, up_to: int) -> None:
+        """Remove the history after an iteration: a resumed run writes it again."""
         if self.history.exists():
             kept = "".join(json.dumps(row) + "\n" for row in self._rows(up_to))
             atomic_write_bytes(self.history, kept.encode())

@@ -1,6 +1,6 @@
 """The whole state of a run as one file, resume_########.pt: whole or absent, checked when read, the newest ones kept.
 
-A run that goes on from it computes what it would have computed without the interruption. The published files lie
+A run that continues from it computes what it would have computed without the interruption. The published files lie
 beside it for other programs; where there are none of ours, a run goes on from those.
 """
 
@@ -38,7 +38,7 @@ _NETWORKS = ("gen_a", "gen_b", "dis_a", "dis_b")
 def run_state(trainer: Any, iterations: int, notes: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """Everything that the iterations after the first `iterations` depend on, on the CPU, with its checksum.
 
-    `notes` are plain values that `resume_run` gives back.
+    notes: plain values that `apply_state` returns.
     """
     state: dict[str, Any] = {
         "iterations": iterations,
@@ -90,13 +90,19 @@ def _on_cpu(value: Any) -> Any:
     return value
 
 
-# ---- out ----
+# ---- write ----
 
 
 def save_state(
     trainer: Any, folder: str | Path, iterations: int, notes: Mapping[str, Any] | None = None, keep: int = KEEP
 ) -> None:
-    """Write resume_########.pt and leave the newest `keep` of them. Raises FileWriteError."""
+    """Write resume_########.pt and remove all but the newest `keep` of them.
+
+    A process killed at any moment leaves the states that were there, and the new one whole or not at all.
+
+    Raises:
+        FileWriteError: the file could not be written.
+    """
     folder = Path(folder)
     try:
         save_atomically(run_state(trainer, iterations, notes), folder / checkpoint_name("resume", iterations))
@@ -118,22 +124,11 @@ def save_published(trainer: Any, folder: str | Path, iterations: int) -> None:
         raise write_error(folder, error) from None
 
 
-def save_run(
-    trainer: Any, folder: str | Path, iterations: int, notes: Mapping[str, Any] | None = None, keep: int = KEEP
-) -> None:
-    """Write the state after `iterations` completed iterations, then the published files. Raises FileWriteError.
-
-    A process killed at any moment leaves the states that were there, and the new one whole or not at all.
-    """
-    save_state(trainer, folder, iterations, notes, keep)
-    save_published(trainer, folder, iterations)
-
-
-# ---- in ----
+# ---- read ----
 
 
 @dataclass
-class Found:
+class LoadedState:
     """The newest good state of a folder, and what is wrong with newer ones."""
 
     source: Path
@@ -153,10 +148,12 @@ class Found:
                 path.replace(path.with_name(path.name + ".damaged"))
 
 
-def find_state(folder: str | Path) -> Found:
-    """The newest state that is as it was written; without resume_########.pt, that of the published files.
+def find_state(folder: str | Path) -> LoadedState:
+    """The newest undamaged state of a folder; without resume_########.pt, that of the published files.
 
-    Raises CheckpointError when there is neither, CheckpointReadError when the disk or memory failed.
+    Raises:
+        CheckpointError: there is neither.
+        CheckpointReadError: the disk or memory failed, which says nothing of the file.
     """
     folder = Path(folder)
     resumes = found_checkpoints(folder, "resume")
@@ -164,7 +161,7 @@ def find_state(folder: str | Path) -> Found:
     for iterations in sorted(resumes, reverse=True):
         path = resumes[iterations]
         try:
-            return Found(path, _checked(load_file(path), path), damaged)
+            return LoadedState(path, _checked(load_file(path), path), damaged)
         except CheckpointReadError:  # the file may be as good as ever: going on from an older one would lose work
             raise
         except CheckpointError as error:
@@ -193,7 +190,7 @@ def _checked(state: Any, path: Path) -> dict[str, Any]:
 
 
 def state_from_bytes(data: bytes, source: str) -> dict[str, Any]:
-    """What `Found.as_bytes` gave. Raises CheckpointError."""
+    """What `LoadedState.as_bytes` returned. Raises CheckpointError."""
     try:
         state = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
     except Exception as error:
@@ -201,7 +198,7 @@ def state_from_bytes(data: bytes, source: str) -> dict[str, Any]:
     return dict(state)
 
 
-def _published(folder: Path) -> Found:
+def _published(folder: Path) -> LoadedState:
     """The state that the published files hold: networks and optimizers."""
     generators, discriminators, averages = (found_checkpoints(folder, kind) for kind in ("gen", "dis", "ema"))
     complete = set(generators) & set(discriminators)
@@ -224,14 +221,23 @@ def _published(folder: Path) -> Found:
         if not isinstance(average, Mapping):
             raise CheckpointError(f"{averages[iterations]}: not an ema_*.pt file")
         state["average"] = dict(average)
-    return Found(source, state)
+    return LoadedState(source, state)
 
 
 def apply_state(trainer: Any, state: Mapping[str, Any], source: Path, processes: int = 1) -> tuple[int, dict[str, Any]]:
-    """Load a state into a trainer, or leave it as it was; returns the completed iterations and the notes.
+    """Load a state into a trainer, or leave the trainer as it was.
 
-    processes: that train together, for the images that an average of published files has seen.
-    Raises CheckpointError when it is of another configuration.
+    Args:
+        trainer: of the configuration that the state is of.
+        state: as `find_state` or `state_from_bytes` returns it.
+        source: the file, for messages.
+        processes: that train together, for the images that an average of published files has seen.
+
+    Returns:
+        The completed iterations, and the notes that were saved with them.
+
+    Raises:
+        CheckpointError: the state is of another configuration.
     """
     try:
         return _apply_state(trainer, state, source, processes)
@@ -265,15 +271,6 @@ def _apply_state(trainer: Any, state: Mapping[str, Any], source: Path, processes
     trainer.load_scalers(state.get("scalers", {}))
     trainer.iterations = iterations
     return trainer.iterations, dict(state.get("notes", {}))
-
-
-def resume_run(trainer: Any, folder: str | Path) -> tuple[int, dict[str, Any]]:
-    """Load the newest good state of a folder; returns the completed iterations and the notes of save_run.
-
-    Raises CheckpointError.
-    """
-    found = find_state(folder)
-    return apply_state(trainer, found.state, found.source)
 
 
 def _checked_networks(trainer: Any, state: Mapping[str, Any], source: Path) -> dict[str, Mapping[str, Tensor]]:

@@ -1,4 +1,4 @@
-"""What a run was, in one small file: outputs/<name>/summary.json, written when it begins, and when it ends."""
+"""The summary of a run: outputs/<name>/summary.json, written when it begins and when it ends."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from statistics import mean, median
 from typing import Any
 
 from munit_fast.io.atomic import atomic_write_bytes
-from munit_fast.train.run_dir import RunFolder
+from munit_fast.train.run_dir import RunDirectory
 
 NAME = "summary.json"
 BEGIN, END = "begin", "end"  # kinds of events
-_PARTS = 10  # of the run, whose mean losses are told
+_PARTS = 10  # of the run, each with its mean losses
 
 
-def write_summary(folder: RunFolder, iterations: int) -> dict[str, Any]:
+def write_summary(folder: RunDirectory, iterations: int) -> dict[str, Any]:
     """Write and return the summary of a run after so many iterations.
 
     sessions: from which iteration to which each process trained, when it began, and how it ended; how long is not
@@ -41,7 +41,7 @@ def write_summary(folder: RunFolder, iterations: int) -> dict[str, Any]:
     return summary
 
 
-def in_words(checkpoint: Path) -> str | None:
+def describe_run(checkpoint: Path) -> str | None:
     """The run that ended with this checkpoint, in one line; None where it is not the last or there is no summary."""
     try:
         summary = json.loads((checkpoint.resolve().parents[1] / NAME).read_text(encoding="utf-8"))

@@ -1,152 +1,186 @@
-"""The published trainers over the fast networks: same surface, files and mathematics as `munit_fast.reference`."""
+"""The published trainers over the fast networks: same surface, files and mathematics as `munit_fast.reference`.
+
+An iteration reads from top to bottom: `update` runs it, as one CUDA graph where that works; `_iterate` encodes the
+images and takes the two steps; `_backward_and_step` is what a step does. The losses are in `train/losses.py`.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from munit_fast import reference
+from munit_fast.amp import AMP, Workload, amp_dtype, autocast
 from munit_fast.io.checkpoints import checkpoint_name, load_average, save_atomically
 from munit_fast.models.networks import AdaINGen, Fused, MsImageDis, VAEGen, shared_weights
-from munit_fast.reference.trainers import Hyperparameters, Noise
+from munit_fast.reference.trainers import Hyperparameters, Losses, Noise
 from munit_fast.train import cuda_graph
-from munit_fast.train import losses as objectives
-from munit_fast.train.cuda_graph import CaptureError, StepGraph
+from munit_fast.train.cuda_graph import CaptureError, StepGraphs
+from munit_fast.train.distributed import data_parallel, no_sync
 from munit_fast.train.ema import GeneratorAverage, images_seen
-from munit_fast.train.losses import Codes, frozen
-from munit_fast.train.nonfinite import finite_statistics
-from munit_fast.train.stepping import Stepping
+from munit_fast.train.losses import (
+    CachedCodes,
+    Codes,
+    MUNITObjective,
+    Objective,
+    ReferenceObjective,
+    UNITObjective,
+    detached,
+    mean_losses,
+    split_batch,
+)
+from munit_fast.train.nonfinite import SkipRecord, finite_statistics, nan_if_nonfinite
+from munit_fast.train.optim import FusedAdam, LossScaling, step_async
 
 __all__ = ["MUNIT_Trainer", "UNIT_Trainer"]
 
-
-_MOST_GRAPHS = 4  # of one trainer; they share their memory
-
-TrainingNoise = tuple[Sequence[Tensor], Sequence[Tensor]]
+TrainingNoise = tuple[Sequence[Tensor], Sequence[Tensor]]  # of a discriminator and of a generator update
 
 
-class _KeptCodes(NamedTuple):
-    """Codes with their graph, and what they were made of. The images are held, so that no other can pass for them."""
-
-    x_a: Tensor
-    x_b: Tensor
-    versions: list[Any]
-    codes: Codes
-
-
-class _Fast(Stepping):
-    """What the two fast trainers share: an iteration, the losses of its two updates, files."""
+class _Trainer(reference.trainers._Trainer):
+    """What MUNIT_Trainer and UNIT_Trainer share: the iteration, its two updates, and what a step needs."""
 
     gen_a: Any
     gen_b: Any
     dis_a: Any
     dis_b: Any
+    dis_opt: FusedAdam
+    gen_opt: FusedAdam
     discriminator = MsImageDis
-    loss_dis_total: Tensor
-    loss_gen_total: Tensor
+    fused_objective: ClassVar[Objective]
 
-    def _set_up(self, impl: str, amp: str, checkpointing: bool) -> None:
-        self._set_up_steps(impl, amp)
-        self._codes: _KeptCodes | None = None
-        self._graphs: dict[Any, StepGraph] = {}
-        self._no_graph: str | None = None
-        half_life = float(self.hyperparameters.get("ema_half_life", 0))
+    def __init__(
+        self, hyperparameters: Hyperparameters, impl: str = "auto", amp: str = "off", checkpointing: bool = False
+    ) -> None:
+        super().__init__(hyperparameters)
+        self.impl, self.amp = impl, amp
+        self.objective = ReferenceObjective() if impl == "reference" else self.fused_objective
+        if amp not in AMP:
+            raise ValueError(f"amp must be one of {', '.join(AMP)}; got {amp!r}")
+        if amp == "fp16":
+            self._require("fp16")
+        half_life = float(hyperparameters.get("ema_half_life", 0))
         self.average = GeneratorAverage(half_life) if half_life else None
+        self._scaling = LossScaling()
+        self._graphs: StepGraphs[Losses] = StepGraphs()
+        self._cached_codes: CachedCodes | None = None
+        self._parallel: dict[str, nn.Module] = {}  # "dis", "gen": their losses, where processes share a batch
+        self._processes = 1
         for module in (self.gen_a, self.gen_b, self.dis_a, self.dis_b):
             assert isinstance(module, Fused)
             module.set_impl(impl)
             module.set_checkpointing(checkpointing)
 
-    @property
-    def generators(self) -> dict[str, nn.Module]:
-        return {"a": self.gen_a, "b": self.gen_b}
-
     # ---- a whole iteration ----
 
     def update(
         self, x_a: Tensor, x_b: Tensor, hyperparameters: Hyperparameters, noise: TrainingNoise | None = None
-    ) -> None:
+    ) -> Losses:
         """One iteration: update_learning_rate, dis_update, gen_update, update_average; on a GPU, in one CUDA graph.
 
-        x_a, x_b [N, C, H, W] in [-1, 1], on any device; noise (default: new) as `draw_noise` gives it. The graph comes
-        with the fourth iteration. The losses are then its tensors: the next iteration overwrites them. What keeps a GPU
-        from capturing is logged once, and the updates run one by one.
+        The graph comes with the fourth iteration. The losses are then its tensors: the next iteration overwrites them.
+        What keeps a GPU from capturing is logged once, and the iterations run eagerly.
+
+        Args:
+            x_a, x_b: images [N, C, H, W] in [-1, 1], on any device.
+            hyperparameters: the published configuration keys.
+            noise: as `draw_noise` returns it; None draws it.
+
+        Returns:
+            Every loss by its published name, a scalar tensor without a graph or 0.0 for a term that is off. They are
+            the trainer's attributes, too.
+
+        Raises:
+            ValueError: hyperparameters["accumulation"] does not divide the batch, or the trainer is
+                impl="reference" and it is not 1.
         """
-        device = self.device
-        of_dis, of_gen = noise = noise or self.draw_noise(x_a, x_b)
-        reason = self._no_graph or cuda_graph.why_not(self, device)
-        if reason is None:
-            try:
-                self._update_in_graph(x_a, x_b, hyperparameters, device, noise)
-                return self.update_average(x_a.shape[0])
-            except CaptureError as error:
-                self._no_graph = reason = f"the capture failed: {error}"
-                self._forget_graphs()
-                self.iterations -= 1
-        if device.type == "cuda":
-            cuda_graph.warn_once(f"training without a CUDA graph: {reason}")
-        self.update_learning_rate()
-        x_a, x_b = x_a.to(device, non_blocking=True), x_b.to(device, non_blocking=True)
-        self.dis_update(x_a, x_b, hyperparameters, of_dis)
-        self.gen_update(x_a, x_b, hyperparameters, of_gen)
+        noise = noise or self.draw_noise(x_a, x_b)
+        self._cached_codes = None  # a capture cannot use a graph from outside
+        losses = self._iterate_in_graph(x_a, x_b, hyperparameters, noise)
+        if losses is None:
+            self.update_learning_rate()
+            x_a, x_b = (x.to(self.device, non_blocking=True) for x in (x_a, x_b))
+            losses = self._iterate(x_a, x_b, hyperparameters, noise)
         self.update_average(x_a.shape[0])
+        vars(self).update(losses)
+        return losses
 
-    def update_average(self, images: int) -> None:
-        """Take the generators into their moving average, after an iteration on `images` images of each domain here."""
-        if self.average is not None:
-            self.average.update(self.generators, images * self._processes)
-
-    def _update_in_graph(
-        self, x_a: Tensor, x_b: Tensor, hp: Hyperparameters, device: torch.device, noise: TrainingNoise
-    ) -> None:
-        for optimizer in (self.dis_opt, self.gen_opt):
-            optimizer.make_capturable()
-        self.update_learning_rate()
+    def _iterate(self, x_a: Tensor, x_b: Tensor, hp: Hyperparameters, noise: TrainingNoise) -> Losses:
+        """Encode, discriminator step, generator step: the steps share the content codes, which neither changes."""
         of_dis, of_gen = noise
-        loads = (self.dis_opt.loads, self.gen_opt.loads)
-        key = (x_a.shape, x_b.shape, x_a.dtype, x_b.dtype, repr(hp), self.amp, self.impl, loads)
-        if key not in self._graphs:
-            if len(self._graphs) >= _MOST_GRAPHS:
-                self._graphs.clear()
-            count = len(of_dis)
+        codes = self._encode(x_a, x_b, hp)
+        losses = self._discriminator_step(x_a, x_b, codes, hp, of_dis)
+        return losses | self._generator_step(x_a, x_b, codes, hp, of_gen)
 
-            def iterate(x_a: Tensor, x_b: Tensor, noise: Sequence[Tensor]) -> None:
-                self.dis_update(x_a, x_b, hp, noise[:count])
-                self.gen_update(x_a, x_b, hp, noise[count:])
+    def _encode(self, x_a: Tensor, x_b: Tensor, hp: Hyperparameters) -> Codes | None:
+        """What both steps need of the images; None: each step encodes them."""
+        if hp.get("accumulation", 1) != 1:  # the codes of all parts would be what accumulation is to save
+            return None
+        with self._autocast(), shared_weights():
+            return self.objective.encode(self, x_a, x_b)
 
-            like = x_a.to(device), x_b.to(device)
-            self._graphs[key] = StepGraph(iterate, *like, [*of_dis, *of_gen])
-        step = self._graphs[key]
-        # Replays never overlap, and nothing that one writes is read after the next: all use the first one's memory.
-        pool = next((other.graph.pool() for other in self._graphs.values() if other.graph is not None), None)
-        step.run(x_a, x_b, [*of_dis, *of_gen], pool)
-        if step.graph is not None:  # each graph writes to losses of its own
-            step.losses = step.losses or {k: v for k, v in vars(self).items() if k.startswith("loss_")}
-            vars(self).update(step.losses)
+    def _discriminator_step(
+        self, x_a: Tensor, x_b: Tensor, codes: Codes | None, hp: Hyperparameters, noise: Noise
+    ) -> Losses:
+        self._skips.begin()
+        with finite_statistics(self.dis_a, self.dis_b):
+            return self._backward_and_step("dis", self.dis_opt, x_a, x_b, codes, hp, noise)
 
-    def draw_noise(self, x_a: Tensor, x_b: Tensor, generator: torch.Generator | None = None) -> TrainingNoise:
-        """The noise of a discriminator and of a generator update, drawn in the published order.
+    def _generator_step(
+        self, x_a: Tensor, x_b: Tensor, codes: Codes | None, hp: Hyperparameters, noise: Noise
+    ) -> Losses:
+        with finite_statistics(self.dis_a, self.dis_b):
+            return self._backward_and_step("gen", self.gen_opt, x_a, x_b, codes, hp, noise)
 
-        generator: draws it, on its own device. Without one torch's CPU generator does; where `noise_device` is a GPU
-        that gives the seed of a generator there.
-        """
-        if generator is None and self.noise_device.type != "cpu":
-            generator = torch.Generator(self.noise_device).manual_seed(int(torch.randint(2**63 - 1, ())))
-        return self._noise("dis", x_a, x_b, generator), self._noise("gen", x_a, x_b, generator)
+    def _backward_and_step(
+        self,
+        update: str,
+        optimizer: FusedAdam,
+        x_a: Tensor,
+        x_b: Tensor,
+        codes: Codes | None,
+        hp: Hyperparameters,
+        noise: Noise,
+    ) -> Losses:
+        """The gradient of loss_<update>_total, its mean over the parts of the batch, and one step if it is finite."""
+        count = hp.get("accumulation", 1)
+        if count != 1:
+            self._require("accumulation")
+        optimizer.zero_grad()
+        scaler = self._scaler(update)
+        compute = self._parallel.get(update) or partial(self._losses, update)
+        noise = noise or self._draw(update, x_a, x_b, None)
+        parts: list[Losses] = []
+        for i, (a, b, n) in enumerate(split_batch(count, x_a, x_b, noise)):
+            with nullcontext() if i + 1 == count else no_sync(compute):
+                losses = compute(a, b, codes, n, hp)
+                total = losses[f"loss_{update}_total"]
+                loss = total / count if count > 1 else total
+                (loss if scaler is None else scaler.scale(loss)).backward(nan_if_nonfinite(total))
+            parts.append(detached(losses))
+        if scaler is None and x_a.device.type == "cpu":
+            self._step(optimizer)
+        else:
+            step_async(optimizer, scaler, self._skips)
+        return parts[0] if count == 1 else mean_losses(parts)
 
-    def train(self, mode: bool = True) -> Any:
-        self._codes = None  # their graph is as large as an iteration's; `sample` and `forward` come through here
-        return super().train(mode)
+    def _losses(self, update: str, *arguments: Any) -> Losses:
+        """The losses of the "dis" or "gen" update, under autocast; arguments as `Objective` takes them."""
+        compute = self.objective.dis_losses if update == "dis" else self.objective.gen_losses
+        with self._autocast():
+            return compute(self, *arguments)
 
-    def _forget_graphs(self) -> None:
-        self._graphs.clear()
-        self._codes = None
-        self._renew_scalers()  # one was in the middle of a step
+    def _step(self, optimizer: torch.optim.Optimizer) -> None:
+        before = self.skipped_steps
+        super()._step(optimizer)
+        if self.skipped_steps != before:
+            self._skips.values[-1] = 1
 
     def update_learning_rate(self) -> None:
         before = [[group["lr"] for group in o.param_groups] for o in (self.dis_opt, self.gen_opt)]
@@ -155,22 +189,187 @@ class _Fast(Stepping):
             if isinstance(rates[0], Tensor):  # a graph reads these
                 optimizer.set_rates(rates)
 
+    def update_average(self, images: int) -> None:
+        """Take the generators into their moving average, after an iteration on `images` images of each domain here."""
+        if self.average is not None:
+            self.average.update(self.generators, images * self._processes)
+
+    # ---- the published updates, from the same parts ----
+
+    def dis_update(self, x_a: Tensor, x_b: Tensor, hyperparameters: Hyperparameters, noise: Noise = None) -> None:
+        """One discriminator step.
+
+        Args:
+            x_a, x_b: images [N, C, H, W] in [-1, 1], on the trainer's device.
+            hyperparameters: the published keys; "accumulation" (default 1) parts of the batch run one after the other.
+            noise: for MUNIT [s_a, s_b], each [N, style_dim, 1, 1]; for UNIT [n_a, n_b], each of the code's shape.
+                None draws it with torch's CPU generator.
+
+        Raises:
+            ValueError: as `update`.
+        """
+        self._cached_codes = None
+        codes = self._encode(x_a, x_b, hyperparameters)
+        cached = None if codes is None else CachedCodes(self, x_a, x_b, codes, self.amp)
+        vars(self).update(self._discriminator_step(x_a, x_b, codes, hyperparameters, noise))
+        self._cached_codes = cached
+
+    def gen_update(self, x_a: Tensor, x_b: Tensor, hyperparameters: Hyperparameters, noise: Noise = None) -> None:
+        """One generator step; after `dis_update` on the very same tensors it takes over its content codes.
+
+        Args:
+            x_a, x_b: images [N, C, H, W] in [-1, 1], on the trainer's device.
+            hyperparameters: as `dis_update`'s.
+            noise: for MUNIT [s_a, s_b], each [N, style_dim, 1, 1]; for UNIT [n_a, n_b, n_b_recon, n_a_recon], each of
+                the code's shape. None draws it with torch's CPU generator.
+
+        Raises:
+            ValueError: as `update`.
+        """
+        cached, self._cached_codes = self._cached_codes, None
+        codes = None if cached is None else cached.get(self, x_a, x_b, self.amp)
+        vars(self).update(self._generator_step(x_a, x_b, codes, hyperparameters, noise))
+
+    # ---- one CUDA graph ----
+
+    def _iterate_in_graph(self, x_a: Tensor, x_b: Tensor, hp: Hyperparameters, noise: TrainingNoise) -> Losses | None:
+        """update_learning_rate and `_iterate` as one CUDA graph; None, with nothing done, where that cannot be."""
+        device = self.device
+        reason = self._graphs.failure or cuda_graph.unsupported_reason(self, device)
+        if reason is None:
+            of_dis, of_gen = noise
+            count = len(of_dis)
+
+            def iterate(x_a: Tensor, x_b: Tensor, noise: Sequence[Tensor]) -> Losses:
+                return self._iterate(x_a, x_b, hp, (noise[:count], noise[count:]))
+
+            for optimizer in (self.dis_opt, self.gen_opt):
+                optimizer.make_capturable()
+            self.update_learning_rate()
+            loads = (self.dis_opt.loads, self.gen_opt.loads)
+            key = (x_a.shape, x_b.shape, x_a.dtype, x_b.dtype, repr(hp), self.amp, self.impl, loads)
+            try:
+                return self._graphs.run(key, iterate, device, x_a, x_b, [*of_dis, *of_gen])
+            except CaptureError as error:
+                reason = f"the capture failed: {error}"
+            self._graphs = StepGraphs(failure=reason)
+            self._scaling.renew(device)  # one was in the middle of a step
+            self.iterations -= 1
+        if device.type == "cuda":
+            cuda_graph.warn_once(f"training without a CUDA graph: {reason}")
+        return None
+
+    # ---- noise ----
+
+    @property
+    def noise_device(self) -> torch.device:
+        """Where the noise of `update` and of training runs is drawn."""
+        return torch.device("cpu")
+
+    def draw_noise(self, x_a: Tensor, x_b: Tensor, generator: torch.Generator | None = None) -> TrainingNoise:
+        """The noise of a discriminator and of a generator update, drawn in the published order.
+
+        Args:
+            x_a, x_b: images [N, C, H, W]; only their shapes matter.
+            generator: draws it, on its own device. Without one torch's CPU generator does; where `noise_device` is a
+                GPU that gives the seed of a generator there.
+        """
+        if generator is None and self.noise_device.type != "cpu":
+            generator = torch.Generator(self.noise_device).manual_seed(int(torch.randint(2**63 - 1, ())))
+        return self._draw("dis", x_a, x_b, generator), self._draw("gen", x_a, x_b, generator)
+
+    def _draw(self, update: str, x_a: Tensor, x_b: Tensor, generator: torch.Generator | None) -> list[Tensor]:
+        """The noise of one update ("dis" or "gen") in the published order; generator: None is the CPU's."""
+        raise NotImplementedError
+
+    # ---- precision, processes, devices ----
+
+    @property
+    def device(self) -> torch.device:
+        """Of the parameters."""
+        return next(self.parameters()).device
+
+    @property
+    def skips(self) -> SkipRecord:
+        """Which of the last iterations had a step that was not taken."""
+        return self._skips
+
+    @property
+    def skipped_steps(self) -> int:
+        """Steps that were not taken because their gradient was not finite. Reading it waits for a GPU."""
+        return self._skips.total
+
+    @skipped_steps.setter
+    def skipped_steps(self, value: int) -> None:
+        if "_skips" not in vars(self):
+            self._skips = SkipRecord()
+        self._skips.values[0] = value  # a graph adds to this one
+
+    def distribute(self) -> None:
+        """Average gradients over the processes of torch.distributed, each with its part of the batch.
+
+        The networks take the first process's parameters.
+
+        Raises:
+            RuntimeError: there is no process group.
+            ValueError: the trainer is impl="reference", which trains in one process.
+        """
+        self._require("distribute")
+        self._parallel = {
+            "dis": data_parallel(partial(self._losses, "dis"), self.dis_a, self.dis_b),
+            "gen": data_parallel(partial(self._losses, "gen"), self.gen_a, self.gen_b),
+        }
+        self._processes = torch.distributed.get_world_size()
+
+    def _require(self, feature: str) -> None:
+        if (reason := self.objective.unsupported.get(feature)) is not None:
+            raise ValueError(reason)
+
+    def _adam(self, modules: Iterable[nn.Module]) -> FusedAdam:
+        return FusedAdam(super()._adam(modules).param_groups)
+
+    def _amp_dtype(self) -> torch.dtype | None:
+        hp = self.hyperparameters
+        return amp_dtype(self.amp, self.device, Workload.of(hp, hp.get("batch_size", 1), training=True))
+
+    def _autocast(self) -> Any:
+        return autocast(self._amp_dtype(), self.device)
+
+    def _scaler(self, update: str) -> torch.amp.GradScaler | None:
+        return self._scaling.scaler(update, self.device) if self._amp_dtype() == torch.float16 else None
+
+    def scaler_states(self) -> dict[str, dict[str, Any]]:
+        """The state of fp16's loss scaling, as plain values; {} without."""
+        return self._scaling.states()
+
+    def load_scalers(self, states: Mapping[str, dict[str, Any]]) -> None:
+        """Load what `scaler_states` returned; without fp16 it is ignored."""
+        for name in ("gen", "dis"):
+            scaler = self._scaler(name)
+            if scaler is not None and states.get(name):
+                scaler.load_state_dict(states[name])
+
+    def train(self, mode: bool = True) -> Any:
+        self._cached_codes = None  # their graph is as large as an iteration's; `sample` and `forward` come through here
+        return super().train(mode)
+
     def _apply(self, fn: Any, recurse: bool = True) -> Any:
-        self._graphs, self._codes = {}, None  # the parameters move
         before, device = list(self.parameters()), self.device
+        self._graphs.by_key.clear()  # the parameters move
+        self._cached_codes = None
         super()._apply(fn, recurse)
         moved = dict(zip(before, self.parameters(), strict=True))
         for optimizer in (self.dis_opt, self.gen_opt):
             optimizer.follow(moved)
         if self.device != device:
-            self._renew_scalers()
+            self._scaling.renew(self.device)
         self._skips.to(self.device)
         if self.average is not None:
             self.average.apply(fn)
         return self
 
     def __getstate__(self) -> dict[str, Any]:
-        return vars(self) | {"_graphs": {}, "_codes": None, "_parallel": {}}
+        return vars(self) | {"_graphs": StepGraphs(self._graphs.failure), "_cached_codes": None, "_parallel": {}}
 
     # ---- files ----
 
@@ -182,7 +381,7 @@ class _Fast(Stepping):
         super().save(snapshot_dir, iterations)
 
     def resume(self, checkpoint_dir: str | Path, hyperparameters: Hyperparameters) -> int:
-        """As the reference's; the moving average is taken up where the folder has it."""
+        """As the reference's; the moving average is loaded where the folder has it."""
         iterations = super().resume(checkpoint_dir, hyperparameters)
         path = Path(checkpoint_dir, checkpoint_name("ema", iterations))
         if self.average is not None and path.is_file():
@@ -190,156 +389,51 @@ class _Fast(Stepping):
             self.average.load(self.generators, load_average(path, self.generators), images)
         return iterations
 
-    # ---- the two updates ----
 
-    def dis_update(self, x_a: Tensor, x_b: Tensor, hyperparameters: Hyperparameters, noise: Noise = None) -> None:
-        """One discriminator step on images [N, C, H, W] in [-1, 1].
+class MUNIT_Trainer(_Trainer, reference.MUNIT_Trainer):
+    """`reference.MUNIT_Trainer` (Huang et al., ECCV 2018) over fused networks.
 
-        noise: for MUNIT [s_a, s_b], each [N, style_dim, 1, 1]; for UNIT [n_a, n_b], each of the code's shape.
-        hyperparameters["accumulation"] (default 1) parts of the batch are computed one after the other.
-        """
-        self._skips.begin()
-        with finite_statistics(self.dis_a, self.dis_b):
-            if self.plain:
-                self._refuse_accumulation(hyperparameters)
-                with self._autocast():
-                    super().dis_update(x_a, x_b, hyperparameters, noise)
-                self._detach_losses("dis")
-            else:
-                self._descend("dis", self.dis_opt, x_a, x_b, hyperparameters, noise)
+    Args:
+        hyperparameters: the published configuration keys, and two that are not published: `accumulation`, the parts
+            that a batch is computed in, and `ema_half_life`, in images, of the generators' moving average
+            (`average`); without them there is neither.
+        impl: the backend, as in `munit_fast.functional`; "reference" trains with the reference networks and losses.
+        amp: "off", "bf16", "fp16" (with loss scaling) or "auto" (bf16 where the hardware has it).
+        checkpointing: the backward computes the networks' activations again instead of keeping them.
 
-    def gen_update(self, x_a: Tensor, x_b: Tensor, hyperparameters: Hyperparameters, noise: Noise = None) -> None:
-        """One generator step on images [N, C, H, W] in [-1, 1].
-
-        noise: for MUNIT [s_a, s_b], each [N, style_dim, 1, 1]; for UNIT [n_a, n_b, n_b_recon, n_a_recon], each of the
-        code's shape. Parts as in `dis_update`.
-        """
-        with finite_statistics(self.dis_a, self.dis_b):
-            if self.plain:
-                self._refuse_accumulation(hyperparameters)
-                with self._autocast():
-                    super().gen_update(x_a, x_b, hyperparameters, noise)
-                self._detach_losses("gen")
-            else:
-                self._descend("gen", self.gen_opt, x_a, x_b, hyperparameters, noise)
-
-    def _dis_loss(self, x_a: Tensor, x_b: Tensor, noise: Noise, hp: Hyperparameters) -> Tensor:
-        self._codes = None
-        keep = hp.get("accumulation", 1) == 1  # the codes of all parts would be what accumulation is to save
-        with self._autocast(), shared_weights():
-            with nullcontext() if keep else torch.no_grad():
-                codes, versions = self._encode(x_a, x_b), self._versions(x_a, x_b)
-            with torch.no_grad():
-                x_ab, x_ba = self._translate(codes, x_a, x_b, noise)
-            self.loss_dis_a = self.dis_a.calc_dis_loss(x_ba, x_a)
-            self.loss_dis_b = self.dis_b.calc_dis_loss(x_ab, x_b)
-            self.loss_dis_total = hp["gan_w"] * self.loss_dis_a + hp["gan_w"] * self.loss_dis_b
-        if keep:
-            self._codes = _KeptCodes(x_a, x_b, versions, codes)
-        return self.loss_dis_total
-
-    def _gen_loss(self, x_a: Tensor, x_b: Tensor, noise: Noise, hp: Hyperparameters) -> Tensor:
-        with frozen(self.dis_a, self.dis_b), self._autocast(), shared_weights():
-            losses, x_ab, x_ba = self._generate(x_a, x_b, noise, hp["recon_x_cyc_w"] > 0)
-            for name, value in losses.items():
-                setattr(self, f"loss_{name}", value)
-            self.loss_gen_adv_a = self.dis_a.calc_gen_loss(x_ba)
-            self.loss_gen_adv_b = self.dis_b.calc_gen_loss(x_ab)
-            self._perceptual_losses(x_a, x_b, x_ab, x_ba)
-            self._total(hp)
-        return self.loss_gen_total
-
-    def _translate(self, codes: Codes, x_a: Tensor, x_b: Tensor, noise: Noise) -> tuple[Tensor, Tensor]:
-        """(x_ab, x_ba) for the discriminators."""
-        raise NotImplementedError
-
-    def _generate(self, x_a: Tensor, x_b: Tensor, noise: Noise, cycle: bool) -> objectives.Generated:
-        raise NotImplementedError
-
-    # ---- codes that both updates of an iteration need ----
-
-    def _versions(self, x_a: Tensor, x_b: Tensor) -> list[Any]:
-        """What tells that the images, the generators' parameters and the precision have not changed."""
-        parameters = (p for net in (self.gen_a, self.gen_b) for p in net.parameters())
-        kind = x_a.device.type
-        precision = (self.amp, torch.is_autocast_enabled(kind), torch.get_autocast_dtype(kind))
-        return [precision, *((t.data_ptr(), t._version, t.requires_grad) for t in (x_a, x_b, *parameters))]
-
-    def _encode(self, x_a: Tensor, x_b: Tensor) -> Codes:
-        raise NotImplementedError
-
-    def _kept_codes(self, x_a: Tensor, x_b: Tensor) -> Codes:
-        """The codes with their graph: the discriminator update's, if nothing has changed since, else new ones."""
-        kept, self._codes = self._codes, None
-        if kept is not None and kept.x_a is x_a and kept.x_b is x_b and kept.versions == self._versions(x_a, x_b):
-            return kept.codes
-        return self._encode(x_a, x_b)
-
-
-class MUNIT_Trainer(_Fast, reference.MUNIT_Trainer):
-    """`reference.MUNIT_Trainer` over fused networks.
-
-    impl: who computes, as in `munit_fast.functional`; "reference" trains with the reference networks and updates.
-    amp: "off", "bf16", "fp16" (with loss scaling) or "auto" (bf16 where the hardware has it).
-    checkpointing: the backward computes the networks' activations again instead of keeping them.
-    Two keys of `hyperparameters` are not published: `accumulation`, the parts that a batch is computed in, and
-    `ema_half_life`, in images, of the generators' moving average (`average`); without them there is neither.
     A generator update on the very tensors of the discriminator update before it takes over its content codes; writing
-    to parameters through `.data` between the two would go unnoticed. Raises ValueError for an unknown impl or amp.
+    to parameters through `.data` between the two would go unnoticed.
+
+    Raises:
+        ValueError: an unknown impl or amp, or amp="fp16" with impl="reference".
     """
 
     gen_a: AdaINGen
     gen_b: AdaINGen
     generator = AdaINGen
+    fused_objective = MUNITObjective()
 
-    def __init__(
-        self, hyperparameters: Hyperparameters, impl: str = "auto", amp: str = "off", checkpointing: bool = False
-    ) -> None:
-        super().__init__(hyperparameters)
-        self.loss_gen_cycrecon_x_a = self.loss_gen_cycrecon_x_b = 0.0
-        self._set_up(impl, amp, checkpointing)
-
-    def _noise(self, kind: str, x_a: Tensor, x_b: Tensor, generator: torch.Generator | None) -> list[Tensor]:
+    def _draw(self, update: str, x_a: Tensor, x_b: Tensor, generator: torch.Generator | None) -> list[Tensor]:
         return [torch.randn(x.shape[0], self.style_dim, 1, 1, generator=generator) for x in (x_a, x_b)]
 
-    def _encode(self, x_a: Tensor, x_b: Tensor) -> Codes:
-        return objectives.munit_codes(self.gen_a, self.gen_b, x_a, x_b)
 
-    def _translate(self, codes: Codes, x_a: Tensor, x_b: Tensor, noise: Noise) -> tuple[Tensor, Tensor]:
-        s_a, s_b = self._styles(x_a, x_b, noise)
-        c_a, c_b = codes.detached()
-        x_ba = self.gen_a.decode(c_b, s_a)
-        return self.gen_b.decode(c_a, s_b), x_ba
-
-    def _generate(self, x_a: Tensor, x_b: Tensor, noise: Noise, cycle: bool) -> objectives.Generated:
-        s_a, s_b = self._styles(x_a, x_b, noise)
-        codes = self._kept_codes(x_a, x_b)
-        return objectives.munit_generator(self.gen_a, self.gen_b, x_a, x_b, codes, s_a, s_b, cycle)
-
-
-class UNIT_Trainer(_Fast, reference.UNIT_Trainer):
-    """`reference.UNIT_Trainer` over fused networks; impl, amp and checkpointing as in `MUNIT_Trainer`."""
+class UNIT_Trainer(_Trainer, reference.UNIT_Trainer):
+    """`reference.UNIT_Trainer` (Liu et al., NeurIPS 2017) over fused networks; arguments as `MUNIT_Trainer`'s."""
 
     gen_a: VAEGen
     gen_b: VAEGen
     generator = VAEGen
-
-    def __init__(
-        self, hyperparameters: Hyperparameters, impl: str = "auto", amp: str = "off", checkpointing: bool = False
-    ) -> None:
-        super().__init__(hyperparameters)
-        self.loss_gen_cyc_x_a = self.loss_gen_cyc_x_b = 0.0
-        self._set_up(impl, amp, checkpointing)
+    fused_objective = UNITObjective()
 
     @property
     def noise_device(self) -> torch.device:
         """The trainer's device: noise as large as the codes takes the CPU longer to draw than a GPU to train with."""
         return self.device
 
-    def _noise(self, kind: str, x_a: Tensor, x_b: Tensor, generator: torch.Generator | None) -> list[Tensor]:
+    def _draw(self, update: str, x_a: Tensor, x_b: Tensor, generator: torch.Generator | None) -> list[Tensor]:
         a, b = (self._code_size(x) for x in (x_a, x_b))
         device = torch.device("cpu") if generator is None else generator.device
-        sizes = (a, b) if kind == "dis" else (a, b, b, a)
+        sizes = (a, b) if update == "dis" else (a, b, b, a)
         return [torch.randn(size, generator=generator, device=device) for size in sizes]
 
     def _code_size(self, x: Tensor) -> tuple[int, ...]:
@@ -348,28 +442,3 @@ class UNIT_Trainer(_Fast, reference.UNIT_Trainer):
         for _ in range(len(encoder.layers) - 2):  # 4×4 convolutions of stride 2, padded by 1
             height, width = height // 2, width // 2
         return (x.shape[0], encoder.output_dim, height, width)
-
-    def _encode(self, x_a: Tensor, x_b: Tensor) -> Codes:
-        return objectives.unit_codes(self.gen_a, self.gen_b, x_a, x_b)
-
-    @staticmethod
-    def _draws(noise: Noise, count: int) -> Any:
-        """The next noise of a code's shape and dtype: recorded, or from the CPU generator."""
-        given = reference.trainers._replay(noise, count)
-
-        def draw(mean: Tensor) -> Tensor:
-            n = next(given)
-            return (torch.randn(mean.shape) if n is None else n).to(mean)
-
-        return draw
-
-    def _translate(self, codes: Codes, x_a: Tensor, x_b: Tensor, noise: Noise) -> tuple[Tensor, Tensor]:
-        draw = self._draws(noise, 2)
-        h_a, h_b = codes.detached()
-        z_a, z_b = h_a + draw(h_a), h_b + draw(h_b)
-        x_ba = self.gen_a.decode(z_b)
-        return self.gen_b.decode(z_a), x_ba
-
-    def _generate(self, x_a: Tensor, x_b: Tensor, noise: Noise, cycle: bool) -> objectives.Generated:
-        codes, draw = self._kept_codes(x_a, x_b), self._draws(noise, 4)
-        return objectives.unit_generator(self.gen_a, self.gen_b, x_a, x_b, codes, draw, cycle)

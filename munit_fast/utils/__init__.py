@@ -1,1 +1,1 @@
-"""What every layer may use: environment variables, the version, text. Imports nothing else of munit_fast."""
+"""Helpers that any module may import: environment, optional packages, text, version. Imports nothing of munit_fast."""

@@ -1,4 +1,4 @@
-"""What training, translation and the benchmark set for as long as they run, all of them alike."""
+"""The cuDNN setting that training, translation and the benchmark share."""
 
 from __future__ import annotations
 
@@ -10,10 +10,11 @@ import torch
 
 @contextmanager
 def tuned_convolutions(device: torch.device, on: bool = True) -> Iterator[None]:
-    """Inside, cuDNN measures for each new size of a convolution which of its algorithms is the fastest.
+    """Inside the block, cuDNN times its algorithms for each new size of a convolution and takes the fastest.
 
-    on: False lets it guess, which is better where hardly any size comes a second time. Only for GPUs; elsewhere there
-    is no such choice.
+    Args:
+        device: Nothing is set unless it is a GPU.
+        on: False lets cuDNN guess, which is better where hardly any size comes a second time.
     """
     before = torch.backends.cudnn.benchmark
     if device.type == "cuda":

@@ -12,7 +12,7 @@ MAX_NAME_BYTES = 200  # of 255: numbers and extensions follow
 
 
 def printable(text: str) -> str:
-    """Text of a foreign file for a message: control characters, which a terminal obeys, as escapes."""
+    """Third-party text for a message: control characters, which a terminal obeys, as escapes."""
     return "".join(char if char.isprintable() or char == "\n" else ascii(char)[1:-1] for char in text)
 
 
@@ -24,13 +24,19 @@ def safe_name(text: str) -> str:
     return f"_{name}" if _RESERVED.fullmatch(name) else name
 
 
-def read_bounded(path: str | os.PathLike[str], most: int) -> bytes:
-    """The bytes of a file or pipe of at most ``most`` bytes: /dev/zero, or a log in place of a list, ends here.
+def read_bounded(path: str | os.PathLike[str], max_bytes: int) -> bytes:
+    """Read a file or pipe that should be small: /dev/zero, or a log in place of a list, is refused.
 
-    Raises OSError; ValueError, without the path, when there is more.
+    Args:
+        path: The file or pipe.
+        max_bytes: The largest size.
+
+    Raises:
+        OSError: It cannot be read.
+        ValueError: It has more bytes; the message does not name the path.
     """
     with open(path, "rb") as file:
-        data = file.read(most + 1)
-    if len(data) > most:
-        raise ValueError(f"more than {most} bytes")
+        data = file.read(max_bytes + 1)
+    if len(data) > max_bytes:
+        raise ValueError(f"more than {max_bytes} bytes")
     return data

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from helpers.interpreter import why_not_interpreted
+from helpers.interpreter import interpreter_unsupported_reason
 from munit_fast.benchmarks import rows
 
 ROOT = Path(__file__).parents[2]
@@ -68,15 +68,15 @@ def test_gpu_check_without_a_gpu_says_so(tmp_path: Path) -> None:
     if torch.cuda.is_available():
         pytest.skip("there is a GPU")
     done = script("gpu_check.py", "--out", str(tmp_path))
-    assert done.returncode == 1 and "needs an NVIDIA GPU" in done.stderr
+    assert done.returncode == 1 and "--smoke" in done.stderr
 
 
-@pytest.mark.skipif(bool(why_not_interpreted()), reason=why_not_interpreted() or "")
+@pytest.mark.skipif(bool(interpreter_unsupported_reason()), reason=interpreter_unsupported_reason() or "")
 @pytest.mark.slow
 def test_gpu_tune(tmp_path: Path) -> None:
     output = tmp_path / "tuned.json"
     refused = script("gpu_tune.py", "--smoke")
-    assert refused.returncode == 1 and "give --output" in refused.stderr
+    assert refused.returncode == 1 and "--output" in refused.stderr
     done = script("gpu_tune.py", "--smoke", "--output", str(output))
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     from munit_fast.kernels import configs
@@ -117,5 +117,5 @@ def test_a_damaged_file_of_tiles_is_named(tmp_path: Path) -> None:
     path = tmp_path / "tuned.json"
     for text in ("{", '{"measured_on": "x"}', '{"measured_on": "x", "tiles": [{"table": 1}]}'):
         path.write_text(text)
-        with pytest.raises(ValueError, match=r"tuned\.json is not what `make gpu-tune` writes"):
+        with pytest.raises(ValueError, match=r"tuned\.json"):
             configs.read_tuned(path, "x")

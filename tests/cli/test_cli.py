@@ -1,4 +1,4 @@
-"""The commands, as a person types them: in a process of their own, or through the same entry point."""
+"""The commands as a user types them, through the entry point of `munit-fast`."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def trained(call: Any, config: Path, tmp_path: Path) -> Path:
     return tmp_path / "outputs" / "small" / "checkpoints" / "gen_00000004.pt"
 
 
-def complaint(result: tuple[int, str]) -> str:
+def error_line(result: tuple[int, str]) -> str:
     """The one line that a failed command must print."""
     code, text = result
     lines = [line for line in text.splitlines() if line.startswith("munit-fast: ")]
@@ -60,10 +60,10 @@ def complaint(result: tuple[int, str]) -> str:
 def test_train_resume_and_translate(
     call: Any, config: Path, trained: Path, picture_folders: Path, tmp_path: Path
 ) -> None:
-    assert "--resume" in complaint(call("train", "--config", config, "--output_path", tmp_path))
+    assert "--resume" in error_line(call("train", "--config", config, "--output_path", tmp_path))
     config.write_text(config.read_text().replace("max_iter: 4", "max_iter: 5"))
     code, text = call("train", "--config", config, "--output_path", tmp_path, "--resume")
-    assert (code, "finished after iteration 5" in text) == (0, True)
+    assert (code, "iteration 5" in text) == (0, True)
     arguments = ["--config", config, "--checkpoint", trained, "--output_folder", tmp_path / "out", "--num_style", 2]
     code, text = call("translate", *arguments, "--input", picture_folders / "testA" / "0.png", "--a2b", 0, "--seed", 1)
     assert code == 0, text
@@ -82,7 +82,7 @@ def test_translate_takes_the_average_where_there_is_one(
     for flags in ([], ["--no-ema"]):
         out = tmp_path / f"out{len(flags)}"
         code, text = call("translate", *arguments, "--output_folder", out, *flags)
-        assert code == 0 and ("ema_00000004.pt (--no-ema: " in text) is (not flags), text
+        assert code == 0 and ("ema_00000004.pt" in text) is (not flags), text
         found.append((out / "output000.png").read_bytes())
     code, text = call(
         "translate",
@@ -113,22 +113,25 @@ def test_export_and_translate_without_the_run(
         assert (tmp_path / "file" / name).read_bytes() == (tmp_path / "run" / name).read_bytes()
 
     def attempt(*flags: Any) -> str:
-        result = complaint(call("translate", *pictures, "--output_folder", tmp_path / "no", *flags))
+        result = error_line(call("translate", *pictures, "--output_folder", tmp_path / "no", *flags))
         assert not (tmp_path / "no").exists()
         return result
 
-    both = "give --config and --checkpoint, or --pretrained openmoji-lines2color"
-    assert all(both in attempt(*flags) for flags in ((), run[:2], run[2:]))
+    for flags in ((), run[:2], run[2:]):
+        message = attempt(*flags)
+        assert all(option in message for option in ("--config", "--checkpoint", "--pretrained openmoji-lines2color"))
     for flags in (run, ["--trainer", "UNIT"], ["--no-ema"]):
-        assert "--pretrained names a whole model: leave out" in attempt("--pretrained", file, *flags)
-    assert "there is no 'openmoji'; use openmoji-lines2color" in attempt("--pretrained", "openmoji")
-    assert "no such file" in attempt("--pretrained", tmp_path / "none.safetensors")
-    assert "must end in .safetensors" in complaint(call("export", *run, "--output", tmp_path / "model.pt"))
+        message = attempt("--pretrained", file, *flags)
+        assert all(option in message for option in ("--pretrained", "--config", "--trainer", "--no-ema"))
+    message = attempt("--pretrained", "openmoji")
+    assert "'openmoji'" in message and "openmoji-lines2color" in message
+    assert "none.safetensors" in attempt("--pretrained", tmp_path / "none.safetensors")
+    assert ".safetensors" in error_line(call("export", *run, "--output", tmp_path / "model.pt"))
     assert not (tmp_path / "model.pt").exists()
 
 
 def test_a_transparent_drawing_lies_on_white(call: Any, tmp_path: Path) -> None:
-    """For the model in the box, which knows black on white; elsewhere transparency is left out as in training."""
+    """For the bundled model, which knows black on white; elsewhere transparency is left out as in training."""
     drawing = Image.new("RGBA", (64, 64))  # black below, all of it transparent
     drawing.paste((0, 0, 0, 255), (20, 20, 44, 44))
     drawing.save(tmp_path / "drawing.png")
@@ -141,9 +144,9 @@ def test_a_transparent_drawing_lies_on_white(call: Any, tmp_path: Path) -> None:
     assert Image.open(out / "input.png").getpixel((30, 30)) == (0, 0, 0)
 
 
-def test_the_model_in_the_box(call: Any, picture_folders: Path, tmp_path: Path) -> None:
+def test_the_bundled_model(call: Any, picture_folders: Path, tmp_path: Path) -> None:
     """Both ways, random styles, the style of an example, from style to style, any size, one picture of all."""
-    box, folder = ["--pretrained", "openmoji-lines2color"], picture_folders / "testA"
+    bundled, folder = ["--pretrained", "openmoji-lines2color"], picture_folders / "testA"
     ways = {
         "random": ["--num_style", 3],
         "back": ["--a2b", 0, "--num_style", 3],
@@ -154,7 +157,7 @@ def test_the_model_in_the_box(call: Any, picture_folders: Path, tmp_path: Path) 
     for name, flags in ways.items():
         out = tmp_path / name
         code, text = call(
-            "translate", *box, "--input", folder, "--output_folder", out, "--grid", out / "all.png", *flags
+            "translate", *bundled, "--input", folder, "--output_folder", out, "--grid", out / "all.png", *flags
         )
         assert code == 0 and "CC BY-SA 4.0" in text and "OpenMoji" in text, text
         columns = 5 if name == "guided" else 4
@@ -175,10 +178,10 @@ def test_evaluate(
     assert {"a_to_b.kid_e3", "a_to_b.ssim"} <= {row["key"] for row in found["entries"]}
     assert set(found["missing"]) == {"fid", "kid", "is", "cis", "lpips"}
     assert found["about"]["checkpoint"] == str(trained)
-    assert "torch-fidelity" in complaint(call("evaluate", *model, "--also", "fid"))
-    assert "give --config and --checkpoint" in complaint(call("evaluate", "--config", config))
-    assert "not both" in complaint(call("evaluate", *model, "--translated", picture_folders))
-    assert "go with --translated" in complaint(call("evaluate", *model, "--size", 32))
+    assert "torch-fidelity" in error_line(call("evaluate", *model, "--also", "fid"))
+    assert "--checkpoint" in error_line(call("evaluate", "--config", config))
+    assert "--translated" in error_line(call("evaluate", *model, "--translated", picture_folders))
+    assert "--size" in error_line(call("evaluate", *model, "--size", 32))
     folders = ["--translated", picture_folders / "testA", "--truth", picture_folders / "testB", "--size", 32]
     code, text = call("evaluate", *folders, "--json", tmp_path / "found.json")
     assert code == 0, text
@@ -192,30 +195,30 @@ def test_unit(call: Any, config: Path, picture_folders: Path, tmp_path: Path) ->
     out = ["--config", config, "--checkpoint", checkpoint, "--output_folder", tmp_path / "out"]
     code, text = call("translate", *out, "--input", picture_folders / "testB", "--trainer", "UNIT")
     assert code == 0, text
-    assert "trainer is UNIT in the file" in complaint(call("translate", *out, "--input", picture_folders / "testB"))
+    assert "trainer is UNIT" in error_line(call("translate", *out, "--input", picture_folders / "testB"))
 
 
 def test_bad_training_input(call: Any, config: Path, picture_folders: Path, tmp_path: Path) -> None:
     def attempt(**changes: Any) -> str:
         path = tmp_path / "changed.yaml"
         path.write_text(yaml.safe_dump(yaml.safe_load(config.read_text()) | changes))
-        return complaint(call("train", "--config", path, "--output_path", tmp_path / "out"))
+        return error_line(call("train", "--config", path, "--output_path", tmp_path / "out"))
 
-    assert "did you mean batch_size?" in attempt(batchsize=1)
-    assert "no such folder" in attempt(data_root=str(tmp_path / "nowhere"))
+    assert "batch_size?" in attempt(batchsize=1)
+    assert "nowhere" in attempt(data_root=str(tmp_path / "nowhere"))
     assert "batch_size" in attempt(batch_size=5)
     assert not (tmp_path / "out" / "outputs" / "changed").exists()  # a refused run leaves nothing behind
-    assert "set data_root" in attempt(data_root=None)
+    assert "data_root" in attempt(data_root=None)
     assert "vgg_w: 0" in attempt(vgg_w=1)
     assert "crop_image_height" in attempt(new_size=32, crop_image_height=64, crop_image_width=32)
     for path in (picture_folders / "trainA").iterdir():
         path.write_bytes(b"broken")
-    assert "not an image of a known kind" in attempt()
+    assert str(picture_folders / "trainA") in attempt()
     for path in (picture_folders / "trainA").iterdir():
         path.unlink()
-    assert "no images in this folder" in attempt()
+    assert str(picture_folders / "trainA") in attempt()
     assert not list((tmp_path / "out").rglob("*.pt"))
-    assert "no such configuration file" in complaint(call("train", "--config", tmp_path / "none.yaml"))
+    assert "none.yaml" in error_line(call("train", "--config", tmp_path / "none.yaml"))
 
 
 def test_a_bad_training_image_is_named_and_replaced(
@@ -223,7 +226,7 @@ def test_a_bad_training_image_is_named_and_replaced(
 ) -> None:
     (picture_folders / "trainA" / "2.png").write_bytes(b"broken")
     code, text = call("train", "--config", config, "--output_path", tmp_path / "out")
-    assert code == 0 and text.count("2.png") == 1 and "another image takes its place" in text
+    assert code == 0 and text.count("2.png") == 1
 
 
 def test_bad_translation_input(call: Any, config: Path, trained: Path, picture_folders: Path, tmp_path: Path) -> None:
@@ -232,7 +235,7 @@ def test_bad_translation_input(call: Any, config: Path, trained: Path, picture_f
     def attempt(source: Path | None = picture, **changes: Any) -> str:
         options = {"config": config, "checkpoint": trained, "output_folder": out} | changes
         flags = [word for name, value in options.items() for word in (f"--{name}", value)]
-        result = complaint(call("translate", *flags, *(["--input", source] if source else [])))
+        result = error_line(call("translate", *flags, *(["--input", source] if source else [])))
         assert not out.is_dir()
         return result
 
@@ -241,10 +244,10 @@ def test_bad_translation_input(call: Any, config: Path, trained: Path, picture_f
     assert "MUNIT_FAST_MAX_PIXELS" in attempt(bomb)
     (tmp_path / "cut.png").write_bytes(picture.read_bytes()[:200])
     assert "cut.png" in attempt(tmp_path / "cut.png")
-    assert "no such" in attempt(tmp_path / "none.png")
-    assert "give one of --input and --input_folder" in attempt(None)
-    assert "no such checkpoint file" in attempt(checkpoint=tmp_path / "none.pt")
-    assert "cannot be loaded safely" in attempt(checkpoint=picture) or "not a checkpoint" in attempt(checkpoint=picture)
+    assert "none.png" in attempt(tmp_path / "none.png")
+    assert "--input_folder" in attempt(None)
+    assert "none.pt" in attempt(checkpoint=tmp_path / "none.pt")
+    assert str(picture) in attempt(checkpoint=picture)
     assert "--device" in attempt(device="warp")
     assert "gif" in attempt(format="gif")
     out.write_text("a file where the folder should be")
@@ -278,23 +281,25 @@ def test_hostile_vgg_weights(call: Any, config: Path, tmp_path: Path) -> None:
     (tmp_path / "models").mkdir()
     for content in (b"", b"junk"):
         (tmp_path / "models" / "vgg16.weight").write_bytes(content)
-        assert "not a VGG16 state_dict" in complaint(call("train", "--config", config, "--output_path", tmp_path))
+        assert "vgg16.weight" in error_line(call("train", "--config", config, "--output_path", tmp_path))
 
 
 def test_resume_says_what_differs(call: Any, config: Path, trained: Path, tmp_path: Path) -> None:
     config.write_text(config.read_text().replace("max_iter: 4", "max_iter: 5") + "lr: 0.5\n")
     code, text = call("train", "--config", config, "--output_path", tmp_path, "--resume", "--seed", 3)
     assert code == 0
-    assert "this run began with --seed 0" in text
-    assert "learning rate 0.0001 is kept" in text
+    assert "--seed 0" in text
+    assert "0.0001" in text
 
 
 def test_prepare_edges(call: Any, picture_folders: Path, tmp_path: Path) -> None:
     code, text = call("prepare", "edges", "--source", picture_folders, tmp_path / "edges", "--size", 32)
     assert code == 0, text
-    assert "is ready" in text
+    assert str(tmp_path / "edges") in text
     assert (tmp_path / "edges" / "manifest.json").is_file()
-    assert "no such folder" in complaint(call("prepare", "edges", "--source", tmp_path / "none", tmp_path / "e2"))
+    assert str(tmp_path / "none") in error_line(
+        call("prepare", "edges", "--source", tmp_path / "none", tmp_path / "e2")
+    )
     assert not (tmp_path / "e2").exists()
 
 

@@ -88,7 +88,7 @@ def test_16_bit_files_keep_their_range(tmp_path: Path, extension: str, channels:
 
 def test_integers_beyond_16_bits_are_refused(tmp_path: Path) -> None:
     path = saved(tmp_path / "a.tif", np.array([[0, 70000]], np.int32))
-    with pytest.raises(ImageError, match=r"a\.tif: whole numbers outside 0\.\.65535"):
+    with pytest.raises(ImageError, match=r"a\.tif: .*65535"):
         decode_image(path, 1)
 
 
@@ -188,7 +188,7 @@ def test_missing_empty_and_special_files_are_named(tmp_path: Path) -> None:
 
 
 def test_other_channel_counts_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(ImageError, match="with 1 or 3 channels, not 4"):
+    with pytest.raises(ImageError, match="channels, not 4"):
         decode_image(saved(tmp_path / "a.png", picture(4, 4)), 4)
 
 
@@ -241,7 +241,7 @@ def _png_header(width: int, height: int) -> bytes:
 @pytest.mark.parametrize("side", [12_000, 60_000])
 def test_a_decompression_bomb_is_refused_by_its_header(tmp_path: Path, side: int) -> None:
     (tmp_path / "bomb.png").write_bytes(_png_header(side, side))
-    with pytest.raises(ImageError, match=r"bomb\.png: .*more than 134217728 pixels; raise MUNIT_FAST_MAX_PIXELS"):
+    with pytest.raises(ImageError, match=r"bomb\.png: .*134217728 .*MUNIT_FAST_MAX_PIXELS"):
         decode_image(tmp_path / "bomb.png", 3)
 
 
@@ -258,12 +258,12 @@ def test_the_limit_of_pixels_comes_from_the_environment(tmp_path: Path, monkeypa
     np.save(tmp_path / "a.npy", picture(10, 10))
     monkeypatch.setenv("MUNIT_FAST_MAX_PIXELS", "99")
     for name in ("a.png", "a.npy"):
-        with pytest.raises(ImageError, match="10x10 is more than 99 pixels"):
+        with pytest.raises(ImageError, match=r"10x10 .* 99 "):
             decode_image(tmp_path / name, 3)
     monkeypatch.setenv("MUNIT_FAST_MAX_PIXELS", "100")
     assert decode_image(path, 3).shape == (10, 10, 3)
     monkeypatch.setenv("MUNIT_FAST_MAX_PIXELS", "many")
-    with pytest.raises(ValueError, match="MUNIT_FAST_MAX_PIXELS must be a positive whole number, not 'many'"):
+    with pytest.raises(ValueError, match=r"MUNIT_FAST_MAX_PIXELS .*'many'"):
         decode_image(path, 3)
 
 
@@ -328,7 +328,7 @@ def test_a_fitting_image_is_left_alone() -> None:
 
 
 def test_a_needle_is_not_blown_up() -> None:
-    with pytest.raises(ImageError, match="a 100000x1 image with its short side resized to 256"):
+    with pytest.raises(ImageError, match=r"100000x1 .* 256"):
         resize_short_side(np.zeros((1, 100_000, 3), np.uint8), 256)
 
 
@@ -381,7 +381,7 @@ def test_what_is_no_image_is_not_saved(tmp_path: Path, tensor: torch.Tensor, nam
 
 
 def test_saving_into_a_missing_folder_names_it(tmp_path: Path) -> None:
-    with pytest.raises(FileWriteError, match=r"cannot write .*nowhere"):
+    with pytest.raises(FileWriteError, match="nowhere"):
         save_image(torch.zeros(3, 4, 4), tmp_path / "nowhere" / "a.png")
 
 
@@ -435,7 +435,7 @@ def test_an_unreadable_folder_is_an_error(tmp_path: Path, monkeypatch: pytest.Mo
         return scandir(folder)
 
     monkeypatch.setattr(os, "scandir", refuse)
-    with pytest.raises(ImageError, match="locked: cannot read this folder: Permission denied"):
+    with pytest.raises(ImageError, match=r"locked: .*Permission denied"):
         list_images(tmp_path)
 
 
@@ -457,7 +457,7 @@ def test_a_list_cannot_leave_its_root(tmp_path: Path, entry: str) -> None:
         (tmp_path / name).touch()
     entry = entry.replace("OUTSIDE", str(tmp_path))
     (tmp_path / "list.txt").write_text(f"a.png\n{entry}\n")
-    with pytest.raises(ImageError, match=r"list\.txt, line 2: .*secret\.png leads out of"):
+    with pytest.raises(ImageError, match=r"list\.txt, line 2: .*secret\.png"):
         read_list(tmp_path / "list.txt", root)
     (tmp_path / "list.txt").write_text("../base-twin.png\n")
     with pytest.raises(ImageError, match="leads out of"):
@@ -479,6 +479,6 @@ def test_bad_lists_are_named(tmp_path: Path) -> None:
 
 
 def test_a_size_that_the_format_lacks(tmp_path: Path) -> None:
-    with pytest.raises(ImageError, match=r"wide\.webp: 16400×2 pixels cannot be saved as WEBP .*; use \.png"):
+    with pytest.raises(ImageError, match=r"wide\.webp: 16400×2 .*WEBP.*\.png"):
         save_image(torch.zeros(3, 2, 16400), tmp_path / "wide.webp")
     assert list(tmp_path.iterdir()) == []

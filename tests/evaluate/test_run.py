@@ -96,17 +96,17 @@ def test_folders_of_another_program(drawings: Path, tmp_path: Path) -> None:
     count = len(list((drawings / "trainB").iterdir()))
     assert f"{count} real training pictures" in rows(unpaired)["translated.kid_e3"].measured
     assert unpaired.train_images == count and "no --truth" in unpaired.about["notes"][0]
-    with pytest.raises(ValueError, match="--truth FOLDER, --train FOLDER"):
+    with pytest.raises(ValueError, match=r"--truth .*--train"):
         evaluate_folders(drawings / "testA", options)
     (drawings / "testB" / "4.png").rename(drawings / "testB" / "other.png")
-    with pytest.raises(ImageError, match=r"no picture named 4 \(1 of 5 are missing\)"):
+    with pytest.raises(ImageError, match=r" 4 .*1 of 5"):
         evaluate_folders(drawings / "testA", options, truth=drawings / "testB")
     Image.new("RGB", (40, 32)).save(drawings / "testB" / "4.png")
-    with pytest.raises(ImageError, match="40x32 where others are 32x32; give --size"):
+    with pytest.raises(ImageError, match=r"40x32 .*32x32.*--size"):
         evaluate_folders(drawings / "testA", options, truth=drawings / "testB")
     Image.new("RGB", (32, 32)).save(drawings / "testA" / "5_001.png")
     Image.new("RGB", (32, 32)).save(drawings / "testA" / "5_000.png")
-    with pytest.raises(ImageError, match="5 has 2 translations and 0 has 1"):
+    with pytest.raises(ImageError, match=r"5 has 2 .* 0 has 1"):
         evaluate_folders(drawings / "testA", options, truth=drawings / "testB")
 
 
@@ -147,7 +147,7 @@ def test_unpaired_test_sets_and_unit(small_config: dict[str, Any], drawings: Pat
     assert "no pairs" in found.about["notes"][0]
     for path in sorted((drawings / "testB").iterdir())[1:]:
         path.unlink()
-    with pytest.raises(ImageError, match="1 test picture in a domain: at least 2"):
+    with pytest.raises(ImageError, match=r"^1 .*at least 2"):
         evaluate_model(UNIT(cfg).eval(), open_test_set(cfg), EvaluateOptions(**OPTIONS))
 
 

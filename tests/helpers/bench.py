@@ -6,10 +6,12 @@ from dataclasses import fields
 from io import StringIO
 from typing import Any
 
+import pytest
+import torch
 from rich.console import Console
 
-from munit_fast.benchmarks import BenchOptions
-from munit_fast.benchmarks.contenders import OURS
+from munit_fast.benchmarks import BenchOptions, Case, runner
+from munit_fast.benchmarks.contenders import OURS, PUBLISHED, Contender
 from munit_fast.benchmarks.rows import Row
 
 QUICK = BenchOptions(rounds=2, least_s=0, compile=False)
@@ -17,6 +19,16 @@ QUICK = BenchOptions(rounds=2, least_s=0, compile=False)
 
 def quiet() -> Console:
     return Console(file=StringIO(), width=200)
+
+
+def only(monkeypatch: pytest.MonkeyPatch, *implementations: str) -> None:
+    """Let the runner build and time these alone."""
+    every = runner.contenders
+
+    def chosen(case: Case, device: torch.device) -> list[Contender]:
+        return [c for c in every(case, device) if c.implementation in implementations]
+
+    monkeypatch.setattr(runner, "contenders", chosen)
 
 
 def row(**changes: Any) -> Row:
@@ -43,3 +55,8 @@ def row(**changes: Any) -> Row:
     values |= {"precision": "fp32", "graph": False, "rounds": 9, "p20": 0.9, "p50": 1.0, "p80": 1.1, "bytes": 4 * 10**9}
     values |= {"copy_speed": 8e9, "matrix_rate": 1e11, "peak_bytes": 100, "error": 1e-7}
     return Row(**(values | changes))
+
+
+def baseline(p50: float, **changes: Any) -> Row:
+    times = {"p20": 0.9 * p50, "p50": p50, "p80": 1.1 * p50}
+    return row(**({"implementation": PUBLISHED, "layout": "NCHW", "peak_bytes": 200} | times | changes))

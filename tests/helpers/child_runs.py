@@ -18,9 +18,9 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the tests, when run as a script
 
-from munit_fast.utils.process import prepare
+from munit_fast.utils.env import set_process_defaults
 
-prepare()
+set_process_defaults()
 
 import torch
 

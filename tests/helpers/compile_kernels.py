@@ -27,7 +27,7 @@ import triton
 from triton.backends.compiler import GPUTarget
 
 from helpers import kernel_cases as cases
-from helpers.kernel_cases import Case, Inputs
+from helpers.kernel_cases import KernelCase, KernelInputs
 from helpers.kernel_checks import run_backward, run_forward
 from helpers.loss_cases import l1_gradients, lsgan_gradients
 from munit_fast.kernels import launch
@@ -66,7 +66,7 @@ class Driver:
         return 0
 
 
-def record(case: Case) -> list[Launch]:
+def record(case: KernelCase) -> list[Launch]:
     """What the forward and the backward of a case launch."""
     launches: list[Launch] = []
     original = launch.run
@@ -87,7 +87,7 @@ def record(case: Case) -> list[Launch]:
             residual = empty(n, c, case.shape[2] + 2, case.shape[3] + 2)[:, :, 1:-1, 1:-1]
         elif case.residual:
             residual = empty(*case.shape)
-        inputs = Inputs(x, weight, bias, residual, 0.2, x)
+        inputs = KernelInputs(x, weight, bias, residual, 0.2, x)
         inputs.grad, stats = run_forward(case, inputs)
         need_residual = residual is not None and (case.pad > 0 or case.block > 1)
         run_backward(case, inputs, stats, (True, need_residual, weight is not None or bias is not None))

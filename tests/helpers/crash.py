@@ -19,9 +19,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from munit_fast.utils.process import prepare
+from munit_fast.utils.env import set_process_defaults
 
-prepare()
+set_process_defaults()
 
 import numpy as np
 import torch
@@ -33,7 +33,7 @@ from rich.console import Console
 from munit_fast import make_config
 from munit_fast.io.checkpoints import load_file
 from munit_fast.train import TrainOptions, train
-from munit_fast.train.run_dir import RunFolder
+from munit_fast.train.run_dir import RunDirectory
 from munit_fast.train.signals import StopRequest
 
 ITERATIONS = 60
@@ -180,7 +180,7 @@ def compare(whole: Path, parts: Path) -> None:
             same(*(computed(load_file(file)) for file in files), name)
         elif name.endswith(".jpg"):
             assert files[0].read_bytes() == files[1].read_bytes(), name
-    folders = [RunFolder(r, "small") for r in (whole, parts)]
+    folders = [RunDirectory(r, "small") for r in (whole, parts)]
     histories = [folder.read_losses() for folder in folders]
     assert histories[0] == histories[1] and len(histories[0]["loss_gen_total"]) == ITERATIONS
     assert all(folder.history.read_text().count("\n") == ITERATIONS for folder in folders)

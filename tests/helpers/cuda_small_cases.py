@@ -16,6 +16,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the tests; munit
 
 from helpers import oracle
 from munit_fast import functional as mf
+from munit_fast.ops import cases
 from munit_fast.ops.backends import cuda
 
 SHAPES = ((2, 8, 7, 9), (1, 72, 12, 11), (1, 64, 33, 31), (2, 5, 7, 9), (1, 16, 9, 8))
@@ -24,13 +25,15 @@ SHAPES = ((2, 8, 7, 9), (1, 72, 12, 11), (1, 64, 33, 31), (2, 5, 7, 9), (1, 16, 
 def main() -> None:
     for way in cuda.WAYS:
         cuda._way = way
-        for op in oracle.OPS:
-            block = 2 if op in ("layer_shuffled", "layer_mend") else 1
+        for op in cases.OPS:
+            block = cases.block_of(op)
             for i, (n, c, h, w) in enumerate(SHAPES):
                 dtype, act = cuda.DTYPES[i % 3], ("prelu", "relu", "selu", "tanh", "silu")[i]
                 pad, mode = ((3, "reflect"), (2, "replicate"), (1, "zero"), (0, "reflect"), (1, "reflect"))[i]
                 shape = (n, c * block**2, h, w)
-                oracle.check(oracle.Case(op, shape, dtype, "channels_last", act, pad, mode, i % 2 == 0), "cuda", "cuda")
+                oracle.check(
+                    cases.EpilogueCase(op, shape, dtype, "channels_last", act, pad, mode, i % 2 == 0), "cuda", "cuda"
+                )
     pairs = [(torch.randn(n, device="cuda"), torch.randn(n, device="cuda")) for n in (1, 17, 4096, 70001)]
     for a, _ in pairs:
         a.requires_grad_()

@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 
-from munit_fast.train import cuda_graph, stepping
+from munit_fast.train import cuda_graph, trainer
+from munit_fast.train.optim import step_async
 
 REFUSED = "operation not permitted when stream is capturing"
 _SYNCHRONISING = ("_local_scalar_dense", "nonzero", "masked_select", "lift_fresh", "scalar_tensor")
@@ -183,7 +184,7 @@ def install(monkeypatch: pytest.MonkeyPatch) -> FakeCuda:
                 raise RuntimeError("Called CUDAGraph::pool() without a preceding successful capture.")
             return self.handle
 
-    why_not = cuda_graph.why_not
+    reason = cuda_graph.unsupported_reason
     for name, value in {
         "Stream": Stream,
         "Event": Event,
@@ -199,8 +200,8 @@ def install(monkeypatch: pytest.MonkeyPatch) -> FakeCuda:
     monkeypatch.setattr(torch._C, "_host_emptyCache", lambda: None, raising=False)
     monkeypatch.setattr(torch._C, "_cuda_endAllocateToPool", lambda index, pool: None, raising=False)
     monkeypatch.setattr(torch._C, "_cuda_releasePool", lambda index, pool: cuda.released.append(pool), raising=False)
-    monkeypatch.setattr(cuda_graph, "why_not", lambda trainer, device: why_not(trainer, torch.device("cuda")))
+    monkeypatch.setattr(cuda_graph, "unsupported_reason", lambda t, device: reason(t, torch.device("cuda")))
     cuda_graph._stream.cache_clear()
     # As on a GPU, where nothing is read back.
-    monkeypatch.setattr(stepping.Stepping, "_step", lambda self, o: self._step_unread(o, self._scaler(o)))
+    monkeypatch.setattr(trainer._Trainer, "_step", lambda self, o: step_async(o, None, self.skips))
     return cuda

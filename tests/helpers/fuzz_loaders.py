@@ -1,4 +1,4 @@
-"""Hostile configurations, list files, checkpoints and images: each is read, or refused by a clear error of ours.
+"""Hostile configurations, list files, checkpoints and images: each is read, or refused by an error of munit_fast.
 
 `make fuzz` gives each loader FUZZ_INPUTS inputs in a process of its own, so that a crash of native code is seen too;
 the input at hand then lies in the folder that is printed. `test_security.py` runs a few of them.
@@ -41,7 +41,7 @@ from munit_fast.io.checkpoints import CheckpointError, load_file, load_pair
 from munit_fast.models import networks
 from munit_fast.models.munit import MUNIT, from_pretrained
 from munit_fast.models.portable import write_portable
-from munit_fast.train.run_state import checksum, resume_run, run_state
+from munit_fast.train.run_state import apply_state, checksum, find_state, run_state
 from munit_fast.train.trainer import MUNIT_Trainer
 
 PIXELS = 2**16
@@ -486,7 +486,8 @@ def checkpoint_target(folder: Path) -> Target:
             for name in names:
                 (folder / "run" / name).write_bytes(data)
             try:
-                resume_run(trainer, folder / "run")
+                loaded = find_state(folder / "run")
+                apply_state(trainer, loaded.state, loaded.source)
             except CheckpointError as error:
                 check_message(error)
             for name in names:

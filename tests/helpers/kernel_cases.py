@@ -17,7 +17,7 @@ KINKED = ("relu", "lrelu", "prelu", "selu")
 
 
 @dataclass(frozen=True)
-class Case:
+class KernelCase:
     shape: tuple[int, int, int, int] = (2, 8, 5, 7)
     dtype: torch.dtype = torch.float32
     channels_last: bool = True
@@ -87,7 +87,7 @@ def _possible(values: dict[str, Any]) -> bool:
     return mode != "reflect" or pad < min(shape[2:]) * (block or 2)
 
 
-def covering_cases(seed: int = 0) -> list[Case]:
+def covering_cases(seed: int = 0) -> list[KernelCase]:
     """Cases in which every possible pair of factor values occurs (greedily, from random candidates)."""
     draw = random.Random(seed)
     names = list(FACTORS)
@@ -114,12 +114,12 @@ def covering_cases(seed: int = 0) -> list[Case]:
         missing -= covered
         values = {name: FACTORS[name][i] for name, i in best.items()}
         (pad, mode), affine = values.pop("padding"), values.pop("affine").split()
-        cases.append(Case(**values, pad=pad, pad_mode=mode, weight=affine[0], bias=affine[1]))
+        cases.append(KernelCase(**values, pad=pad, pad_mode=mode, weight=affine[0], bias=affine[1]))
     return cases
 
 
 @dataclass
-class Inputs:
+class KernelInputs:
     x: Tensor
     weight: Tensor | None
     bias: Tensor | None
@@ -127,13 +127,13 @@ class Inputs:
     slope: float | Tensor
     grad: Tensor
 
-    def wide(self) -> Inputs:
+    def wide(self) -> KernelInputs:
         """The same values in float64, differentiable."""
 
         def widen(value: Any) -> Any:
             return value.detach().double().requires_grad_() if isinstance(value, Tensor) else value
 
-        return Inputs(*(widen(value) for value in vars(self).values()))
+        return KernelInputs(*(widen(value) for value in vars(self).values()))
 
 
 def lay_out(x: Tensor, channels_last: bool) -> Tensor:
@@ -156,7 +156,7 @@ def spread_out(values: Tensor, strides: str) -> Tensor:
     return wide[..., :1, 1].expand(values.shape) if strides == "expanded" else wide[..., 1]
 
 
-def make_inputs(case: Case, device: str = "cpu", seed: int = 0) -> Inputs:
+def make_inputs(case: KernelCase, device: str = "cpu", seed: int = 0) -> KernelInputs:
     generator = torch.Generator(device).manual_seed(seed)
     n, c, h, w = case.shape
     p = c // case.block**2
@@ -186,10 +186,10 @@ def make_inputs(case: Case, device: str = "cpu", seed: int = 0) -> Inputs:
         z = reference.epilogue(x.double(), *(None if t is None else t.double() for t in (weight, bias)), **plain)
         kink = reference.depth_to_space((z.abs() < 1e-3).double(), case.block)
         grad = lay_out(torch.where(reference.pad2d(kink, case.pad, case.pad_mode) > 0, 0, grad), case.channels_last)
-    return Inputs(lay_out(x, case.channels_last), weight, bias, residual, slope, grad)
+    return KernelInputs(lay_out(x, case.channels_last), weight, bias, residual, slope, grad)
 
 
-def use_tile(case: Case, monkeypatch: Any) -> None:
+def use_tile(case: KernelCase, monkeypatch: Any) -> None:
     """Replace the configuration tables by the case's small tile, so that small tensors have splits and odd tails."""
     if case.tile is None:
         return
@@ -204,38 +204,38 @@ def use_tile(case: Case, monkeypatch: Any) -> None:
     monkeypatch.setattr(configs, "LAYER_CHANNELS", 4)
 
 
-def _network_cases() -> list[Case]:
+def _network_cases() -> list[KernelCase]:
     """The epilogues of MUNIT's networks at 256×256, one sample."""
     adain = {"weight": "sample", "bias": "sample"}
     layer = {"norm": "layer", "weight": "shared", "bias": "shared"}
     bias = {"norm": "none", "bias": "shared"}
     return [
-        Case((1, 64, 256, 256), norm="instance", act="relu", pad=1),
-        Case((1, 128, 128, 128), norm="instance", act="relu", pad=1),
-        Case((1, 256, 64, 64), norm="instance", act="relu", pad=1),
-        Case((1, 256, 64, 64), norm="instance", act="none", pad=1, residual=True),
-        Case((1, 256, 64, 64), norm="instance", act="none", pad=1, residual=True, window=True),
-        Case((1, 256, 64, 64), norm="instance", act="none", pad=0, residual=True, window=True),
-        Case((1, 256, 64, 64), act="relu", pad=1, **adain),
-        Case((1, 256, 64, 64), act="none", pad=1, residual=True, **adain),
-        Case((1, 256, 64, 64), act="none", pad=1, residual=True, window=True, **adain),
-        Case((1, 256, 64, 64), act="none", pad=3, residual=True, window=True, **adain),
-        Case((1, 256, 64, 64), act="none", pad=1, pad_mode="replicate", residual=True, window=True, **adain),
-        Case((1, 128, 128, 128), act="relu", pad=2, **layer),
-        Case((1, 64, 256, 256), act="relu", pad=3, **layer),
-        Case((1, 512, 64, 64), act="relu", block=2, pad=1, pad_mode="replicate", **layer),
-        Case((1, 512, 64, 64), act="relu", block=2, pad=1, **layer),
-        Case((1, 256, 128, 128), act="relu", block=2, pad=3, **layer),
-        Case((1, 64, 128, 128), act="lrelu", pad=1, pad_mode="zero", **bias),
-        Case((1, 256, 32, 32), act="lrelu", pad=1, **bias),
-        Case((1, 512, 16, 16), act="lrelu", pad=0, **bias),
-        Case((1, 64, 256, 256), act="relu", pad=1, **bias),
-        Case((1, 3, 256, 256), act="tanh", pad=0, **bias),
+        KernelCase((1, 64, 256, 256), norm="instance", act="relu", pad=1),
+        KernelCase((1, 128, 128, 128), norm="instance", act="relu", pad=1),
+        KernelCase((1, 256, 64, 64), norm="instance", act="relu", pad=1),
+        KernelCase((1, 256, 64, 64), norm="instance", act="none", pad=1, residual=True),
+        KernelCase((1, 256, 64, 64), norm="instance", act="none", pad=1, residual=True, window=True),
+        KernelCase((1, 256, 64, 64), norm="instance", act="none", pad=0, residual=True, window=True),
+        KernelCase((1, 256, 64, 64), act="relu", pad=1, **adain),
+        KernelCase((1, 256, 64, 64), act="none", pad=1, residual=True, **adain),
+        KernelCase((1, 256, 64, 64), act="none", pad=1, residual=True, window=True, **adain),
+        KernelCase((1, 256, 64, 64), act="none", pad=3, residual=True, window=True, **adain),
+        KernelCase((1, 256, 64, 64), act="none", pad=1, pad_mode="replicate", residual=True, window=True, **adain),
+        KernelCase((1, 128, 128, 128), act="relu", pad=2, **layer),
+        KernelCase((1, 64, 256, 256), act="relu", pad=3, **layer),
+        KernelCase((1, 512, 64, 64), act="relu", block=2, pad=1, pad_mode="replicate", **layer),
+        KernelCase((1, 512, 64, 64), act="relu", block=2, pad=1, **layer),
+        KernelCase((1, 256, 128, 128), act="relu", block=2, pad=3, **layer),
+        KernelCase((1, 64, 128, 128), act="lrelu", pad=1, pad_mode="zero", **bias),
+        KernelCase((1, 256, 32, 32), act="lrelu", pad=1, **bias),
+        KernelCase((1, 512, 16, 16), act="lrelu", pad=0, **bias),
+        KernelCase((1, 64, 256, 256), act="relu", pad=1, **bias),
+        KernelCase((1, 3, 256, 256), act="tanh", pad=0, **bias),
     ]
 
 
 NETWORK_CASES = _network_cases()
 
 
-def variants(case: Case, dtypes: tuple[torch.dtype, ...], channels_last: tuple[bool, ...]) -> list[Case]:
+def variants(case: KernelCase, dtypes: tuple[torch.dtype, ...], channels_last: tuple[bool, ...]) -> list[KernelCase]:
     return [replace(case, dtype=d, channels_last=c) for d in dtypes for c in channels_last]

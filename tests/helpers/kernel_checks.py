@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from triton import knobs
 
-from helpers.kernel_cases import Case, Inputs, lay_out
+from helpers.kernel_cases import KernelCase, KernelInputs, lay_out
 from helpers.tolerances import tolerance, unit_roundoff
 from munit_fast.ops.backends import triton as backend
 from munit_fast.ops.epilogue import empty_gradients, empty_result, empty_stats
@@ -33,13 +33,13 @@ def bound(
     return tolerance(dtype, kind, size, length, condition, stored) + cut * unit_roundoff(torch.bfloat16)
 
 
-def _arguments(case: Case, i: Inputs) -> tuple[EpilogueSpec, EpilogueInputs]:
+def _arguments(case: KernelCase, i: KernelInputs) -> tuple[EpilogueSpec, EpilogueInputs]:
     slopes = i.slope if isinstance(i.slope, Tensor) else None
     slope = 0.0 if isinstance(i.slope, Tensor) else i.slope
     return EpilogueSpec(**case.options, slope=slope), EpilogueInputs(i.x, i.weight, i.bias, i.residual, slopes)
 
 
-def run_forward(case: Case, i: Inputs) -> tuple[Tensor, Tensor]:
+def run_forward(case: KernelCase, i: KernelInputs) -> tuple[Tensor, Tensor]:
     """The kernels' result and statistics."""
     spec, inputs = _arguments(case, i)
     y, stats = empty_result(i.x, spec), empty_stats(i.x, spec)
@@ -48,7 +48,7 @@ def run_forward(case: Case, i: Inputs) -> tuple[Tensor, Tensor]:
 
 
 def run_backward(
-    case: Case, i: Inputs, stats: Tensor, need: tuple[bool, bool, bool] = (True, True, True)
+    case: KernelCase, i: KernelInputs, stats: Tensor, need: tuple[bool, bool, bool] = (True, True, True)
 ) -> EpilogueGradients:
     """What is needed of the kernels' gradients of x and of the residual, and their sums."""
     spec, inputs = _arguments(case, i)
@@ -71,7 +71,7 @@ def _within(name: str, actual: Tensor, expected: Tensor, allowed: float) -> None
     assert found <= allowed, f"{name}: relative error {found:.2e}, allowed {allowed:.2e}"
 
 
-def _length_and_condition(case: Case, x: Tensor) -> tuple[int, float]:
+def _length_and_condition(case: KernelCase, x: Tensor) -> tuple[int, float]:
     """Terms of a statistic, and the largest |mean| / spread."""
     if case.norm == "none":
         return 1, 0.0
@@ -80,7 +80,7 @@ def _length_and_condition(case: Case, x: Tensor) -> tuple[int, float]:
     return math.prod(case.shape[2:] if case.norm == "instance" else case.shape[1:]), (mean.abs() / spread).max().item()
 
 
-def check_forward(case: Case, inputs: Inputs) -> Tensor:
+def check_forward(case: KernelCase, inputs: KernelInputs) -> Tensor:
     """Run the forward and hold it to the oracle. Returns the statistics."""
     i, wide = inputs, inputs.wide()
     y, stats = run_forward(case, i)
@@ -98,7 +98,7 @@ def check_forward(case: Case, inputs: Inputs) -> Tensor:
     return stats
 
 
-def check_backward(case: Case, inputs: Inputs, stats: Tensor) -> None:
+def check_backward(case: KernelCase, inputs: KernelInputs, stats: Tensor) -> None:
     """Run the backward and hold it to autograd through the oracle, and its sums to the oracle's."""
     i, wide = inputs, inputs.wide()
     y = reference.epilogue(wide.x, wide.weight, wide.bias, wide.residual, slope=wide.slope, **case.options)
@@ -126,7 +126,7 @@ def check_backward(case: Case, inputs: Inputs, stats: Tensor) -> None:
         assert (found - wide.slope.grad).norm().item() <= allowed * size
 
 
-def check_needs(case: Case, inputs: Inputs, stats: Tensor) -> None:
+def check_needs(case: KernelCase, inputs: KernelInputs, stats: Tensor) -> None:
     """What is asked for does not depend on the rest."""
     everything = run_backward(case, inputs, stats)
     for need in itertools.product([False, True], repeat=3):

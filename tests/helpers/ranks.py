@@ -9,9 +9,9 @@ import os
 import sys
 from pathlib import Path
 
-from munit_fast.utils.process import prepare
+from munit_fast.utils.env import set_process_defaults
 
-prepare()
+set_process_defaults()
 
 import torch  # noqa: E402
 import yaml  # noqa: E402

@@ -12,6 +12,7 @@ from rich.console import Console
 
 from munit_fast import make_config
 from munit_fast.train import TrainOptions, TrainResult, train
+from munit_fast.train.run_state import apply_state, find_state, save_published, save_state
 
 
 def run(config: dict[str, Any], data: Path, out: Path, console: Console | None = None, **options: Any) -> TrainResult:
@@ -22,6 +23,18 @@ def run(config: dict[str, Any], data: Path, out: Path, console: Console | None =
         config_text=yaml.safe_dump(values),
         console=console or Console(quiet=True),
     )
+
+
+def save(trainer: Any, folder: Path, iterations: int, notes: dict[str, Any] | None = None) -> None:
+    """What a run writes when the published files are due."""
+    save_state(trainer, folder, iterations, notes)
+    save_published(trainer, folder, iterations)
+
+
+def resume(trainer: Any, folder: Path) -> tuple[int, dict[str, Any]]:
+    """What a run with --resume loads."""
+    loaded = find_state(folder)
+    return apply_state(trainer, loaded.state, loaded.source)
 
 
 def checkpoints(out: Path) -> Path:

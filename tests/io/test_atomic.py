@@ -109,7 +109,7 @@ def test_the_data_reaches_the_disk_before_the_name(
 
 
 def test_a_missing_folder_is_named(tmp_path: Path) -> None:
-    with pytest.raises(FileWriteError, match=r"cannot write .*nowhere.*: No such file or directory"):
+    with pytest.raises(FileWriteError, match="nowhere"):
         atomic_write_bytes(tmp_path / "nowhere" / "a", b"x")
 
 
@@ -118,7 +118,7 @@ def test_folders_and_devices_are_not_replaced(tmp_path: Path) -> None:
         atomic_write_bytes(tmp_path, b"x")
     if hasattr(os, "mkfifo"):
         os.mkfifo(tmp_path / "pipe")
-        with pytest.raises(FileWriteError, match="a device or a pipe"):
+        with pytest.raises(FileWriteError, match="pipe"):
             atomic_write_bytes(tmp_path / "pipe", b"x")
         assert stat.S_ISFIFO((tmp_path / "pipe").stat().st_mode)
 
@@ -161,5 +161,5 @@ def test_a_failed_folder_vanishes(tmp_path: Path, failure: BaseException) -> Non
 
 def test_a_folder_below_a_file_is_refused_clearly(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("x")
-    with pytest.raises(FileWriteError, match=r"cannot write .*out"):
+    with pytest.raises(FileWriteError, match="out"):
         atomic_directory(tmp_path / "file" / "out").__enter__()

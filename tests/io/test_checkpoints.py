@@ -1,19 +1,21 @@
-"""Checkpoint files: the published ones load and are written back byte for byte, foreign ones get a clear word."""
+"""Checkpoint files: published ones load and are written back bit for bit, others are refused with the reason."""
 
 from __future__ import annotations
 
 import os
 import pickle
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
+from helpers import runs
 from munit_fast import MUNIT, UNIT, CheckpointError, MUNIT_Trainer, UNIT_Trainer, make_config
 from munit_fast.io.checkpoints import load_file, save_atomically
 from munit_fast.models.portable import write_portable
-from munit_fast.train.run_state import resume_run, save_run, save_state
+from munit_fast.train.run_state import save_state
 
 FILES = Path(__file__).parents[1] / "golden" / "files"
 
@@ -59,8 +61,8 @@ def test_save_and_resume_restore_everything(small_config: dict[str, Any], tmp_pa
     first.update_learning_rate()
     first.dis_update(x_a, x_b, hp)
     first.gen_update(x_a, x_b, hp)
-    save_run(first, tmp_path, 1, {"seed": 7})
-    assert resume_run(second, tmp_path) == (1, {"seed": 7})
+    runs.save(first, tmp_path, 1, {"seed": 7})
+    assert runs.resume(second, tmp_path) == (1, {"seed": 7})
     compare(first.state_dict(), second.state_dict(), "networks")
     compare(first.gen_opt.state_dict(), second.gen_opt.state_dict(), "gen_opt")
     compare(first.dis_opt.state_dict(), second.dis_opt.state_dict(), "dis_opt")
@@ -68,7 +70,7 @@ def test_save_and_resume_restore_everything(small_config: dict[str, Any], tmp_pa
         assert torch.equal(first.s_a, second.s_a)
 
 
-def complaint(path: Path, cfg: Any, kind: Any = MUNIT) -> str:
+def refusal(path: Path, cfg: Any, kind: Any = MUNIT) -> str:
     with pytest.raises(CheckpointError) as error:
         kind(cfg).load(path)
     assert "\n" not in str(error.value)
@@ -78,18 +80,16 @@ def complaint(path: Path, cfg: Any, kind: Any = MUNIT) -> str:
 
 def test_another_configuration_is_named(small_config: dict[str, Any], tmp_path: Path) -> None:
     cfg = make_config(small_config)
-    save_run(MUNIT_Trainer(cfg.hyperparameters()), tmp_path, 1)
+    runs.save(MUNIT_Trainer(cfg.hyperparameters()), tmp_path, 1)
     path = tmp_path / "gen_00000001.pt"
     other = make_config(small_config | {"gen": small_config["gen"] | {"dim": 8, "n_res": 2}})
-    text = complaint(path, other)
-    assert "gen.dim is 4 in the file and 8 here" in text
-    assert "gen.n_res is 1 in the file and 2 here" in text
+    text = refusal(path, other)
+    assert "gen.dim is 4" in text
+    assert "gen.n_res is 1" in text
     assert "style_dim" not in text
-    assert "trainer is MUNIT in the file and UNIT here" in complaint(path, cfg, UNIT)
-    assert "input channels is 3 in the file and 1 here" in complaint(
-        path, make_config(small_config | {"input_dim_a": 1})
-    )
-    assert "give the gen_" in complaint(tmp_path / "dis_00000001.pt", cfg)
+    assert "trainer is MUNIT" in refusal(path, cfg, UNIT)
+    assert "input channels is 3" in refusal(path, make_config(small_config | {"input_dim_a": 1}))
+    assert "gen_########.pt" in refusal(tmp_path / "dis_00000001.pt", cfg)
 
 
 def test_a_failed_load_changes_nothing(small_config: dict[str, Any], tmp_path: Path) -> None:
@@ -103,52 +103,52 @@ def test_a_failed_load_changes_nothing(small_config: dict[str, Any], tmp_path: P
     compare(dict(model.state_dict()), before, "model")
 
 
-class Mischief:
+class RunsCode:
     def __reduce__(self) -> Any:
-        return os.system, ("touch mischief-was-done",)
+        return os.system, ("touch code-was-run",)
 
 
 def test_pickles_are_not_run(small_config: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     for name, write in (("zip.pt", torch.save), ("plain.pt", lambda o, p: p.write_bytes(pickle.dumps(o)))):
-        write({"a": Mischief(), "b": {}}, tmp_path / name)
-        assert "only tensors are loaded" in complaint(tmp_path / name, make_config(small_config))
-    assert not (tmp_path / "mischief-was-done").exists()
+        write({"a": RunsCode(), "b": {}}, tmp_path / name)
+        assert "only tensors" in refusal(tmp_path / name, make_config(small_config))
+    assert not (tmp_path / "code-was-run").exists()
 
 
 @pytest.mark.parametrize("content", [b"", b"hello", b"PK\x03\x04broken", b"\x80\x02}q\x00."])
 def test_files_that_are_no_checkpoint(small_config: dict[str, Any], tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "gen_00000001.pt"
     path.write_bytes(content)
-    complaint(path, make_config(small_config))
+    refusal(path, make_config(small_config))
 
 
-def test_missing_truncated_and_foreign_files(small_config: dict[str, Any], tmp_path: Path) -> None:
+def test_missing_truncated_and_third_party_files(small_config: dict[str, Any], tmp_path: Path) -> None:
     cfg = make_config(small_config)
-    assert "no such checkpoint file" in complaint(tmp_path / "none.pt", cfg)
-    assert "is a folder" in complaint(tmp_path, cfg)
+    assert "none.pt" in refusal(tmp_path / "none.pt", cfg)
+    assert "folder" in refusal(tmp_path, cfg)
     whole = (FILES / "gen_00000001.pt").read_bytes()
     (tmp_path / "cut.pt").write_bytes(whole[: len(whole) // 2])
-    complaint(tmp_path / "cut.pt", cfg)
+    refusal(tmp_path / "cut.pt", cfg)
     torch.save([1, 2], tmp_path / "list.pt")
-    assert "'a' and 'b'" in complaint(tmp_path / "list.pt", cfg)
-    torch.save({"a": {"w": torch.ones(2)}, "b": {"w": torch.ones(2)}}, tmp_path / "foreign.pt")
-    assert "does not fit" in complaint(tmp_path / "foreign.pt", cfg)
+    assert "'a' and 'b'" in refusal(tmp_path / "list.pt", cfg)
+    torch.save({"a": {"w": torch.ones(2)}, "b": {"w": torch.ones(2)}}, tmp_path / "third_party.pt")
+    refusal(tmp_path / "third_party.pt", cfg)
 
 
-def test_resume_without_or_with_foreign_files(small_config: dict[str, Any], tmp_path: Path) -> None:
+def test_resume_without_or_with_third_party_files(small_config: dict[str, Any], tmp_path: Path) -> None:
     trainer = MUNIT_Trainer(make_config(small_config).hyperparameters())
-    with pytest.raises(CheckpointError, match="nothing to resume from"):
-        resume_run(trainer, tmp_path)
-    save_run(trainer, tmp_path, 1)
+    with pytest.raises(CheckpointError, match=re.escape(str(tmp_path))):
+        runs.resume(trainer, tmp_path)
+    runs.save(trainer, tmp_path, 1)
     torch.save({"optimizers": {"gen": {}, "dis": {}}}, tmp_path / "resume_00000001.pt")
     with pytest.raises(CheckpointError, match=r"resume_00000001\.pt"):
-        resume_run(trainer, tmp_path)
+        runs.resume(trainer, tmp_path)
     (tmp_path / "resume_00000001.pt").unlink()
-    assert resume_run(trainer, tmp_path) == (1, {})  # as a folder of the published implementation
+    assert runs.resume(trainer, tmp_path) == (1, {})  # as a folder of the published implementation
     torch.save([1], tmp_path / "optimizer.pt")
     with pytest.raises(CheckpointError, match=r"optimizer\.pt"):
-        resume_run(trainer, tmp_path)
+        runs.resume(trainer, tmp_path)
 
 
 def test_a_save_killed_at_any_file_leaves_a_state_to_resume(
@@ -160,7 +160,7 @@ def test_a_save_killed_at_any_file_leaves_a_state_to_resume(
     for survivors in range(6):
         folder = tmp_path / str(survivors)
         folder.mkdir()
-        save_run(trainer, folder, 5)
+        runs.save(trainer, folder, 5)
         renamed: list[str] = []
 
         def dying(source: Any, target: Any, renamed: list[str] = renamed, survivors: int = survivors) -> None:
@@ -171,11 +171,11 @@ def test_a_save_killed_at_any_file_leaves_a_state_to_resume(
 
         monkeypatch.setattr(os, "replace", dying)
         try:
-            save_run(trainer, folder, 10)
+            runs.save(trainer, folder, 10)
         except KeyboardInterrupt:
             assert survivors < 4  # the state, then dis, gen and optimizer.pt; there is no average yet
         monkeypatch.undo()
-        iterations, _ = resume_run(MUNIT_Trainer(hp), folder)
+        iterations, _ = runs.resume(MUNIT_Trainer(hp), folder)
         assert iterations == (10 if survivors >= 1 else 5), renamed
 
 
@@ -188,7 +188,7 @@ def test_published_optimizer_of_a_constant_rate(small_config: dict[str, Any], tm
         del state["param_groups"][0]["initial_lr"]
     torch.save(states, tmp_path / "optimizer.pt")
     other = MUNIT_Trainer(hp)
-    assert resume_run(other, tmp_path)[0] == other.resume(tmp_path, hp) == 1
+    assert runs.resume(other, tmp_path)[0] == other.resume(tmp_path, hp) == 1
     other.update_learning_rate()
     assert other.gen_opt.param_groups[0]["lr"] == 0.5
 
@@ -196,9 +196,9 @@ def test_published_optimizer_of_a_constant_rate(small_config: dict[str, Any], tm
 @pytest.mark.parametrize("display_size", [1, 5])
 def test_resume_with_another_display_size(small_config: dict[str, Any], tmp_path: Path, display_size: int) -> None:
     trainer = MUNIT_Trainer(make_config(small_config).hyperparameters())
-    save_run(trainer, tmp_path, 1)
+    runs.save(trainer, tmp_path, 1)
     other = MUNIT_Trainer(make_config(small_config | {"display_size": display_size}).hyperparameters())
-    resume_run(other, tmp_path)
+    runs.resume(other, tmp_path)
     assert len(other.s_a) == display_size
     shared = min(2, display_size)
     assert torch.equal(other.s_a[:shared], trainer.s_a[:shared])
@@ -231,7 +231,7 @@ def test_a_save_that_fails_leaves_the_old_file(tmp_path: Path, monkeypatch: pyte
         raise RuntimeError("PytorchStreamWriter failed writing file data/0: file write failed")
 
     monkeypatch.setattr(torch, "save", fail)
-    with pytest.raises(OSError, match="could not be written whole"):
+    with pytest.raises(OSError, match=path.name):
         save_atomically({"x": torch.zeros(3)}, path)
     assert torch.equal(load_file(path)["x"], torch.ones(3))
     assert [p.name for p in tmp_path.iterdir()] == [path.name]

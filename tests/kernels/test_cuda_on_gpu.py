@@ -17,9 +17,10 @@ from torch import Tensor
 
 from helpers import oracle
 from helpers.gpu_timing import microseconds, times_of
-from helpers.oracle import Case
 from munit_fast import functional as mf
+from munit_fast.ops import cases
 from munit_fast.ops.backends import cuda, triton
+from munit_fast.ops.cases import EpilogueCase
 from munit_fast.train.cuda_graph import capture, capture_stream
 
 HERE = torch.device("cuda", 0)
@@ -29,23 +30,23 @@ pytestmark = [pytest.mark.gpu, pytest.mark.skipif(WHY_NOT is not None, reason=f"
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 # The epilogues of MUNIT's networks at 256×256, and sizes at which clusters of 8 and 16 blocks are just large enough.
 REAL = (
-    Case("instance", (1, 64, 256, 256), act="relu", pad=1),
-    Case("instance", (1, 128, 128, 128), act="relu", pad=1),
-    Case("instance", (4, 256, 64, 64), act="relu", pad=1),
-    Case("adain", (1, 256, 64, 64), act="relu", pad=1),
-    Case("adain", (4, 256, 64, 64), pad=1, residual=True),
-    Case("layer_affine", (1, 128, 128, 128), act="relu", pad=2),
-    Case("layer_affine", (1, 64, 256, 256), act="relu", pad=3),
-    Case("layer_mend", (1, 512, 64, 64), act="relu", pad=1, pad_mode="replicate"),
-    Case("layer_affine", (8, 64, 32, 32), act="selu", pad=1),
-    Case("bias_act", (1, 64, 128, 128), act="lrelu", pad=1, pad_mode="zero"),
-    Case("bias_act", (1, 3, 256, 256), act="tanh"),
-    Case("instance", (1, 1000, 37, 41), act="prelu", pad=3),
-    Case("layer_shuffled", (3, 72, 33, 65), act="selu", pad=3, residual=True),
+    EpilogueCase("instance", (1, 64, 256, 256), act="relu", pad=1),
+    EpilogueCase("instance", (1, 128, 128, 128), act="relu", pad=1),
+    EpilogueCase("instance", (4, 256, 64, 64), act="relu", pad=1),
+    EpilogueCase("adain", (1, 256, 64, 64), act="relu", pad=1),
+    EpilogueCase("adain", (4, 256, 64, 64), pad=1, residual=True),
+    EpilogueCase("layer_affine", (1, 128, 128, 128), act="relu", pad=2),
+    EpilogueCase("layer_affine", (1, 64, 256, 256), act="relu", pad=3),
+    EpilogueCase("layer_shared", (1, 512, 64, 64), act="relu", pad=1, pad_mode="replicate"),
+    EpilogueCase("layer_affine", (8, 64, 32, 32), act="selu", pad=1),
+    EpilogueCase("bias_act", (1, 64, 128, 128), act="lrelu", pad=1, pad_mode="zero"),
+    EpilogueCase("bias_act", (1, 3, 256, 256), act="tanh"),
+    EpilogueCase("instance", (1, 1000, 37, 41), act="prelu", pad=3),
+    EpilogueCase("layer_shuffled", (3, 72, 33, 65), act="selu", pad=3, residual=True),
 )
 
 
-def _last(case: Case, dtype: torch.dtype) -> Case:
+def _last(case: EpilogueCase, dtype: torch.dtype) -> EpilogueCase:
     return replace(case, dtype=dtype, layout="channels_last")
 
 
@@ -57,15 +58,15 @@ def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("case", REAL, ids=lambda case: f"{case.op}-{'x'.join(map(str, case.shape))}")
-def test_real_sizes(case: Case, dtype: torch.dtype, way: str) -> None:
+def test_real_sizes(case: EpilogueCase, dtype: torch.dtype, way: str) -> None:
     oracle.check(_last(case, dtype), "cuda", "cuda")
 
 
-@pytest.mark.parametrize("op", oracle.OPS)
+@pytest.mark.parametrize("op", cases.OPS)
 def test_the_grid(op: str, way: str) -> None:
     """A third of it for each way: all of it would take minutes, and what a case asks for does not depend on the way."""
     for dtype in DTYPES:
-        for i, case in enumerate(oracle.grid(op, dtype, "channels_last")):
+        for i, case in enumerate(cases.grid(op, dtype, "channels_last")):
             if i % len(cuda.WAYS) != cuda.WAYS.index(way):
                 continue
             oracle.check(case, "cuda", "cuda")
@@ -76,14 +77,14 @@ def test_the_grid(op: str, way: str) -> None:
 
 def test_far_from_the_centre(way: str) -> None:
     for op, shape in itertools.product(("instance", "layer_affine"), ((1, 64, 128, 128), (4, 256, 32, 32))):
-        case = Case(op, shape, torch.float32, "channels_last", "relu", 1, mean=1000, std=1)
+        case = EpilogueCase(op, shape, torch.float32, "channels_last", "relu", 1, mean=1000, std=1)
         oracle.check(case, "cuda", "cuda")
 
 
 def _step() -> tuple[Tensor, Callable[[], list[Tensor]]]:
     """What the results depend on, and a function that launches everything once."""
-    case = _last(Case("adain", (2, 256, 64, 64), act="prelu", pad=1, residual=True), DTYPES[1])
-    inputs = oracle.make_inputs(case, "cuda")
+    case = _last(EpilogueCase("adain", (2, 256, 64, 64), act="prelu", pad=1, residual=True), DTYPES[1])
+    inputs = cases.make_tensors(case, "cuda")
     leaves = [t for t in inputs if t is not None]
     other = torch.randn_like(inputs.x)
     upstream: list[Tensor] = []
@@ -145,7 +146,7 @@ def test_graph_capture_and_replay(way: str) -> None:
 @pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two devices")
 def test_another_device(way: str) -> None:
     current = torch.cuda.current_device()
-    oracle.check(_last(Case("adain", (1, 64, 32, 32), act="relu", pad=1), DTYPES[1]), "cuda", "cuda:1")
+    oracle.check(_last(EpilogueCase("adain", (1, 64, 32, 32), act="relu", pad=1), DTYPES[1]), "cuda", "cuda:1")
     assert torch.cuda.current_device() == current
 
 
@@ -153,8 +154,12 @@ def test_clusters_at_their_limits(monkeypatch: pytest.MonkeyPatch) -> None:
     """Slabs of nearly all shared memory, in clusters as large as they get; beyond that the passes take over."""
     monkeypatch.setattr(cuda, "_way", "slab")
     for side in (64, 96, 128, 160, 192, 224, 256, 320):
-        oracle.check(Case("instance", (1, 16, side, side), DTYPES[1], "channels_last", "relu", 1), "cuda", "cuda")
-        oracle.check(Case("layer_affine", (1, 64, side // 2, side // 2), DTYPES[1], "channels_last"), "cuda", "cuda")
+        oracle.check(
+            EpilogueCase("instance", (1, 16, side, side), DTYPES[1], "channels_last", "relu", 1), "cuda", "cuda"
+        )
+        oracle.check(
+            EpilogueCase("layer_affine", (1, 64, side // 2, side // 2), DTYPES[1], "channels_last"), "cuda", "cuda"
+        )
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)

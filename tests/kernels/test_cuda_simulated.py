@@ -12,12 +12,12 @@ import torch
 from torch import Tensor
 
 from helpers import oracle, simulated
-from helpers.oracle import Case
 from helpers.simulated import A100, BACKWARDS, DEVICES, FORWARDS, H100, PARTLY, RTX50, T4, Margins, Simulator
 from helpers.tolerances import tolerance
 from munit_fast import functional as mf
-from munit_fast.ops import backends
+from munit_fast.ops import backends, cases
 from munit_fast.ops.backends import cuda
+from munit_fast.ops.cases import EpilogueCase, block_of
 from munit_fast.ops.spec import ACTIVATIONS
 from munit_fast.reference import epilogue as formulas
 from munit_fast.reference import losses as reference
@@ -55,10 +55,11 @@ def margins(monkeypatch: pytest.MonkeyPatch) -> Iterator[Margins]:
         shape = size[0] if isinstance(size[0], (tuple, torch.Size)) else size
         return found.empty(shape, dtype, kw.get("memory_format", torch.contiguous_format))
 
-    lay_out = oracle.lay_out
+    lay_out = cases.lay_out
     monkeypatch.setattr(torch, "empty", empty)
     monkeypatch.setattr(torch, "empty_like", lambda t: found.copy(torch.full_like(t, float("nan"))))
-    monkeypatch.setattr(oracle, "lay_out", lambda values, layout: found.copy(lay_out(values, layout)))
+    for module in (cases, oracle):
+        monkeypatch.setattr(module, "lay_out", lambda values, layout: found.copy(lay_out(values, layout)))
     torch.use_deterministic_algorithms(True, warn_only=True)
     torch.utils.deterministic.fill_uninitialized_memory = True
     yield found
@@ -76,13 +77,13 @@ def simulator(built: Simulator, monkeypatch: pytest.MonkeyPatch, margins: Margin
     backends.choose.cache_clear()
 
 
-def _cases(op: str, dtype: torch.dtype, turn: int, layout: str = "channels_last") -> Iterator[Case]:
+def _cases(op: str, dtype: torch.dtype, turn: int, layout: str = "channels_last") -> Iterator[EpilogueCase]:
     """One in five of the oracle's grid, as `turn` chooses, and as many of the same epilogues at other sizes.
 
     The grid has six paddings in turn: a fifth has them all.
     """
-    block = 2 if op in ("layer_shuffled", "layer_mend") else 1
-    for i, case in itertools.islice(enumerate(oracle.grid(op, dtype, layout)), turn % 5, None, 5):
+    block = block_of(op)
+    for i, case in itertools.islice(enumerate(cases.grid(op, dtype, layout)), turn % 5, None, 5):
         n, c, h, w = LARGE[i % len(LARGE)] if i // 5 == turn % 7 else WIDE[(i + turn) % len(WIDE)]
         if case.pad_mode != "reflect" or case.pad < block * min(h, w):
             yield replace(case, shape=(n, c * block**2, h, w))
@@ -103,7 +104,7 @@ def test_epilogues(
     monkeypatch.setattr(cuda, "_way", way)
     first = list(WAYS).index((way, device)) + 2 * DTYPES.index(dtype)
     turn, clusters, shared = itertools.count(first), set(), set()
-    for i, op in enumerate(oracle.OPS):
+    for i, op in enumerate(cases.OPS):
         for case in _cases(op, dtype, first + i):
             simulator.set(device, next(turn) % 4)
             oracle.check(case, "cuda")
@@ -126,8 +127,8 @@ def test_other_layouts(name: str, simulator: Simulator, margins: Margins) -> Non
         return
     for shape, dtype in itertools.product([*WIDE, (2, 5, 7, 9)], DTYPES):
         n, c, h, w = shape
-        x = oracle.lay_out(torch.randn(shape).to(dtype), "channels_last")
-        large = oracle.lay_out(torch.randn(n, c, h + 2, w + 2).to(dtype), "channels_last")
+        x = cases.lay_out(torch.randn(shape).to(dtype), "channels_last")
+        large = cases.lay_out(torch.randn(n, c, h + 2, w + 2).to(dtype), "channels_last")
         window = large[:, :, 1:-1, 1:-1]
         simulator.set(H100, 2)
         got = mf.instance_norm(x, residual=window, act="relu", pad=1, pad_mode="replicate", impl="cuda")
@@ -142,7 +143,9 @@ def test_far_from_the_centre(simulator: Simulator, monkeypatch: pytest.MonkeyPat
     for way, op in itertools.product(("passes", "slab"), ("instance", "layer_affine")):
         monkeypatch.setattr(cuda, "_way", way)
         for shape in (*WIDE, *LARGE):
-            oracle.check(Case(op, shape, torch.float32, "channels_last", "relu", 1, "zero", mean=1000, std=1), "cuda")
+            oracle.check(
+                EpilogueCase(op, shape, torch.float32, "channels_last", "relu", 1, "zero", mean=1000, std=1), "cuda"
+            )
 
 
 @pytest.mark.parametrize("way", ["passes", "slab"])
@@ -158,8 +161,8 @@ def test_the_mean_to_its_last_digit(way: str, simulator: Simulator, monkeypatch:
         assert float((stats[1] - expected[1]).norm() / expected[1].norm()) <= 1e-5, (norm, shape)
 
 
-def _epilogue(case: Case) -> Callable[[], list[Tensor]]:
-    inputs = oracle.make_inputs(case)
+def _epilogue(case: EpilogueCase) -> Callable[[], list[Tensor]]:
+    inputs = cases.make_tensors(case)
     leaves = [t for t in inputs if t is not None]
     upstream: list[Tensor] = []
 
@@ -208,9 +211,11 @@ RUNS: dict[str, tuple[str, int, Callable[[], Callable[[], list[Tensor]]]]] = {
 }
 
 
-def _case(op: str) -> Case:
+def _case(op: str) -> EpilogueCase:
     # Two blocks of 64 channels, the second not full.
-    return Case(op, (1, 96 if op != "layer_affine" else 128, 23, 19), torch.bfloat16, "channels_last", "prelu", 1)
+    return EpilogueCase(
+        op, (1, 96 if op != "layer_affine" else 128, 23, 19), torch.bfloat16, "channels_last", "prelu", 1
+    )
 
 
 @pytest.mark.parametrize("name", RUNS)

@@ -11,7 +11,7 @@ from torch import Tensor
 from helpers import kernel_cases as cases
 from helpers import kernel_checks as checks
 from helpers import loss_cases
-from helpers.kernel_cases import Case
+from helpers.kernel_cases import KernelCase
 
 pytestmark = [
     pytest.mark.gpu,
@@ -22,21 +22,21 @@ DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 REAL = [variant for case in cases.NETWORK_CASES for variant in cases.variants(case, DTYPES, (True,))]
 REAL += [variant for case in cases.NETWORK_CASES for variant in cases.variants(case, (torch.bfloat16,), (False,))]
 ODD = [
-    Case((3, 63, 37, 101), weight="shared", bias="shared", act="prelu", slope="channel", pad=2),
-    Case((3, 72, 33, 65), norm="layer", weight="sample", act="selu", block=2, pad=3, residual=True),
-    Case((2, 1000, 9, 7), norm="instance", act="tanh", pad=1, pad_mode="replicate"),
-    Case((1, 1, 255, 257), norm="instance", act="relu", pad=3),
-    Case((65, 24, 5, 6), norm="layer", act="lrelu", pad=1, pad_mode="zero"),
+    KernelCase((3, 63, 37, 101), weight="shared", bias="shared", act="prelu", slope="channel", pad=2),
+    KernelCase((3, 72, 33, 65), norm="layer", weight="sample", act="selu", block=2, pad=3, residual=True),
+    KernelCase((2, 1000, 9, 7), norm="instance", act="tanh", pad=1, pad_mode="replicate"),
+    KernelCase((1, 1, 255, 257), norm="instance", act="relu", pad=3),
+    KernelCase((65, 24, 5, 6), norm="layer", act="lrelu", pad=1, pad_mode="zero"),
 ]
 
 
-def _check(case: Case) -> None:
+def _check(case: KernelCase) -> None:
     inputs = cases.make_inputs(case, "cuda")
     checks.check_backward(case, inputs, checks.check_forward(case, inputs))
 
 
 @pytest.mark.parametrize("case", cases.covering_cases(), ids=str)
-def test_small(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_small(case: KernelCase, monkeypatch: pytest.MonkeyPatch) -> None:
     cases.use_tile(case, monkeypatch)
     _check(case)
 
@@ -44,11 +44,11 @@ def test_small(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     "case", [*REAL, *(v for case in ODD for v in cases.variants(case, DTYPES, (True, False)))], ids=str
 )
-def test_real_sizes(case: Case) -> None:
+def test_real_sizes(case: KernelCase) -> None:
     _check(case)
 
 
-def _step(case: Case, inputs: cases.Inputs) -> Callable[[], list[Tensor]]:
+def _step(case: KernelCase, inputs: cases.KernelInputs) -> Callable[[], list[Tensor]]:
     """A function that launches everything once, and returns all results."""
     from munit_fast.kernels import losses
 
@@ -67,7 +67,7 @@ def _step(case: Case, inputs: cases.Inputs) -> Callable[[], list[Tensor]]:
     return step
 
 
-WHOLE = Case((2, 256, 64, 64), torch.bfloat16, weight="sample", bias="sample", act="prelu", pad=1, residual=True)
+WHOLE = KernelCase((2, 256, 64, 64), torch.bfloat16, weight="sample", bias="sample", act="prelu", pad=1, residual=True)
 
 
 def test_the_same_bits_every_time() -> None:
@@ -114,6 +114,6 @@ def test_losses(dtype: torch.dtype) -> None:
 
 @pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two devices")
 def test_another_device() -> None:
-    case = Case((1, 64, 32, 32), torch.bfloat16)
+    case = KernelCase((1, 64, 32, 32), torch.bfloat16)
     inputs = cases.make_inputs(case, "cuda:1")
     checks.check_backward(case, inputs, checks.check_forward(case, inputs))

@@ -1,4 +1,4 @@
-"""The translators as a library."""
+"""MUNIT and UNIT as a library."""
 
 from __future__ import annotations
 
@@ -67,15 +67,15 @@ def test_styles_by_code_by_image_and_by_chance(model: mf.MUNIT) -> None:
 @pytest.mark.parametrize(
     ("x", "arguments", "word"),
     [
-        (torch.rand(3, 32, 32), {}, "x must be images"),
-        (torch.rand(1, 1, 32, 32), {}, r"x must be images \[N, 3, H, W\]"),
-        (torch.rand(1, 3, 0, 32), {}, "x must be images"),
-        (torch.zeros(1, 3, 32, 32, dtype=torch.uint8), {}, "floating point"),
-        (torch.rand(1, 3, 32, 32), {"direction": "a"}, "direction must be 'a2b' or 'b2a'"),
-        (torch.rand(1, 3, 32, 32), {"num_styles": 0}, "num_styles must be a whole number"),
-        (torch.rand(1, 3, 32, 32), {"style": torch.rand(2, 5)}, r"style must be codes \[S, 3\]"),
-        (torch.rand(1, 3, 32, 32), {"style": torch.rand(4, 2, 3)}, "style must be codes"),
-        (torch.rand(1, 3, 32, 32), {"style": torch.rand(1, 3, 32, 32)}, "style must be images"),
+        (torch.rand(3, 32, 32), {}, r"^x .*\[3, 32, 32\]"),
+        (torch.rand(1, 1, 32, 32), {}, r"^x .*\[N, 3, H, W\].*\[1, 1, 32, 32\]"),
+        (torch.rand(1, 3, 0, 32), {}, r"^x .*\[1, 3, 0, 32\]"),
+        (torch.zeros(1, 3, 32, 32, dtype=torch.uint8), {}, r"^x .*torch\.uint8"),
+        (torch.rand(1, 3, 32, 32), {"direction": "a"}, "direction .*'a2b' or 'b2a'.*'a'"),
+        (torch.rand(1, 3, 32, 32), {"num_styles": 0}, "num_styles .*0"),
+        (torch.rand(1, 3, 32, 32), {"style": torch.rand(2, 5)}, r"^style .*\[S, 3\].*\[2, 5\]"),
+        (torch.rand(1, 3, 32, 32), {"style": torch.rand(4, 2, 3)}, r"^style .*\[4, 2, 3\]"),
+        (torch.rand(1, 3, 32, 32), {"style": torch.rand(1, 3, 32, 32)}, r"^style .*\[1, 3, 32, 32\]"),
     ],
 )
 def test_bad_arguments_are_named(model: mf.MUNIT, x: torch.Tensor, arguments: dict[str, Any], word: str) -> None:
@@ -91,7 +91,7 @@ def test_unit(small_config: dict[str, Any]) -> None:
     assert torch.equal(y, model.translate(x, "b2a"))  # from the mean of the code
 
 
-def test_the_five_lines_of_the_readme(small_config: dict[str, Any], tmp_path: Path) -> None:
+def test_load_a_checkpoint_of_a_trainer(small_config: dict[str, Any], tmp_path: Path) -> None:
     cfg = mf.make_config(small_config)
     trainer = mf.MUNIT_Trainer(cfg.hyperparameters())
     trainer.save(tmp_path, 9)
@@ -108,5 +108,5 @@ def test_import_is_light() -> None:
     code = "import sys, munit_fast; assert 'torch' not in sys.modules; munit_fast.MUNIT; print(sorted(dir(munit_fast)))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert "MUNIT_Trainer" in done.stdout
-    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+    with pytest.raises(AttributeError, match="'nothing'"):
         mf.nothing  # noqa: B018

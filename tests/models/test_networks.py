@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from munit_fast import MUNIT, make_config, reference
-from munit_fast.models import networks
+from munit_fast.models import blocks, networks
 from munit_fast.train import trainer as trainers
 
 # What an instance norm takes away again: its gradient is zero, here exactly and there but for rounding.
@@ -124,8 +124,8 @@ def test_borders_of_the_phase_convolution(size: tuple[int, int], pad: str) -> No
         if net is pair[0]:
             y = block.conv(block.pad(net.dec.model[1](code)))
         else:
-            padded = networks._padded(code, 1, "zero" if pad == "zero" else "replicate", code.dtype, "auto")
-            z = networks.convolution(padded, networks._phase_conv(block, code.dtype, pad))
+            padded = blocks.pad_input(code, 1, "zero" if pad == "zero" else "replicate", code.dtype, "auto")
+            z = blocks.convolution(padded, blocks.phase_conv_args(block, code.dtype, pad))
             y = reference_depth_to_space(z)
         torch.manual_seed(1)
         y.backward(torch.randn(y.shape, dtype=y.dtype))
@@ -239,7 +239,7 @@ def test_codes_are_made_again_when_something_changed() -> None:
         torch.manual_seed(0)
         trainer = trainers.MUNIT_Trainer(hp)
         trainer.dis_update(x_a.clone(), x_b.clone(), hp, noise)
-        trainer._codes = None
+        trainer._cached_codes = None
         trainer.gen_update(*change(trainer, (x_a.clone(), x_b.clone())), hp, noise)
         assert value == pytest.approx(float(trainer.loss_gen_recon_c_a.detach()), rel=1e-6)
         assert value != pytest.approx(same, rel=1e-6)
@@ -453,6 +453,6 @@ def test_showing_images_lets_kept_codes_go(kind: str) -> None:
     for show in ("forward", "sample"):
         trainer: Any = getattr(trainers, kind)(hp)
         trainer.dis_update(x_a, x_b, hp)
-        assert trainer._codes is not None
+        assert trainer._cached_codes is not None
         getattr(trainer, show)(x_a, x_b)
-        assert trainer._codes is None
+        assert trainer._cached_codes is None

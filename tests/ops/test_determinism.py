@@ -8,8 +8,9 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-from helpers.oracle import DTYPES, LARGE, OPS, Case, make_inputs, run
+from helpers.oracle import DTYPES, LARGE, run
 from munit_fast import functional as mf
+from munit_fast.ops.cases import OPS, EpilogueCase, make_tensors
 
 SIZES = (((2, 8, 33, 31), "nchw"), ((2, 8, 33, 31), "channels_last"), *LARGE[:5])
 
@@ -21,9 +22,9 @@ def threads() -> Iterator[None]:
     torch.set_num_threads(before)
 
 
-def bits_of(case: Case, impl: str) -> str:
+def bits_of(case: EpilogueCase, impl: str) -> str:
     """A digest of the result and of all gradients."""
-    inputs = make_inputs(case)
+    inputs = make_tensors(case)
     y = run(case, inputs, impl)
     upstream = torch.randn(y.shape, generator=torch.Generator().manual_seed(1)).to(y.dtype)
     parts = (y.detach(), *torch.autograd.grad(y, [t for t in inputs if t is not None], upstream))
@@ -45,7 +46,7 @@ def loss_bits(impl: str) -> tuple[bytes, ...]:
 @pytest.mark.parametrize("op", OPS)
 def test_ten_runs(backend: str, op: str) -> None:
     for shape, layout in SIZES[:2]:
-        case = Case(op, shape, layout=layout, act="prelu", pad=2, residual=True)
+        case = EpilogueCase(op, shape, layout=layout, act="prelu", pad=2, residual=True)
         assert len({bits_of(case, backend) for _ in range(10)}) == 1
 
 
@@ -58,7 +59,7 @@ def test_ten_runs_of_the_losses(backend: str) -> None:
 @pytest.mark.usefixtures("threads")
 def test_the_number_of_threads_changes_nothing(cpu: str, op: str, dtype: torch.dtype) -> None:
     for shape, layout in SIZES:
-        case = Case(op, shape, dtype, layout, "prelu", 1, residual=True)
+        case = EpilogueCase(op, shape, dtype, layout, "prelu", 1, residual=True)
         seen = set()
         for threads in (1, 2, 3, 7):
             torch.set_num_threads(threads)
@@ -77,8 +78,8 @@ def test_the_number_of_threads_changes_no_loss(cpu: str) -> None:
 
 def test_a_sample_does_not_depend_on_its_batch(backend: str) -> None:
     for op in ("instance_affine", "layer_affine", "bias_act"):
-        case = Case(op, (3, 8, 13, 17), act="relu", pad=1)
-        inputs = make_inputs(case)
+        case = EpilogueCase(op, (3, 8, 13, 17), act="relu", pad=1)
+        inputs = make_tensors(case)
         y = run(case, inputs, backend)
         alone = run(case, inputs._replace(x=inputs.x[1:2]), backend)
         torch.testing.assert_close(y[1:2], alone, rtol=1e-6, atol=1e-6)

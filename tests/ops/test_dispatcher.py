@@ -11,9 +11,10 @@ import torch
 from torch import Tensor, nn
 from torch.export import Dim
 
-from helpers.oracle import OPS, Case, lay_out, make_inputs, run
+from helpers.oracle import run
 from munit_fast import functional as mf
 from munit_fast import nn as mnn
+from munit_fast.ops.cases import OPS, EpilogueCase, lay_out, make_tensors
 
 # Autograd is not registered with the dispatcher but written as an autograd.Function around these operators, so they
 # are called without gradients and test_autograd_registration would have nothing to look at.
@@ -106,8 +107,8 @@ def assert_compiled_like_eager(function: Callable[..., Tensor], *leaves: Tensor,
 @pytest.mark.parametrize("layout", ["nchw", "channels_last", "sliced"])
 @pytest.mark.parametrize("op", OPS)
 def test_compile_in_one_graph(op: str, layout: str) -> None:
-    case = Case(op, (2, 8, 5, 6), layout=layout, act="prelu", pad=1, residual=True)
-    inputs = make_inputs(case)
+    case = EpilogueCase(op, (2, 8, 5, 6), layout=layout, act="prelu", pad=1, residual=True)
+    inputs = make_tensors(case)
     given = [t for t in inputs if t is not None]
 
     def function(*tensors: Tensor) -> Tensor:

@@ -8,9 +8,10 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-from helpers.oracle import DTYPES, LARGE, LAYOUTS, OPS, SHAPES, Case, check, errors, grid, lay_out
+from helpers.oracle import DTYPES, LARGE, check, errors
 from helpers.tolerances import tolerance
 from munit_fast import functional as mf
+from munit_fast.ops.cases import LAYOUTS, OPS, SHAPES, EpilogueCase, block_of, grid, lay_out
 from munit_fast.reference import epilogue as formulas
 
 pytestmark = pytest.mark.usefixtures("poisoned")
@@ -28,14 +29,14 @@ def test_grid(backend: str, op: str, dtype: torch.dtype, layout: str) -> None:
         check(case, backend)
 
 
-def large(shape: tuple[int, int, int, int], layout: str, dtype: torch.dtype) -> Iterator[Case]:
+def large(shape: tuple[int, int, int, int], layout: str, dtype: torch.dtype) -> Iterator[EpilogueCase]:
     for op, act, mode in (
         ("instance_affine", "relu", "reflect"),
         ("layer_affine", "selu", "replicate"),
         ("bias_act", "prelu", "zero"),
         ("adain", "tanh", "reflect"),
     ):
-        yield Case(op, shape, dtype, layout, act, 2, mode, residual=act != "tanh")
+        yield EpilogueCase(op, shape, dtype, layout, act, 2, mode, residual=act != "tanh")
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=name)
@@ -50,18 +51,18 @@ def test_sizes_beyond_every_constant_of_the_kernels(
 # Results that are streamed past the caches (12 MiB), batches that are worked on a few images at a time (16 MiB), tasks
 # whose running sums are flushed at their very end (65536 values).
 HUGE = (
-    Case("instance_affine", (3, 16, 330, 320), layout="channels_last", act="relu", pad=1, residual=True),
-    Case("adain", (3, 16, 330, 320), layout="channels_last", act="lrelu", pad=2, pad_mode="replicate"),
-    Case("layer_affine", (3, 4, 512, 640), layout="nchw", act="relu", pad=1),
-    Case("instance_affine", (1, 2, 256, 256), layout="nchw"),
-    Case("layer_affine", (1, 2, 256, 256), layout="channels_last", pad=0),
-    Case("bias_act", (1, 2, 256, 256), layout="nchw", act="prelu", pad=0),
+    EpilogueCase("instance_affine", (3, 16, 330, 320), layout="channels_last", act="relu", pad=1, residual=True),
+    EpilogueCase("adain", (3, 16, 330, 320), layout="channels_last", act="lrelu", pad=2, pad_mode="replicate"),
+    EpilogueCase("layer_affine", (3, 4, 512, 640), layout="nchw", act="relu", pad=1),
+    EpilogueCase("instance_affine", (1, 2, 256, 256), layout="nchw"),
+    EpilogueCase("layer_affine", (1, 2, 256, 256), layout="channels_last", pad=0),
+    EpilogueCase("bias_act", (1, 2, 256, 256), layout="nchw", act="prelu", pad=0),
 )
 
 
 @pytest.mark.parametrize("threads", [1, 2])
 @pytest.mark.parametrize("case", HUGE, ids=str)
-def test_sizes_at_which_the_cpu_works_otherwise(case: Case, threads: int) -> None:
+def test_sizes_at_which_the_cpu_works_otherwise(case: EpilogueCase, threads: int) -> None:
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
@@ -91,13 +92,13 @@ def test_a_window_of_a_padded_tensor_as_residual(
     assert norm == "none" or not torch.equal(y, changed)
 
 
-def far_from_zero(op: str, dtype: torch.dtype, mean: float) -> Iterator[Case]:
+def far_from_zero(op: str, dtype: torch.dtype, mean: float) -> Iterator[EpilogueCase]:
     sizes = [*itertools.product(SHAPES, ("nchw", "channels_last")), *LARGE[:4]]
     for turn, (shape, layout) in enumerate(sizes):
-        if shape[1] % 4 and op in ("layer_shuffled", "layer_mend"):
+        if shape[1] % block_of(op) ** 2:
             continue
         act = ("none", "relu", "tanh")[turn % 3]
-        yield Case(op, shape, dtype, layout, act, 1, "replicate", mean=mean, std=1.0, seed=turn)
+        yield EpilogueCase(op, shape, dtype, layout, act, 1, "replicate", mean=mean, std=1.0, seed=turn)
 
 
 # At mean 1000 all bfloat16 values of a plane would be the same few.
@@ -144,22 +145,22 @@ def test_far_from_zero_on_cuda(op: str, dtype: torch.dtype, mean: float) -> None
 @pytest.mark.parametrize("parameter_dtype", DTYPES, ids=name)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=name)
 def test_parameters_of_any_dtype(backend: str, dtype: torch.dtype, parameter_dtype: torch.dtype) -> None:
-    for op in ("instance_affine", "adain", "layer_affine", "layer_mend", "bias_act"):
-        case = Case(op, (2, 8, 6, 5), dtype, "channels_last", "prelu", 1, parameter_dtype=parameter_dtype)
+    for op in ("instance_affine", "adain", "layer_affine", "layer_shared", "bias_act"):
+        case = EpilogueCase(op, (2, 8, 6, 5), dtype, "channels_last", "prelu", 1, parameter_dtype=parameter_dtype)
         check(case, backend)
 
 
 @pytest.mark.parametrize("eps", [0.0, 1e-3, 0.5, 10.0])
 def test_eps_is_inside_the_root_of_instance_norm_and_outside_that_of_layer_norm(backend: str, eps: float) -> None:
     for op, layout, std in itertools.product(("instance", "adain", "layer_affine"), ("nchw", "channels_last"), (1, 5)):
-        check(Case(op, (2, 6, 7, 5), layout=layout, act="lrelu", pad=1, std=std, eps=eps), backend)
+        check(EpilogueCase(op, (2, 6, 7, 5), layout=layout, act="lrelu", pad=1, std=std, eps=eps), backend)
 
 
 @pytest.mark.parametrize("scale", [1e-3, 1e3])
 def test_small_and_large_values(backend: str, scale: float) -> None:
     """Where eps counts, and where it does not."""
     for op, act in itertools.product(("instance_affine", "layer_affine", "bias_act"), ("none", "relu", "selu")):
-        check(Case(op, (2, 5, 8, 7), layout="channels_last", act=act, pad=1, mean=0.0, std=scale), backend)
+        check(EpilogueCase(op, (2, 5, 8, 7), layout="channels_last", act=act, pad=1, mean=0.0, std=scale), backend)
 
 
 @pytest.mark.parametrize("layout", ["nchw", "channels_last"])
@@ -178,6 +179,6 @@ def test_depth_to_space_by_more_than_two(backend: str, block: int, layout: str) 
 
 def test_the_comparison_sees_an_error() -> None:
     """The tolerance is far below the smallest mistake that it must catch: an unbiased variance at 4096 pixels."""
-    got = errors(Case("instance", (1, 2, 64, 64)), "reference")
+    got = errors(EpilogueCase("instance", (1, 2, 64, 64)), "reference")
     assert got["y"][1] < 1 / (2 * 4096) / 10
     assert tolerance(torch.float32, "result", 10**6, 4096, 1000) < 1e-3

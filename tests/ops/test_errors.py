@@ -138,7 +138,7 @@ def test_a_pad_as_large_as_the_side_is_welcome_unless_it_reflects(backend: str) 
 
 
 @pytest.mark.parametrize("function", [*NORMS, adain])
-def test_an_explicit_backend_serves_or_says_why_not(function: Callable[..., Tensor]) -> None:
+def test_an_explicit_backend_serves_or_gives_a_reason(function: Callable[..., Tensor]) -> None:
     raises(RuntimeError, "impl='triton' cannot be used here: .*cpu", function, X, impl="triton")
     raises(RuntimeError, "impl='triton' cannot be used here", function, X.clone().requires_grad_(), impl="triton")
 

@@ -11,8 +11,9 @@ from torch import Tensor
 from torch.autograd import forward_ad
 from torch.utils.checkpoint import checkpoint
 
-from helpers.oracle import OPS, Case, Inputs, make_inputs, run, specification
+from helpers.oracle import run
 from munit_fast import functional as mf
+from munit_fast.ops.cases import OPS, CaseTensors, EpilogueCase, make_tensors
 from munit_fast.ops.spec import ACTIVATIONS, PAD_MODES
 
 
@@ -24,13 +25,13 @@ def double(*shape: int) -> Tensor:
 @pytest.mark.parametrize("act", ACTIVATIONS)
 def test_gradcheck(impl: str, op: str, act: str) -> None:
     mode = PAD_MODES[(OPS.index(op) + ACTIVATIONS.index(act)) % 3]
-    case = Case(op, (2, 4, 2, 3), torch.float64, "channels_last", act, 1, mode, residual=True)
-    inputs = make_inputs(case)
+    case = EpilogueCase(op, (2, 4, 2, 3), torch.float64, "channels_last", act, 1, mode, residual=True)
+    inputs = make_tensors(case)
     given = [t for t in inputs if t is not None]
 
     def function(*tensors: Tensor) -> Tensor:
         values = iter(tensors)
-        return run(case, Inputs(*(t if t is None else next(values) for t in inputs)), impl)
+        return run(case, CaseTensors(*(t if t is None else next(values) for t in inputs)), impl)
 
     assert torch.autograd.gradcheck(function, given)
 
@@ -83,8 +84,8 @@ def test_a_second_derivative_is_never_silently_zero(name: str) -> None:
 
 
 def test_the_first_derivative_is_right_with_create_graph(impl: str) -> None:
-    case = Case("instance_affine", (2, 4, 5, 4), torch.float64, act="selu", pad=1)
-    inputs = make_inputs(case)
+    case = EpilogueCase("instance_affine", (2, 4, 5, 4), torch.float64, act="selu", pad=1)
+    inputs = make_tensors(case)
     y = run(case, inputs, impl)
     upstream = torch.randn_like(y)
     (plain,) = torch.autograd.grad(y, inputs.x, upstream, retain_graph=True)
@@ -92,13 +93,13 @@ def test_the_first_derivative_is_right_with_create_graph(impl: str) -> None:
     assert torch.equal(plain, graph.detach())
 
 
-@pytest.mark.parametrize("op", ["instance_affine", "adain", "layer_mend", "bias_act"])
+@pytest.mark.parametrize("op", ["instance_affine", "adain", "layer_shared", "bias_act"])
 @pytest.mark.parametrize("pad", [0, 2])
 def test_any_subset_of_inputs_may_need_a_gradient(impl: str, op: str, pad: int) -> None:
-    case = Case(op, (2, 4, 5, 4), torch.float64, "channels_last", "prelu", pad, residual=True)
-    inputs = make_inputs(case)
-    names = [name for name, t in zip(Inputs._fields, inputs) if t is not None]
-    y = specification(case, inputs)
+    case = EpilogueCase(op, (2, 4, 5, 4), torch.float64, "channels_last", "prelu", pad, residual=True)
+    inputs = make_tensors(case)
+    names = [name for name, t in zip(CaseTensors._fields, inputs) if t is not None]
+    y = case.specification(inputs)
     upstream = torch.randn_like(y)
     expected = dict(zip(names, torch.autograd.grad(y, [getattr(inputs, name) for name in names], upstream)))
     for count in range(len(names) + 1):
@@ -154,8 +155,8 @@ def test_without_gradients(impl: str) -> None:
 
 def test_only_x_and_the_statistics_are_kept(impl: str) -> None:
     """The result and the residual may be written over before the backward; x may not."""
-    case = Case("instance_affine", (2, 4, 5, 4), torch.float64, act="selu", pad=1, residual=True)
-    inputs = make_inputs(case)
+    case = EpilogueCase("instance_affine", (2, 4, 5, 4), torch.float64, act="selu", pad=1, residual=True)
+    inputs = make_tensors(case)
     residual = inputs.residual.detach().clone().requires_grad_()
     changed = residual * 1
     y = run(case, inputs._replace(residual=changed), impl)
@@ -183,8 +184,8 @@ def test_only_x_and_the_statistics_are_kept(impl: str) -> None:
 @pytest.mark.parametrize("op", ["adain", "instance_affine"])
 def test_parameters_that_are_slices(impl: str, op: str) -> None:
     """An MLP gives all AdaIN parameters in one tensor."""
-    case = Case(op, (2, 4, 5, 4), torch.float64, act="relu")
-    inputs = make_inputs(case)
+    case = EpilogueCase(op, (2, 4, 5, 4), torch.float64, act="relu")
+    inputs = make_tensors(case)
     stacked = torch.stack([inputs.weight, inputs.bias], dim=-1).detach().requires_grad_()
     sliced = run(case, inputs._replace(weight=stacked[..., 0], bias=stacked[..., 1]), impl)
     y = run(case, inputs, impl)

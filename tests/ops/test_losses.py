@@ -7,9 +7,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from helpers.oracle import DTYPES, lay_out
+from helpers.oracle import DTYPES
 from helpers.tolerances import tolerance
 from munit_fast import functional as mf
+from munit_fast.ops.cases import lay_out
 
 pytestmark = pytest.mark.usefixtures("poisoned")
 

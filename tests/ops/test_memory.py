@@ -14,10 +14,10 @@ import torch
 from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
-from helpers.oracle import DTYPES, LARGE, OPS, SHAPES, Case, check, lay_out, make_inputs, run
+from helpers.backends import BACKENDS
+from helpers.oracle import DTYPES, LARGE, check, run
 from munit_fast import functional as mf
-
-from .conftest import BACKENDS
+from munit_fast.ops.cases import OPS, SHAPES, EpilogueCase, block_of, lay_out, make_tensors
 
 HERE = Path(__file__).resolve().parent
 
@@ -30,8 +30,8 @@ def is_like(y: Tensor, layout: str) -> bool:
 @pytest.mark.parametrize("op", OPS)
 def test_results_and_gradients_have_xs_layout(backend: str, op: str, layout: str) -> None:
     for pad, upstream_layout in ((0, "nchw"), (1, "channels_last"), (2, "sliced")):
-        case = Case(op, (2, 8, 5, 6), layout=layout, act="relu", pad=pad, residual=True)
-        inputs = make_inputs(case)
+        case = EpilogueCase(op, (2, 8, 5, 6), layout=layout, act="relu", pad=pad, residual=True)
+        inputs = make_tensors(case)
         y = run(case, inputs, backend)
         assert is_like(y, layout)
         y.backward(lay_out(torch.randn_like(y), upstream_layout))
@@ -56,8 +56,8 @@ def test_shapes_that_are_dense_in_both_layouts(
 
 @pytest.mark.parametrize("layout", ["nchw", "channels_last", "sliced"])
 def test_an_upstream_gradient_with_stride_zero(backend: str, layout: str) -> None:
-    case = Case("instance_affine", (2, 3, 5, 4), layout=layout, act="lrelu", pad=1, residual=True)
-    inputs = make_inputs(case)
+    case = EpilogueCase("instance_affine", (2, 3, 5, 4), layout=layout, act="lrelu", pad=1, residual=True)
+    inputs = make_tensors(case)
     y = run(case, inputs, backend)
     seed = torch.randn(2, 3, 1, 1)
     expanded = torch.autograd.grad(y, inputs[:4], seed.expand_as(y), retain_graph=True)
@@ -102,8 +102,8 @@ def test_operators_give_fresh_gradients(backend: str, shape: tuple[int, ...], pa
 @pytest.mark.parametrize("op", OPS)
 def test_inputs_are_not_modified(backend: str, op: str) -> None:
     for layout in ("nchw", "channels_last", "mixed", "sliced"):
-        case = Case(op, (2, 4, 5, 6), layout=layout, act="prelu", pad=1, residual=True)
-        inputs = make_inputs(case)
+        case = EpilogueCase(op, (2, 4, 5, 6), layout=layout, act="prelu", pad=1, residual=True)
+        inputs = make_tensors(case)
         before = [None if t is None else t.detach().clone() for t in inputs]
         y = run(case, inputs, backend)
         upstream = torch.randn_like(y)
@@ -125,8 +125,8 @@ def copies(events: Any, least: int) -> list[str]:
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_dense_tensors_are_not_copied(cpu: str, dtype: torch.dtype, layout: str) -> None:
     for op in OPS:
-        case = Case(op, (2, 8, 9, 10), dtype, layout, "prelu", 2, residual=True)
-        inputs = make_inputs(case)
+        case = EpilogueCase(op, (2, 8, 9, 10), dtype, layout, "prelu", 2, residual=True)
+        inputs = make_tensors(case)
         given = [t for t in inputs if t is not None]
         upstream = lay_out(torch.randn_like(run(case, inputs, cpu)), layout)
         with profile(activities=[ProfilerActivity.CPU], record_shapes=True) as seen:
@@ -142,7 +142,7 @@ def test_dense_tensors_are_not_copied(cpu: str, dtype: torch.dtype, layout: str)
 
 
 def test_the_search_for_copies_finds_one(cpu: str) -> None:
-    x = make_inputs(Case("bias_act", (2, 8, 9, 10), layout="sliced")).x
+    x = make_tensors(EpilogueCase("bias_act", (2, 8, 9, 10), layout="sliced")).x
     with profile(activities=[ProfilerActivity.CPU], record_shapes=True) as seen:
         mf.bias_act(x, impl=cpu)
     assert "aten::clone" in copies(seen.events(), x.numel())
@@ -159,10 +159,10 @@ def guarded(values: Tensor, shift: int = 5) -> Tensor:
 def test_nothing_outside_of_the_inputs_is_read(backend: str, dtype: torch.dtype, layout: str) -> None:
     for op in OPS:
         for turn, shape in enumerate(SHAPES):
-            if shape[1] % 4 and op in ("layer_shuffled", "layer_mend"):
+            if shape[1] % block_of(op) ** 2:
                 continue
-            case = Case(op, shape, dtype, layout, "prelu", 2, "replicate", residual=turn % 2 == 0, seed=turn)
-            inputs = make_inputs(case)
+            case = EpilogueCase(op, shape, dtype, layout, "prelu", 2, "replicate", residual=turn % 2 == 0, seed=turn)
+            inputs = make_tensors(case)
             inside = type(inputs)(*(t if t is None else guarded(t.detach()).requires_grad_() for t in inputs))
             given, same = ([t for t in each if t is not None] for each in (inputs, inside))
             y, z = run(case, inputs, backend), run(case, inside, backend)
@@ -227,11 +227,11 @@ def test_nothing_outside_of_the_results_is_written(
         monkeypatch.setattr(sys.modules[f"munit_fast.ops.{module}"], "torch", fenced)
     for op in OPS:
         for turn, shape in enumerate(SHAPES):
-            if shape[1] % 4 and op in ("layer_shuffled", "layer_mend"):
+            if shape[1] % block_of(op) ** 2:
                 continue
             layout, mode = ("nchw", "channels_last")[turn % 2], ("replicate", "zero")[turn % 3 > 0]
-            case = Case(op, shape, dtype, layout, "lrelu", turn % 3, mode, residual=True, seed=turn)
-            inputs = make_inputs(case)
+            case = EpilogueCase(op, shape, dtype, layout, "lrelu", turn % 3, mode, residual=True, seed=turn)
+            inputs = make_tensors(case)
             y = run(case, inputs, backend)
             torch.autograd.grad(y, [t for t in inputs if t is not None], torch.randn_like(y))
             fenced.check()
@@ -260,9 +260,9 @@ def garbage_cases() -> None:
     for dtype in DTYPES:
         for op in OPS:
             for turn, shape in enumerate(SHAPES):
-                if not shape[1] % 4 or op not in ("layer_shuffled", "layer_mend"):
+                if shape[1] % block_of(op) ** 2 == 0:
                     layout = ("nchw", "channels_last")[turn % 2]
-                    check(Case(op, shape, dtype, layout, "prelu", 2, "zero", residual=True, seed=turn), "cpu")
+                    check(EpilogueCase(op, shape, dtype, layout, "prelu", 2, "zero", residual=True, seed=turn), "cpu")
         for shape, layout in LARGE[:3]:
-            check(Case("layer_affine", shape, dtype, layout, "relu", 1), "cpu")
-            check(Case("instance_affine", shape, dtype, layout, "relu", 1), "cpu")
+            check(EpilogueCase("layer_affine", shape, dtype, layout, "relu", 1), "cpu")
+            check(EpilogueCase("instance_affine", shape, dtype, layout, "relu", 1), "cpu")

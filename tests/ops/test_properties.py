@@ -6,9 +6,10 @@ import torch
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
-from helpers.oracle import DTYPES, LAYOUTS, OPS, Case, check, lay_out, make_inputs, run
+from helpers.oracle import DTYPES, check, run
 from helpers.tolerances import tolerance
 from munit_fast import functional as mf
+from munit_fast.ops.cases import LAYOUTS, OPS, EpilogueCase, block_of, lay_out, make_tensors
 from munit_fast.ops.spec import ACTIVATIONS, PAD_MODES
 
 # The same examples in every run; the fixture (which backend) does not change between them.
@@ -21,16 +22,16 @@ FIXED = settings(
 
 
 @st.composite
-def cases(draw: st.DrawFn) -> Case:
+def cases(draw: st.DrawFn) -> EpilogueCase:
     op = draw(st.sampled_from(OPS))
-    block = 2 if op in ("layer_shuffled", "layer_mend") else 1
+    block = block_of(op)
     n, h, w = draw(st.integers(1, 3)), draw(st.integers(1, 20)), draw(st.integers(1, 20))
     c = draw(st.integers(1, 70 // block**2)) * block**2
     # A plane of one value has no spread, one of two only a sign.
     assume(op == "bias_act" or h * w > 2)
     mode = draw(st.sampled_from(PAD_MODES))
     pad = draw(st.integers(0, min(6, block * min(h, w) - 1) if mode == "reflect" else 6))
-    return Case(
+    return EpilogueCase(
         op,
         (n, c, h, w),
         draw(st.sampled_from(DTYPES)),
@@ -48,15 +49,15 @@ def cases(draw: st.DrawFn) -> Case:
 
 @FIXED
 @given(case=cases())
-def test_epilogues(backend: str, case: Case) -> None:
+def test_epilogues(backend: str, case: EpilogueCase) -> None:
     check(case, backend)
 
 
 @FIXED
 @given(case=cases())
-def test_layouts_give_the_same_numbers(backend: str, case: Case) -> None:
+def test_layouts_give_the_same_numbers(backend: str, case: EpilogueCase) -> None:
     """The layout of x decides the order of the sums and nothing else."""
-    inputs = make_inputs(case)
+    inputs = make_tensors(case)
     y = run(case, inputs, backend)
     for layout, order in (("nchw", torch.contiguous_format), ("channels_last", torch.channels_last)):
         other = run(case, inputs._replace(x=lay_out(inputs.x.detach(), layout)), backend)
@@ -67,9 +68,11 @@ def test_layouts_give_the_same_numbers(backend: str, case: Case) -> None:
 
 @FIXED
 @given(case=cases(), shift=st.floats(-3, 3, width=16), scale=st.floats(0.25, 4, width=16))
-def test_norms_do_not_see_an_affine_change_of_their_input(backend: str, case: Case, shift: float, scale: float) -> None:
+def test_norms_do_not_see_an_affine_change_of_their_input(
+    backend: str, case: EpilogueCase, shift: float, scale: float
+) -> None:
     assume(case.norm != "none" and case.dtype == torch.float64 and case.act != "selu")
-    inputs = make_inputs(case)
+    inputs = make_tensors(case)
     x = inputs.x.detach()
     function = mf.instance_norm if case.norm == "instance" else mf.layer_norm2d
     options = {"act": "tanh", "pad": case.pad, "pad_mode": "replicate", "impl": backend}

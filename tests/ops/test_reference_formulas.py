@@ -7,7 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from helpers.oracle import DTYPES, OPS, Case, Inputs, gradients, grid, in_double, make_inputs, specification
+from helpers.oracle import DTYPES, gradients, in_double
+from munit_fast.ops.cases import OPS, CaseTensors, EpilogueCase, grid, make_tensors
 from munit_fast.ops.spec import ACTIVATIONS
 from munit_fast.reference import epilogue as formulas
 from munit_fast.reference import layers, losses
@@ -123,7 +124,7 @@ def test_arithmetic_is_wide_and_the_result_is_rounded_once(dtype: torch.dtype) -
         assert formulas.statistics(x, norm).dtype == wide.dtype
 
 
-def backward_of(case: Case, inputs: Inputs, upstream: Tensor) -> Inputs:
+def backward_of(case: EpilogueCase, inputs: CaseTensors, upstream: Tensor) -> CaseTensors:
     """The gradients by the written-out formula."""
     x, weight, bias, residual, slope = (t if t is None else t.detach() for t in inputs)
     dx, dresidual, sums = formulas.epilogue_backward(
@@ -149,17 +150,17 @@ def backward_of(case: Case, inputs: Inputs, upstream: Tensor) -> Inputs:
         return torch.stack([planes[:, k :: like.numel()].sum() for k in range(like.numel())])
 
     parts = of_parameter(sums[1], weight), of_parameter(sums[0], bias)
-    return Inputs(dx, *parts, None if residual is None else dresidual, of_parameter(sums[2], slope))
+    return CaseTensors(dx, *parts, None if residual is None else dresidual, of_parameter(sums[2], slope))
 
 
 @pytest.mark.parametrize("op", OPS)
 def test_the_written_gradient_is_autograds(op: str) -> None:
     for case in grid(op, torch.float64, "nchw"):
-        inputs = in_double(make_inputs(case))
-        y = specification(case, inputs)
+        inputs = in_double(make_tensors(case))
+        y = case.specification(inputs)
         upstream = torch.randn_like(y)
         expected = gradients(y, inputs, upstream)
-        for name, got, want in zip(Inputs._fields, backward_of(case, inputs, upstream), expected):
+        for name, got, want in zip(CaseTensors._fields, backward_of(case, inputs, upstream), expected):
             assert (got is None) == (want is None), name
             if got is not None:
                 assert torch.allclose(got, want, rtol=1e-10, atol=1e-10), f"{name} of {case}"

@@ -8,9 +8,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from helpers.oracle import DTYPES, OPS, Case, Inputs, make_inputs, run
+from helpers.oracle import DTYPES, run
 from munit_fast import functional as mf
 from munit_fast.ops import native
+from munit_fast.ops.cases import OPS, CaseTensors, EpilogueCase, make_tensors
 from munit_fast.ops.spec import ACTIVATIONS
 from munit_fast.reference import epilogue as formulas
 
@@ -114,8 +115,8 @@ def test_constant_planes_are_finite(backend: str, op: str, value: float) -> None
         if dtype == torch.float16 and op.startswith("layer"):
             continue
         for shape, layout in (((2, 4, 5, 7), "nchw"), ((1, 8, 33, 31), "channels_last")):
-            case = Case(op, shape, dtype, layout, "relu", 1, mean=value, std=0.0)
-            inputs = make_inputs(case)
+            case = EpilogueCase(op, shape, dtype, layout, "relu", 1, mean=value, std=0.0)
+            inputs = make_tensors(case)
             y = run(case, inputs, backend)
             given = [t for t in inputs if t is not None]
             for t in (y, *torch.autograd.grad(y, given, torch.randn_like(y))):
@@ -193,9 +194,9 @@ def test_float16_rounds_into_its_denormals(backend: str) -> None:
 @pytest.mark.parametrize("op", OPS)
 def test_half_precision_is_float32_rounded_once(backend: str, op: str, dtype: torch.dtype) -> None:
     """Result and gradients; one in a hundred values may sit so close to a tie that the order of a sum decides."""
-    case = Case(op, (2, 8, 17, 19), dtype, "channels_last", "tanh", 1, residual=True)
-    inputs = make_inputs(case)
-    wide = Inputs(*(t if t is None else t.detach().float().requires_grad_() for t in inputs))
+    case = EpilogueCase(op, (2, 8, 17, 19), dtype, "channels_last", "tanh", 1, residual=True)
+    inputs = make_tensors(case)
+    wide = CaseTensors(*(t if t is None else t.detach().float().requires_grad_() for t in inputs))
     y, expected = run(case, inputs, backend), run(case, wide, backend)
     upstream = torch.randn_like(y)
     got = torch.autograd.grad(y, (inputs.x, inputs.residual), upstream)

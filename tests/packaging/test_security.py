@@ -19,12 +19,12 @@ from packaging.markers import default_environment
 from packaging.requirements import Requirement
 
 from helpers import fuzz_loaders
-from munit_fast.cli.options import complain
+from munit_fast.cli.options import print_error
 from munit_fast.config import ConfigError, load_config, parse_config
 from munit_fast.data import ImageError, read_list
 from munit_fast.io.checkpoints import CheckpointError, load_file, load_pair
 from munit_fast.models.networks import AdaINGen
-from munit_fast.train.run_dir import RunFolder
+from munit_fast.train.run_dir import RunDirectory
 from munit_fast.train.run_state import find_state
 from munit_fast.translate import _output_names
 from munit_fast.utils.text import safe_name
@@ -318,7 +318,7 @@ def test_safe_names(text: str, expected: str) -> None:
 
 
 def test_a_configuration_called_dots_stays_in_its_folder(tmp_path: Path) -> None:
-    folder = RunFolder(tmp_path, Path("...yaml").stem)  # ".."
+    folder = RunDirectory(tmp_path, Path("...yaml").stem)  # ".."
     assert folder.root == tmp_path / "outputs" / "_"
     assert folder.logs == tmp_path / "logs" / "_"
 
@@ -332,7 +332,7 @@ def test_translations_are_named_plainly_and_apart(tmp_path: Path) -> None:
 
 
 def test_messages_do_not_speak_to_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
-    complain("no file \x1b]0;title\x07 é\nsecond line")
+    print_error("no file \x1b]0;title\x07 é\nsecond line")
     assert capsys.readouterr().err == "munit-fast: no file \\x1b]0;title\\x07 é\nmunit-fast: second line\n"
 
 

@@ -68,14 +68,14 @@ def test_noise_for_a_graph_is_what_the_updates_draw(kind: str) -> None:
     assert torch.equal(found[0][0], found[1][0]) and torch.equal(found[0][1], found[1][1])
 
 
-def test_why_not() -> None:
+def test_unsupported_reason() -> None:
     cuda = torch.device("cuda")
     hp = hyperparameters()
-    assert "need a CUDA device" in str(graph.why_not(trainers.MUNIT_Trainer(hp), torch.device("cpu")))
-    assert "published updates" in str(graph.why_not(trainers.MUNIT_Trainer(hp, impl="reference"), cuda))
+    assert "need a CUDA device" in str(graph.unsupported_reason(trainers.MUNIT_Trainer(hp), torch.device("cpu")))
+    assert "published updates" in str(graph.unsupported_reason(trainers.MUNIT_Trainer(hp, impl="reference"), cuda))
     spectral = trainers.MUNIT_Trainer(hyperparameters(dis={"norm": "sn"}))
-    assert "spectral norm" in str(graph.why_not(spectral, cuda))
-    assert graph.why_not(trainers.MUNIT_Trainer(hp), cuda) is None
+    assert "spectral norm" in str(graph.unsupported_reason(spectral, cuda))
+    assert graph.unsupported_reason(trainers.MUNIT_Trainer(hp), cuda) is None
 
 
 def test_a_capture_that_fails_leaves_a_run_that_goes_on(
@@ -94,12 +94,12 @@ def test_a_capture_that_fails_leaves_a_run_that_goes_on(
 
     hp = hyperparameters()
     plain = trained("MUNIT_Trainer", hp, True, count=3)
-    monkeypatch.setattr(graph, "why_not", lambda trainer, device: None)
-    monkeypatch.setattr(trainers, "StepGraph", Failing)
+    monkeypatch.setattr(graph, "unsupported_reason", lambda trainer, device: None)
+    monkeypatch.setattr(graph, "StepGraph", Failing)
     monkeypatch.setattr(optim.FusedAdam, "make_capturable", lambda self: None)
     with caplog.at_level(logging.WARNING):
         failed = trained("MUNIT_Trainer", hp, True, count=3)
-    assert failed._no_graph == "the capture failed: operation not permitted"
+    assert failed._graphs.failure == "the capture failed: operation not permitted"
     assert failed.iterations == 3 and torch.equal(parameters(failed), parameters(plain))
 
 
@@ -197,10 +197,10 @@ def test_a_trainer_is_copied_after_an_update(impl: str) -> None:
 def test_loss_scaling_follows_a_trainer_that_moves(other: str) -> None:
     """What the scalers have learned stays; what they hold on the old device does not."""
     trainer = trained("MUNIT_Trainer", hyperparameters(), True, amp="fp16", count=1)
-    before, scalers = trainer.scaler_states(), dict(trainer._scalers)
+    before, scalers = trainer.scaler_states(), dict(trainer._scaling.scalers)
     trainer.to(other)
     assert trainer.scaler_states() == before and len(before) == 2
-    assert all((trainer._scalers[name] is scaler) == (other == "cpu") for name, scaler in scalers.items())
+    assert all((trainer._scaling.scalers[name] is scaler) == (other == "cpu") for name, scaler in scalers.items())
 
 
 @pytest.mark.gpu
@@ -213,7 +213,7 @@ def test_a_trainer_that_moves_to_a_gpu_goes_on() -> None:
         noise = stayed.draw_noise(x_a, x_b)
         for trainer in (stayed, moved):
             trainer.update(x_a, x_b, hp, noise)
-    assert moved._no_graph is None and len(moved._graphs) == 1
+    assert moved._graphs.failure is None and len(moved._graphs.by_key) == 1
     assert float((parameters(stayed) - parameters(moved)).norm() / parameters(stayed).norm()) < 1e-3
 
 
@@ -225,7 +225,7 @@ def test_replays_are_eager_iterations(kind: str, amp: str) -> None:
     """Other images, noise and learning rates in each: eight iterations, five of them replayed."""
     hp = hyperparameters(recon_x_cyc_w=1)
     whole, parts = (trained(kind, hp, choice, "cuda", amp) for choice in (True, False))
-    assert whole._no_graph is None and len(whole._graphs) == 1
+    assert whole._graphs.failure is None and len(whole._graphs.by_key) == 1
     difference = (parameters(whole) - parameters(parts)).norm() / parameters(parts).norm()
     assert float(difference) < {"off": 1e-4, "bf16": 1e-2, "fp16": 1e-2}[amp]
     averages = [torch.cat([t.flatten() for t in trainer.average.tensors]) for trainer in (whole, parts)]

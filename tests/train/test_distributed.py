@@ -24,7 +24,7 @@ from munit_fast.io.checkpoints import load_file
 from munit_fast.train import TrainOptions, train
 from munit_fast.train import trainer as trainers
 from munit_fast.train.distributed import Ranks
-from munit_fast.train.run_dir import RunFolder
+from munit_fast.train.run_dir import RunDirectory, RunStatus
 from munit_fast.train.run_state import apply_state, find_state
 
 SCRIPT = Path(__file__).parents[1] / "helpers" / "ranks.py"
@@ -207,7 +207,7 @@ def test_a_run_that_only_another_rank_sees_is_not_begun_anew(
     command = torchrun(2, SCRIPT, path, tmp_path / "host{rank}", "MUNIT")
     done = subprocess.run(command, capture_output=True, text=True, env=ENVIRONMENT, timeout=120)
     assert done.returncode != 0
-    assert "RunFolderError" in done.stderr and "on storage that every machine sees" in done.stderr, done.stderr
+    assert "RunDirectoryError" in done.stderr and "on storage that every machine sees" in done.stderr, done.stderr
     assert not (tmp_path / "host0").exists()
 
 
@@ -241,20 +241,20 @@ def test_every_rank_dumps_its_part(small_config: dict[str, Any], picture_folders
 
 
 def test_what_is_left_of_a_run_is_seen(tmp_path: Path) -> None:
-    folder = RunFolder(tmp_path, "small")
-    assert folder.traces == 0
+    folder = RunDirectory(tmp_path, "small")
+    assert folder.status == RunStatus.EMPTY
     folder.checkpoints.mkdir(parents=True)
-    assert folder.traces == 0
+    assert folder.status == RunStatus.EMPTY
     folder.write_config("max_iter: 1")
-    assert folder.traces == 1
+    assert folder.status == RunStatus.CONFIGURED
     (folder.checkpoints / "resume_00000001.pt").touch()
-    assert folder.traces == 2
+    assert folder.status == RunStatus.SAVED
 
 
 def test_one_process_has_nobody_to_ask() -> None:
     ranks = Ranks()
-    assert ranks.main and ranks.stop(True) and not ranks.stop(False)
-    assert ranks.mean({"x": 1.5}) == {"x": 1.5} and ranks.most(3) == 3 and ranks.from_main(b"abc") == b"abc"
+    assert ranks.main and ranks.should_stop(True) and not ranks.should_stop(False)
+    assert ranks.mean({"x": 1.5}) == {"x": 1.5} and ranks.max(3) == 3 and ranks.broadcast(b"abc") == b"abc"
     with pytest.raises(ValueError, match="mine"), ranks.main_first():
         raise ValueError("mine")
 

@@ -9,10 +9,11 @@ from typing import Any
 import pytest
 import torch
 
+from helpers import runs
 from munit_fast import MUNIT, UNIT, CheckpointError, make_config
 from munit_fast.train import trainer as trainers
 from munit_fast.train.ema import GeneratorAverage
-from munit_fast.train.run_state import apply_state, find_state, resume_run
+from munit_fast.train.run_state import apply_state, find_state
 
 KINDS = ["MUNIT_Trainer", "UNIT_Trainer"]
 
@@ -97,7 +98,7 @@ def test_published_files_say_how_many_images_by_one_rule(small_config: dict[str,
     trainer.save(tmp_path, 2)
     found = [trainers.MUNIT_Trainer(hp) for _ in range(3)]
     found[0].resume(tmp_path, hp)
-    resume_run(found[1], tmp_path)
+    runs.resume(found[1], tmp_path)
     state = find_state(tmp_path)
     apply_state(found[2], state.state, state.source, 4)
     assert [other.average.images for other in found] == [12, 12, 48]  # type: ignore[union-attr]

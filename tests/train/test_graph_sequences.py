@@ -16,7 +16,7 @@ from helpers.trainers import hyperparameters, parameters
 from munit_fast import reference
 from munit_fast.train import cuda_graph
 from munit_fast.train import trainer as trainers
-from munit_fast.train.loop import iteration_noise
+from munit_fast.train.noise import iteration_noise
 
 KINDS = ["MUNIT_Trainer", "UNIT_Trainer"]
 SMALL, LARGE = (32, 40), (48, 32)
@@ -78,8 +78,8 @@ class Run:
         self.cuda.mark()
 
     def check(self, graphs: int = 1) -> None:
-        assert self.graphed._no_graph is None
-        captured = [step for step in self.graphed._graphs.values() if step.graph is not None]
+        assert self.graphed._graphs.failure is None
+        captured = [step for step in self.graphed._graphs.by_key.values() if step.graph is not None]
         assert len(captured) == graphs and self.cuda.replays > 0
         self.compare()
 
@@ -167,7 +167,7 @@ def test_a_capture_that_cannot_be_ended(cuda: FakeCuda, kind: str) -> None:
     run.update(2)
     assert cuda.current is cuda.default
     assert len(cuda.released) == 1 and cuda.released == cuda.pools
-    assert run.graphed._no_graph == f"the capture failed: {cuda.fail}" and not run.graphed._graphs
+    assert run.graphed._graphs.failure == f"the capture failed: {cuda.fail}" and not run.graphed._graphs.by_key
     assert run.graphed.iterations == cuda_graph.WARM_UP + 2
     run.compare()
 
@@ -179,7 +179,7 @@ def test_a_kernel_that_does_not_compile_ends_in_a_stated_fallback(cuda: FakeCuda
     cuda.refused = {"l1_losses_backward": "Failed to find C compiler. Please specify via CC environment variable."}
     cuda.fail = "operation failed due to a previous error during capture"
     run.update(cuda_graph.WARM_UP + 2)
-    assert run.graphed._no_graph == f"the capture failed: {cuda.refused['l1_losses_backward']}"
+    assert run.graphed._graphs.failure == f"the capture failed: {cuda.refused['l1_losses_backward']}"
     assert cuda.current is cuda.default and cuda.released == cuda.pools
     run.compare()
 

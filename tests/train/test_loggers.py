@@ -15,18 +15,18 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from helpers.runs import run
 from munit_fast.train.loggers import LogError
-from munit_fast.train.run_dir import RunFolder
-from munit_fast.train.summary import in_words, write_summary
+from munit_fast.train.run_dir import RunDirectory
+from munit_fast.train.summary import describe_run, write_summary
 
 
 @pytest.fixture
-def folder(tmp_path: Path) -> RunFolder:
-    made = RunFolder(tmp_path, "small")
+def folder(tmp_path: Path) -> RunDirectory:
+    made = RunDirectory(tmp_path, "small")
     made.logs.mkdir(parents=True)
     return made
 
 
-def test_lines_are_strict_json_and_come_back(folder: RunFolder) -> None:
+def test_lines_are_strict_json_and_come_back(folder: RunDirectory) -> None:
     folder.append_losses(1, {"loss_a": 0.5, "loss_b": math.nan}, {"speed": math.inf})
     folder.append_losses(2, {"loss_a": 0.25, "loss_b": -math.inf}, {"speed": 2.0})
 
@@ -42,19 +42,19 @@ def test_lines_are_strict_json_and_come_back(folder: RunFolder) -> None:
     assert folder.read_run() == {"speed": [(1, math.inf), (2, 2.0)]}
 
 
-def test_a_line_torn_by_a_kill_is_cut_and_nothing_else(folder: RunFolder) -> None:
+def test_a_line_torn_by_a_kill_is_cut_and_nothing_else(folder: RunDirectory) -> None:
     for i in (1, 2, 3):
         folder.append_losses(i, {"loss": float(i)})
     whole = folder.history.read_text()
     folder.history.write_text(whole[:-5])
-    folder.cut_losses(3)
+    folder.truncate_losses(3)
     folder.append_losses(3, {"loss": 3.0})
     assert folder.history.read_text() == whole
-    folder.cut_losses(1)
+    folder.truncate_losses(1)
     assert folder.read_losses() == {"loss": [(1, 1.0)]}
 
 
-def test_a_torn_event_spoils_no_other(folder: RunFolder) -> None:
+def test_a_torn_event_spoils_no_other(folder: RunDirectory) -> None:
     folder.append_event({"kind": "first"})
     folder.append_event({"kind": "second"})
     folder.events.write_text(folder.events.read_text()[:-5])
@@ -75,19 +75,19 @@ def test_what_a_run_was(small_config: dict[str, Any], picture_folders: Path, tmp
     assert parts == [(0, 3, 2, "finished"), (3, 4, 2, "finished")]
     assert found["images_of_each_domain"] == 8 and found["skipped_steps"] == 0 and found["faults"] == {}
     assert found["hours"] == pytest.approx(sum(part["seconds"] for part in found["sessions"]) / 3600, abs=1e-3)
-    folder = RunFolder(tmp_path, "small")
+    folder = RunDirectory(tmp_path, "small")
     curve = dict(folder.read_losses()["loss_gen_total"])
     tenths = found["losses"]["loss_gen_total"]
     assert [tenths[i] for i in (0, 2, 5, 7)] == pytest.approx([curve[i] for i in (1, 2, 3, 4)], rel=1e-3)
     assert [tenths[i] for i in (1, 3, 4, 6, 8, 9)] == [None] * 6
-    words = in_words(root / "checkpoints" / "gen_00000004.pt")
+    words = describe_run(root / "checkpoints" / "gen_00000004.pt")
     assert words is not None
     assert words.startswith("4 iterations on 8 images of each domain, at least 0.0 hours in 2 sessions")
-    assert in_words(root / "checkpoints" / "gen_00000003.pt") is None  # the summary is not of that one
-    assert in_words(tmp_path / "gen_00000004.pt") is None
+    assert describe_run(root / "checkpoints" / "gen_00000003.pt") is None  # the summary is not of that one
+    assert describe_run(tmp_path / "gen_00000004.pt") is None
 
 
-def test_a_killed_session_ends_where_the_next_began(folder: RunFolder) -> None:
+def test_a_killed_session_ends_where_the_next_began(folder: RunDirectory) -> None:
     folder.append_event({"kind": "begin", "iteration": 0, "global_batch": 4})
     folder.append_event({"kind": "data", "message": "a bad image"})
     folder.append_event({"kind": "begin", "iteration": 20, "global_batch": 8})

@@ -22,7 +22,7 @@ from munit_fast import make_config
 from munit_fast.io.checkpoints import load_file
 from munit_fast.train import TrainOptions, TrainResult, train
 from munit_fast.train.progress import Speedometer, format_seconds
-from munit_fast.train.run_dir import RunFolder, RunFolderError
+from munit_fast.train.run_dir import RunDirectory, RunDirectoryError
 
 PUBLISHED_SCALARS = {
     f"loss_gen_{part}_{d}" for part in ("recon_x", "recon_s", "recon_c", "cycrecon_x", "adv", "vgg") for d in "ab"
@@ -94,9 +94,9 @@ def test_resumed_is_bit_for_bit_the_uninterrupted_run(
         whole, parts = ([*flatten(load_file(f))] for f in files)
         assert len(whole) == len(parts) > 20
         assert all(torch.equal(x, y) for x, y in zip(whole, parts)), name
-    histories = [RunFolder(tmp_path / part, "small").read_losses() for part in ("whole", "parts")]
+    histories = [RunDirectory(tmp_path / part, "small").read_losses() for part in ("whole", "parts")]
     assert histories[0] == histories[1]
-    rows = [json.loads(line) for line in RunFolder(tmp_path / "parts", "small").history.read_text().splitlines()]
+    rows = [json.loads(line) for line in RunDirectory(tmp_path / "parts", "small").history.read_text().splitlines()]
     assert [row["iteration"] for row in rows] == [1, 2, 3, 4, 5, 6]
 
 
@@ -110,12 +110,12 @@ def flatten(value: Any) -> Any:
 
 def test_a_finished_run_is_not_overwritten(small_config: dict[str, Any], picture_folders: Path, tmp_path: Path) -> None:
     run(small_config, picture_folders, tmp_path)
-    with pytest.raises(RunFolderError, match="--resume"):
+    with pytest.raises(RunDirectoryError, match="--resume"):
         run(small_config, picture_folders, tmp_path)
 
 
 def test_two_runs_in_one_folder(small_config: dict[str, Any], picture_folders: Path, tmp_path: Path) -> None:
-    with RunFolder(tmp_path, "small").opened(resume=False), pytest.raises(RunFolderError, match="another run"):
+    with RunDirectory(tmp_path, "small").open(resume=False), pytest.raises(RunDirectoryError, match="another run"):
         run(small_config, picture_folders, tmp_path, resume=True)
     assert run(small_config, picture_folders, tmp_path).finished
 

@@ -12,7 +12,7 @@ from munit_fast import amp as precision
 from munit_fast import make_config
 from munit_fast.data import ImageSet, UnpairedBatches, list_images, prepare_openmoji
 from munit_fast.train import trainer as trainers
-from munit_fast.train.loop import collect_losses, iteration_seed
+from munit_fast.train.noise import iteration_seed
 
 ITERATIONS, WINDOW = 300, 100
 
@@ -37,9 +37,8 @@ def run(root: Path, amp: str) -> dict[str, torch.Tensor]:
     found: dict[str, list[float]] = {}
     for i in range(ITERATIONS):
         torch.manual_seed(iteration_seed(0, i))
-        trainer.update(*next(batches), hp)
-        for name, value in collect_losses(trainer).items():
-            found.setdefault(name, []).append(value)
+        for name, value in trainer.update(*next(batches), hp).items():
+            found.setdefault(name, []).append(float(value))
     assert trainer.skipped_steps == 0
     return {name: torch.tensor(values) for name, values in found.items() if any(values)}
 

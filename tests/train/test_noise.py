@@ -10,7 +10,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from munit_fast import make_config
 from munit_fast.train import trainer as trainers
-from munit_fast.train.loop import iteration_noise, iteration_seed
+from munit_fast.train.noise import iteration_noise, iteration_seed
 
 needs_gpu = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")]
 

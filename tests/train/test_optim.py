@@ -204,13 +204,13 @@ def test_what_a_graph_reads_stays_where_it_is(kind: str, tmp_path: Path) -> None
 
 @pytest.mark.parametrize("size", [(1024, 2048), (3, 2)])
 def test_the_ring_of_a_phase_convolution_is_made_where_the_image_is(size: tuple[int, int]) -> None:
-    """From the first call on: what is made on the host for each new size costs more than the ring itself."""
+    """From the first call on: what is made on the host for each new size costs more than the correction itself."""
     n, c, o = 2, 8, 4
     a = torch.empty(n, c, size[0] + 2, size[1] + 2, device="meta", memory_format=torch.channels_last)
     y = torch.empty(n, 4 * o, *size, device="meta", memory_format=torch.channels_last)
-    ring = torch.empty(o, c, 5, 5, device="meta")
+    weight = torch.empty(o, c, 5, 5, device="meta")
     with HostFunctions() as functions, HostOperators("meta") as operators:
-        upsample_conv.add_ring(y, a, ring)
-        upsample_conv.ring_backward(y, a, ring, torch.empty_like(a), True)
+        upsample_conv.correct_reflect_border(y, a, weight)
+        upsample_conv.correct_reflect_border_backward(y, a, weight, torch.empty_like(a), True)
     assert operators.operators > 20
     assert not operators.found and not functions.found

@@ -16,17 +16,20 @@ import pytest
 import torch
 from rich.console import Console
 
+from helpers import runs
 from helpers.runs import checkpoints, equal, events, run, tensors
 from munit_fast import CheckpointError, MUNIT_Trainer, make_config
 from munit_fast.io.atomic import FileWriteError
 from munit_fast.io.checkpoints import CheckpointReadError, load_file
 from munit_fast.train import loop as train_run
+from munit_fast.train import losses
 from munit_fast.train import trainer as trainers
 from munit_fast.train.distributed import Ranks
 from munit_fast.train.events import NotFiniteError
 from munit_fast.train.nonfinite import WINDOW, SkipRecord, in_a_row
-from munit_fast.train.run_dir import RunFolder
-from munit_fast.train.run_state import apply_state, find_state, resume_run, run_state, save_run, save_state
+from munit_fast.train.optim import step_async
+from munit_fast.train.run_dir import RunDirectory
+from munit_fast.train.run_state import apply_state, find_state, run_state, save_state
 
 # ---- exact resume ----
 
@@ -132,7 +135,7 @@ def test_a_read_that_fails_is_no_damage(
 def test_a_read_error_that_another_hides_is_found(
     small_config: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    save_run(MUNIT_Trainer(make_config(small_config).hyperparameters()), tmp_path, 1)
+    runs.save(MUNIT_Trainer(make_config(small_config).hyperparameters()), tmp_path, 1)
     (tmp_path / "resume_00000001.pt").write_bytes(b"PK nothing")
     with pytest.raises(CheckpointError, match="no state is left"):
         find_state(tmp_path)
@@ -147,7 +150,7 @@ def test_a_read_error_that_another_hides_is_found(
 
 def test_without_a_good_state_nothing_is_guessed(small_config: dict[str, Any], tmp_path: Path) -> None:
     hp = make_config(small_config).hyperparameters()
-    save_run(MUNIT_Trainer(hp), tmp_path, 1)
+    runs.save(MUNIT_Trainer(hp), tmp_path, 1)
     (tmp_path / "resume_00000001.pt").write_bytes(b"")
     with pytest.raises(CheckpointError, match=r"resume_00000001\.pt.*no state is left") as caught:
         find_state(tmp_path)
@@ -157,7 +160,7 @@ def test_without_a_good_state_nothing_is_guessed(small_config: dict[str, Any], t
     trainer = MUNIT_Trainer(other)
     before = run_state(trainer, 0)
     with pytest.raises(CheckpointError, match=r"gen\.dim is 4 in the file and 8 here"):  # another model is no damage
-        resume_run(trainer, tmp_path)
+        runs.resume(trainer, tmp_path)
     assert run_state(trainer, 0)["checksum"] == before["checksum"]
 
 
@@ -218,7 +221,7 @@ def test_a_file_that_cannot_grow(small_config: dict[str, Any], picture_folders: 
     run(long, picture_folders, tmp_path / "parts", resume=True)
     for name in ("resume_00000006.pt", "gen_00000006.pt", "ema_00000006.pt", "optimizer.pt"):
         assert equal(*(load_file(checkpoints(tmp_path / part) / name) for part in ("whole", "parts")))
-    histories = [RunFolder(tmp_path / part, "small").read_losses() for part in ("whole", "parts")]
+    histories = [RunDirectory(tmp_path / part, "small").read_losses() for part in ("whole", "parts")]
     assert histories[0] == histories[1]
 
 
@@ -256,10 +259,10 @@ def test_skipped_steps_are_counted_named_and_kept(
     update = MUNIT_Trainer.update
     seen: list[int] = []
 
-    def poisoned(self: Any, x_a: Any, x_b: Any, hp: Any, noise: Any = None) -> None:
+    def poisoned(self: Any, x_a: Any, x_b: Any, hp: Any, noise: Any = None) -> Any:
         x_a = torch.full_like(x_a, float("nan")) if self.iterations in (1, 2) else x_a
         seen.append(self.iterations)
-        update(self, x_a, x_b, hp, noise)
+        return update(self, x_a, x_b, hp, noise)
 
     monkeypatch.setattr(MUNIT_Trainer, "update", poisoned)
     result = run(small_config | {"log_iter": 3}, picture_folders, tmp_path)
@@ -277,10 +280,10 @@ def test_too_many_in_a_row_end_the_run_with_what_repeats_them(
 ) -> None:
     update = MUNIT_Trainer.update
 
-    def poisoned(self: Any, x_a: Any, x_b: Any, hp: Any, noise: Any = None) -> None:
+    def poisoned(self: Any, x_a: Any, x_b: Any, hp: Any, noise: Any = None) -> Any:
         if self.iterations >= 2:
             x_b.fill_(float("inf"))
-        update(self, x_a, x_b, hp, noise)
+        return update(self, x_a, x_b, hp, noise)
 
     monkeypatch.setattr(MUNIT_Trainer, "update", poisoned)
     with pytest.raises(NotFiniteError, match=r"3 iterations in a row .* up to iteration 5; the weights are as they"):
@@ -310,7 +313,7 @@ def test_the_step_that_a_graph_holds_reads_nothing_and_poisons_nothing(
     """The GPU's way of skipping, on the CPU: fused Adam looks at found_inf itself."""
     hp = make_config(small_config | {"ema_half_life": 5}).hyperparameters()
     trainer: Any = getattr(trainers, kind)(hp, amp="fp16" if scaled else "off")
-    monkeypatch.setattr(type(trainer), "_step", lambda self, optimizer: self._step_unread(optimizer, None))
+    monkeypatch.setattr(type(trainer), "_step", lambda self, optimizer: step_async(optimizer, None, self.skips))
     x_a, x_b = torch.rand(2, 1, 3, 32, 32) * 2 - 1
     trainer.update(x_a, x_b, hp)
     before, skipped = copy.deepcopy(run_state(trainer, 0)), trainer.skipped_steps
@@ -329,13 +332,8 @@ def test_a_loss_that_is_not_finite_is_enough(small_config: dict[str, Any], monke
     """Even where every gradient would be finite."""
     hp = make_config(small_config).hyperparameters()
     trainer = MUNIT_Trainer(hp)
-    total = MUNIT_Trainer._total
-
-    def infinite(self: Any, hp: Any) -> None:
-        total(self, hp)
-        self.loss_gen_total = self.loss_gen_total + float("inf")
-
-    monkeypatch.setattr(MUNIT_Trainer, "_total", infinite)
+    total = losses.munit_total
+    monkeypatch.setattr(losses, "munit_total", lambda *arguments: total(*arguments) + float("inf"))
     before = [p.detach().clone() for p in trainer.gen_a.parameters()]
     x_a, x_b = torch.rand(2, 1, 3, 32, 32) * 2 - 1
     trainer.update(x_a, x_b, hp)

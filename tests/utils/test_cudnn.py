@@ -19,7 +19,7 @@ from munit_fast.benchmarks import SETS, runner
 from munit_fast.benchmarks.contenders import Contender, Work
 from munit_fast.train import loop as training
 from munit_fast.train import trainer
-from munit_fast.translate import TUNED_SIZES, TranslateOptions, translate_files
+from munit_fast.translate import MAX_TUNED_SIZES, TranslateOptions, translate_files
 from munit_fast.utils.cudnn import tuned_convolutions
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda")
@@ -93,7 +93,7 @@ def test_the_demonstration(seen: list[bool], monkeypatch: pytest.MonkeyPatch, tm
     assert seen == [True]
 
 
-@pytest.mark.parametrize("sizes", [1, TUNED_SIZES, TUNED_SIZES + 2])
+@pytest.mark.parametrize("sizes", [1, MAX_TUNED_SIZES, MAX_TUNED_SIZES + 2])
 def test_translation(seen: list[bool], small_config: dict[str, Any], tmp_path: Path, sizes: int) -> None:
     """Measured for a few sizes; where each picture has a size of its own that would take longer than it saves."""
     folder = tmp_path / "pictures"
@@ -103,4 +103,4 @@ def test_translation(seen: list[bool], small_config: dict[str, Any], tmp_path: P
             Image.fromarray(np.zeros((32, 32 + 4 * i, 3), np.uint8)).save(folder / f"{i}{k}.png")
     model = mf.MUNIT(mf.make_config(small_config)).eval()
     translate_files(model, folder, tmp_path / "out", TranslateOptions(num_style=1, batch_size=1))
-    assert seen == [i < TUNED_SIZES for i in range(sizes) for _ in range(2)]
+    assert seen == [i < MAX_TUNED_SIZES for i in range(sizes) for _ in range(2)]

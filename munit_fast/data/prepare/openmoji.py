@@ -68,16 +68,16 @@ def prepare_openmoji(
         return reused
     sources = thin_out(find_sources(), limit)
     with atomic_directory(out) as stage:
-        canvas = _Canvas(stage, size, sources)
-        counts = _paint(canvas, progress or (lambda done, total: None))
+        writer = _ImageWriter(stage, size, sources)
+        counts = _write_images(writer, progress or (lambda done, total: None))
         (stage / "ATTRIBUTION.txt").write_text(ATTRIBUTION + "\n", encoding="utf-8", newline="\n")
         manifest = {"parameters": parameters, "versions": versions(), "attribution": ATTRIBUTION, **counts}
-        return write_manifest(stage, {**manifest, "files": dict(sorted(canvas.files.items()))})
+        return write_manifest(stage, {**manifest, "files": dict(sorted(writer.files.items()))})
 
 
 @dataclass
-class _Canvas:
-    """The folder being filled: renders go through here, so that each one is noted for the manifest."""
+class _ImageWriter:
+    """Renders emojis into a folder and records each file for the manifest."""
 
     folder: Path
     size: int
@@ -97,26 +97,26 @@ class _Canvas:
         self.files[name] = {"code_points": [f"{point:04X}" for point in emoji.code_points], **notes}
 
 
-def _paint(canvas: _Canvas, progress: Progress) -> dict[str, Any]:
+def _write_images(writer: _ImageWriter, progress: Progress) -> dict[str, Any]:
     """Survey, choose and write all images; the manifest's counts."""
-    names = [name for name in canvas.sources if not is_flag(code_points(name))]
-    skipped = Counter({"flag": len(canvas.sources) - len(names)})
+    names = [name for name in writer.sources if not is_flag(code_points(name))]
+    skipped = Counter({"flag": len(writer.sources) - len(names)})
     total = 2 * len(names)
     emojis = []
     for name in names:
-        emojis.append(survey(name, canvas.sources[name]))
+        emojis.append(survey(name, writer.sources[name]))
         progress(len(emojis), total)
     groups = group(emojis)
     chosen = choose(emojis, skipped)
     _refuse_empty_splits(chosen, groups)
     for done, emoji in enumerate(chosen):
-        _paint_one(canvas, emoji, groups[emoji.name])
+        _write_emoji(writer, emoji, groups[emoji.name])
         progress(len(names) + done * len(names) // len(chosen), total)
     tests = [emoji for emoji in chosen if split_of(groups[emoji.name]) == "test"]
-    colourings = _paint_colourings(canvas, tests, emojis)
+    colourings = _write_colourings(writer, tests, emojis)
     progress(total, total)
     return {
-        "counts": {split: sum(name.startswith(f"{split}/") for name in canvas.files) for split in SPLITS},
+        "counts": {split: sum(name.startswith(f"{split}/") for name in writer.files) for split in SPLITS},
         "skipped": dict(sorted(skipped.items())),
         "colourings": colourings,
     }
@@ -128,15 +128,15 @@ def _refuse_empty_splits(chosen: list[Emoji], groups: dict[str, str]) -> None:
         raise DatasetError(f"too few emojis for all splits ({dict(found)}); raise limit or leave it out")
 
 
-def _paint_one(canvas: _Canvas, emoji: Emoji, group_key: str) -> None:
+def _write_emoji(writer: _ImageWriter, emoji: Emoji, group_key: str) -> None:
     split = split_of(group_key)
     if split in ("trainA", "test"):
-        canvas.line("testA" if split == "test" else split, emoji, group=group_key)
+        writer.line("testA" if split == "test" else split, emoji, group=group_key)
     if split in ("trainB", "test"):
-        canvas.color("testB" if split == "test" else split, emoji, group=group_key)
+        writer.color("testB" if split == "test" else split, emoji, group=group_key)
 
 
-def _paint_colourings(canvas: _Canvas, tests: list[Emoji], emojis: list[Emoji]) -> dict[str, int]:
+def _write_colourings(writer: _ImageWriter, tests: list[Emoji], emojis: list[Emoji]) -> dict[str, int]:
     """Write the colourings of each test drawing that has several distinct ones; the counts."""
     by_line: defaultdict[str, dict[str, Emoji]] = defaultdict(dict)
     for emoji in emojis:
@@ -145,7 +145,7 @@ def _paint_colourings(canvas: _Canvas, tests: list[Emoji], emojis: list[Emoji]) 
     several = {test.name: list(by_line[test.line_hash].values()) for test in tests if len(by_line[test.line_hash]) > 1}
     for test, colourings in several.items():
         for emoji in colourings:
-            canvas.color(f"colourings/{test}", emoji)
+            writer.color(f"colourings/{test}", emoji)
     return {
         "drawings": len(several),
         "drawings_with_five_or_more": sum(len(colourings) >= 5 for colourings in several.values()),

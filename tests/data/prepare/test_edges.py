@@ -134,7 +134,7 @@ def test_every_split_gets_a_picture(tmp_path: Path, count: int, fraction: float,
 def test_too_few_pictures_are_refused(tmp_path: Path) -> None:
     for i in range(2):
         draw(tmp_path / "in" / f"{i}.png", i)
-    with pytest.raises(DatasetError, match="only 2 usable pictures; at least 3"):
+    with pytest.raises(DatasetError, match=r" 2 .* 3 "):
         prepare_edges(tmp_path / "in", tmp_path / "out", size=24)
     assert os.listdir(tmp_path) == ["in"]
     with pytest.raises(ImageError, match="no such folder"):

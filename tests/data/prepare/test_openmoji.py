@@ -149,7 +149,7 @@ def test_progress_rises_to_its_total(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 def test_an_empty_split_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     small_sources(monkeypatch, ["1F600"])
-    with pytest.raises(DatasetError, match="too few emojis for all splits"):
+    with pytest.raises(DatasetError, match="limit"):
         prepare_openmoji(tmp_path / "out")
     assert os.listdir(tmp_path) == []
 
@@ -190,7 +190,7 @@ def test_a_missing_package_is_named_with_its_extra(
 
 @pytest.mark.parametrize("options", [{"size": 15}, {"size": 5000}, {"limit": 0}])
 def test_numbers_out_of_range_are_refused(tmp_path: Path, options: dict[str, int]) -> None:
-    with pytest.raises(DatasetError, match="must lie in"):
+    with pytest.raises(DatasetError, match="size"):
         prepare_openmoji(tmp_path / "out", **options)
 
 

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
 from helpers import kernel_cases as cases
 from helpers import kernel_checks as checks
-from helpers.kernel_cases import Case
+from helpers import oracle
+from helpers.kernel_cases import KernelCase
 from munit_fast.kernels import configs, launch
 from munit_fast.kernels.statistics import statistics
+from munit_fast.ops import backends
+from munit_fast.ops.backends import triton
+from munit_fast.ops.cases import selftest_cases
 from munit_fast.ops.spec import ACTIVATIONS
 from munit_fast.reference import epilogue as reference
 
@@ -19,11 +25,21 @@ ONLY_X = (True, False, False)
 
 
 @pytest.mark.parametrize("case", cases.covering_cases(), ids=str)
-def test_against_the_oracle(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_against_the_oracle(case: KernelCase, monkeypatch: pytest.MonkeyPatch) -> None:
     cases.use_tile(case, monkeypatch)
     inputs = cases.make_inputs(case)
     stats = checks.check_forward(case, inputs)
     checks.check_backward(case, inputs, stats)
+
+
+@pytest.mark.parametrize("layout", ["channels_last", "nchw"])
+def test_the_shared_cases_through_the_public_functions(layout: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(triton, "unsupported_reason", lambda device, dtype: None)
+    backends.choose.cache_clear()
+    for case in selftest_cases():
+        case = replace(case, dtype=torch.float32, parameter_dtype=None, layout=layout)
+        oracle.check(case, "triton")
+    backends.choose.cache_clear()
 
 
 @pytest.mark.parametrize("channels_last", [True, False])
@@ -50,7 +66,7 @@ def test_small_images_and_wide_borders(
     channels_last: bool,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    case = Case(shape, norm="none", act="lrelu", block=block, pad=pad, pad_mode=mode, residual=True, tile=SMALL)
+    case = KernelCase(shape, norm="none", act="lrelu", block=block, pad=pad, pad_mode=mode, residual=True, tile=SMALL)
     case = cases.replace(case, channels_last=channels_last)
     cases.use_tile(case, monkeypatch)
     inputs = cases.make_inputs(case)
@@ -60,7 +76,7 @@ def test_small_images_and_wide_borders(
 @pytest.mark.parametrize("channels_last", [True, False])
 def test_tiles_that_begin_where_the_border_ends(channels_last: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """Tiles of two pixels of a row: the backward looks for copies tile by tile, and may not miss one."""
-    case = Case((1, 4, 6, 8), norm="none", act="none", pad=2, channels_last=channels_last, tile=(2, 4, 1, 64))
+    case = KernelCase((1, 4, 6, 8), norm="none", act="none", pad=2, channels_last=channels_last, tile=(2, 4, 1, 64))
     cases.use_tile(case, monkeypatch)
     inputs = cases.make_inputs(case)
     checks.check_backward(case, inputs, torch.empty(2, 0))
@@ -68,7 +84,7 @@ def test_tiles_that_begin_where_the_border_ends(channels_last: bool, monkeypatch
 
 @pytest.mark.parametrize("norm", ["none", "layer"])
 def test_only_what_is_needed(norm: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    case = Case((1, 8, 2, 3), norm=norm, act="prelu", weight="shared", pad=1, tile=SMALL)
+    case = KernelCase((1, 8, 2, 3), norm=norm, act="prelu", weight="shared", pad=1, tile=SMALL)
     cases.use_tile(case, monkeypatch)
     inputs = cases.make_inputs(case)
     checks.check_needs(case, inputs, reference.statistics(inputs.x, norm))
@@ -78,7 +94,7 @@ def test_no_reduction_that_nobody_needs(monkeypatch: pytest.MonkeyPatch) -> None
     launched = []
     run = launch.run
     monkeypatch.setattr(launch, "run", lambda kernel, *args, **meta: launched.append(1) or run(kernel, *args, **meta))
-    case = Case((1, 4, 3, 3), norm="none", act="relu", tile=SPLIT)
+    case = KernelCase((1, 4, 3, 3), norm="none", act="relu", tile=SPLIT)
     cases.use_tile(case, monkeypatch)
     checks.run_backward(case, cases.make_inputs(case), torch.empty(2, 0), ONLY_X)
     assert len(launched) == 1
@@ -87,7 +103,7 @@ def test_no_reduction_that_nobody_needs(monkeypatch: pytest.MonkeyPatch) -> None
 @pytest.mark.parametrize("norm", ["instance", "layer"])
 @pytest.mark.parametrize("channels_last", [True, False])
 def test_statistics_far_from_zero(norm: str, channels_last: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    case = Case((1, 4, 7, 11), norm=norm, channels_last=channels_last, mean=1000.0, tile=SPLIT)
+    case = KernelCase((1, 4, 7, 11), norm=norm, channels_last=channels_last, mean=1000.0, tile=SPLIT)
     cases.use_tile(case, monkeypatch)
     x = cases.make_inputs(case).x
     mean, spread = stats = torch.empty(2, 4 if norm == "instance" else 1)
@@ -99,7 +115,7 @@ def test_statistics_far_from_zero(norm: str, channels_last: bool, monkeypatch: p
 
 @pytest.mark.parametrize("norm", ["instance", "layer"])
 def test_a_constant_plane(norm: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    case = Case((1, 4, 3, 5), norm=norm, act="none", pad=1, tile=SPLIT)
+    case = KernelCase((1, 4, 3, 5), norm=norm, act="none", pad=1, tile=SPLIT)
     cases.use_tile(case, monkeypatch)
     i = cases.make_inputs(case)
     i.x = torch.full_like(i.x, 3.7)
@@ -112,7 +128,7 @@ def test_a_constant_plane(norm: str, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("act", ACTIVATIONS)
 def test_nan_stays_nan(act: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    case = Case((1, 4, 3, 4), norm="none", act=act, pad=1, tile=SMALL)
+    case = KernelCase((1, 4, 3, 4), norm="none", act=act, pad=1, tile=SMALL)
     cases.use_tile(case, monkeypatch)
     i = cases.make_inputs(case)
     i.x[0, 2, 1, 1] = float("nan")
@@ -123,11 +139,11 @@ def test_nan_stays_nan(act: str, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("act", ["tanh", "selu", "silu"])
 def test_activations_keep_their_digits(act: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Value and derivative element by element: close to zero, across the seams of the formulas, and far out."""
-    case = Case((1, 1, 8, 64), norm="none", act=act, pad=0, tile=(512, 1, 1, 64))
+    case = KernelCase((1, 1, 8, 64), norm="none", act=act, pad=0, tile=(512, 1, 1, 64))
     cases.use_tile(case, monkeypatch)
     size = torch.cat([torch.logspace(-30, -2, 56), torch.linspace(0.01, 1.2, 156), torch.linspace(1.2, 80, 44)])
     x = torch.cat([size, -size]).view(case.shape)
-    i = cases.Inputs(x, None, None, None, 0.2, torch.ones_like(x))
+    i = cases.KernelInputs(x, None, None, None, 0.2, torch.ones_like(x))
     y, stats = checks.run_forward(case, i)
     slope, _, _ = checks.run_backward(case, i, stats, ONLY_X)
     z = x.double()
@@ -146,7 +162,7 @@ def test_activations_keep_their_digits(act: str, monkeypatch: pytest.MonkeyPatch
 
 @pytest.mark.parametrize("channels_last", [True, False])
 def test_the_same_bits_every_time(channels_last: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    case = Case((1, 4, 3, 3), torch.bfloat16, channels_last, act="prelu", weight="shared", tile=SPLIT)
+    case = KernelCase((1, 4, 3, 3), torch.bfloat16, channels_last, act="prelu", weight="shared", tile=SPLIT)
     cases.use_tile(case, monkeypatch)
     i = cases.make_inputs(case)
     runs = []
@@ -159,7 +175,7 @@ def test_the_same_bits_every_time(channels_last: bool, monkeypatch: pytest.Monke
 
 def test_parameters_may_be_rows_of_a_larger_tensor(monkeypatch: pytest.MonkeyPatch) -> None:
     """AdaIN's weights and biases are slices of the MLP's output; only their last axis has to be contiguous."""
-    case = Case((2, 4, 3, 3), act="none", weight="sample", bias="sample", tile=SMALL)
+    case = KernelCase((2, 4, 3, 3), act="none", weight="sample", bias="sample", tile=SMALL)
     cases.use_tile(case, monkeypatch)
     inputs = cases.make_inputs(case)
     wide = torch.randn(2, 24)
@@ -168,7 +184,7 @@ def test_parameters_may_be_rows_of_a_larger_tensor(monkeypatch: pytest.MonkeyPat
 
 
 def test_an_empty_batch() -> None:
-    case = Case((0, 4, 3, 3), pad=1)
+    case = KernelCase((0, 4, 3, 3), pad=1)
     inputs = cases.make_inputs(case)
     y, stats = checks.run_forward(case, inputs)
     assert y.shape == (0, 4, 5, 5) and stats.shape == (2, 0)
@@ -177,7 +193,7 @@ def test_an_empty_batch() -> None:
 
 
 def test_a_gradient_in_another_layout_is_refused() -> None:
-    case = Case((1, 4, 3, 3), norm="none", act="none", pad=0)
+    case = KernelCase((1, 4, 3, 3), norm="none", act="none", pad=0)
     inputs = cases.make_inputs(case)
     inputs.grad = inputs.grad.contiguous()
     with pytest.raises(ValueError, match="grad must be channels_last"):
@@ -187,7 +203,7 @@ def test_a_gradient_in_another_layout_is_refused() -> None:
 def test_samples_beyond_32_bits_are_refused() -> None:
     x = torch.empty(1, 1 << 11, 1 << 10, 1 << 10, device="meta")
     with pytest.raises(ValueError, match="2\\^30 elements"):
-        checks.run_forward(Case(norm="none", pad=0), cases.Inputs(x, None, None, None, 0.2, x))
+        checks.run_forward(KernelCase(norm="none", pad=0), cases.KernelInputs(x, None, None, None, 0.2, x))
 
 
 def test_the_real_tables_cover_every_shape() -> None:

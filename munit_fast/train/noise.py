@@ -1,0 +1,29 @@
+"""The noise of a run's iterations: a function of seed, iteration and the image's place in the global batch."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from munit_fast.train.trainer import TrainingNoise
+
+
+def iteration_seed(seed: int, iteration: int, place: int = 0) -> int:
+    """The seed of the noise of the image at `place` in an iteration's global batch.
+
+    It does not depend on what ran before, nor on how many processes and parts the batch is divided into.
+    """
+    return int(np.random.SeedSequence([seed, iteration, place]).generate_state(1, np.uint64)[0] >> 1)
+
+
+def iteration_noise(trainer: Any, x_a: Tensor, x_b: Tensor, seed: int, iteration: int, first: int) -> TrainingNoise:
+    """The noise of an iteration for the images from place `first` of the global batch on, on `trainer.noise_device`."""
+    draws, generator = [], torch.Generator(trainer.noise_device)
+    for i in range(x_a.shape[0]):
+        generator.manual_seed(iteration_seed(seed, iteration, first + i))
+        draws.append(trainer.draw_noise(x_a[i : i + 1], x_b[i : i + 1], generator))
+    of_dis, of_gen = ([torch.cat(parts) for parts in zip(*(draw[kind] for draw in draws))] for kind in (0, 1))
+    return of_dis, of_gen

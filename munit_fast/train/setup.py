@@ -1,0 +1,185 @@
+"""What a run settles before its first iteration: networks, precision, threads, and the state that it continues."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.text import Text
+
+from munit_fast.amp import Workload, amp_dtype, resolve
+from munit_fast.config import Config
+from munit_fast.data import ImageSet
+from munit_fast.data.sources import Sources
+from munit_fast.train.distributed import Ranks
+from munit_fast.train.events import EventLog
+from munit_fast.train.options import TrainOptions
+from munit_fast.train.run_dir import RunDirectory
+from munit_fast.train.run_state import apply_state, find_state, save_published, state_from_bytes
+from munit_fast.train.speed import choose_threads
+from munit_fast.train.trainer import MUNIT_Trainer, UNIT_Trainer
+
+TRAINERS: dict[str, type[MUNIT_Trainer] | type[UNIT_Trainer]] = {"MUNIT": MUNIT_Trainer, "UNIT": UNIT_Trainer}
+_AMP_NAMES = {"bfloat16": "bf16", "float16": "fp16", "off": "off"}  # as states note it -> as it is asked for
+
+
+class RunSetup:
+    """A trainer that is ready for the iteration after `start`, on every rank alike.
+
+    Attributes:
+        options: with the precision that was chosen.
+        hyperparameters: as the trainer takes them.
+        trainer: on its device; with several ranks it averages gradients over them.
+        batch_size: images of a domain in an iteration on this rank.
+        start: the iterations that are done.
+    """
+
+    def __init__(
+        self,
+        cfg: Config,
+        options: TrainOptions,
+        folder: RunDirectory,
+        sources: Sources,
+        console: Console,
+        ranks: Ranks,
+        events: EventLog,
+    ) -> None:
+        self.cfg, self.options, self.folder = cfg, options, folder
+        self.console, self.ranks, self.events = console, ranks, events
+        torch.manual_seed(options.seed)
+        self.hyperparameters: Mapping[str, Any] = cfg.hyperparameters() | {"vgg_model_path": str(options.output_path)}
+        if not ranks.main:
+            self.hyperparameters = {**self.hyperparameters, "ema_half_life": 0}  # one rank keeps the average
+        self.trainer = self._make_trainer()
+        self.batch_size = cfg.batch_size * cfg.accumulation
+        self.data_notes: dict[str, Any] = {
+            "global_batch": self.batch_size * ranks.size,
+            "images": {"A": _image_notes(sources.train_a), "B": _image_notes(sources.train_b)},
+        }
+        self.start = self._load_newest_state()
+        if ranks.size > 1:
+            self.trainer.distribute()
+
+    def notes(self, published: bool) -> dict[str, Any]:
+        """What a state says about the run besides the trainer's state, as plain values.
+
+        published: whether the published files are written with it.
+        """
+        return {
+            "seed": self.options.seed,
+            "amp": self._amp_name(),
+            "device": self.options.device.type,
+            **self.threads,
+            "published": published,
+            **self.data_notes,
+        }
+
+    def _amp_name(self) -> str:
+        return str(amp_dtype(self.options.amp, self.options.device) or "off").removeprefix("torch.")
+
+    def _make_trainer(self) -> Any:
+        options = self.options
+        trainer = TRAINERS[options.trainer](
+            self.hyperparameters, impl=options.impl, amp=options.amp, checkpointing=options.checkpointing
+        )
+        return trainer.to(options.device, torch.float64 if options.double else torch.float32)
+
+    def _load_newest_state(self) -> int:
+        """Load the newest good state, which the main rank reads for all; returns the iterations done."""
+        data, ranks = b"", self.ranks
+        with ranks.main_first():
+            loaded = None
+            if ranks.main and self.options.resume:
+                loaded = find_state(self.folder.checkpoints)
+                for reason in loaded.damaged.values():
+                    self.events.log("checkpoint", f"{reason}; going on from {loaded.source.name} instead")
+                loaded.move_damaged_aside()
+        notes = loaded.state.get("notes") if loaded is not None else None
+        self._choose_precision_and_threads(notes if isinstance(notes, Mapping) else {})
+        with ranks.main_first():
+            if loaded is not None:
+                start, notes = apply_state(self.trainer, loaded.state, loaded.source, ranks.size)
+                data = loaded.as_bytes() if ranks.size > 1 else b""
+                self._report_changes(notes)
+                if notes.get("published"):  # a process killed after the state may not have come to these
+                    save_published(self.trainer, self.folder.checkpoints, start)
+                self.console.print(f"resuming after iteration {start}")
+        data = ranks.broadcast(data)
+        if data and not ranks.main:
+            apply_state(self.trainer, state_from_bytes(data, "the main rank's state"), self.folder.checkpoints)
+        return int(self.trainer.iterations)
+
+    def _choose_precision_and_threads(self, notes: Mapping[str, Any]) -> None:
+        """Choose the precision, the same on every rank, and the threads; `notes` are those of the state to continue.
+
+        Both decide on the last bits of what is computed, so a resumed run takes what it began with.
+        """
+        self.options = replace(self.options, amp=self._choose_precision(notes))
+        self.trainer.amp = self.options.amp
+        every = torch.get_num_threads()
+        if self.options.threads == 0 and self.ranks.size == 1:
+            chosen, of = (notes.get(key) for key in ("threads", "threads_of"))
+            if isinstance(chosen, int) and chosen > 0 and of == every:
+                torch.set_num_threads(chosen)
+            else:
+                choose_threads(self._make_trainer, self.cfg, self.options.device, self.console)
+        elif self.options.threads:
+            torch.set_num_threads(self.options.threads)
+        self.threads = {"threads": torch.get_num_threads(), "threads_of": every}
+
+    def _choose_precision(self, notes: Mapping[str, Any]) -> str:
+        options, amp = self.options, b""
+        if self.ranks.main:
+            kept = _AMP_NAMES.get(str(notes.get("amp")))
+            if kept == "fp16" and options.impl == "reference":  # which has no loss scaling
+                kept = None
+            if options.amp == "auto" and kept and notes.get("device", options.device.type) == options.device.type:
+                amp = kept.encode()
+            else:
+                load = Workload.of(self.cfg, self.batch_size, training=True)
+                amp = resolve(options.amp, options.device, load).encode()
+        return self.ranks.broadcast(amp).decode()
+
+    def _report_changes(self, notes: Mapping[str, Any]) -> None:
+        """Print where this run will not be what it began as."""
+        amp = self._amp_name()
+        if notes.get("amp", amp) != amp:
+            self.console.print(f"this run began in {notes['amp']} (--amp); it goes on in {amp}")
+        if notes.get("seed", self.options.seed) != self.options.seed:
+            self.console.print(
+                f"this run began with --seed {notes['seed']}; with --seed {self.options.seed} it goes on with other "
+                "data order and styles"
+            )
+        for line in _data_changes(notes, self.data_notes):
+            self.console.print(Text(line), soft_wrap=True)
+        rate = self.trainer.gen_opt.param_groups[0]["initial_lr"]
+        if rate != self.cfg.lr:
+            self.console.print(f"the checkpoint's learning rate {rate:g} is kept; lr: {self.cfg.lr:g} has no effect")
+
+
+def _image_notes(image_set: ImageSet) -> dict[str, Any]:
+    """What the data order is a function of besides the seed: the number of images and a digest of their names."""
+    names = [os.path.relpath(os.path.abspath(image_set.path(i)), image_set.folder) for i in range(len(image_set))]
+    digest = hashlib.sha256("\0".join(names).encode(errors="surrogateescape")).hexdigest()
+    return {"count": len(names), "names": digest}
+
+
+def _data_changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[str]:
+    """A line for each thing that gives a resumed run another data order than it would have had."""
+    old_batch, batch = before.get("global_batch", now["global_batch"]), now["global_batch"]
+    if old_batch != batch:
+        yield f"this run began with {old_batch} images of a domain in an iteration; with {batch} the data order changes"
+    for domain, images in now["images"].items():
+        old = before.get("images", {}).get(domain, images)
+        if old["count"] != images["count"]:
+            yield (
+                f"domain {domain} had {old['count']} training images and has {images['count']} now: the data order is "
+                "another one"
+            )
+        elif old != images:
+            yield f"domain {domain} has other training images, by their names, than before: the run sees other ones"

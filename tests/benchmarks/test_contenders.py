@@ -1,0 +1,93 @@
+"""The contenders do what their names say."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from munit_fast.benchmarks import SETS, contenders, contenders_training, contenders_translation, runner, select
+from munit_fast.benchmarks.contenders import FROZEN, PUBLISHED, compiled, frozen
+
+CPU = torch.device("cpu")
+
+
+@pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="freezing is seen by what oneDNN packs")
+def test_freezing_freezes() -> None:
+    """Also where the same code was compiled before without it; and that it did not is an error, not a time."""
+    torch.compiler.reset()
+    module = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3), torch.nn.ReLU()).eval()
+    x = torch.randn(1, 3, 16, 16)
+
+    def step_of(implementation: str) -> Any:
+        function = compiled(module, implementation)
+        return torch.no_grad()(lambda: function(x))
+
+    plain = step_of("torch.compile")
+    expected = plain()
+    step = step_of(FROZEN)
+    frozen(step)
+    torch.testing.assert_close(step(), expected, rtol=1e-4, atol=1e-5)
+    with pytest.raises(RuntimeError, match="freeze"):
+        frozen(plain)
+
+
+def test_the_frozen_translation_is_frozen(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its networks are compiled for that, and its first step is the one that freezes."""
+    names: list[str] = []
+    steps: list[Any] = []
+    monkeypatch.setattr(contenders, "compiled", lambda f, name: names.append(name) or f)
+    monkeypatch.setattr(contenders_translation, "frozen", steps.append)
+    case = next(c for c in SETS["smoke"] if c.level == "translation")
+    made = contenders_translation.translation_contenders(case, CPU)
+    work = next(c for c in made if c.implementation == FROZEN).make()
+    assert steps == [work.step] and set(names) == {FROZEN}
+
+
+def test_modes_of_an_operator() -> None:
+    """The backward alone gives the gradients that forward and backward together give."""
+    [backward], [training] = (
+        [c for c in SETS["smoke"] if c.name == "adain + residual + pad" and c.mode == mode]
+        for mode in ("backward", "training")
+    )
+    for contender in runner.contenders(backward, CPU):
+        if not contender.compiled:
+            same = next(c for c in runner.contenders(training, CPU) if str(c) == str(contender))
+            alone, both = contender.make().step(), same.make().step()
+            assert len(alone) == 4 and len(both) == 5  # x, weight, bias, residual; and the result
+            assert all(torch.equal(a, b) for a, b in zip(alone, both[1:]))
+
+
+def test_compiled_contenders_compile_every_convolution(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Inside and outside of the discriminators: none is left to eager."""
+    seen: list[str] = []
+
+    def backend(module: torch.fx.GraphModule, inputs: Any) -> Any:
+        def counted(*arguments: Any) -> Any:
+            seen.extend(str(n.target) for n in module.graph.nodes if "conv2d" in str(n.target))
+            return module(*arguments)
+
+        return counted
+
+    monkeypatch.setattr(
+        contenders, "compiled", lambda function, name: torch.compile(function, backend=backend, dynamic=False)
+    )
+    called: list[int] = []
+    conv2d = torch.conv2d
+
+    def counting(*args: Any, **kwargs: Any) -> Tensor:
+        called.append(1)
+        return conv2d(*args, **kwargs)
+
+    [case] = select(SETS["smoke"], levels=["training"])
+    contender = next(c for c in contenders_training.training_contenders(case, CPU) if c.compiled)
+    work = contender.make()
+    work.step()
+    seen.clear()
+    work.step()
+    plain = next(c for c in contenders_training.training_contenders(case, CPU) if c.implementation == PUBLISHED).make()
+    monkeypatch.setattr(torch.nn.functional, "conv2d", counting)
+    plain.step()
+    assert len(seen) == len(called) > 50
