@@ -231,7 +231,7 @@ def bias_act(
 
 
 def l1_loss(a: Tensor, b: Tensor, *, impl: str = "auto") -> Tensor:
-    """mean(|a - b|), MUNIT eq. 3 to 5, with a gradient to both sides: sign(a - b) / numel, where sign(0) = 0.
+    """`mean(|a - b|)`, MUNIT eq. 3 to 5, with a gradient to both sides: sign(a - b) / numel, where sign(0) = 0.
 
     Bytes: reads both once forward and once backward; the backward writes the gradients that are needed.
 
@@ -250,7 +250,7 @@ def l1_loss(a: Tensor, b: Tensor, *, impl: str = "auto") -> Tensor:
 
 
 def l1_losses(pairs: Iterable[tuple[Tensor, Tensor]], *, impl: str = "auto") -> Tensor:
-    """mean(|a - b|) of each of P pairs in one operation, as [P] in float32 (float64 for float64).
+    """`mean(|a - b|)` of each of P pairs in one operation, as [P] in float32 (float64 for float64).
 
     The pairs may differ in size. Where the dtypes of a pair, or of the pairs, differ they are promoted to the widest,
     as PyTorch would. Bytes: reads each tensor once forward and once backward; the backward writes what is needed.
