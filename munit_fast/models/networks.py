@@ -147,7 +147,7 @@ class Decoder(reference.Decoder, Fused):
                         z, epilogue_args(block, *padding(last), self.impl, depth=2), conv_args(last, h.dtype)
                     )
                 else:
-                    z = step(
+                    z = epilogue_conv(
                         z, epilogue_args(block, *after, self.impl, depth=2), phase_conv_args(following, h.dtype, mode)
                     )
         return apply_epilogue(z, epilogue_args(last, 0, "zero", self.impl))
