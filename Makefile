@@ -41,7 +41,7 @@ RESULTS := docs/pretrained
 .PHONY: demo test docs check types bench pretrained pretrained-card wheel gpu-check gpu-tune gpu-wheels fuzz lock audit clean
 .DEFAULT_GOAL := test
 
-$(STAMP): pyproject.toml setup.py $(CONSTRAINTS) $(LOCK) $(wildcard csrc/* csrc/*/*)
+$(STAMP): pyproject.toml setup.py $(CONSTRAINTS) $(LOCK) $(wildcard csrc/*.* $(addprefix csrc/*/*.,cpp h inl cu cuh))
 	@test -n "$(PYTHON)" || { echo "munit-fast needs Python 3.10 or newer on the PATH, or make PYTHON=/path/to/python"; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 	$(PIP) install --require-hashes --no-deps --only-binary :all: --requirement $(LOCK)

@@ -50,16 +50,16 @@ class BuildNative(build_ext):
     def build_extension(self, ext: Extension) -> None:
         target, folder = Path(self.get_ext_fullpath(ext.name)).resolve(), Path(self.build_temp).resolve()
         wanted, verbose = switch("MUNIT_FAST_CUDA"), self.verbose > 1
-        why_not = "MUNIT_FAST_CUDA=0 was set"
+        cuda_error = "MUNIT_FAST_CUDA=0 was set"
         if wanted != "0":
             try:
                 return ninja_build.build(target, folder, ninja_build.CudaToolkit(), "", verbose)
             except BuildError as error:
                 if wanted == "1":
                     raise SystemExit(f"the CUDA kernels were not built: {error}") from error
-                why_not = str(error)
+                cuda_error = str(error)
                 print(f"munit_fast._C is built without CUDA: {error}", file=sys.stderr)
-        ninja_build.build(target, folder, None, why_not, verbose)
+        ninja_build.build(target, folder, None, cuda_error, verbose)
 
 
 setup(

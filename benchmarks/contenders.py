@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from munit_fast.benchmarks.cases import DTYPES, Case
+from munit_fast.config import make_config
 from munit_fast.train.cuda_graph import WARM_UP, capture, capture_stream
 
 OURS = "munit_fast"
@@ -21,6 +22,7 @@ MAX_AUTOTUNE = "torch.compile max-autotune"
 COMPILED = {"torch.compile": "default", MAX_AUTOTUNE: "max-autotune-no-cudagraphs"}
 FROZEN = "torch.compile freezing"  # in the default mode, weights constant: folded and laid out when it is compiled
 ONNX_RUNTIME, OPENVINO = "ONNX Runtime", "OpenVINO"
+_PARTS = ("enc_content", "enc_style", "dec", "dis_a", "dis_b")  # of the networks, each of which runs as one call
 LAYOUTS = {"NCHW": torch.contiguous_format, "channels_last": torch.channels_last}
 
 
@@ -102,6 +104,22 @@ def published_variants(case: Case) -> list[Variant]:
     return variants + [Variant(name, "channels_last", case.dtype) for name in COMPILED]
 
 
+def hyperparameters(case: Case) -> dict[str, Any]:
+    """The published configuration at the case's size; small images get fewer scales."""
+    small = case.side < 128
+    dis = {"dim": case.channels, "n_layer": 2 if small else 4, "num_scales": 2 if small else 3}
+    return make_config(
+        {
+            "gen": {"dim": case.channels},
+            "dis": dis,
+            "crop_image_height": case.side,
+            "crop_image_width": case.side,
+            "display_size": 1,
+            "ema_half_life": 0,  # the published iteration has no average
+        }
+    ).hyperparameters()
+
+
 def placed(module: Any, layout: str, device: torch.device) -> Any:
     """A module on a device, its weights in a layout."""
     return module.to(device).to(memory_format=LAYOUTS[layout])
@@ -112,6 +130,13 @@ def compiled(function: Callable[..., Any], implementation: str) -> Callable[...,
     if implementation == FROZEN:  # see `frozen`; the option keeps what COMPILED made of the same code from being reused
         return torch.compile(function, options={"freezing": True}, dynamic=False)
     return torch.compile(function, mode=COMPILED[implementation], dynamic=False)
+
+
+def compile_parts(module: nn.Module, implementation: str) -> None:
+    """Compile each part of the networks that runs as one call; their `forward`, which the losses call by itself."""
+    for name, part in module.named_modules():
+        if name.rpartition(".")[2] in _PARTS:
+            part.forward = compiled(part.forward, implementation)
 
 
 def frozen(step: Callable[[], Any]) -> None:

@@ -24,7 +24,7 @@ from munit_fast.benchmarks.contenders import (
     placed,
     published_variants,
 )
-from munit_fast.models import networks
+from munit_fast.models import blocks, networks
 from munit_fast.ops.fused_conv import convolution
 from munit_fast.reference.layers import Conv2dBlock, ResBlock
 
@@ -38,18 +38,18 @@ def _fused(block: Any) -> Call:
         conv: Any = (
             block.model[0] if isinstance(block, ResBlock) else block[1] if isinstance(block, nn.Sequential) else block
         )
-        dtype = networks._compute(x, conv.conv.weight.dtype)
-        with networks._autocast_off(x):
+        dtype = blocks.compute_dtype(x, conv.conv.weight.dtype)
+        with blocks.autocast_off(x):
             if isinstance(block, nn.Sequential):  # nearest x 2, then the convolution: four phases
                 z = convolution(
-                    networks._padded(x, 1, "replicate", dtype, "auto"), networks._phase_conv(conv, dtype, "reflect")
+                    blocks.pad_input(x, 1, "replicate", dtype, "auto"), blocks.phase_conv_args(conv, dtype, "reflect")
                 )
-                return networks._apply(z, networks._epilogue(conv, 0, "zero", "auto", depth=2))
-            p = networks._padded(x, *networks._pad(conv), dtype, "auto")
+                return blocks.apply_epilogue(z, blocks.epilogue_args(conv, 0, "zero", "auto", depth=2))
+            p = blocks.pad_input(x, *blocks.padding(conv), dtype, "auto")
             if isinstance(block, ResBlock):
-                return networks._res_blocks(p, [block], (0, "zero"), "auto")
-            z = networks._chain(p, [block], "auto")
-            return networks._apply(z, networks._epilogue(block, 0, "zero", "auto"))
+                return blocks.res_blocks(p, [block], (0, "zero"), "auto")
+            z = blocks.conv_chain(p, [block], "auto")
+            return blocks.apply_epilogue(z, blocks.epilogue_args(block, 0, "zero", "auto"))
 
     return run
 

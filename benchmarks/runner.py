@@ -16,7 +16,14 @@ import torch
 from rich.console import Console
 from torch import Tensor
 
-from munit_fast.benchmarks import contenders_networks, contenders_ops, contenders_training, machine, timing
+from munit_fast.benchmarks import (
+    contenders_networks,
+    contenders_ops,
+    contenders_training,
+    contenders_translation,
+    machine,
+    timing,
+)
 from munit_fast.benchmarks.cases import DTYPES, LOSSES, Case
 from munit_fast.benchmarks.contenders import (
     COMPILED,
@@ -189,7 +196,7 @@ def contenders(case: Case, device: torch.device) -> list[Contender]:
     if case.level == "training":
         return contenders_training.training_contenders(case, device)
     if case.level == "translation":
-        return contenders_training.translation_contenders(case, device)
+        return contenders_translation.translation_contenders(case, device)
     if case.level in ("block", "network"):
         return contenders_networks.block_contenders(case, device)
     if case.name in LOSSES:

@@ -121,11 +121,11 @@ class CudaToolkit:
         return ", ".join([*real, *([f"compute_{PTX}"] if PTX in self.architectures else [])])
 
 
-def build_header(cuda: CudaToolkit | None, why_not: str) -> str:
+def build_header(cuda: CudaToolkit | None, cuda_error: str) -> str:
     """build.inl, which csrc/module.cpp includes: how the parts were built, or why the CUDA part is missing."""
     constants = {"build_flags": " ".join(FLAGS)}
     if cuda is None:
-        constants["cuda_error"] = why_not
+        constants["cuda_error"] = cuda_error
     else:
         constants |= {
             "cuda_compiler": cuda.version,
@@ -181,11 +181,11 @@ def ninja_file(folder: Path, compiler: str, includes: list[str], cuda: CudaToolk
     return "\n".join([*lines, f"build {escape(target)}: link {' '.join(objects)}{implicit}"]) + "\n"
 
 
-def build(target: Path, folder: Path, cuda: CudaToolkit | None, why_not: str, verbose: bool = False) -> None:
+def build(target: Path, folder: Path, cuda: CudaToolkit | None, cuda_error: str, verbose: bool = False) -> None:
     """Compile the library `target`, with objects in `folder`, with the CUDA kernels if there is a toolkit.
 
     Args:
-        why_not: the reason for which there is no toolkit; munit_fast._C.build_info() gives it.
+        cuda_error: the reason for which there is no toolkit; munit_fast._C.build_info() gives it.
 
     Raises:
         BuildError: if a tool is missing or the compiler fails.
@@ -204,7 +204,7 @@ def build(target: Path, folder: Path, cuda: CudaToolkit | None, why_not: str, ve
     folder.mkdir(parents=True, exist_ok=True)
     includes = [sysconfig.get_path("include"), pybind11.get_include()]
     for name, text in (
-        ("build.inl", build_header(cuda, why_not)),
+        ("build.inl", build_header(cuda, cuda_error)),
         ("build.ninja", ninja_file(folder, compiler, includes, cuda, target)),
     ):
         if not (folder / name).is_file() or (folder / name).read_text() != text:  # else nothing to compile again

@@ -1,7 +1,7 @@
-"""Mixed precision: which dtype `--amp` means on a device.
+"""Mixed precision: the dtype that `--amp` selects on a device.
 
 On a CPU "auto" is decided by measuring: processors with bfloat16 instructions but without AMX may run bfloat16
-convolutions at half the speed of float32, or at twice, and no list of processors tells which.
+convolutions at half the speed of float32, or at twice, and no list of processors says which.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ AMP = ("auto", "bf16", "fp16", "off")
 # Linux's names of instructions that multiply bfloat16; "bf16" is aarch64's.
 BF16_FEATURES = frozenset({"avx512_bf16", "amx_bf16", "bf16"})
 
-_MOST_MACS = 150_000_000  # of the measured convolution: a few milliseconds on one core
+_MAX_MACS = 150_000_000  # of the measured convolution: a few milliseconds on one core
 _BUDGET = 0.12  # seconds of rounds after the warm-up
-_MOST_ROUNDS = 40
+_MAX_ROUNDS = 40
 
 
 def bf16_hardware(device: torch.device) -> bool:
@@ -36,7 +36,7 @@ def bf16_hardware(device: torch.device) -> bool:
 
 
 def cpu_features(cpuinfo: Path = Path("/proc/cpuinfo")) -> frozenset[str]:
-    """The processor's instruction sets by Linux's names ("avx512_bf16", "amx_bf16"); empty where nothing tells."""
+    """The processor's instruction sets by Linux's names ("avx512_bf16", "amx_bf16"); empty where it is unknown."""
     try:
         found = re.search(r"^(?:flags|Features)\s*:\s*(.+)$", cpuinfo.read_text(), re.MULTILINE)
     except OSError:
@@ -94,7 +94,7 @@ class Measured:
         )
 
 
-def convolution(load: Workload, dtype: torch.dtype, macs: int = _MOST_MACS) -> Callable[[], object]:
+def convolution(load: Workload, dtype: torch.dtype, macs: int = _MAX_MACS) -> Callable[[], object]:
     """A call that computes the workload's convolution, or a part of it of about `macs` multiplications."""
     n, c, h, w, training = load
     # Pixels and channels are alike: fewer of them cost less and compare the same.
@@ -122,7 +122,7 @@ def convolution(load: Workload, dtype: torch.dtype, macs: int = _MOST_MACS) -> C
 
 def _product(load: Workload, dtype: torch.dtype) -> Callable[[], object]:
     c = min(load.channels, 256)
-    rows = min(load.batch * load.height * load.width, _MOST_MACS // c**2)
+    rows = min(load.batch * load.height * load.width, _MAX_MACS // c**2)
     generator = torch.Generator("cpu").manual_seed(0)
     a, b = (torch.randn(n, c, generator=generator, device="cpu").to(dtype) for n in (rows, c))
     return lambda: a @ b
@@ -157,7 +157,7 @@ def measure(load: Workload = Workload()) -> Measured:  # noqa: B008 - a constant
         for run in runs:
             run()
         best, begin = [float("inf")] * len(runs), time.perf_counter()
-        for _ in range(_MOST_ROUNDS):
+        for _ in range(_MAX_ROUNDS):
             # In turns, and the least of them: what else the machine does slows some turns of both down.
             best = [min(known, _seconds(run)) for known, run in zip(best, runs)]
             if time.perf_counter() - begin > _BUDGET:
@@ -166,10 +166,14 @@ def measure(load: Workload = Workload()) -> Measured:  # noqa: B008 - a constant
 
 
 def resolve(amp: str, device: torch.device, load: Workload | None = None) -> str:
-    """What `amp` means: "bf16", "fp16" or "off".
+    """The precision that `amp` selects: "bf16", "fp16" or "off".
 
-    "auto" is bf16 on GPUs that have it and, on CPUs, the faster one of bf16 and off for `load` (default: the published
-    configuration's), as `measure` finds it.
+    "auto" is bf16 on GPUs that have it and, on CPUs, the faster one of bf16 and off for `load`, as `measure` finds it.
+
+    Args:
+        amp: one of `AMP`.
+        device: where the networks run.
+        load: the convolution to measure; None: the published configuration's.
 
     Raises:
         ValueError: an unknown name.

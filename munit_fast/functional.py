@@ -1,26 +1,26 @@
 """The fused functions: everything that stands between two convolutions, and the reconstruction losses.
 
 Each function normalises, activates, adds the residual, moves depth to space and pads, in that order, with one backend
-call forward and one backward:
+call forward and one backward::
 
     z = normalise(x)                                  weight · (x - mean) · r + bias
     y = pad(depth_to_space(act(z) + residual))
 
 Common to all of them:
 
-Layout: x NCHW-contiguous or channels_last; the result has x's layout and dtype. A tensor with other strides, and a
-residual or upstream gradient in the other layout, is copied once into x's.
-Dtypes: float32, bfloat16, float16 (float64 on the "reference" and "cpu" backends). Arithmetic and statistics are
-float32 (float64 for float64), with one rounding at the end; parameters may have any floating dtype.
-Gradients: for every tensor argument; a second derivative raises RuntimeError.
-act: "none", "relu", "lrelu" (slope: a number), "prelu" (slope: a tensor [1] or [C]), "selu", "tanh", "silu".
-pad_mode: "reflect" (pad must be smaller than each side), "replicate", "zero".
-impl: "auto" takes the fastest backend that can serve the tensors and logs once when that is not the fastest of the
-device; "triton", "cuda" (channels_last on NVIDIA GPUs), "cpu" or "reference" must serve or raise RuntimeError with the
-reason. `munit-fast doctor` lists who can serve what, `munit_fast.ops.backends.registry` has auto's table.
-Bytes: with E bytes an element of x and P the padded size over the size, a call moves about (1 + P)·E a value forward
-(+ E for a residual, + E to read x for statistics, which mostly sits in a cache) and 2·(1 + P)·E + E backward.
-Errors: ValueError or TypeError that names the argument, what was seen and what would work.
+- Layout: x NCHW-contiguous or channels_last; the result has x's layout and dtype. A tensor with other strides, and a
+  residual or upstream gradient in the other layout, is copied once into x's.
+- Dtypes: float32, bfloat16, float16 (float64 on the "reference" and "cpu" backends). Arithmetic and statistics are
+  float32 (float64 for float64), with one rounding at the end; parameters may have any floating dtype.
+- Gradients: for every tensor argument; a second derivative raises RuntimeError.
+- act: "none", "relu", "lrelu" (slope: a number), "prelu" (slope: a tensor [1] or [C]), "selu", "tanh", "silu".
+- pad_mode: "reflect" (pad must be smaller than each side), "replicate", "zero".
+- impl: "auto" takes the fastest backend that can serve the tensors and logs once when that is not the fastest of the
+  device; "triton", "cuda" (channels_last on NVIDIA GPUs), "cpu" or "reference" must serve or raise RuntimeError with
+  the reason. `munit-fast doctor` lists which backend serves what, `munit_fast.ops.backends.registry` has auto's table.
+- Bytes: with E bytes an element of x and P the padded size over the size, a call moves about (1 + P)·E a value forward
+  (+ E for a residual, + E to read x for statistics, which mostly sits in a cache) and 2·(1 + P)·E + E backward.
+- Errors: ValueError or TypeError that names the argument, what was seen and what would work.
 """
 
 from __future__ import annotations
@@ -58,6 +58,21 @@ def instance_norm(
     Mean and biased variance are those of each plane x[n, c], in training and in evaluation alike. Layouts, dtypes,
     activations, padding, `impl` and bytes moved: see `munit_fast.functional`.
 
+    Args:
+        x: [N, C, H, W], NCHW or channels_last; any floating dtype that the backend serves.
+        weight: [C], any floating dtype; None: one.
+        bias: [C], any floating dtype; None: zero.
+        eps: added to the variance, inside the root.
+        act: the activation: see `munit_fast.functional`.
+        slope: of "lrelu" a number; of "prelu" a tensor [1] or [C].
+        residual: [N, C, H, W], added after the activation; x's dtype.
+        pad: pixels of padding on each side.
+        pad_mode: "reflect", "replicate" or "zero".
+        impl: the backend: see `munit_fast.functional`.
+
+    Returns:
+        [N, C, H + 2·pad, W + 2·pad] in x's dtype and layout.
+
     Raises:
         ValueError: x is not [N, C, H, W], is empty or has 1×1 planes (their variance is zero by definition); weight or
             bias is not [C]; residual is not like x; pad does not fit; an option has an unknown name.
@@ -91,7 +106,25 @@ def adain(
     Mean and biased variance are those of each plane x[n, c]; weight[n, c] and bias[n, c] come from the style. Layouts,
     dtypes, activations, padding, `impl` and bytes moved: see `munit_fast.functional`.
 
-    Raises: as `instance_norm`; weight and bias must be [N, C].
+    Args:
+        x: [N, C, H, W], NCHW or channels_last; any floating dtype that the backend serves.
+        weight: [N, C], any floating dtype.
+        bias: [N, C], any floating dtype.
+        eps: added to the variance, inside the root.
+        act: the activation: see `munit_fast.functional`.
+        slope: of "lrelu" a number; of "prelu" a tensor [1] or [C].
+        residual: [N, C, H, W], added after the activation; x's dtype.
+        pad: pixels of padding on each side.
+        pad_mode: "reflect", "replicate" or "zero".
+        impl: the backend: see `munit_fast.functional`.
+
+    Returns:
+        [N, C, H + 2·pad, W + 2·pad] in x's dtype and layout.
+
+    Raises:
+        ValueError: as `instance_norm`; weight and bias must be [N, C].
+        TypeError: as `instance_norm`; also if weight or bias is None.
+        RuntimeError: `impl` cannot serve these tensors.
     """
     spec = _spec("instance", x, act, slope, residual, pad, pad_mode, impl, eps=eps)
     _check_planes(x)
@@ -124,7 +157,27 @@ def layer_norm2d(
     computes all r² outputs of an upsampled pixel. Layouts, dtypes, activations, padding, `impl` and bytes moved: see
     `munit_fast.functional`.
 
-    Raises: as `instance_norm`; also ValueError if depth_to_space² does not divide C, or a sample has one number only.
+    Args:
+        x: [N, C, H, W], NCHW or channels_last; any floating dtype that the backend serves.
+        weight: [C]; or [C / depth_to_space²], shared by the phases; any floating dtype. None: one.
+        bias: like weight. None: zero.
+        eps: added to the standard deviation, outside the root.
+        depth_to_space: side r of the blocks; 1 for none.
+        act: the activation: see `munit_fast.functional`.
+        slope: of "lrelu" a number; of "prelu" a tensor [1] or [C].
+        residual: [N, C, H, W], added after the activation; x's dtype.
+        pad: pixels of padding on each side.
+        pad_mode: "reflect", "replicate" or "zero".
+        impl: the backend: see `munit_fast.functional`.
+
+    Returns:
+        [N, C / r², r·H + 2·pad, r·W + 2·pad] in x's dtype and layout.
+
+    Raises:
+        ValueError: as `instance_norm`, except that 1×1 planes are welcome; also if depth_to_space² does not divide C,
+            or a sample has one number only.
+        TypeError: as `instance_norm`.
+        RuntimeError: `impl` cannot serve these tensors.
     """
     block = _whole("depth_to_space", depth_to_space, 1)
     spec = _spec("layer", x, act, slope, residual, pad, pad_mode, impl, eps=eps, block=block)
@@ -154,7 +207,23 @@ def bias_act(
 
     Layouts, dtypes, activations, padding, `impl` and bytes moved: see `munit_fast.functional`.
 
-    Raises: as `instance_norm`, except that 1×1 planes are welcome.
+    Args:
+        x: [N, C, H, W], NCHW or channels_last; any floating dtype that the backend serves.
+        bias: [C], any floating dtype; None: zero.
+        act: the activation: see `munit_fast.functional`.
+        slope: of "lrelu" a number; of "prelu" a tensor [1] or [C].
+        residual: [N, C, H, W], added after the activation; x's dtype.
+        pad: pixels of padding on each side.
+        pad_mode: "reflect", "replicate" or "zero".
+        impl: the backend: see `munit_fast.functional`.
+
+    Returns:
+        [N, C, H + 2·pad, W + 2·pad] in x's dtype and layout.
+
+    Raises:
+        ValueError: as `instance_norm`, except that 1×1 planes are welcome.
+        TypeError: as `instance_norm`.
+        RuntimeError: `impl` cannot serve these tensors.
     """
     spec = _spec("none", x, act, slope, residual, pad, pad_mode, impl)
     _check_parameter("bias", bias, x, (x.shape[1],))
@@ -162,21 +231,36 @@ def bias_act(
 
 
 def l1_loss(a: Tensor, b: Tensor, *, impl: str = "auto") -> Tensor:
-    """mean(|a - b|), MUNIT eq. 3 to 5, with a gradient to both sides: sign(a - b) / numel, where sign(0) = 0.
+    """`mean(|a - b|)`, MUNIT eq. 3 to 5, with a gradient to both sides: sign(a - b) / numel, where sign(0) = 0.
 
-    Shapes: a, b any, the same; result: a scalar in float32 (float64 for float64).
     Bytes: reads both once forward and once backward; the backward writes the gradients that are needed.
 
-    Raises: as `l1_losses`.
+    Args:
+        a: any shape, floating-point.
+        b: a's shape; where the dtypes differ, both are promoted to the wider one.
+        impl: the backend: see `munit_fast.functional`.
+
+    Returns:
+        A scalar in float32 (float64 for float64).
+
+    Raises:
+        ValueError, TypeError, RuntimeError: as `l1_losses`.
     """
     return _l1([(a, b)], [("a", "b")], impl)[0]
 
 
 def l1_losses(pairs: Iterable[tuple[Tensor, Tensor]], *, impl: str = "auto") -> Tensor:
-    """mean(|a - b|) of each of P pairs in one operation, as [P] in float32 (float64 for float64).
+    """`mean(|a - b|)` of each of P pairs in one operation, as [P] in float32 (float64 for float64).
 
     The pairs may differ in size. Where the dtypes of a pair, or of the pairs, differ they are promoted to the widest,
     as PyTorch would. Bytes: reads each tensor once forward and once backward; the backward writes what is needed.
+
+    Args:
+        pairs: of (a, b), each of one shape, on one device, floating-point.
+        impl: the backend: see `munit_fast.functional`.
+
+    Returns:
+        [P] in float32 (float64 for float64).
 
     Raises:
         ValueError: no pairs; the two tensors of a pair differ in shape or device, or are empty; an unknown impl.
@@ -215,8 +299,16 @@ def lsgan_loss(outputs: Tensor | Sequence[Tensor], target: float, *, impl: str =
 
         Σ over outputs of mean((output - target)²)
 
-    Shapes: outputs any; result: a scalar in float32 (float64 for float64), the arithmetic too: on bfloat16 outputs near
-    the target a bfloat16 square loses most of its digits. Bytes: reads each output once forward and once backward.
+    The arithmetic is in float32 (float64 for float64): on bfloat16 outputs near the target a bfloat16 square loses most
+    of its digits. Bytes: reads each output once forward and once backward.
+
+    Args:
+        outputs: of each scale, any shapes, on one device, floating-point; a tensor stands for one scale.
+        target: what the outputs are to be: 1 for real, 0 for fake.
+        impl: the backend: see `munit_fast.functional`.
+
+    Returns:
+        A scalar in float32 (float64 for float64).
 
     Raises:
         ValueError: no outputs; an output is empty, or on another device; an unknown impl.
@@ -239,8 +331,6 @@ def lsgan_loss(outputs: Tensor | Sequence[Tensor], target: float, *, impl: str =
     dtype = _widest(outputs)
     return ops.lsgan_loss([_dense(output.to(dtype)) for output in outputs], target, impl)
 
-
-# ---- checks ----
 
 _DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 
@@ -373,9 +463,6 @@ def _check_parameter(name: str, value: Tensor | None, x: Tensor, shape: tuple[in
     _check_device(name, value, x.device, "x")
     if value.shape != shape:
         raise ValueError(f"{name} must have shape {list(shape)} for x {list(x.shape)}; got {list(value.shape)}")
-
-
-# ---- layouts and dtypes ----
 
 
 def _dense(x: Tensor) -> Tensor:

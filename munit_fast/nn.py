@@ -47,6 +47,14 @@ class InstanceNorm2d(nn.InstanceNorm2d, _EpilogueModule):
 
     With track_running_stats=True and in evaluation, when the running statistics are used, and while they are being
     tracked, the norm itself is PyTorch's. Shape: [N, C, H, W] -> [N, C, H + 2·pad, W + 2·pad].
+
+    Args:
+        num_features, eps, momentum, affine, track_running_stats, device, dtype: as in `torch.nn.InstanceNorm2d`.
+        bias: False: with affine=True a weight only.
+        act, slope, pad, pad_mode, impl: what follows the norm, as in `munit_fast.functional`.
+
+    Raises:
+        ValueError: act, pad_mode or impl is unknown.
     """
 
     def __init__(
@@ -95,6 +103,15 @@ class AdaptiveInstanceNorm2d(layers.AdaptiveInstanceNorm2d, _EpilogueModule):
     weight and bias come as arguments, [N, C] (or flat, [N·C]). Code in the published manner that assigns them to the
     module's `weight` and `bias` before each forward works too. The two buffers exist for the published state_dict and
     never change. Shape: [N, C, H, W] -> [N, C, H + 2·pad, W + 2·pad].
+
+    Args:
+        num_features: number of channels C.
+        eps: added to the variance.
+        momentum: of the published constructor; nothing is tracked.
+        act, slope, pad, pad_mode, impl: what follows the norm, as in `munit_fast.functional`.
+
+    Raises:
+        ValueError: act, pad_mode or impl is unknown; in a call, weight and bias were neither given nor assigned.
     """
 
     def __init__(
@@ -137,6 +154,16 @@ class LayerNorm2d(layers.LayerNorm, _EpilogueModule):
     """The published LayerNorm (parameters gamma and beta) with what follows it; see `functional.layer_norm2d`.
 
     Shape: [N, C·r², H, W] -> [N, C, r·H + 2·pad, r·W + 2·pad] with r = depth_to_space and C = num_features.
+
+    Args:
+        num_features: C, the channels of the result.
+        eps: added to the standard deviation.
+        affine: whether gamma and beta are learned.
+        depth_to_space: side r of the blocks of channels that become pixels; 1 for none.
+        act, slope, pad, pad_mode, impl: what follows the norm, as in `munit_fast.functional`.
+
+    Raises:
+        ValueError: act, pad_mode or impl is unknown.
     """
 
     def __init__(
@@ -177,6 +204,14 @@ class BiasAct(_EpilogueModule):
     """A learned bias [C] (absent with bias=False) and what follows it; see `functional.bias_act`.
 
     Shape: [N, C, H, W] -> [N, C, H + 2·pad, W + 2·pad].
+
+    Args:
+        num_features: number of channels C.
+        bias: False: no bias.
+        act, slope, pad, pad_mode, impl: as in `munit_fast.functional`.
+
+    Raises:
+        ValueError: act, pad_mode or impl is unknown.
     """
 
     def __init__(
@@ -203,7 +238,11 @@ class BiasAct(_EpilogueModule):
 
 
 class L1Loss(nn.Module):
-    """mean(|a - b|) with a gradient to both sides; see `functional.l1_loss`."""
+    """`mean(|a - b|)` of two tensors of one shape, a scalar, with a gradient to both sides; see `functional.l1_loss`.
+
+    Args:
+        impl: the backend, as in `munit_fast.functional`.
+    """
 
     def __init__(self, impl: str = "auto") -> None:
         super().__init__()
@@ -214,7 +253,11 @@ class L1Loss(nn.Module):
 
 
 class LSGANLoss(nn.Module):
-    """Σ over scales of mean((output - target)²); see `functional.lsgan_loss`."""
+    """Σ over scales of mean((output - target)²), a scalar; see `functional.lsgan_loss`.
+
+    Args:
+        impl: the backend, as in `munit_fast.functional`.
+    """
 
     def __init__(self, impl: str = "auto") -> None:
         super().__init__()

@@ -13,13 +13,13 @@ namespace munit_fast::cuda {
 // Room for that many floats, which lives until the operation has been enqueued (from the caller's stream-ordered pool).
 using Allocate = std::function<float*(int64_t floats)>;
 
-// The device's limits. The first call for a device loads all kernels and sets their attributes; `why_not` makes it, so
-// that none of that happens while a graph is captured. The device becomes the current one. Throws std::runtime_error in
-// words.
+// The device's limits. The first call for a device loads all kernels and sets their attributes; `prepare` makes it, so
+// that none of that happens while a graph is captured. The device becomes the current one. Throws std::runtime_error
+// with the reason.
 const Device& device(int index);
 
 // torch's function for its current stream, by name, since this file is linked without torch's CUDA part: `import torch`
-// loads that for itself alone, where RTLD_DEFAULT does not look. Throws std::runtime_error in words.
+// loads that for itself alone, where RTLD_DEFAULT does not look. Throws std::runtime_error with the reason.
 using CurrentStream = int32_t (*)(int32_t device, void** stream);
 CurrentStream current_stream();
 

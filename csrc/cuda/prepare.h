@@ -3,7 +3,7 @@
 
 namespace munit_fast::cuda {
 
-// Loads all kernels on a device and sets their attributes. Throws std::runtime_error in words.
+// Loads all kernels on a device and sets their attributes. Throws std::runtime_error with the reason.
 void prepare(int index);
 
 void register_operators();  // torch.ops.munit_fast_cuda; std::runtime_error says what torch refused

@@ -31,7 +31,7 @@ TOLERANCE = 1e-9
 def difference(module: nn.Module, kind: type[Swapped], channels: int) -> str | None:
     """None if module.forward and that of `kind` agree in values, gradients and what they leave in the buffers.
 
-    Otherwise what differs, in words. Asked with one and two images, in training and in evaluation.
+    Otherwise what differs. Asked with one and two images, in training and in evaluation.
     """
     try:
         with (
@@ -48,7 +48,7 @@ def difference(module: nn.Module, kind: type[Swapped], channels: int) -> str | N
                     if differing := _compare(before, after):
                         how = "training" if training else "evaluation"
                         return f"computes something else: {differing} differs on a batch of {count} in {how}"
-    except Exception as error:  # a stranger's forward may raise anything
+    except Exception as error:  # a third-party forward may raise anything
         return f"could not be tried out: {type(error).__name__}: {str(error).partition(chr(10))[0]}"
     return None
 

@@ -102,7 +102,7 @@ def is_plain(module: nn.Module) -> bool:
     )
 
 
-_ACTIVATIONS: dict[type, Callable[[Any], Keywords]] = {
+ACTIVATIONS: dict[type, Callable[[Any], Keywords]] = {
     nn.ReLU: lambda m: {"act": "relu"},
     nn.LeakyReLU: lambda m: {"act": "lrelu", "slope": m.negative_slope},
     nn.PReLU: lambda m: {"act": "prelu", "slope": m.weight},
@@ -119,7 +119,7 @@ _PADDINGS: dict[type, str] = {
 
 def activation(module: Any) -> Keywords | None:
     """The activation as keywords, or None if it has no fused form; a subclass may do anything, so the class counts."""
-    keywords = _ACTIVATIONS.get(type(module))
+    keywords = ACTIVATIONS.get(type(module))
     return None if keywords is None else keywords(module)
 
 

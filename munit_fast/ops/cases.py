@@ -192,8 +192,9 @@ def selftest_cases() -> list[EpilogueCase]:
         EpilogueCase("layer_shared", (2, 32, 5, 3), pad=1, pad_mode="replicate"),
         EpilogueCase("bias_act", size, act="selu", pad=1),
         EpilogueCase("bias_act", size, act="prelu", residual=True),
-        EpilogueCase("bias_act", size, act="silu", pad=1, pad_mode="zero"),
     ]
+    seen = {case.act for case in cases}
+    cases += [EpilogueCase("bias_act", size, act=act, pad=1, pad_mode="zero") for act in ACTIVATIONS if act not in seen]
     bf16 = torch.bfloat16
     return [replace(case, dtype=bf16, parameter_dtype=bf16, mean=5.0, std=2.0, plane_std=3.0) for case in cases]
 

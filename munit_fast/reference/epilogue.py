@@ -30,10 +30,15 @@ def _per_channel(value: Tensor, x: Tensor) -> Tensor:
 
 
 def statistics(x: Tensor, norm: str) -> Tensor:
-    """Mean and spread of x [N, C, H, W] as [2, R].
+    """Mean and spread of x.
 
-    "instance": one pair a plane, R = N·C, and the biased variance; "layer": one pair a sample, R = N, and the
-    unbiased standard deviation (divided by C·H·W - 1); "none": [2, 0].
+    Args:
+        x: [N, C, H, W].
+        norm: "instance": one pair a plane, R = N·C, and the biased variance; "layer": one pair a sample, R = N, and the
+            unbiased standard deviation (divided by C·H·W - 1); "none": R = 0.
+
+    Returns:
+        [2, R] in at least float32.
     """
     x = _wide(x)
     if norm == "none":
@@ -52,10 +57,13 @@ def _mean_and_scale(x: Tensor, stats: Tensor, norm: str, eps: float) -> tuple[Te
 
 
 def activate(z: Tensor, act: str, slope: float | Tensor = 0.2) -> Tensor:
-    """The activation `act` of z [N, C, H, W].
+    """The activation of z.
 
-    "none"; "relu"; "lrelu" (slope: a number) and "prelu" (slope: a tensor [1] or [C]); "selu" (Klambauer et al., 2017);
-    "tanh"; "silu", z · σ(z) (Hendrycks & Gimpel, 2016; Elfwing et al., 2017).
+    Args:
+        z: [N, C, H, W].
+        act: "none"; "relu"; "lrelu"; "prelu" (He et al., 2015); "selu" (Klambauer et al., 2017); "tanh"; "silu",
+            z · σ(z) (Hendrycks & Gimpel, 2016; Elfwing et al., 2017).
+        slope: of "lrelu" a number; of "prelu" a tensor [1] or [C].
     """
     if act == "relu":
         return F.relu(z)
@@ -131,9 +139,23 @@ def epilogue(
     each plane. norm "layer" (MUNIT, decoder): r = 1 / (std + eps) with the unbiased std of each sample.
     norm "none": z = weight · x + bias.
 
-    Shapes: x, residual [N, C, H, W]; weight, bias [P] or [N, P] where P divides C (channel c reads entry c % P);
-    stats `statistics(x, norm)`, if they are known (the result is then differentiable in x as if they were constant);
-    result [N, C / block², block·H + 2·pad, block·W + 2·pad] in x's dtype.
+    Args:
+        x: [N, C, H, W].
+        weight: [P] or [N, P], where P divides C and channel c reads entry c % P; None: one.
+        bias: like weight; None: zero.
+        residual: [N, C, H, W]; or None.
+        norm: "none", "instance" or "layer".
+        eps: added to the variance ("instance") or to the standard deviation ("layer").
+        act: see `activate`.
+        slope: see `activate`.
+        block: side of the blocks of `depth_to_space`; 1 for none.
+        pad: pixels of padding on each side.
+        pad_mode: "reflect", "replicate" or "zero".
+        stats: `statistics(x, norm)`, if they are known; the result is then differentiable in x as if they were
+            constant.
+
+    Returns:
+        [N, C / block², block·H + 2·pad, block·W + 2·pad] in x's dtype.
     """
     z = _wide(x)
     if norm != "none":
@@ -171,8 +193,16 @@ def epilogue_backward(
         instance   dx = r · (gx̂ - mean(gx̂) - x̂ · mean(gx̂·x̂))
         layer      dx = r · (gx̂ - mean(gx̂)) - x̂ · Σ(gx̂·x̂) / ((M - 1) · std)        (no second term at std = 0)
 
-    Returns dx [N, C, H, W], the gradient of the residual (= g) [N, C, H, W], both in x's dtype, and the sums over each
-    plane [3, N, C]: of gz (bias), of gz·x̂ (weight), and of g·z where z ≤ 0 (prelu's slope; zero otherwise).
+    Args:
+        grad: [N, C / block², block·H + 2·pad, block·W + 2·pad].
+        x: [N, C, H, W].
+        stats: [2, R].
+        weight, bias, norm, eps, act, slope, block, pad, pad_mode: as for `epilogue`.
+
+    Returns:
+        dx [N, C, H, W] and the gradient of the residual (= g) [N, C, H, W], both in x's dtype; and the sums over each
+        plane [3, N, C] in at least float32: of gz (bias), of gz·x̂ (weight), and of g·z where z ≤ 0 (prelu's slope; zero
+        otherwise).
     """
     wide, g = _wide(x), space_to_depth(pad2d_backward(_wide(grad), pad, pad_mode), block)
     normalised, scale = wide, None

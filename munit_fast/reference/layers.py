@@ -95,7 +95,9 @@ class AdaptiveInstanceNorm2d(nn.Module):
     exist for the published state_dict and never change.
 
     Shape: x [N, C, H, W]; weight, bias [N, C] -> [N, C, H, W].
-    Raises ValueError for a 1×1 plane (its variance is zero by definition) and for parameters of another shape.
+
+    Raises:
+        ValueError: in a call: a 1×1 plane (its variance is zero by definition), or parameters of another shape.
     """
 
     running_mean: Tensor

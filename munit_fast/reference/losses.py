@@ -13,7 +13,7 @@ def _wide(x: Tensor) -> Tensor:
 
 
 def l1_losses(first: Sequence[Tensor], second: Sequence[Tensor]) -> Tensor:
-    """mean(|a - b|) of each pair, as [P] (MUNIT eq. 3 to 5)."""
+    """mean(|a - b|) of each of P pairs (MUNIT eq. 3 to 5): [P] in at least float32."""
     return torch.stack([(_wide(a) - _wide(b)).abs().mean() for a, b in zip(first, second)])
 
 

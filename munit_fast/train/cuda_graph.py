@@ -28,7 +28,7 @@ def warn_once(message: str) -> None:
 
 
 class CaptureError(RuntimeError):
-    """The iteration cannot be captured; the message says why."""
+    """The iteration cannot be captured; the message is the reason."""
 
 
 @cache

@@ -1,4 +1,5 @@
-"""The moving average of the generators: smoother than any one iteration's weights, and what translates best."""
+"""The exponential moving average of the generators: smoother than any one iteration's weights, and better to translate
+with."""
 
 from __future__ import annotations
 
@@ -8,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-_RAMP_UP = 0.05  # of the images seen: the longest half-life while a run is young
+_WARM_UP = 0.05  # of the images seen: the longest half-life during the warm-up
 
 
 def images_seen(iterations: int, hyperparameters: Mapping[str, Any], processes: int = 1) -> int:
@@ -20,8 +21,17 @@ def images_seen(iterations: int, hyperparameters: Mapping[str, Any], processes: 
 class GeneratorAverage:
     """Exponential moving average of networks' parameters (Yazıcı et al., ICLR 2019), where the parameters are.
 
-    half_life: after this many images a weight's share has halved, so the average means the same at any batch size. A
-    young run has a shorter one, 5 % of the images seen (Karras et al., NeurIPS 2020), and forgets where it began.
+    Args:
+        half_life: after this many images a weight's share has halved, so the average means the same at any batch size.
+            During the warm-up it is shorter, 5 % of the images seen (Karras et al., "Training Generative Adversarial
+            Networks with Limited Data", NeurIPS 2020).
+
+    Attributes:
+        images: of each domain that the average has seen.
+        tensors: the averaged parameters, in their order, device and dtype; empty before the first update.
+
+    Raises:
+        ValueError: half_life is not positive.
     """
 
     def __init__(self, half_life: float) -> None:
@@ -29,16 +39,16 @@ class GeneratorAverage:
             raise ValueError(f"half_life must be a positive number of images; got {half_life}")
         self.half_life = half_life
         self.images = 0
-        self.tensors: list[Tensor] = []  # in the order of the parameters; empty before the first update
+        self.tensors: list[Tensor] = []
 
     def weight(self, images: int) -> float:
         """The share that the current parameters get in an update after `images` more images."""
-        half_life = min(self.half_life, _RAMP_UP * (self.images + images))
+        half_life = min(self.half_life, _WARM_UP * (self.images + images))
         return float(1 - 0.5 ** (images / half_life))
 
     @torch.no_grad()
     def update(self, networks: Mapping[str, nn.Module], images: int) -> None:
-        """Take in the parameters after an iteration on `images` images of each domain. In place."""
+        """Update the average with the parameters after an iteration on `images` images of each domain. In place."""
         parameters = [p for _, _, p in _named(networks)]
         if not self.tensors:
             self.tensors = [p.detach().clone() for p in parameters]
@@ -59,7 +69,7 @@ class GeneratorAverage:
         return states
 
     def load(self, networks: Mapping[str, nn.Module], states: Mapping[str, Mapping[str, Tensor]], images: int) -> None:
-        """Take up what `states` gave, on the networks' devices, after `images` images."""
+        """Load what `states` returned, on the networks' devices, after `images` images."""
         self.tensors = [states[key][name].to(p, copy=True) for key, name, p in _named(networks)]
         self.images = images
 

@@ -62,9 +62,9 @@ def train(
         folder = RunDirectory(options.output_path, options.name)
         console = console or Console(stderr=True)
         elsewhere = RunStatus(ranks.max(folder.status))
-        with ranks.main_first():  # what is wrong for all of them is said once
+        with ranks.main_first():  # what is wrong for all of them is reported once
             if options.wandb is not None and ranks.main:
-                import_wandb()  # said before anything is made
+                import_wandb()  # reported before anything is made
             sources = open_sources(cfg, options.allow_outside)
             if ranks.main:
                 if elsewhere > folder.status:

@@ -12,7 +12,7 @@ WINDOW = 256  # iterations whose flags are kept
 
 
 class SkipRecord:
-    """How many steps were not taken, and in which of the last WINDOW iterations.
+    """How many steps were skipped, and in which of the last WINDOW iterations.
 
     One tensor on the trainer's device, which a CUDA graph writes to: only `total` and `flags` wait for a GPU.
     """
@@ -30,18 +30,18 @@ class SkipRecord:
         flags.copy_(torch.cat((flags[1:], torch.zeros_like(flags[:1]))))
 
     def add(self, found: Tensor) -> None:
-        """A step of this iteration was due; found [] is 1 where its gradient was not finite, else 0."""
+        """Count a step of this iteration as skipped if found [] is 1, as taken if it is 0."""
         found = found.to(self.values.dtype)
         self.values[0] += found
         self.values[-1].copy_(torch.maximum(self.values[-1], found))
 
     @property
     def total(self) -> int:
-        """Steps that were not taken."""
+        """Steps that were skipped, in all."""
         return int(self.values[0])
 
     def flags(self) -> list[bool]:
-        """Of the last WINDOW iterations, oldest first: whether one of its steps was not taken."""
+        """Of the last WINDOW iterations, oldest first: whether one of its steps was skipped."""
         return [bool(flag) for flag in self.values[1:].tolist()]
 
 
@@ -62,7 +62,7 @@ def nan_if_nonfinite(loss: Tensor) -> Tensor:
 
 @contextmanager
 def finite_statistics(*networks: nn.Module) -> Iterator[None]:
-    """Running statistics of batch norms that become NaN or infinite inside are put back."""
+    """Running statistics of batch norms that become NaN or infinite inside are restored."""
     norms = [m for network in networks for m in network.modules() if isinstance(m, nn.BatchNorm2d)]
     statistics = [s for norm in norms for s in (norm.running_mean, norm.running_var) if s is not None]
     before = [s.clone() for s in statistics]

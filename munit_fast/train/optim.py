@@ -12,21 +12,31 @@ from munit_fast.train.nonfinite import SkipRecord
 
 
 def _like(p: Tensor, moment: Tensor) -> Tensor:
-    """A moment where its parameter is, in its dtype and strides: the fused step pairs them by their place in memory."""
+    """A moment on its parameter's device, in its dtype and strides: the fused step pairs elements by their offset."""
     if (moment.device, moment.dtype, moment.stride()) == (p.device, p.dtype, p.stride()):
         return moment
     return torch.empty_like(p, requires_grad=False).copy_(moment)
 
 
 class FusedAdam(torch.optim.Adam):
-    """Adam in one pass over memory. Its files are those of the published optimizer, which say nothing of that."""
+    """torch.optim.Adam (Kingma & Ba, ICLR 2015) in one pass over memory.
 
-    loads = 0  # how often a state was loaded: a graph from before holds the old moments
+    Its state_dict is that of the published optimizer: it does not say that the step is fused.
+
+    Args:
+        groups: parameter groups with all of Adam's options.
+
+    Attributes:
+        loads: how often a state was loaded; a CUDA graph from before holds the old moments.
+        rates: the groups' learning rates to all digits, where tensors hold them for a CUDA graph.
+    """
+
+    loads = 0
 
     def __init__(self, groups: Any) -> None:
         super().__init__(groups)
         self._step_supports_amp_scaling = True  # torch sets it for a flag that comes with the constructor only
-        self.rates: list[float] = []  # what the tensors stand for, to all digits
+        self.rates: list[float] = []
         for group in self.param_groups:
             group["fused"], group["foreach"] = True, None
 
@@ -39,9 +49,10 @@ class FusedAdam(torch.optim.Adam):
                 group["lr"] = torch.tensor(group["lr"], dtype=torch.float32, device=group["params"][0].device)
 
     def follow(self, moved: Mapping[Any, Tensor]) -> None:
-        """Move what belongs to each parameter to where that is now, in its dtype and layout.
+        """Move each parameter's state to its device, dtype and layout, after a module was moved.
 
-        moved: the parameters now by those before; the same ones where they were changed in place. Others stay.
+        Args:
+            moved: new parameters by old ones; the same where they were changed in place. Others stay.
         """
         for group in self.param_groups:
             group["params"] = [moved.get(p, p) for p in group["params"]]

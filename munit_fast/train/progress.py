@@ -1,4 +1,4 @@
-"""What a person sees while a run trains: a live bar in a terminal, a line every few seconds elsewhere."""
+"""The progress of a run: a live bar in a terminal, a line every few seconds elsewhere."""
 
 from __future__ import annotations
 
@@ -48,11 +48,8 @@ class TrainingProgress:
     """Shows iterations, it/s, losses and time left; a context manager."""
 
     def __init__(self, console: Console, iteration: int, max_iter: int, deadline: float | None = None) -> None:
-        self.console, self.max_iter, self.deadline = (
-            console,
-            max_iter,
-            deadline,
-        )  # deadline on time.monotonic()
+        self.console, self.max_iter = console, max_iter
+        self.deadline = deadline  # on time.monotonic()
         self.speedometer = Speedometer()
         self.speedometer.update(iteration)
         self._next_line = time.monotonic() + _LINE_SECONDS

@@ -9,7 +9,7 @@ from typing import Any
 
 
 class StopRequest:
-    """A context manager; `requested` turns True at the first SIGINT or SIGTERM, a second one interrupts at once."""
+    """A context manager. `requested` is True from the first SIGINT or SIGTERM on; a second one interrupts at once."""
 
     def __init__(self) -> None:
         self.requested = False

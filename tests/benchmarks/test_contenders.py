@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from munit_fast.benchmarks import SETS, contenders_training, runner, select
+from munit_fast.benchmarks import SETS, contenders, contenders_training, contenders_translation, runner, select
 from munit_fast.benchmarks.contenders import FROZEN, PUBLISHED, compiled, frozen
 
 CPU = torch.device("cpu")
@@ -38,10 +38,10 @@ def test_the_frozen_translation_is_frozen(monkeypatch: pytest.MonkeyPatch) -> No
     """Its networks are compiled for that, and its first step is the one that freezes."""
     names: list[str] = []
     steps: list[Any] = []
-    monkeypatch.setattr(contenders_training, "compiled", lambda f, name: names.append(name) or f)
-    monkeypatch.setattr(contenders_training, "frozen", steps.append)
+    monkeypatch.setattr(contenders, "compiled", lambda f, name: names.append(name) or f)
+    monkeypatch.setattr(contenders_translation, "frozen", steps.append)
     case = next(c for c in SETS["smoke"] if c.level == "translation")
-    made = contenders_training.translation_contenders(case, CPU)
+    made = contenders_translation.translation_contenders(case, CPU)
     work = next(c for c in made if c.implementation == FROZEN).make()
     assert steps == [work.step] and set(names) == {FROZEN}
 
@@ -72,7 +72,7 @@ def test_compiled_contenders_compile_every_convolution(monkeypatch: pytest.Monke
         return counted
 
     monkeypatch.setattr(
-        contenders_training, "compiled", lambda function, name: torch.compile(function, backend=backend, dynamic=False)
+        contenders, "compiled", lambda function, name: torch.compile(function, backend=backend, dynamic=False)
     )
     called: list[int] = []
     conv2d = torch.conv2d

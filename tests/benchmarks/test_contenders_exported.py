@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from helpers.bench import QUICK, only, quiet
-from munit_fast.benchmarks import Case, contenders_exported, contenders_training, run, tables
+from munit_fast.benchmarks import Case, contenders_exported, contenders_translation, run, tables
 from munit_fast.benchmarks.contenders import FROZEN, ONNX_RUNTIME, OPENVINO, OURS, PUBLISHED, Unavailable
 
 CPU = torch.device("cpu")
@@ -34,7 +34,7 @@ def few(monkeypatch: pytest.MonkeyPatch, programs: list[bytes]) -> Case:
         return programs[0]
 
     monkeypatch.setattr(contenders_exported, "export", once)
-    monkeypatch.setitem(contenders_training.STYLES, _FEW.name, 3)
+    monkeypatch.setitem(contenders_translation.STYLES, _FEW.name, 3)
     return _FEW
 
 
@@ -65,7 +65,7 @@ def test_a_runtime_gets_torchs_threads(few: Case, runtime: str, monkeypatch: pyt
     before = torch.get_num_threads()
     torch.set_num_threads(3)
     try:
-        next(c for c in contenders_training.translation_contenders(few, CPU) if c.implementation == runtime).make()
+        next(c for c in contenders_translation.translation_contenders(few, CPU) if c.implementation == runtime).make()
     finally:
         torch.set_num_threads(before)
     assert seen == [3]

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from helpers.interpreter import why_not_interpreted
+from helpers.interpreter import interpreter_unsupported_reason
 from munit_fast.benchmarks import rows
 
 ROOT = Path(__file__).parents[2]
@@ -71,7 +71,7 @@ def test_gpu_check_without_a_gpu_says_so(tmp_path: Path) -> None:
     assert done.returncode == 1 and "--smoke" in done.stderr
 
 
-@pytest.mark.skipif(bool(why_not_interpreted()), reason=why_not_interpreted() or "")
+@pytest.mark.skipif(bool(interpreter_unsupported_reason()), reason=interpreter_unsupported_reason() or "")
 @pytest.mark.slow
 def test_gpu_tune(tmp_path: Path) -> None:
     output = tmp_path / "tuned.json"

@@ -5,8 +5,8 @@ from __future__ import annotations
 from importlib import metadata
 
 
-def why_not_interpreted() -> str | None:
-    """None if it does, or the reason in words."""
+def interpreter_unsupported_reason() -> str | None:
+    """Why it does not; None if it does."""
     try:
         triton = metadata.version("triton")
     except metadata.PackageNotFoundError:

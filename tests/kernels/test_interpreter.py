@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from helpers.interpreter import why_not_interpreted
+from helpers.interpreter import interpreter_unsupported_reason
 
 FOLDER = Path(__file__).parent / "interpreted"
 
 
-@pytest.mark.skipif(bool(why_not_interpreted()), reason=why_not_interpreted() or "")
+@pytest.mark.skipif(bool(interpreter_unsupported_reason()), reason=interpreter_unsupported_reason() or "")
 @pytest.mark.skipif(os.environ.get("TRITON_INTERPRET") == "1", reason="this process interprets already")
 @pytest.mark.slow
 @pytest.mark.timeout(600)

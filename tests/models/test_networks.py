@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from munit_fast import MUNIT, make_config, reference
-from munit_fast.models import networks
+from munit_fast.models import blocks, networks
 from munit_fast.train import trainer as trainers
 
 # What an instance norm takes away again: its gradient is zero, here exactly and there but for rounding.
@@ -124,8 +124,8 @@ def test_borders_of_the_phase_convolution(size: tuple[int, int], pad: str) -> No
         if net is pair[0]:
             y = block.conv(block.pad(net.dec.model[1](code)))
         else:
-            padded = networks._padded(code, 1, "zero" if pad == "zero" else "replicate", code.dtype, "auto")
-            z = networks.convolution(padded, networks._phase_conv(block, code.dtype, pad))
+            padded = blocks.pad_input(code, 1, "zero" if pad == "zero" else "replicate", code.dtype, "auto")
+            z = blocks.convolution(padded, blocks.phase_conv_args(block, code.dtype, pad))
             y = reference_depth_to_space(z)
         torch.manual_seed(1)
         y.backward(torch.randn(y.shape, dtype=y.dtype))

@@ -7,10 +7,8 @@ from collections.abc import Iterator
 import pytest
 import torch
 
+from helpers.backends import BACKENDS, ISAS
 from munit_fast.ops import native
-
-ISAS = native.module.available_isas() if native.module is not None else []
-BACKENDS = ["reference", *(f"cpu-{isa}" for isa in ISAS)]
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -1,4 +1,4 @@
-"""Who computes: the choice of backend, instruction sets, and life without the compiled part or Triton."""
+"""The choice of backend, instruction sets, and working without the compiled part or Triton."""
 
 from __future__ import annotations
 
@@ -11,10 +11,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from helpers.backends import ISAS
 from munit_fast import functional as mf
 from munit_fast.ops import backends, native
-
-from .conftest import ISAS
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -58,7 +57,7 @@ def test_auto_takes_the_compiled_kernels_on_the_cpu(cpu: str) -> None:
     assert torch.equal(mf.instance_norm(x), mf.instance_norm(x, impl="cpu"))
 
 
-def test_every_backend_says_why_not() -> None:
+def test_every_backend_gives_a_reason() -> None:
     meta, here = torch.device("meta"), torch.device("cpu")
     for name in backends.BACKENDS:
         for device in (meta, here):

@@ -36,7 +36,7 @@ ARGUMENTS: list[tuple[dict[str, Any], type[Exception], str]] = [
     ({"x": X.numpy()}, TypeError, "x must be a tensor; got ndarray"),
     ({"x": X[:0]}, ValueError, r"x must not be empty .*\[0, 4, 5, 6\]"),
     ({"x": X[:, :, :0]}, ValueError, "x must not be empty"),
-    ({"act": "gelu"}, ValueError, "act must be one of none, relu, lrelu, prelu, selu, tanh; got 'gelu'"),
+    ({"act": "gelu"}, ValueError, r"act .*'gelu'"),
     ({"act": None}, ValueError, "act must be one of"),
     ({"pad_mode": "circular"}, ValueError, "pad_mode must be one of reflect, replicate, zero; got 'circular'"),
     ({"impl": "cuda12"}, ValueError, "impl must be one of auto, triton, cuda, cpu, reference; got 'cuda12'"),
@@ -138,7 +138,7 @@ def test_a_pad_as_large_as_the_side_is_welcome_unless_it_reflects(backend: str) 
 
 
 @pytest.mark.parametrize("function", [*NORMS, adain])
-def test_an_explicit_backend_serves_or_says_why_not(function: Callable[..., Tensor]) -> None:
+def test_an_explicit_backend_serves_or_gives_a_reason(function: Callable[..., Tensor]) -> None:
     raises(RuntimeError, "impl='triton' cannot be used here: .*cpu", function, X, impl="triton")
     raises(RuntimeError, "impl='triton' cannot be used here", function, X.clone().requires_grad_(), impl="triton")
 

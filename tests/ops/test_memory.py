@@ -14,11 +14,10 @@ import torch
 from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
+from helpers.backends import BACKENDS
 from helpers.oracle import DTYPES, LARGE, check, run
 from munit_fast import functional as mf
 from munit_fast.ops.cases import OPS, SHAPES, EpilogueCase, block_of, lay_out, make_tensors
-
-from .conftest import BACKENDS
 
 HERE = Path(__file__).resolve().parent
 

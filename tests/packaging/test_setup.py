@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import glob
+import importlib.util
 import json
 import os
 import re
@@ -16,6 +17,7 @@ from typing import Any
 
 import pytest
 
+from munit_fast.ops import native
 from munit_fast.utils.version import check_torch
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -131,6 +133,13 @@ def test_an_installation_without_the_compiled_part_notes_why(
 def test_switches_are_zero_or_one(name: str, tmp_path: Path) -> None:
     done = build(tmp_path, **{name: "yes"})
     assert done.returncode != 0 and f"{name} must be 0, 1 or unset; got 'yes'" in done.stderr
+
+
+def test_a_compiled_part_that_exists_is_used() -> None:
+    """One whose enums differ from Python's would be left out, and the tests of the kernels with it."""
+    if importlib.util.find_spec("munit_fast._C") is None:
+        pytest.skip(str(native.native_error))
+    assert native.native_error is None and native.module is not None
 
 
 def test_building_needs_no_torch() -> None:

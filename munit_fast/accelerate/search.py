@@ -1,0 +1,280 @@
+"""The search for norms in a network, and for what follows them: `accelerate`."""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn.modules.batchnorm import _NormBase
+from torch.nn.modules.lazy import LazyModuleMixin
+from torch.nn.utils import parametrize
+
+from munit_fast import nn as fused_nn
+from munit_fast.accelerate import swaps
+from munit_fast.accelerate.probe import difference
+from munit_fast.accelerate.report import Fused, Report, Skipped
+from munit_fast.accelerate.swaps import Swapped, is_plain, is_swapped, kind_of, swap
+from munit_fast.ops.backends import IMPLEMENTATIONS
+
+_FUNCTIONS: dict[type[Swapped], str] = {
+    swaps.InstanceNorm: "instance_norm",
+    swaps.LayerNorm: "layer_norm2d",
+    swaps.AssignedAdaIN: "adain",
+    swaps.PassedAdaIN: "adain",
+}
+# The attributes that the published class of this name has.
+_PUBLISHED: dict[str, tuple[str, ...]] = {
+    "AdaptiveInstanceNorm2d": ("num_features", "eps"),
+    "LayerNorm": ("num_features", "eps", "affine"),
+    "Conv2dBlock": ("pad", "conv", "norm", "activation"),
+    "ResBlock": ("model",),
+    "ResnetBlock": ("conv_block",),
+}
+ITSELF = "(the module itself)"
+HOOKED = "has a hook, so norm and activation stay two calls"
+_OTHER_NORMS = (_NormBase, nn.GroupNorm, nn.LayerNorm, nn.RMSNorm, nn.LocalResponseNorm)
+
+
+def accelerate(module: nn.Module, impl: str = "auto") -> Report:
+    """Run the norms of any network by `munit_fast.functional`, in place, with the activation and padding after them.
+
+    Found are, anywhere inside `module` and in itself:
+
+    - `torch.nn.InstanceNorm2d` without running statistics;
+    - in a `torch.nn.Sequential`: such a norm with ReLU or another activation of `swaps.ACTIVATIONS` after it, then with
+      ReflectionPad2d, ReplicationPad2d or ZeroPad2d of four equal sides (CycleGAN, pix2pix, U-Nets, PatchGAN);
+    - MUNIT's own classes, the published ones and those of `munit_fast.reference`: AdaptiveInstanceNorm2d, LayerNorm,
+      norm and activation of Conv2dBlock, and the sum of ResBlock; also that of CycleGAN's ResnetBlock. These are known
+      by class name and attributes, and then tried out: a small copy of the module and one of its fused form must agree
+      in values and gradients, or it is left alone. The trial disturbs neither the module nor the random state.
+
+    Results and gradients are the same up to rounding. Modules, parameters, buffers, hooks, modes, the state_dict and
+    its order are untouched, so optimizers and checkpoints go on working, and so do deepcopy, pickle (where munit_fast
+    is installed), .to(), DataParallel and torch.compile. Only the class of a module changes, to a subclass with its
+    name: see `munit_fast.accelerate.swaps`. Tensors that the fused functions do not take run as before, and with
+    impl="auto" so do all where no fast backend serves them (`munit-fast doctor` says why). Calling this again finds
+    nothing more to do.
+
+    Three things do differ. A channels_last input gives a channels_last result, where PyTorch's norms return NCHW
+    memory. Under autocast MUNIT's LayerNorm returns x's dtype, where PyTorch's promotion gave float32. And there is no
+    second derivative (gradient penalties raise RuntimeError). restore() before torch.jit.script and torch.onnx.
+
+    Args:
+        module: the network; on any device (meta too), in any dtype and mode.
+        impl: "auto", or the backend that must serve: see `munit_fast.functional`.
+
+    Returns:
+        What was replaced and what was skipped, with the way back: `report.restore()`.
+
+    Raises:
+        TypeError: module is no torch.nn.Module.
+        ValueError: impl is unknown.
+    """
+    if not isinstance(module, nn.Module):
+        raise TypeError(f"module must be a torch.nn.Module; got {type(module).__name__}")
+    if impl not in IMPLEMENTATIONS:
+        raise ValueError(f"impl must be one of {', '.join(IMPLEMENTATIONS)}; got {impl!r}")
+    report = Report()
+    named = _named(module, report)
+    search = _Search(report, impl, named)
+    # Containers after what they contain: a module that is shared may be listed before its second container.
+    for find in (search.norm, search.sequential, search.block, search.residual):
+        for name, child in named:
+            find(name, child)
+    search.report_norms()
+    return report
+
+
+def _named(module: nn.Module, report: Report) -> list[tuple[str, nn.Module]]:
+    """The modules by name, without what is TorchScript."""
+    named: list[tuple[str, nn.Module]] = []
+    closed: list[str] = []
+    for name, child in module.named_modules():
+        if any(not outer or name.startswith(f"{outer}.") for outer in closed):
+            continue
+        if isinstance(child, torch.jit.ScriptModule):
+            closed.append(name)
+            report.skipped.append(Skipped(name or ITSELF, "TorchScript, which cannot be changed"))
+        else:
+            named.append((name or ITSELF, child))
+    return named
+
+
+def _arguments(module: nn.Module) -> list[str]:
+    """The names of what the forward of the module's own class takes."""
+    return list(inspect.signature(swaps.original_class(module).forward).parameters)[1:]
+
+
+class _Search:
+    """One call of `accelerate`: what was found so far, in `report`."""
+
+    def __init__(self, report: Report, impl: str, named: list[tuple[str, nn.Module]]) -> None:
+        self.report, self.impl = report, impl
+        self.names = {module: name for name, module in named}
+        self.mine: set[nn.Module] = set()
+        # What a norm does besides, for each place that it stands in: the name, the modules after it, the keywords.
+        self.tails: dict[nn.Module, list[tuple[str, list[str], swaps.Keywords]]] = {}
+
+    def skip(self, name: str, reason: str) -> None:
+        self.report.skipped.append(Skipped(name, reason))
+
+    def swap(self, name: str, module: nn.Module, kind: type[Swapped]) -> bool:
+        try:
+            swap(module, kind, self.impl)
+        except TypeError as error:  # a class may forbid subclasses, or run code of its own when it gets one
+            self.skip(name, f"{type(module).__name__} cannot be derived from: {error}")
+            return False
+        self.mine.add(module)
+        self.report._swapped.append(module)
+        return True
+
+    def tail(self, norm: nn.Module, name: str, after: list[str], keywords: swaps.Keywords) -> None:
+        self.tails.setdefault(norm, []).append((name, after, keywords))
+
+    def tail_with_sum(self, norm: nn.Module, name: str) -> None:
+        name, after, keywords = self.tails[norm].pop() if norm in self.tails else (name, [], {})
+        self.tail(norm, name, [*after, "sum"], {**keywords, "residual": "x"})
+
+    def norm(self, name: str, module: nn.Module) -> None:
+        kind = _norm_kind(module)
+        if isinstance(kind, str):
+            self.skip(name, kind)
+        elif kind is not None:
+            self.swap(name, module, kind)
+
+    def sequential(self, name: str, module: nn.Module) -> None:
+        if not isinstance(module, nn.Sequential) or is_swapped(module):
+            return
+        names, children = list(module._modules), list(module._modules.values())
+        found: list[tuple[nn.Module, str, list[str], swaps.Keywords]] = []
+        for i, child in enumerate(children):
+            after = children[i + 1 : i + 3]
+            if not isinstance(child, swaps.Norm) or not _fits(after[:1]):
+                continue
+            if hooked := next((n for n, m in zip(names[i:], [child, *after[:1]]) if not is_plain(m)), None):
+                self.skip(_inside(name, hooked), HOOKED)
+                continue
+            keywords, used = swaps.followers(after)
+            found.append((child, _inside(name, names[i]), [type(m).__name__ for m in after[:used]], keywords))
+        if not found:
+            return
+        if type(module).forward is not nn.Sequential.forward or "forward" in vars(module):
+            self.skip(name, "a Sequential with its own forward: the norms inside stay calls of their own")
+        elif self.swap(name, module, swaps.Sequential):
+            for run in found:
+                self.tail(*run)
+
+    def block(self, name: str, module: Any) -> None:
+        if not _has_shape_of(module, "Conv2dBlock") or not isinstance(module.norm, swaps.Norm):
+            return
+        act = module.activation
+        asked = {} if act is None else swaps.activation(act)
+        if asked is None:
+            return self.skip(name, f"its activation {type(act).__name__} has no fused form; its norm is fused alone")
+        parts = {n: m for n, m in module._modules.items() if n in ("norm", "activation") and m is not None}
+        if hooked := next((n for n, m in parts.items() if not is_plain(m)), None):
+            return self.skip(_inside(name, hooked), HOOKED)
+        if self.tried(name, module, swaps.Block, module.norm.num_features) and act is not None:
+            self.tail(module.norm, _inside(name, "norm"), [type(act).__name__], asked)
+
+    def residual(self, name: str, module: Any) -> None:
+        last: Any = None
+        kind: type[Swapped] = swaps.ResBlock
+        if _has_shape_of(module, "ResBlock") and type(module.model) is nn.Sequential:
+            blocks = list(module.model)
+            if len(blocks) == 2 and all(isinstance(block, swaps.Block) for block in blocks):
+                last = blocks[-1].norm
+        elif _has_shape_of(module, "ResnetBlock") and isinstance(module.conv_block, nn.Sequential):
+            kind, last = swaps.ResnetBlock, next(reversed(module.conv_block), None)
+        if isinstance(last, swaps.Norm) and self.tried(name, module, kind, last.num_features):
+            self.tail_with_sum(last, self.names[last])
+
+    def tried(self, name: str, module: nn.Module, kind: type[Swapped], channels: int) -> bool:
+        """Swap the container if its forward takes the known arguments and passes the trial."""
+        arguments = _arguments(module)
+        reason = difference(module, kind, channels)
+        if len(arguments) != 1 and arguments[1:] != ["adain"]:
+            reason = f"its forward takes ({', '.join(arguments)})"
+        if reason:
+            self.skip(name, f"{type(module).__name__}: {reason}")
+            return False
+        return self.swap(name, module, kind)
+
+    def report_norms(self) -> None:
+        for module, name in self.names.items():
+            if not isinstance(module, swaps.Norm) or not is_swapped(module):
+                continue
+            if module not in self.mine and module not in self.tails:
+                self.skip(name, "is accelerated already")
+                continue
+            for place, after, keywords in self.tails.get(module, [(name, [], {})]):
+                shown = ", ".join(f"{k}={_shown(v)}" for k, v in keywords.items())
+                what = " + ".join([type(module).__name__, *after])
+                self.report.replaced.append(Fused(place, what, f"{_FUNCTIONS[kind_of(module)]}({shown})"))
+
+
+def _inside(name: str, child: str) -> str:
+    return child if name == ITSELF else f"{name}.{child}"
+
+
+def _shown(value: Any) -> str:
+    return "the weight" if isinstance(value, torch.Tensor) else str(value)
+
+
+def _fits(modules: list[nn.Module]) -> bool:
+    """Whether the first module can follow a norm in one call, hooks aside."""
+    return bool(modules) and (swaps.activation(modules[0]) is not None or swaps.padding(modules[0]) is not None)
+
+
+def _has_shape_of(module: nn.Module, name: str) -> bool:
+    """Whether the module is not accelerated yet, has the published class name and its attributes."""
+    if is_swapped(module) or type(module).__name__ != name or "forward" in vars(module):
+        return False
+    return all(hasattr(module, attribute) for attribute in _PUBLISHED[name])
+
+
+def _norm_kind(module: Any) -> type[swaps.Norm] | str | None:
+    """The fused forward of a norm; or why there is none; or None for a module that is no norm."""
+    cls = type(module)
+    is_norm = isinstance(module, _OTHER_NORMS) or cls.__name__ in ("AdaptiveInstanceNorm2d", "LayerNorm")
+    if is_swapped(module) or not is_norm:
+        return None
+    if isinstance(module, fused_nn._EpilogueModule):
+        return f"munit_fast.nn.{cls.__name__} is fused by itself"
+    if isinstance(module, Swapped) or parametrize.is_parametrized(module):
+        return f"{cls.__name__} has a parametrization, or another class on top"
+    if "forward" in vars(module):
+        return f"{cls.__name__}: its forward was replaced on the object"
+    if isinstance(module, LazyModuleMixin):
+        return f"{cls.__name__} has no parameters yet: call the network once, then accelerate"
+    if isinstance(module, nn.InstanceNorm2d):
+        return _torch_kind(module)
+    if isinstance(module, _OTHER_NORMS):
+        return f"{cls.__name__} has no fused form"
+    missing = [name for name in _PUBLISHED[cls.__name__] if not hasattr(module, name)]
+    if not missing and cls.__name__ == "LayerNorm" and module.affine:
+        missing = [name for name in ("gamma", "beta") if name not in module._parameters]
+    if missing:
+        return f"{cls.__name__} is not MUNIT's: it has no {', '.join(missing)}"
+    kinds: dict[str, dict[int, type[swaps.Norm]]] = {
+        "LayerNorm": {1: swaps.LayerNorm},
+        "AdaptiveInstanceNorm2d": {1: swaps.AssignedAdaIN, 3: swaps.PassedAdaIN},
+    }
+    arguments = _arguments(module)
+    kind = kinds[cls.__name__].get(len(arguments))
+    if kind is None:
+        return f"{cls.__name__} is not MUNIT's: its forward takes ({', '.join(arguments)})"
+    reason = difference(module, kind, module.num_features)
+    return f"{cls.__name__}: {reason}" if reason else kind
+
+
+def _torch_kind(module: nn.InstanceNorm2d) -> type[swaps.Norm] | str:
+    name = type(module).__name__
+    if module.track_running_stats:
+        return f"{name} uses running statistics (track_running_stats=True)"
+    if type(module).forward is not nn.InstanceNorm2d.forward:
+        return f"{name} has its own forward"
+    reason = None if type(module) is nn.InstanceNorm2d else difference(module, swaps.InstanceNorm, module.num_features)
+    return f"{name}: {reason}" if reason else swaps.InstanceNorm
