@@ -39,6 +39,7 @@ class Case:
 
     @property
     def shape(self) -> str:
+        """The size for readers, batch×channels×side²."""
         return f"{self.batch}×{self.channels}×{self.side}²"
 
     def __str__(self) -> str:

@@ -33,6 +33,7 @@ class Change:
 
     @property
     def verdict(self) -> str:
+        """ "faster", "slower" or "within the noise"."""
         if self.beyond_noise <= 1:
             return "within the noise"
         return "faster" if self.ratio > 1 else "slower"

@@ -67,10 +67,12 @@ class Contender:
 
     @property
     def ours(self) -> bool:
+        """Whether munit_fast computes it, on any backend."""
         return self.implementation.partition(" ")[0] == OURS
 
     @property
     def compiled(self) -> bool:
+        """Whether torch.compile makes it."""
         return self.implementation in (*COMPILED, FROZEN)
 
     @property
@@ -193,6 +195,12 @@ def differentiable(
 
     forward: its results, without a graph. training: results and gradients of `inputs` for a random upstream gradient.
     backward: the gradients alone, from a graph that is kept, made on the current stream.
+
+    Args:
+        run: the function.
+        inputs: what is differentiated.
+        mode: "forward", "training" or "backward".
+        seed: of the upstream gradient.
     """
 
     def flat() -> list[Tensor]:

@@ -63,9 +63,12 @@ def require(runtime: str) -> None:
 
 
 def export(model: MUNIT, x: Tensor, codes: Tensor) -> bytes:
-    """The translation of images like `x` [N, C, H, W] in styles like `codes` [S, style_dim] as an ONNX model.
+    """The translation of images in some styles as an ONNX model. Needs onnx and onnxscript.
 
-    model: of impl="reference" on the CPU; it stays as it is. Needs onnx and onnxscript.
+    Args:
+        model: of impl="reference" on the CPU; it stays as it is.
+        x: images [N, C, H, W] like those to translate.
+        codes: styles [S, style_dim] like those to come.
     """
     module = _Translation(copy.deepcopy(model), codes.shape[0]).eval()
     with torch.no_grad(), _quiet():
@@ -89,10 +92,16 @@ def _quiet() -> Iterator[None]:
 
 
 def load(runtime: str, precision: str, program: bytes, threads: int) -> Run:
-    """`program` in ONNX_RUNTIME or OPENVINO on the CPU, tuned for one call at a time.
+    """`program` in a runtime on the CPU, tuned for one call at a time.
 
-    precision: "fp32", or "bf16" for OpenVINO, which decides by itself what is computed in it.
-    Raises Unavailable where the CPU lacks the precision.
+    Args:
+        runtime: ONNX_RUNTIME or OPENVINO.
+        precision: "fp32", or "bf16" for OpenVINO, which decides by itself what is computed in it.
+        program: the ONNX model.
+        threads: that it may use.
+
+    Raises:
+        Unavailable: the CPU lacks the precision.
     """
     package = importlib.import_module(PACKAGES[runtime])
     return (_onnx_runtime if runtime == ONNX_RUNTIME else _openvino)(package, precision, program, threads)

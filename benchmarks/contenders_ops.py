@@ -120,6 +120,7 @@ def eager(spec: Spec, norm: Callable[..., Tensor]) -> Function:
 
 
 def fused(spec: Spec, impl: str = "auto") -> Function:
+    """The epilogue of `spec` as one operation of munit_fast."""
     options: dict[str, Any] = {"act": spec.act, "pad": spec.pad, "impl": impl}
 
     def run(x: Tensor, weight: Tensor, bias: Tensor, residual: Tensor | None) -> Tensor:

@@ -95,6 +95,7 @@ class Row:
 
     @property
     def machine(self) -> Machine:
+        """The machine that it was timed on."""
         return Machine(self.device, self.cpu, self.cpu_flags, self.threads)
 
     @property
@@ -128,6 +129,7 @@ class Row:
 
     @property
     def shape(self) -> str:
+        """The size for readers, batch×channels×side²."""
         return f"{self.batch}×{self.channels}×{self.side}²"
 
     @property
@@ -137,14 +139,17 @@ class Row:
 
     @property
     def share_of_copy(self) -> float | None:
+        """The bandwidth over that of a large copy."""
         return None if self.bandwidth is None else self.bandwidth / self.copy_speed
 
     @property
     def flop_rate(self) -> float | None:
+        """FLOP a second; None where either is not known."""
         return None if self.flops is None or self.p50 is None else self.flops / self.p50
 
     @property
     def share_of_matrix(self) -> float | None:
+        """The FLOP rate over that of a large matrix product."""
         return None if self.flop_rate is None else self.flop_rate / self.matrix_rate
 
     @property

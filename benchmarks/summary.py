@@ -22,10 +22,12 @@ class Summary:
 
     @property
     def first(self) -> Row:
+        """Any row of the case: the first."""
         return (*self.rows, *self.failed)[0]
 
     @property
     def complete(self) -> bool:
+        """Whether ours and a baseline were both timed."""
         return self.ours is not None and self.best_baseline is not None
 
     @property
@@ -36,6 +38,7 @@ class Summary:
 
     @property
     def over_published(self) -> float | None:
+        """The published algorithm's time over ours; None where one of them was not timed."""
         return None if self.ours is None or self.published is None else self.published.seconds / self.ours.seconds
 
     @property

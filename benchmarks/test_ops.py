@@ -32,6 +32,7 @@ def _parameters() -> list[object]:
 
 @pytest.mark.parametrize(("case", "name"), _parameters())
 def test_op(benchmark: BenchmarkFixture, case: Case, name: str) -> None:
+    """Check one contender of a case, then time it."""
     benchmark.group = str(case)
     contender = next(c for c in contenders(case, DEVICE) if str(c) == name)
     published = next(c for c in contenders(case, DEVICE) if c.implementation == PUBLISHED)

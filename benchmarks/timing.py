@@ -32,6 +32,7 @@ class Spread:
 
     @classmethod
     def of(cls, seconds: list[float]) -> Spread:
+        """The percentiles of the rounds' times."""
         return cls(*(float(q) for q in np.quantile(seconds, (0.2, 0.5, 0.8))))
 
 

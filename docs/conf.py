@@ -45,7 +45,7 @@ default_role = "code"  # `name` in a docstring
 nitpick_ignore_regex = [
     ("py:.*", r"(torch|numpy|PIL|pathlib|collections|typing|pydantic|rich|os|contextlib)\..*"),
     ("py:.*", r"(Tensor|nn|np|Path|Module|Dropout|BatchNorm)(\..*)?"),
-    ("py:.*", r"(Crop|Direction|Hyperparameters|Noise|TrainingNoise)"),
+    ("py:.*", r"(Crop|Direction|Hyperparameters|Noise|Params|TrainingNoise)"),
 ]
 
 html_theme = "pydata_sphinx_theme"

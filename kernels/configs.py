@@ -112,9 +112,17 @@ TUNED_FILE = Path(__file__).with_name("tuned.json")
 
 
 def read_tuned(path: Path, device: str | None) -> dict[tuple[str, int, int, int], TileConfig]:
-    """(table, itemsize, channels, area) -> tile, as `make gpu-tune` measured them on `device`.
+    """The tiles that `make gpu-tune` measured on `device`.
 
-    {} where there is no file, or one of another device. Raises ValueError for a file that is none of these.
+    Args:
+        path: the file.
+        device: the name of the GPU.
+
+    Returns:
+        (table, itemsize, channels, area) -> tile; {} where there is no file, or one of another device.
+
+    Raises:
+        ValueError: the file is none of these.
     """
     if not path.exists():
         return {}
@@ -141,7 +149,18 @@ def tuned(device: torch.device) -> dict[tuple[str, int, int, int], TileConfig]:
 
 
 def tile(table: str, itemsize: int, channels: int, area: int, device: torch.device) -> TileConfig:
-    """The tuned tile for exactly this problem, else that of the first row of `table` that is large enough."""
+    """The tuned tile for exactly this problem, else that of the first row of `table` that is large enough.
+
+    Args:
+        table: a key of TABLES.
+        itemsize: bytes of an element of x.
+        channels: of the output.
+        area: pixels of a plane.
+        device: the GPU, whose tuned tiles come first.
+
+    Raises:
+        LookupError: no row is large enough.
+    """
     exact = tuned(device).get((table, itemsize, channels, area))
     if exact is not None:
         return exact
@@ -152,13 +171,23 @@ def tile(table: str, itemsize: int, channels: int, area: int, device: torch.devi
 
 
 def split(tiles: int, at_least: int, columns: int) -> tuple[int, int]:
-    """How to cut `tiles` tiles that are reduced, given `columns` independent reductions: (tiles of a split, splits)."""
+    """How to cut a reduction into splits that run in parallel.
+
+    Args:
+        tiles: tiles that are reduced.
+        at_least: tiles that a split gets at least.
+        columns: independent reductions.
+
+    Returns:
+        Tiles of a split, and splits.
+    """
     wanted = min(max(SPLIT_PROGRAMS // max(columns, 1), 1), MAX_SPLITS)
     per_split = max(at_least, cdiv(tiles, wanted))
     return per_split, cdiv(tiles, per_split)
 
 
 def cdiv(a: int, b: int) -> int:
+    """a / b, rounded up."""
     return -(-a // b)
 
 

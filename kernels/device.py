@@ -31,6 +31,7 @@ def tanh_near_zero(z):
 
 @triton.jit
 def tanh(z):
+    """tanh in fp32, with full precision near zero."""
     b_decay = tl.exp(-2.0 * tl.abs(z))
     b_far = (1.0 - b_decay) / (1.0 + b_decay)
     return tl.where(tl.abs(z) < 0.25, tanh_near_zero(z), tl.where(z < 0, -b_far, b_far))

@@ -15,26 +15,45 @@ from .statistics import statistics
 
 
 def epilogue_forward(
-    x: Tensor,  # [N, C, H, W], contiguous or channels_last; fp32, bf16 or fp16
-    weight: Tensor | None,  # [P], [N, P], [C] or [N, C], any of the dtypes; P = C / block²
+    x: Tensor,
+    weight: Tensor | None,
     bias: Tensor | None,
-    slopes: Tensor | None,  # of prelu: [1] or [C]
-    residual: Tensor | None,  # like x; or a window of a larger tensor, see launch.window
-    y: Tensor,  # [N, P, block·H + 2·pad, block·W + 2·pad], laid out as x; written
-    stats: Tensor,  # fp32 [2, R], R as `reference.epilogue.statistics` has it; written unless has_stats
+    slopes: Tensor | None,
+    residual: Tensor | None,
+    y: Tensor,
+    stats: Tensor,
     has_stats: bool,
     norm: str,
     eps: float,
     act: str,
-    slope: float,  # of lrelu
+    slope: float,
     block: int,
     pad: int,
     pad_mode: str,
-    channels_last: bool,  # the layout of x
+    channels_last: bool,
 ) -> None:
     """`reference.epilogue.epilogue` of x into y, and `reference.epilogue.statistics` into stats.
 
-    Arguments are checked by the caller.
+    Reads x once, and once more for the statistics; reads the residual once; writes y once. Arguments are checked by
+    the caller.
+
+    Args:
+        x: [N, C, H, W], contiguous or channels_last; fp32, bf16 or fp16.
+        weight: [P], [N, P], [C] or [N, C], any of the dtypes, P = C / block²; or None.
+        bias: like weight; or None.
+        slopes: of prelu, [1] or [C]; else None.
+        residual: like x, or a window of a larger tensor, see `launch.window`; or None.
+        y: [N, P, block·H + 2·pad, block·W + 2·pad], laid out as x; written.
+        stats: fp32 [2, R], R as `reference.epilogue.statistics` has it; written unless has_stats.
+        has_stats: whether stats holds the statistics already.
+        norm: "none", "instance" or "layer".
+        eps: added to the variance ("instance") or to the standard deviation ("layer").
+        act: one of `munit_fast.ops.spec.ACTIVATIONS`.
+        slope: of lrelu.
+        block: side of the blocks of depth-to-space; 1 for none.
+        pad: pixels of padding on each side.
+        pad_mode: "reflect", "replicate" or "zero".
+        channels_last: the layout of x.
 
     Raises:
         ValueError: a size is beyond a launch, or the residual's rows lie otherwise than those of x.
@@ -92,9 +111,15 @@ def epilogue_forward(
 
 
 def combine_sums(
-    partial: Tensor,  # fp32 [3, S, N, C]
-    sums: Tensor,  # fp32 [3, N, C], written
+    partial: Tensor,
+    sums: Tensor,
 ) -> None:
+    """The sums over the S splits.
+
+    Args:
+        partial: fp32 [3, S, N, C].
+        sums: fp32 [3, N, C], written.
+    """
     splits, columns = partial.shape[1], sums[0].numel()
     block_s = configs.power_of_two(splits)
     block_r = max(configs.COMBINE_ELEMENTS // block_s, 1)
@@ -113,25 +138,47 @@ def combine_sums(
 
 
 def epilogue_backward(
-    grad: Tensor,  # [N, P, block·H + 2·pad, block·W + 2·pad], laid out as x
-    x: Tensor,  # [N, C, H, W], contiguous or channels_last; fp32, bf16 or fp16
-    weight: Tensor | None,  # [P], [N, P], [C] or [N, C], any of the dtypes; P = C / block²
+    grad: Tensor,
+    x: Tensor,
+    weight: Tensor | None,
     bias: Tensor | None,
-    slopes: Tensor | None,  # of prelu: [1] or [C]
-    stats: Tensor,  # fp32 [2, R], from the forward
-    grad_x: Tensor | None,  # like x, written; or None
-    grad_residual: Tensor | None,  # like x, written; or None
-    sums: Tensor | None,  # fp32 [3, N, C], written; or None
+    slopes: Tensor | None,
+    stats: Tensor,
+    grad_x: Tensor | None,
+    grad_residual: Tensor | None,
+    sums: Tensor | None,
     norm: str,
     eps: float,
     act: str,
-    slope: float,  # of lrelu
+    slope: float,
     block: int,
     pad: int,
     pad_mode: str,
-    channels_last: bool,  # the layout of x
+    channels_last: bool,
 ) -> None:
-    """`reference.epilogue.epilogue_backward` into the results that are given. Arguments are checked by the caller.
+    """`reference.epilogue.epilogue_backward` into the results that are given.
+
+    Reads x and grad once, behind a norm up to twice: for the sums and then for the gradients. Writes each result once.
+    Arguments are checked by the caller.
+
+    Args:
+        grad: [N, P, block·H + 2·pad, block·W + 2·pad], laid out as x.
+        x: [N, C, H, W], contiguous or channels_last; fp32, bf16 or fp16.
+        weight: [P], [N, P], [C] or [N, C], any of the dtypes, P = C / block²; or None.
+        bias: like weight; or None.
+        slopes: of prelu, [1] or [C]; else None.
+        stats: fp32 [2, R], from the forward.
+        grad_x: like x, written; or None.
+        grad_residual: like x, written; or None.
+        sums: fp32 [3, N, C], written; or None.
+        norm: as in the forward.
+        eps: as in the forward.
+        act: as in the forward.
+        slope: of lrelu.
+        block: as in the forward.
+        pad: as in the forward.
+        pad_mode: as in the forward.
+        channels_last: the layout of x.
 
     Raises:
         ValueError: a size is beyond a launch, or grad has another layout than x.

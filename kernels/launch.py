@@ -18,7 +18,15 @@ MAX_PLANES = 2**30
 
 
 def run(kernel: Any, grid: tuple[int, ...], device: torch.device, *args: Any, **meta: Any) -> None:
-    """Launch on the current stream of `device`. Tests replace this function to see what would be launched."""
+    """Launch a kernel on the current stream of a device. Tests replace this function to see what would be launched.
+
+    Args:
+        kernel: a triton.jit function.
+        grid: its programs; with a 0 in it nothing is launched.
+        device: of the tensors.
+        *args: its arguments.
+        **meta: its constants and launch options.
+    """
     if 0 in grid:
         return
     if device.type == "cuda" and device.index != torch.cuda.current_device():
@@ -39,7 +47,16 @@ def run_length(size: int) -> int:
 
 
 def check_layout(name: str, x: Tensor, channels_last: bool) -> None:
-    """Raise unless x has the layout that the kernel is about to assume."""
+    """Raise unless x has the layout that the kernel is about to assume.
+
+    Args:
+        name: names x in the message.
+        x: [N, C, H, W].
+        channels_last: the layout.
+
+    Raises:
+        ValueError: x has another layout.
+    """
     if not x.is_contiguous(memory_format=torch.channels_last if channels_last else torch.contiguous_format):
         wanted = "channels_last" if channels_last else "contiguous"
         raise ValueError(f"{name} must be {wanted}, as x is; got shape {tuple(x.shape)} with strides {x.stride()}")
@@ -55,7 +72,16 @@ class Window(NamedTuple):
 
 
 def window(name: str, x: Tensor | None, channels_last: bool) -> Window:
-    """How a kernel finds the rows of x [N, C, H, W]; its pixels must be dense in the given layout (else ValueError)."""
+    """How a kernel finds the rows of x.
+
+    Args:
+        name: names x in the message.
+        x: [N, C, H, W], whose pixels are dense in the given layout; or None.
+        channels_last: the layout.
+
+    Raises:
+        ValueError: the pixels of a row are not dense.
+    """
     if x is None or x.is_contiguous(memory_format=torch.channels_last if channels_last else torch.contiguous_format):
         return Window()
     pixel, channel = (x.shape[1], 1) if channels_last else (1, x.stride(1))
@@ -67,7 +93,13 @@ def window(name: str, x: Tensor | None, channels_last: bool) -> Window:
 
 
 def unsupported_size_reason(samples: int, channels: int, sample: int) -> str | None:
-    """Which of x's sizes is beyond a launch; None if none is. sample: elements of one, padding included."""
+    """Which of x's sizes is beyond a launch; None if none is.
+
+    Args:
+        samples: N.
+        channels: C.
+        sample: elements of one sample, padding included.
+    """
     if samples > MAX_BLOCKS:
         return f"it serves at most {MAX_BLOCKS} samples; x has {samples}"
     if channels > MAX_BLOCKS:
@@ -80,7 +112,16 @@ def unsupported_size_reason(samples: int, channels: int, sample: int) -> str | N
 
 
 def check_size(samples: int, channels: int, sample: int) -> None:
-    """Raise ValueError if there is an `unsupported_size_reason`."""
+    """Raise ValueError if there is an `unsupported_size_reason`.
+
+    Args:
+        samples: N.
+        channels: C.
+        sample: elements of one sample, padding included.
+
+    Raises:
+        ValueError: a size is beyond a launch.
+    """
     if reason := unsupported_size_reason(samples, channels, sample):
         raise ValueError(reason)
 

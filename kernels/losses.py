@@ -195,36 +195,68 @@ def _backward(
 
 
 def l1_losses_forward(
-    first: Sequence[Tensor],  # P tensors of any shapes, each dense
-    second: Sequence[Tensor],  # the same shapes and memory formats
-) -> Tensor:  # fp32 [P]
-    """`reference.losses.l1_losses`: mean(|a - b|) of each pair."""
+    first: Sequence[Tensor],
+    second: Sequence[Tensor],
+) -> Tensor:
+    """`reference.losses.l1_losses`: `mean(|a - b|)` of each of P pairs. Reads each element once.
+
+    Args:
+        first: P tensors of any shapes, each dense.
+        second: of the same shapes and memory formats.
+
+    Returns:
+        fp32 [P].
+    """
     return _combine(_forward(first, second, 0.0))
 
 
 def l1_losses_backward(
-    grad: Tensor,  # [P]
+    grad: Tensor,
     first: Sequence[Tensor],
     second: Sequence[Tensor],
-    out: Sequence[Tensor | None],  # P like `first`, then P like `second`; written, or None
+    out: Sequence[Tensor | None],
 ) -> None:
-    """`reference.losses.l1_losses_backward` for each `first`, its negative for each `second`."""
+    """`reference.losses.l1_losses_backward` for each `first`, its negative for each `second`.
+
+    Reads each element once, writes each gradient that is asked for once.
+
+    Args:
+        grad: [P].
+        first: as in the forward.
+        second: as in the forward.
+        out: P tensors like `first`, then P like `second`; written, or None.
+    """
     _backward(grad.contiguous(), first, second, 0.0, out[: len(first)], out[len(first) :])
 
 
 def lsgan_loss_forward(
-    outputs: Sequence[Tensor],  # of any shapes, each dense
+    outputs: Sequence[Tensor],
     target: float,
-) -> Tensor:  # fp32 scalar
-    """`reference.losses.lsgan_loss`: Σ mean((output - target)²)."""
+) -> Tensor:
+    """`reference.losses.lsgan_loss`: Σ mean((output - target)²). Reads each element once.
+
+    Args:
+        outputs: of any shapes, each dense.
+        target: what they are to be.
+
+    Returns:
+        An fp32 scalar.
+    """
     return _combine(_forward(outputs, None, target).view(1, -1)).view(())
 
 
 def lsgan_loss_backward(
-    grad: Tensor,  # a scalar
+    grad: Tensor,
     outputs: Sequence[Tensor],
     target: float,
-    out: Sequence[Tensor],  # like `outputs`, written
+    out: Sequence[Tensor],
 ) -> None:
-    """`reference.losses.lsgan_loss_backward`."""
+    """`reference.losses.lsgan_loss_backward`. Reads each output once, writes each gradient once.
+
+    Args:
+        grad: a scalar.
+        outputs: as in the forward.
+        target: as in the forward.
+        out: like `outputs`, written.
+    """
     _backward(grad, outputs, None, target, out, [None] * len(outputs))

@@ -119,12 +119,19 @@ def statistics_combine_fwd_kernel(
 
 
 def statistics(
-    x: Tensor,  # [N, C, H, W], contiguous or channels_last
-    norm: str,  # "instance" or "layer"
-    channels_last: bool,  # the layout of x
-    stats: Tensor,  # fp32 [2, R], written
+    x: Tensor,
+    norm: str,
+    channels_last: bool,
+    stats: Tensor,
 ) -> None:
-    """`reference.epilogue.statistics` of x into stats."""
+    """`reference.epilogue.statistics` of x into stats. Reads x once.
+
+    Args:
+        x: [N, C, H, W], contiguous or channels_last.
+        norm: "instance" or "layer".
+        channels_last: the layout of x.
+        stats: fp32 [2, R], written; R = N·C ("instance") or N ("layer").
+    """
     n, c, h, w = x.shape
     if norm == "layer":
         groups, length, lanes = n, c * h * w, 1

@@ -58,7 +58,13 @@ class Workload(NamedTuple):
 
     @classmethod
     def of(cls, config: Any, batch: int, training: bool) -> Workload:
-        """The convolution of a configuration (Config or a mapping with the published keys) on images of its crop."""
+        """The convolution of a configuration on images of its crop.
+
+        Args:
+            config: a Config, or a mapping with the published keys.
+            batch: images.
+            training: whether its two gradients count too.
+        """
 
         def get(holder: Any, key: str, default: Any) -> Any:
             return holder.get(key, default) if isinstance(holder, dict) else getattr(holder, key, default)
@@ -87,6 +93,7 @@ class Measured:
         return "bf16" if (self.product_bf16 / self.product_fp32 if alike else by_convolution) < 1 else "off"
 
     def describe(self) -> str:
+        """The four times in one line."""
         values = {name: f"{value:.2f}" for name, value in asdict(self).items()}
         return (
             f"convolution {values['conv_fp32']} ms in float32, {values['conv_bf16']} ms in bfloat16; "
@@ -95,7 +102,13 @@ class Measured:
 
 
 def convolution(load: Workload, dtype: torch.dtype, macs: int = _MAX_MACS) -> Callable[[], object]:
-    """A call that computes the workload's convolution, or a part of it of about `macs` multiplications."""
+    """A call that computes the workload's convolution, or a part of it, and in training its two gradients.
+
+    Args:
+        load: the convolution.
+        dtype: of its tensors, channels_last on the CPU.
+        macs: about as many multiplications the part has at most.
+    """
     n, c, h, w, training = load
     # Pixels and channels are alike: fewer of them cost less and compare the same.
     c = min(c, 256)
@@ -166,7 +179,7 @@ def measure(load: Workload = Workload()) -> Measured:  # noqa: B008 - a constant
 
 
 def resolve(amp: str, device: torch.device, load: Workload | None = None) -> str:
-    """The precision that `amp` selects: "bf16", "fp16" or "off".
+    """The precision that `amp` selects.
 
     "auto" is bf16 on GPUs that have it and, on CPUs, the faster one of bf16 and off for `load`, as `measure` finds it.
 
@@ -174,6 +187,9 @@ def resolve(amp: str, device: torch.device, load: Workload | None = None) -> str
         amp: one of `AMP`.
         device: where the networks run.
         load: the convolution to measure; None: the published configuration's.
+
+    Returns:
+        "bf16", "fp16" or "off".
 
     Raises:
         ValueError: an unknown name.
@@ -188,7 +204,16 @@ def resolve(amp: str, device: torch.device, load: Workload | None = None) -> str
 
 
 def amp_dtype(amp: str, device: torch.device, load: Workload | None = None) -> torch.dtype | None:
-    """The dtype of torch.autocast, or None for full precision; see `resolve`."""
+    """The dtype of torch.autocast, or None for full precision.
+
+    Args:
+        amp: as in `resolve`.
+        device: as in `resolve`.
+        load: as in `resolve`.
+
+    Raises:
+        ValueError: an unknown name.
+    """
     return {"bf16": torch.bfloat16, "fp16": torch.float16, "off": None}[resolve(amp, device, load)]
 
 

@@ -99,7 +99,7 @@ def adain(
     pad_mode: str = "reflect",
     impl: str = "auto",
 ) -> Tensor:  # [N, C, H + 2·pad, W + 2·pad]
-    """Adaptive instance norm (MUNIT eq. 2; Huang & Belongie, ICCV 2017, eq. 8): one weight and bias for each sample.
+    """Adaptive instance norm (MUNIT, section 5.1; Huang & Belongie, ICCV 2017, eq. 8): parameters for each sample.
 
         y = pad(act(weight · (x - mean) / sqrt(var + eps) + bias) + residual)
 
@@ -231,7 +231,7 @@ def bias_act(
 
 
 def l1_loss(a: Tensor, b: Tensor, *, impl: str = "auto") -> Tensor:
-    """`mean(|a - b|)`, MUNIT eq. 3 to 5, with a gradient to both sides: sign(a - b) / numel, where sign(0) = 0.
+    """`mean(|a - b|)`, MUNIT eq. 1 to 3, with a gradient to both sides: sign(a - b) / numel, where sign(0) = 0.
 
     Bytes: reads both once forward and once backward; the backward writes the gradients that are needed.
 
@@ -418,7 +418,16 @@ def _number(name: str, value: float) -> float:
 
 
 def check_names(act: str, pad_mode: str, impl: str) -> None:
-    """Raise ValueError for a name that no option has."""
+    """Raise ValueError for a name that no option has.
+
+    Args:
+        act: the activation.
+        pad_mode: the padding's mode.
+        impl: the backend.
+
+    Raises:
+        ValueError: one of them is unknown; the message lists the known ones.
+    """
     _check_impl(impl)
     if act not in ACTIVATIONS:
         raise ValueError(f"act must be one of {', '.join(ACTIVATIONS)}; got {act!r}")

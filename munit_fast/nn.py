@@ -49,9 +49,19 @@ class InstanceNorm2d(nn.InstanceNorm2d, _EpilogueModule):
     tracked, the norm itself is PyTorch's. Shape: [N, C, H, W] -> [N, C, H + 2·pad, W + 2·pad].
 
     Args:
-        num_features, eps, momentum, affine, track_running_stats, device, dtype: as in `torch.nn.InstanceNorm2d`.
+        num_features: number of channels C.
+        eps: added to the variance.
+        momentum: as in `torch.nn.InstanceNorm2d`.
+        affine: whether weight and bias [C] are learned.
+        track_running_stats: as in `torch.nn.InstanceNorm2d`.
+        device: of the parameters and buffers.
+        dtype: of the parameters and buffers.
         bias: False: with affine=True a weight only.
-        act, slope, pad, pad_mode, impl: what follows the norm, as in `munit_fast.functional`.
+        act: the activation, as in `munit_fast.functional`.
+        slope: of "lrelu"; of "prelu" the initial value of the learned slope [1].
+        pad: pixels of padding on each side.
+        pad_mode: "reflect", "replicate" or "zero".
+        impl: the backend, as in `munit_fast.functional`.
 
     Raises:
         ValueError: act, pad_mode or impl is unknown.
@@ -80,6 +90,20 @@ class InstanceNorm2d(nn.InstanceNorm2d, _EpilogueModule):
         self._set_epilogue(act, slope, pad, pad_mode, impl)
 
     def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
+        """Norm, activation, residual and padding.
+
+        Args:
+            x: [N, C, H, W], or one image [C, H, W].
+            residual: like x, added after the activation; or None.
+
+        Returns:
+            [N, C, H + 2·pad, W + 2·pad], or without N, in x's dtype and layout.
+
+        Raises:
+            ValueError: As `functional.instance_norm`.
+            TypeError: As `functional.instance_norm`.
+            RuntimeError: `impl` cannot serve these tensors.
+        """
         if x.dim() == 3:  # one image without a batch, as torch.nn.InstanceNorm2d takes it
             return self.forward(x[None], None if residual is None else residual[None])[0]
         if self.track_running_stats:
@@ -94,6 +118,7 @@ class InstanceNorm2d(nn.InstanceNorm2d, _EpilogueModule):
         )
 
     def extra_repr(self) -> str:
+        """The options, for `repr`."""
         return super().extra_repr() + self._epilogue_repr()
 
 
@@ -108,7 +133,11 @@ class AdaptiveInstanceNorm2d(layers.AdaptiveInstanceNorm2d, _EpilogueModule):
         num_features: number of channels C.
         eps: added to the variance.
         momentum: of the published constructor; nothing is tracked.
-        act, slope, pad, pad_mode, impl: what follows the norm, as in `munit_fast.functional`.
+        act: the activation, as in `munit_fast.functional`.
+        slope: of "lrelu"; of "prelu" the initial value of the learned slope [1].
+        pad: pixels of padding on each side.
+        pad_mode: "reflect", "replicate" or "zero".
+        impl: the backend, as in `munit_fast.functional`.
 
     Raises:
         ValueError: act, pad_mode or impl is unknown; in a call, weight and bias were neither given nor assigned.
@@ -135,6 +164,22 @@ class AdaptiveInstanceNorm2d(layers.AdaptiveInstanceNorm2d, _EpilogueModule):
     def forward(
         self, x: Tensor, weight: Tensor | None = None, bias: Tensor | None = None, residual: Tensor | None = None
     ) -> Tensor:
+        """Norm, activation, residual and padding.
+
+        Args:
+            x: [N, C, H, W].
+            weight: [N, C] or [N·C]; None: what was assigned to the module.
+            bias: [N, C] or [N·C]; None: what was assigned to the module.
+            residual: [N, C, H, W], added after the activation; or None.
+
+        Returns:
+            [N, C, H + 2·pad, W + 2·pad] in x's dtype and layout.
+
+        Raises:
+            ValueError: weight or bias is missing; else as `functional.adain`.
+            TypeError: As `functional.adain`.
+            RuntimeError: `impl` cannot serve these tensors.
+        """
         weight = self.weight if weight is None else weight
         bias = self.bias if bias is None else bias
         if weight is None or bias is None:
@@ -147,6 +192,7 @@ class AdaptiveInstanceNorm2d(layers.AdaptiveInstanceNorm2d, _EpilogueModule):
         return functional.adain(x, weight, bias, eps=self.eps, residual=residual, **self._epilogue())  # type: ignore[arg-type]
 
     def extra_repr(self) -> str:
+        """The options, for `repr`."""
         return super().extra_repr() + self._epilogue_repr()
 
 
@@ -160,7 +206,11 @@ class LayerNorm2d(layers.LayerNorm, _EpilogueModule):
         eps: added to the standard deviation.
         affine: whether gamma and beta are learned.
         depth_to_space: side r of the blocks of channels that become pixels; 1 for none.
-        act, slope, pad, pad_mode, impl: what follows the norm, as in `munit_fast.functional`.
+        act: the activation, as in `munit_fast.functional`.
+        slope: of "lrelu"; of "prelu" the initial value of the learned slope [1].
+        pad: pixels of padding on each side.
+        pad_mode: "reflect", "replicate" or "zero".
+        impl: the backend, as in `munit_fast.functional`.
 
     Raises:
         ValueError: act, pad_mode or impl is unknown.
@@ -184,6 +234,20 @@ class LayerNorm2d(layers.LayerNorm, _EpilogueModule):
         self._set_epilogue(act, slope, pad, pad_mode, impl)
 
     def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
+        """Norm, activation, residual, depth-to-space and padding.
+
+        Args:
+            x: [N, C·r², H, W].
+            residual: [N, C·r², H, W], added after the activation; or None.
+
+        Returns:
+            [N, C, r·H + 2·pad, r·W + 2·pad] in x's dtype and layout.
+
+        Raises:
+            ValueError: As `functional.layer_norm2d`.
+            TypeError: As `functional.layer_norm2d`.
+            RuntimeError: `impl` cannot serve these tensors.
+        """
         weight, bias = (self.gamma, self.beta) if self.affine else (None, None)
         return functional.layer_norm2d(
             x,
@@ -196,6 +260,7 @@ class LayerNorm2d(layers.LayerNorm, _EpilogueModule):
         )
 
     def extra_repr(self) -> str:
+        """The options, for `repr`."""
         shuffle = f", depth_to_space={self.depth_to_space}" if self.depth_to_space > 1 else ""
         return super().extra_repr() + shuffle + self._epilogue_repr()
 
@@ -208,7 +273,11 @@ class BiasAct(_EpilogueModule):
     Args:
         num_features: number of channels C.
         bias: False: no bias.
-        act, slope, pad, pad_mode, impl: as in `munit_fast.functional`.
+        act: the activation, as in `munit_fast.functional`.
+        slope: of "lrelu"; of "prelu" the initial value of the learned slope [1].
+        pad: pixels of padding on each side.
+        pad_mode: "reflect", "replicate" or "zero".
+        impl: the backend, as in `munit_fast.functional`.
 
     Raises:
         ValueError: act, pad_mode or impl is unknown.
@@ -231,9 +300,24 @@ class BiasAct(_EpilogueModule):
         self._set_epilogue(act, slope, pad, pad_mode, impl)
 
     def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
+        """Bias, activation, residual and padding.
+
+        Args:
+            x: [N, C, H, W].
+            residual: [N, C, H, W], added after the activation; or None.
+
+        Returns:
+            [N, C, H + 2·pad, W + 2·pad] in x's dtype and layout.
+
+        Raises:
+            ValueError: As `functional.bias_act`.
+            TypeError: As `functional.bias_act`.
+            RuntimeError: `impl` cannot serve these tensors.
+        """
         return functional.bias_act(x, self.bias, residual=residual, **self._epilogue())  # type: ignore[arg-type]
 
     def extra_repr(self) -> str:
+        """The options, for `repr`."""
         return f"{self.num_features}, bias={self.bias is not None}" + self._epilogue_repr()
 
 
@@ -249,6 +333,20 @@ class L1Loss(nn.Module):
         self.impl = impl
 
     def forward(self, a: Tensor, b: Tensor) -> Tensor:
+        """`mean(|a - b|)`.
+
+        Args:
+            a: any shape, floating-point.
+            b: a's shape.
+
+        Returns:
+            A scalar in float32 (float64 for float64).
+
+        Raises:
+            ValueError: As `functional.l1_losses`.
+            TypeError: As `functional.l1_losses`.
+            RuntimeError: `impl` cannot serve these tensors.
+        """
         return functional.l1_loss(a, b, impl=self.impl)
 
 
@@ -264,4 +362,18 @@ class LSGANLoss(nn.Module):
         self.impl = impl
 
     def forward(self, outputs: Tensor | list[Tensor], target: float) -> Tensor:
+        """Σ over outputs of mean((output - target)²).
+
+        Args:
+            outputs: of each scale, any shapes, floating-point; a tensor stands for one scale.
+            target: what the outputs are to be: 1 for real, 0 for fake.
+
+        Returns:
+            A scalar in float32 (float64 for float64).
+
+        Raises:
+            ValueError: As `functional.lsgan_loss`.
+            TypeError: As `functional.lsgan_loss`.
+            RuntimeError: `impl` cannot serve these tensors.
+        """
         return functional.lsgan_loss(outputs, target, impl=self.impl)

@@ -31,7 +31,12 @@ TOLERANCE = 1e-9
 def difference(module: nn.Module, kind: type[Swapped], channels: int) -> str | None:
     """None if module.forward and that of `kind` agree in values, gradients and what they leave in the buffers.
 
-    Otherwise what differs. Asked with one and two images, in training and in evaluation.
+    Otherwise what differs. Asked with one and two images, in training and in evaluation, on the CPU.
+
+    Args:
+        module: the module; left as it was.
+        kind: the class whose forward it would get.
+        channels: of its input.
     """
     try:
         with (

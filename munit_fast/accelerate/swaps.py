@@ -76,7 +76,16 @@ def _new(kind: type[Swapped], original: type[nn.Module], *arguments: Any) -> nn.
 
 
 def swap(module: nn.Module, kind: type[Swapped], impl: str) -> None:
-    """Give `module` the forward of `kind`; TypeError where its class cannot be derived from."""
+    """Give `module` the forward of `kind`.
+
+    Args:
+        module: changed in place: its class becomes one derived from its own and `kind`.
+        kind: the class with the forward.
+        impl: the backend, as in `munit_fast.functional`.
+
+    Raises:
+        TypeError: the class of `module` cannot be derived from.
+    """
     object.__setattr__(module, "__class__", _subclass(kind, type(module)))
     vars(module)[MARK] = impl
 
@@ -186,6 +195,7 @@ class Norm(Swapped):
         return self._munit_fast_call(x, style, {"eps": self.eps, "impl": self._munit_fast_impl, **keywords})
 
     def forward(self, *arguments: Any, **keywords: Any) -> Tensor:
+        """The norm as one fused operation, or the module's own forward where that cannot be."""
         y = None if keywords or not arguments else self._munit_fast_fused(arguments[0], arguments[1:], {})
         return super().forward(*arguments, **keywords) if y is None else y
 
@@ -260,6 +270,7 @@ class Sequential(Swapped):
     """`torch.nn.Sequential` that runs a norm, the activation after it and the padding after that as one."""
 
     def forward(self, input: Any) -> Any:
+        """The modules in order, with those fused that can be."""
         return _run(list(self._modules.values()), input)
 
 
@@ -291,6 +302,7 @@ class Block(Swapped):
         return y if residual is None else y + residual
 
     def forward(self, x: Tensor, *rest: Any, **keywords: Any) -> Tensor:
+        """The block with its norm and activation fused, or the module's own forward where that cannot be."""
         adain = keywords.get("adain", rest[0] if rest else None)
         y = self._munit_fast_fused(x, adain) if len(rest) + len(keywords) <= 1 else None
         return super().forward(x, *rest, **keywords) if y is None else y
@@ -321,6 +333,7 @@ class ResBlock(Swapped):
     model: nn.Sequential
 
     def forward(self, x: Tensor, *rest: Any, **keywords: Any) -> Tensor:
+        """The block with its sum fused into the last norm, or the module's own forward where that cannot be."""
         blocks = list(self.model._modules.values())
         last = blocks[-1] if len(blocks) == 2 else None
         if not isinstance(last, Block) or not _may_join(x, self.model, last):
@@ -340,6 +353,7 @@ class ResnetBlock(Swapped):
     conv_block: nn.Sequential
 
     def forward(self, x: Tensor) -> Tensor:
+        """The block with its sum fused into the last norm, or the module's own forward where that cannot be."""
         *modules, last = self.conv_block._modules.values()
         if not isinstance(last, Norm) or not _may_join(x, self.conv_block, last):
             return super().forward(x)

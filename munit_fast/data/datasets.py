@@ -130,6 +130,12 @@ def train_crop(image_set: ImageSet, i: int, crop: tuple[int, int], key: np.rando
     The specification flips before it resizes. Here the resized image comes first, because it can be kept in
     memory: a bilinear resize weighs left and right alike, so the two orders agree (to one level of rounding).
 
+    Args:
+        image_set: the images.
+        i: the image's index.
+        crop: height and width of the result.
+        key: decides flip and place; the same key gives the same crop.
+
     Returns:
         [C, crop height, crop width] float32 in -1..1.
 
@@ -148,7 +154,16 @@ def train_crop(image_set: ImageSet, i: int, crop: tuple[int, int], key: np.rando
 def centre_crop(image_set: ImageSet, i: int, crop: tuple[int, int]) -> Tensor:
     """Image ``i`` for testing and display: resized, the middle cropped out.
 
-    Returns and raises as `train_crop`.
+    Args:
+        image_set: the images.
+        i: the image's index.
+        crop: height and width of the result.
+
+    Returns:
+        [C, crop height, crop width] float32 in -1..1.
+
+    Raises:
+        ImageError: the image cannot be read or is smaller than the crop.
     """
     array = image_set.image(i)
     spare_y, spare_x = _spare(image_set, i, array, crop)
@@ -160,7 +175,12 @@ def display_images(
 ) -> Tensor:
     """The first ``min(count, len(image_set))`` images, centre-cropped; with a ``seed``, as many picked by it.
 
-    With ``skip_unreadable`` the next ones take the place of those that cannot be read; there may then be fewer.
+    Args:
+        image_set: the images.
+        crop: height and width of the result.
+        count: how many, at least 1.
+        seed: picks them; None: the first.
+        skip_unreadable: the next ones take the place of those that cannot be read; there may then be fewer.
 
     Returns:
         [N, C, crop height, crop width] float32 in -1..1.

@@ -34,7 +34,12 @@ def read_list(
     """The images that a text file names, one path relative to ``root`` per line, in its order.
 
     Blank lines are ignored. Every file must lie inside ``root``, after "..", absolute paths and links are followed: a
-    list that came with a data set from elsewhere could name any file of this machine. ``allow_outside`` lifts that.
+    list that came with a data set from elsewhere could name any file of this machine.
+
+    Args:
+        list_file: the list, UTF-8.
+        root: the folder of the images.
+        allow_outside: accept files outside ``root``.
 
     Raises:
         ImageError: the list or a file on it is missing, a path leads out of ``root``, or the list is empty.

@@ -132,11 +132,12 @@ def resize_short_side(array: Array, size: int) -> Array:
 
 
 def save_image(tensor: Tensor, path: str | os.PathLike[str], *, durable: bool = True) -> None:
-    """Save [C, H, W] in -1..1 as ``(x + 1) / 2`` at 8 bits, values outside clamped; whole or not at all.
+    """Save an image as ``(x + 1) / 2`` at 8 bits, values outside clamped; whole or not at all.
 
-    C is 1 (grey) or 3 (RGB); any floating-point dtype, any device. The name's extension chooses the format;
-    JPEG and WebP are saved at quality 95. Without `durable` the file need not outlast a power failure
-    (`munit_fast.io.atomic.atomic_path`).
+    Args:
+        tensor: [C, H, W] in -1..1, C = 1 (grey) or 3 (RGB); any floating-point dtype, any device.
+        path: its extension chooses the format; JPEG and WebP are saved at quality 95.
+        durable: False: the file need not outlast a power failure (`munit_fast.io.atomic.atomic_path`).
 
     Raises:
         ImageError: not an image tensor, non-finite values, or a format or size that cannot be saved.

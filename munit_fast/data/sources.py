@@ -29,7 +29,12 @@ class Sources:
 
 
 def image_folder(cfg: Config, split: str, domain: str) -> Path:
-    """The folder of the images of `split` ("train" or "test") and `domain` ("a" or "b").
+    """The folder of some images of a configuration.
+
+    Args:
+        cfg: the configuration.
+        split: "train" or "test".
+        domain: "a" or "b".
 
     Raises:
         ConfigError: The configuration names none.
@@ -66,7 +71,13 @@ def image_paths(cfg: Config, split: str, domain: str, allow_outside: bool = Fals
 
 
 def has_images(cfg: Config, split: str, domain: str) -> bool:
-    """Whether the configuration names a place for these images and the place exists."""
+    """Whether the configuration names a place for these images and the place exists.
+
+    Args:
+        cfg: the configuration. Of data_folder_… keys only the presence counts.
+        split: "train" or "test".
+        domain: "a" or "b".
+    """
     if cfg.data_root is not None:
         return (Path(cfg.data_root) / _FOLDERS[split, domain]).is_dir()
     return getattr(cfg, f"data_folder_{split}_{domain}") is not None

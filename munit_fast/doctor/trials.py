@@ -50,6 +50,7 @@ class Trial:
 
     @property
     def passed(self) -> bool:
+        """Whether the backend ran and its error is within the tolerance."""
         return self.error is not None and self.error <= self.tolerance
 
 
@@ -252,13 +253,16 @@ def complaint(trials: list[Trial]) -> str | None:
 
 
 def devices() -> list[torch.device]:
+    """The CPU and every CUDA device."""
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
     return [torch.device("cpu"), *(torch.device("cuda", index) for index in range(count))]
 
 
 def layouts_of(backend: str) -> tuple[torch.memory_format, ...]:
+    """The memory formats that a backend serves."""
     return getattr(BACKENDS[backend], "LAYOUTS", (torch.contiguous_format, torch.channels_last))
 
 
 def dtype_name(dtype: torch.dtype) -> str:
+    """The dtype without "torch."."""
     return str(dtype).removeprefix("torch.")

@@ -57,7 +57,19 @@ def translations_per_input(groups: dict[str, list[Path]], folder: Path) -> int:
 
 
 def partners_of(folder: Path, names: Sequence[str], option: str) -> list[Path]:
-    """The picture of each name in a folder. Raises ImageError, naming the `option` that gave the folder."""
+    """The picture of each name in a folder.
+
+    Args:
+        folder: where the pictures lie.
+        names: relative paths without extension, as `stem_of` gives them.
+        option: what gave the folder, for the message.
+
+    Returns:
+        Their paths, in the order of the names.
+
+    Raises:
+        ImageError: a picture is missing, or the folder cannot be read.
+    """
     found = {stem_of(path, folder): path for path in list_images(folder)}
     missing = [name for name in names if name not in found]
     if missing:

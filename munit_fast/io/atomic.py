@@ -63,7 +63,16 @@ def atomic_directory(path: str | os.PathLike[str]) -> Iterator[Path]:
 
 
 def atomic_write_bytes(path: str | os.PathLike[str], data: bytes, *, durable: bool = True) -> None:
-    """Write `data` to a file as `atomic_path` does. Raises FileWriteError."""
+    """Write a file as `atomic_path` does: whole or not at all.
+
+    Args:
+        path: the file.
+        data: its content.
+        durable: as in `atomic_path`.
+
+    Raises:
+        FileWriteError: the file could not be written.
+    """
     with atomic_path(path, durable=durable) as temporary:
         temporary.write_bytes(data)
 

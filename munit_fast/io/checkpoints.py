@@ -221,7 +221,17 @@ def load_pair(path: str | Path, net_a: nn.Module, net_b: nn.Module) -> None:
 
 
 def load_states(path: str | Path, content: Any, net_a: nn.Module, net_b: nn.Module) -> None:
-    """`load_pair` with the content of a file, which `path` names. Raises CheckpointError."""
+    """`load_pair` with the content of a file that was read already.
+
+    Args:
+        path: names the file in messages.
+        content: {"a": state_dict, "b": state_dict}.
+        net_a: gets "a".
+        net_b: gets "b".
+
+    Raises:
+        CheckpointError: the content does not fit the networks; they are left as they were.
+    """
     states = checked_pair(path, content, net_a, net_b)
     for key, net in (("a", net_a), ("b", net_b)):
         net.load_state_dict(states[key])
@@ -233,7 +243,20 @@ def load_average(path: str | Path, networks: Mapping[str, nn.Module]) -> dict[st
 
 
 def checked_pair(path: str | Path, states: Any, net_a: nn.Module, net_b: nn.Module) -> dict[str, Mapping[str, Tensor]]:
-    """The state_dicts {"a", "b"} of a file as two networks take them. Raises CheckpointError, which names `path`."""
+    """The state_dicts of a file as two networks take them.
+
+    Args:
+        path: names the file in messages.
+        states: {"a": state_dict, "b": state_dict}, also one that PyTorch 0.3 wrote.
+        net_a: is to take "a".
+        net_b: is to take "b".
+
+    Returns:
+        {"a": state_dict, "b": state_dict}, brought up to date.
+
+    Raises:
+        CheckpointError: they do not fit the networks.
+    """
     if not isinstance(states, Mapping) or not {"a", "b"} <= set(states):
         raise CheckpointError(f"{path}: not a gen_*.pt or dis_*.pt file: it must hold the two networks 'a' and 'b'")
     upgraded: dict[str, Mapping[str, Tensor]] = {}

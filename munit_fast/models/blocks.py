@@ -52,6 +52,9 @@ class Fused(nn.Module):
     def set_impl(self, impl: str) -> None:
         """Choose the backend of every fused network inside this module.
 
+        Args:
+            impl: As in `munit_fast.functional`; "reference": the reference's own forward.
+
         Raises:
             ValueError: an unknown name.
         """
@@ -62,7 +65,11 @@ class Fused(nn.Module):
                 module.impl = impl
 
     def set_checkpointing(self, on: bool) -> None:
-        """Choose whether the encoders and decoders inside this module keep their activations for the backward."""
+        """Choose whether the encoders and decoders inside this module compute activations again in the backward.
+
+        Args:
+            on: False: they keep them.
+        """
         for module in self.modules():
             if isinstance(module, Fused):
                 module.checkpointing = on
@@ -150,7 +157,16 @@ def epilogue_args(
     adain: tuple[Tensor, Tensor] | None = None,
     depth: int = 1,
 ) -> EpilogueArgs:
-    """What follows the convolution of `block`, up to the padding of the next one."""
+    """What follows the convolution of `block`, up to the padding of the next one.
+
+    Args:
+        block: a `reference.Conv2dBlock`.
+        pad: pixels of padding of the next convolution.
+        pad_mode: its mode: "reflect", "replicate" or "zero".
+        impl: the backend.
+        adain: (weight, bias), both [N, C], of a norm "adain".
+        depth: side of the blocks of depth-to-space; 1 for none.
+    """
     norm, (act, slope, slopes) = norm_of(block), _activation(block.activation)
     weight, bias = adain if adain is not None else (None, None)
     if isinstance(block.norm, reference.LayerNorm):
@@ -160,7 +176,7 @@ def epilogue_args(
 
 
 def conv_args(block: Any, dtype: torch.dtype) -> Conv:
-    """The convolution of `block`, with its bias where that matters."""
+    """The convolution of `block` in `dtype`; without its bias where an instance norm follows, which removes it."""
     conv = block.conv
     assert conv.bias is not None
     if norm_of(block) == "instance":  # which subtracts it again
@@ -169,7 +185,13 @@ def conv_args(block: Any, dtype: torch.dtype) -> Conv:
 
 
 def phase_conv_args(block: Any, dtype: torch.dtype, pad_mode: str) -> Conv:
-    """Nearest ×2 and the 5×5 convolution of `block` as one 3×3 convolution to four phases."""
+    """Nearest ×2 and the 5×5 convolution of `block` as one 3×3 convolution to four phases.
+
+    Args:
+        block: a `reference.Conv2dBlock`, 5×5, stride 1.
+        dtype: that of the convolution.
+        pad_mode: the padding of the large image; "reflect" needs the 5×5 weight for its border too.
+    """
     conv = block.conv
     bias = conv.bias.to(dtype).repeat(4)
     border_weight = conv.weight.to(dtype) if pad_mode == "reflect" else None
@@ -177,24 +199,61 @@ def phase_conv_args(block: Any, dtype: torch.dtype, pad_mode: str) -> Conv:
 
 
 def apply_epilogue(z: Tensor, e: EpilogueArgs, residual: Tensor | None = None) -> Tensor:
-    """The epilogue of a convolution's output z."""
+    """The epilogue of a convolution's output.
+
+    Args:
+        z: [N, C, H, W].
+        e: the epilogue.
+        residual: [N, C, H, W], z's dtype; may be a window of a larger tensor.
+
+    Returns:
+        [N, C / depth², depth·H + 2·pad, depth·W + 2·pad] in z's dtype and layout.
+    """
     return ops.epilogue(z, e.weight, e.bias, residual, e.slopes, e.spec, e.impl)
 
 
 def pad_input(x: Tensor, pad: int, pad_mode: str, dtype: torch.dtype, impl: str) -> Tensor:
-    """x in channels_last and `dtype`, padded."""
+    """x [N, C, H, W] in channels_last and `dtype`, padded.
+
+    Args:
+        x: [N, C, H, W], any layout.
+        pad: pixels on each side.
+        pad_mode: "reflect", "replicate" or "zero".
+        dtype: of the result.
+        impl: the backend.
+
+    Returns:
+        [N, C, H + 2·pad, W + 2·pad].
+    """
     x = x.to(dtype).contiguous(memory_format=torch.channels_last)
     return functional.bias_act(x, pad=pad, pad_mode=pad_mode, impl=impl) if pad else x
 
 
 def check_planes(z: Tensor, what: str) -> None:
-    """Raise ValueError where an instance norm would see a single pixel; `what` names its origin."""
+    """Raise ValueError where an instance norm would see a single pixel.
+
+    Args:
+        z: [N, C, H, W].
+        what: names the origin of z in the message.
+    """
     if z.shape[2] * z.shape[3] == 1:
         raise ValueError(f"{what} is too small: a plane of 1×1 cannot be normalised; use a larger image")
 
 
 def conv_chain(p: Tensor, blocks: list[Any], impl: str) -> Tensor:
-    """The convolutions of `blocks` and all between them; p is padded for the first. Gives the last one's output."""
+    """The convolutions of `blocks` and all between them.
+
+    Args:
+        p: [N, C, H, W], padded for the first convolution.
+        blocks: of `reference.Conv2dBlock`, at least one.
+        impl: the backend.
+
+    Returns:
+        The output of the last convolution, without its norm and activation.
+
+    Raises:
+        ValueError: an instance norm would see a plane of 1×1.
+    """
     z, previous = convolution(p, conv_args(blocks[0], p.dtype)), blocks[0]
     for block in blocks[1:]:
         if norm_of(previous) == "instance":
@@ -211,7 +270,18 @@ def res_blocks(
     impl: str,
     adain: list[tuple[Tensor, Tensor]] | None = None,
 ) -> Tensor:
-    """Residual blocks on h, which is padded for the first; gives the last one's result padded as `after` says."""
+    """A chain of residual blocks.
+
+    Args:
+        h: [N, dim, H + 2·pad, W + 2·pad], padded for the first block.
+        blocks: of `reference.ResBlock`.
+        after: (pixels, mode) of the padding that the result gets.
+        impl: the backend.
+        adain: two (weight, bias) pairs a block, each [N, dim]; None without AdaIN.
+
+    Returns:
+        [N, dim, H + 2·after, W + 2·after].
+    """
     for i, block in enumerate(blocks):
         first, second = block.model
         style_1, style_2 = adain[2 * i : 2 * i + 2] if adain is not None else (None, None)

@@ -283,7 +283,19 @@ MODELS: dict[str, type[MUNIT] | type[UNIT]] = {"MUNIT": MUNIT, "UNIT": UNIT}
 
 
 def from_pretrained(name: str | Path, impl: str = "auto") -> MUNIT | UNIT:
-    """`MUNIT.from_pretrained` or `UNIT.from_pretrained`, as the file says; the file is read once."""
+    """A pretrained model of the class that the file names, ready to translate. Nothing is downloaded.
+
+    Args:
+        name: The bundled "openmoji-lines2color", or the path of a .safetensors file that `munit-fast export` wrote.
+        impl: The backend, as in `munit_fast.functional`; "reference" takes the plain networks.
+
+    Returns:
+        The model in evaluation mode, on the CPU.
+
+    Raises:
+        ValueError: There is no bundled model of that name.
+        CheckpointError: The file cannot be used.
+    """
     path = pretrained.locate(name)
     file = read_portable(path)
     return MODELS[file.trainer]._from_file(path, file, impl)

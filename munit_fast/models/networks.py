@@ -58,6 +58,17 @@ class _Encoder(Fused):
     """What both encoders share: they read the same padded image."""
 
     def forward(self, x: Tensor) -> Tensor:
+        """The code of images.
+
+        Args:
+            x: Images [N, C, H, W] in [-1, 1], NCHW or channels_last.
+
+        Returns:
+            The code, of the shape that the class states.
+
+        Raises:
+            ValueError: The image is so small that an instance norm would see a plane of 1×1.
+        """
         if self.uses_reference:
             return super().forward(x)
         first = self.layers[0]
@@ -66,7 +77,11 @@ class _Encoder(Fused):
             return self.of_padded(pad_input(x, *padding(first), dtype, self.impl))
 
     def of_padded(self, p: Tensor) -> Tensor:
-        """The code of an image that is padded and cast already."""
+        """The code of an image that is padded and cast already.
+
+        Args:
+            p: [N, C, H + 6, W + 6], as `AdaINGen.pad_image` returns it.
+        """
         raise NotImplementedError
 
 
@@ -74,6 +89,11 @@ class StyleEncoder(_Encoder, reference.StyleEncoder):
     """`reference.StyleEncoder`: [N, input_dim, H, W] -> [N, style_dim, 1, 1]; float32 under autocast."""
 
     def of_padded(self, p: Tensor) -> Tensor:
+        """The style code [N, style_dim, 1, 1] of a padded image, in the dtype of the parameters.
+
+        Args:
+            p: [N, C, H + 6, W + 6], as `AdaINGen.pad_image` returns it.
+        """
         return self._recomputed(self._of_padded, p)
 
     def _of_padded(self, p: Tensor) -> Tensor:
@@ -89,6 +109,14 @@ class ContentEncoder(_Encoder, reference.ContentEncoder):
     """`reference.ContentEncoder`: [N, input_dim, H, W] -> [N, dim · 2^d, H / 2^d, W / 2^d], channels_last."""
 
     def of_padded(self, p: Tensor) -> Tensor:
+        """The content code [N, dim · 2^d, H / 2^d, W / 2^d] of a padded image, in the dtype of p.
+
+        Args:
+            p: [N, C, H + 6, W + 6], as `AdaINGen.pad_image` returns it.
+
+        Raises:
+            ValueError: An instance norm would see a plane of 1×1.
+        """
         res = self.layers[-1].model
         after = padding(res[0].model[0]) if len(res) else (0, "zero")
         h = self._recomputed(self._halved, p, after)
@@ -106,6 +134,18 @@ class Decoder(reference.Decoder, Fused):
     """`reference.Decoder`: content [N, dim, h, w] -> images [N, output_dim, h · 2^d, w · 2^d], channels_last."""
 
     def forward(self, x: Tensor, adain: list[tuple[Tensor, Tensor]] | None = None) -> Tensor:
+        """Images from a content code.
+
+        Args:
+            x: Content [N, dim, h, w].
+            adain: 2 · n_res pairs (weight, bias), each [N, dim], for the residual blocks' norms "adain"; else None.
+
+        Returns:
+            Images [N, output_dim, h · 2^d, w · 2^d] in [-1, 1], channels_last, in the dtype of the convolutions.
+
+        Raises:
+            ValueError: The content has planes of 1×1, which cannot be normalised, or is too small to be reflected.
+        """
         if self.uses_reference:
             return super().forward(x, adain)
         dtype = compute_dtype(x, self.layers[-1].conv.weight.dtype)
@@ -154,7 +194,18 @@ class Decoder(reference.Decoder, Fused):
 
     @torch.no_grad()
     def in_styles(self, x: Tensor, adain: list[list[tuple[Tensor, Tensor]]]) -> list[Tensor]:
-        """`forward` for several styles, without a graph; the first convolution, which sees no style, runs once."""
+        """`forward` for several styles, without a graph; the first convolution, which sees no style, runs once.
+
+        Args:
+            x: Content [N, dim, h, w].
+            adain: For each style the pairs that `forward` takes.
+
+        Returns:
+            For each style images [N, output_dim, h · 2^d, w · 2^d].
+
+        Raises:
+            ValueError: As `forward`.
+        """
         if self.uses_reference or not len(self.layers[0].model):
             return [self(x, style) for style in adain]
         dtype = compute_dtype(x, self.layers[-1].conv.weight.dtype)
@@ -176,7 +227,16 @@ class Decoder(reference.Decoder, Fused):
 
 
 class AdaINGen(reference.AdaINGen, Fused):
-    """MUNIT's auto-encoder of one domain; see `reference.AdaINGen`, whose state_dict it shares."""
+    """MUNIT's auto-encoder of one domain; see `reference.AdaINGen`, whose state_dict it shares.
+
+    Args:
+        input_dim: Channels C of the images.
+        params: The `gen:` section of a configuration: dim, style_dim, n_downsample, n_res, activ, pad_type, mlp_dim.
+        impl: The backend, as in `munit_fast.functional`; "reference": the reference's own forward.
+
+    Raises:
+        ValueError: activ, pad_type or impl is unknown.
+    """
 
     enc_style: StyleEncoder
     enc_content: ContentEncoder
@@ -191,41 +251,98 @@ class AdaINGen(reference.AdaINGen, Fused):
         self.set_impl(impl)
 
     def pad_image(self, images: Tensor) -> Tensor:
-        """Images [N, C, H, W] as both encoders read them, for `of_padded`."""
+        """Images as both encoders read them, for `content_of` and `style_of`.
+
+        Args:
+            images: [N, C, H, W] in [-1, 1].
+
+        Returns:
+            [N, C, H + 6, W + 6], channels_last, in the dtype of the convolutions.
+        """
         first = self.enc_content.layers[0]
         dtype = compute_dtype(images, first.conv.weight.dtype)
         with autocast_off(images):
             return pad_input(images, *padding(first), dtype, self.impl)
 
     def encode(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """The content and the style of images (section 3 of the paper).
+
+        Args:
+            images: [N, C, H, W] in [-1, 1].
+
+        Returns:
+            Content [N, dim · 2^d, H / 2^d, W / 2^d] and style [N, style_dim, 1, 1], with d = n_downsample. Under
+            autocast the style is float32 and the content has autocast's dtype.
+
+        Raises:
+            ValueError: The image is so small that an instance norm would see a plane of 1×1.
+        """
         if self.uses_reference:
             return super().encode(images)
         p = self.pad_image(images)
         return self.content_of(p), self.style_of(p)
 
     def content_of(self, p: Tensor) -> Tensor:
-        """The content code of `pad_image(images)`."""
+        """The content code [N, dim · 2^d, H / 2^d, W / 2^d] of images.
+
+        Args:
+            p: What `pad_image` returned for them.
+        """
         with autocast_off(p):
             return self.enc_content.of_padded(p)
 
     def style_of(self, p: Tensor) -> Tensor:
-        """The style code of `pad_image(images)`."""
+        """The style code [N, style_dim, 1, 1] of images.
+
+        Args:
+            p: What `pad_image` returned for them.
+        """
         with autocast_off(p):
             return self.enc_style.of_padded(p)
 
     def adain_params(self, style: Tensor) -> list[tuple[Tensor, Tensor]]:
-        """One (weight, bias) pair [N, C] for each AdaIN layer from a style [N, style_dim, 1, 1]; not under autocast."""
+        """The parameters of the decoder's AdaIN layers, from an MLP (section 5.1 of the paper); not under autocast.
+
+        Args:
+            style: [N, style_dim, 1, 1].
+
+        Returns:
+            One (weight, bias) pair for each layer, both [N, channels of the layer].
+        """
         with autocast_off(style):
             return split_adain_params(self.mlp(style.to(next(self.mlp.parameters()).dtype)), self.dec)
 
     def decode(self, content: Tensor, style: Tensor) -> Tensor:
+        """Images of a content and a style.
+
+        Args:
+            content: [N, dim · 2^d, h, w].
+            style: [N, style_dim, 1, 1].
+
+        Returns:
+            Images [N, C, h · 2^d, w · 2^d] in [-1, 1], channels_last.
+
+        Raises:
+            ValueError: As `Decoder.forward`.
+        """
         if self.uses_reference:
             return super().decode(content, style)
         return self.dec(content, self.adain_params(style))
 
     @torch.no_grad()
     def decode_styles(self, content: Tensor, styles: Tensor) -> Tensor:
-        """content [N, …] in several styles [N, S, style_dim] -> images [N, S, C, H, W], without a graph."""
+        """Images of a content in several styles, without a graph.
+
+        Args:
+            content: [N, dim · 2^d, h, w].
+            styles: [N, S, style_dim].
+
+        Returns:
+            Images [N, S, C, h · 2^d, w · 2^d] in [-1, 1].
+
+        Raises:
+            ValueError: As `Decoder.forward`.
+        """
         with shared_weights():
             if self.uses_reference:
                 images = [self.decode(content, s[:, :, None, None]) for s in styles.unbind(1)]
@@ -235,7 +352,16 @@ class AdaINGen(reference.AdaINGen, Fused):
 
 
 class VAEGen(reference.VAEGen, Fused):
-    """UNIT's auto-encoder of one domain; see `reference.VAEGen`, whose state_dict it shares."""
+    """UNIT's auto-encoder of one domain; see `reference.VAEGen`, whose state_dict it shares.
+
+    Args:
+        input_dim: Channels C of the images.
+        params: The `gen:` section of a configuration: dim, n_downsample, n_res, activ, pad_type.
+        impl: The backend, as in `munit_fast.functional`; "reference": the reference's own forward.
+
+    Raises:
+        ValueError: activ, pad_type or impl is unknown.
+    """
 
     content_encoder = ContentEncoder
     decoder = Decoder
@@ -249,6 +375,14 @@ class MsImageDis(reference.MsImageDis, Fused):
     """The multi-scale discriminator; see `reference.MsImageDis`, whose state_dict it shares.
 
     With norm "bn" or "sn", which no epilogue has, the reference's forward runs. Outputs are float32 under autocast.
+
+    Args:
+        input_dim: Channels C of the images.
+        params: The `dis:` section of a configuration: dim, norm, activ, n_layer, gan_type, num_scales, pad_type.
+        impl: The backend, as in `munit_fast.functional`; "reference": the reference's own forward.
+
+    Raises:
+        ValueError: gan_type, norm, activ, pad_type or impl is unknown.
     """
 
     def __init__(self, input_dim: int, params: Params, impl: str = "auto") -> None:
@@ -259,9 +393,22 @@ class MsImageDis(reference.MsImageDis, Fused):
 
     @property
     def uses_reference(self) -> bool:
+        """Whether the reference's own forward runs."""
         return self.impl == "reference" or not self.fused_norm
 
     def forward(self, x: Tensor) -> list[Tensor]:
+        """The patch maps of images.
+
+        Args:
+            x: Images [N, C, H, W] in [-1, 1].
+
+        Returns:
+            One map [N, 1, h_i, w_i] for each scale, finest first, in the dtype of the parameters (autocast's where the
+            reference's forward runs under it).
+
+        Raises:
+            ValueError: With norm "in": the image is so small that a plane of 1×1 would be normalised.
+        """
         if self.uses_reference:
             return super().forward(x)
         dtype = compute_dtype(x, next(self.parameters()).dtype)
@@ -283,7 +430,15 @@ class MsImageDis(reference.MsImageDis, Fused):
         return F.conv2d(y.to(last.weight.dtype), last.weight, last.bias)
 
     def calc_dis_loss(self, input_fake: Tensor, input_real: Tensor) -> Tensor:
-        """The discriminator's loss, summed over the scales: fake towards 0, real towards 1."""
+        """The discriminator's loss, summed over the scales: fake towards 0, real towards 1.
+
+        Args:
+            input_fake: Images [N, C, H, W] in [-1, 1].
+            input_real: Images [M, C, H', W'] in [-1, 1]; one batch with the fake ones where the sizes are the same.
+
+        Returns:
+            A scalar.
+        """
         if self.uses_reference:
             return super().calc_dis_loss(input_fake, input_real)
         if input_fake.shape[1:] != input_real.shape[1:]:
@@ -294,7 +449,14 @@ class MsImageDis(reference.MsImageDis, Fused):
         return self._losses(fake, 0.0) + self._losses(real, 1.0)
 
     def calc_gen_loss(self, input_fake: Tensor) -> Tensor:
-        """The generator's adversarial loss, summed over the scales: fake towards 1."""
+        """The generator's adversarial loss, summed over the scales: fake towards 1.
+
+        Args:
+            input_fake: Images [N, C, H, W] in [-1, 1].
+
+        Returns:
+            A scalar.
+        """
         if self.uses_reference:
             return super().calc_gen_loss(input_fake)
         return self._losses(self.forward(input_fake), 1.0)

@@ -5,17 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 import yaml
-from torch import Tensor
+from torch import Tensor, nn
 
 from munit_fast.config import Config, ConfigError, parse_config
 from munit_fast.io.checkpoints import CheckpointError, describe_network
 from munit_fast.io.safetensors_file import read_generators, write_generators
-
-if TYPE_CHECKING:
-    from munit_fast.models.munit import MUNIT, UNIT
 
 # What says where images lie on the machine that trained is of no use elsewhere.
 _DATA_KEYS = {name for name in Config.model_fields if name.startswith("data_")}
@@ -38,8 +35,17 @@ class PortableModel:
     about: Mapping[str, str] = field(default_factory=dict)
 
 
+class Exportable(Protocol):
+    """What `write_portable` reads of a model, which is `mf.MUNIT` or `mf.UNIT`."""
+
+    trainer: str
+    config: Config
+    gen_a: nn.Module
+    gen_b: nn.Module
+
+
 def write_portable(
-    path: str | Path, model: MUNIT | UNIT, *, dtype: str = "fp16", about: Mapping[str, str] | None = None
+    path: str | Path, model: Exportable, *, dtype: str = "fp16", about: Mapping[str, str] | None = None
 ) -> None:
     """Write both generators of a model; the file appears whole or not at all.
 

@@ -85,9 +85,13 @@ class EpilogueCase:
         shape: of x, [N, C, H, W].
         dtype: of x, residual and result.
         layout: one of LAYOUTS, see `lay_out`; "mixed": x channels_last, the residual NCHW.
-        act, pad, pad_mode, eps: as the function's.
+        act: as the function's.
+        pad: as the function's.
+        pad_mode: as the function's.
+        eps: as the function's.
         residual: whether there is one.
-        mean, std: of the values of x.
+        mean: of the values of x.
+        std: of the values of x.
         plane_std: spread of the planes' own means about `mean`.
         shared_slope: prelu's slope is [1] instead of [C].
         parameter_dtype: of weight, bias and slope; None: as a module under autocast has them.
@@ -117,10 +121,12 @@ class EpilogueCase:
 
     @property
     def norm(self) -> str:
+        """The norm, one of `spec.NORMS`."""
         return _OPS[self.op].norm
 
     @property
     def block(self) -> int:
+        """Side of the blocks of depth-to-space; 1 for none."""
         return _OPS[self.op].block
 
     @property
@@ -147,7 +153,13 @@ class EpilogueCase:
 
 
 def grid(op: str, dtype: torch.dtype, layout: str) -> Iterator[EpilogueCase]:
-    """Every activation with every padding, the shapes and the residual in turn."""
+    """Every activation with every padding, the shapes and the residual in turn.
+
+    Args:
+        op: one of OPS.
+        dtype: of x.
+        layout: one of LAYOUTS.
+    """
     block = block_of(op)
     turns = itertools.count(OPS.index(op) + LAYOUTS.index(layout))
     for act, (pad, mode) in itertools.product(ACTIVATIONS, PADS):

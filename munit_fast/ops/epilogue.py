@@ -78,7 +78,16 @@ def empty_stats(x: Tensor, spec: EpilogueSpec) -> Tensor:
 
 
 def empty_gradients(x: Tensor, spec: EpilogueSpec, need: Sequence[bool]) -> tuple[Tensor, Tensor, Tensor]:
-    """Memory for the gradients of x and of the residual, and for the sums; what is not needed has no elements."""
+    """Memory for the gradients of x and of the residual, and for the sums; what is not needed has no elements.
+
+    Args:
+        x: [N, C, H, W].
+        spec: the epilogue.
+        need: which of the three are needed.
+
+    Returns:
+        Two tensors like x, and [3, N, C] in the accumulator's dtype.
+    """
     need_x, need_residual, need_sums = need
     return (
         torch.empty_like(x) if need_x else x.new_empty(0),
@@ -155,7 +164,15 @@ def gradients(
 ) -> tuple[Tensor | None, Tensor | None, Tensor | None, Tensor | None, Tensor | None]:
     """The gradients of x, weight, bias, residual and slopes, those that `need` (in this order) asks for.
 
-    `inputs` as the forward had them, without the residual; flags: the fields of the spec, and impl.
+    Args:
+        grad: [N, C / block², block·H + 2·pad, block·W + 2·pad].
+        inputs: as the forward had them, without the residual.
+        stats: [2, R], from the forward.
+        flags: the fields of the spec, and impl.
+        need: which of the five are needed.
+
+    Returns:
+        Each like its tensor; None where it is not needed.
     """
     x, weight, bias, _, slopes = inputs
     need_x, need_weight, need_bias, need_residual, need_slopes = need
@@ -205,7 +222,23 @@ def epilogue(
     spec: EpilogueSpec,
     impl: str,
 ) -> Tensor:
-    """One epilogue of checked arguments; autograd is entered only when a gradient is needed."""
+    """One epilogue of checked arguments; autograd is entered only when a gradient is needed.
+
+    Args:
+        x: [N, C, H, W], dense.
+        weight: [P] or [N, P], where channel c reads entry c % P; None: one.
+        bias: like weight; None: zero.
+        residual: like x, or a window of a larger tensor; or None.
+        slopes: [1] or [C] for act "prelu"; else None.
+        spec: the options.
+        impl: the backend.
+
+    Returns:
+        [N, C / block², block·H + 2·pad, block·W + 2·pad] in x's dtype and layout.
+
+    Raises:
+        RuntimeError: `impl` cannot serve these tensors.
+    """
     tensors = (x, weight, bias, residual, slopes)
     if needs_gradient(tensors):
         return _EpilogueFunction.apply(*distinct(tensors), *spec, impl)

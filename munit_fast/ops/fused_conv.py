@@ -219,12 +219,29 @@ def _inner(x: Tensor, pad: int) -> Tensor:
 
 
 def convolution(a: Tensor, conv: Conv) -> Tensor:
-    """conv(a) for a padded a [N, C, H, W]."""
+    """A convolution without padding of its own.
+
+    Args:
+        a: [N, C, H, W], channels_last, padded already.
+        conv: the convolution.
+
+    Returns:
+        [N, O, (H - k) // stride + 1, …], channels_last.
+    """
     return _ConvFunction.apply(a, conv.weight, conv.bias, conv.border_weight, conv.unused_bias, conv.stride)
 
 
 def epilogue_conv(z: Tensor, epilogue: EpilogueArgs, conv: Conv) -> Tensor:
-    """conv(epilogue(z)) for the output z of the convolution before; keeps z and two numbers a plane."""
+    """conv(epilogue(z)); keeps z and two numbers a plane for the backward.
+
+    Args:
+        z: [N, C, H, W], channels_last: the output of the convolution before.
+        epilogue: what stands between; its padding is that of `conv`.
+        conv: the convolution.
+
+    Returns:
+        As `convolution`.
+    """
     weight, bias, slopes, spec, impl = epilogue
     of_conv = (conv.weight, conv.bias, conv.border_weight, conv.unused_bias, conv.stride)
     return _EpilogueConvFunction.apply(z, weight, bias, slopes, *of_conv, *spec, impl)
@@ -233,9 +250,20 @@ def epilogue_conv(z: Tensor, epilogue: EpilogueArgs, conv: Conv) -> Tensor:
 def residual_block(
     h: Tensor, conv_1: Conv, first: EpilogueArgs, conv_2: Conv, second: EpilogueArgs, pad: int
 ) -> Tensor:
-    """second(conv_2(first(conv_1(h)))) with the unpadded h as the residual of `second`; h is padded by `pad`.
+    """second(conv_2(first(conv_1(h)))) with the unpadded h as the residual of `second`.
 
-    Keeps h and the two convolutions' outputs.
+    Keeps h and the two convolutions' outputs for the backward.
+
+    Args:
+        h: [N, C, H + 2·pad, W + 2·pad], channels_last, padded already.
+        conv_1: 3×3, C to C channels, without a bias that is added.
+        first: what follows it, with the padding of `conv_2`.
+        conv_2: like `conv_1`.
+        second: what follows it; its padding is that of the result.
+        pad: pixels of h's padding.
+
+    Returns:
+        [N, C, H + 2·pad of `second`, …], channels_last.
     """
     return _ResidualBlockFunction.apply(
         h,

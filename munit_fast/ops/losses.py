@@ -118,14 +118,32 @@ class _LsganLoss(torch.autograd.Function):
 
 
 def l1_losses(first: list[Tensor], second: list[Tensor], impl: str) -> Tensor:
-    """mean(|a - b|) of each checked pair, [P]."""
+    """`mean(|a - b|)` of each of P checked pairs.
+
+    Args:
+        first: P dense tensors of one dtype.
+        second: like `first`, shapes and memory formats too.
+        impl: the backend.
+
+    Returns:
+        [P] in float32 (float64 for float64).
+    """
     if needs_gradient([*first, *second]):
         return _L1Losses.apply(impl, *distinct([*first, *second]))
     return torch.ops.munit_fast.l1_losses(first, second, impl)
 
 
 def lsgan_loss(outputs: list[Tensor], target: float, impl: str) -> Tensor:
-    """Σ over scales of mean((output - target)²), a scalar."""
+    """Σ over scales of mean((output - target)²).
+
+    Args:
+        outputs: dense tensors of one dtype, any shapes.
+        target: what they are to be.
+        impl: the backend.
+
+    Returns:
+        A scalar in float32 (float64 for float64).
+    """
     if needs_gradient(outputs):
         return _LsganLoss.apply(target, impl, *distinct(outputs))
     return torch.ops.munit_fast.lsgan_loss(outputs, target, impl)

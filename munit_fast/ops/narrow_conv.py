@@ -25,10 +25,12 @@ def _serves(x: Tensor, channels: int, kernel: tuple[int, int], stride: int) -> b
 
 
 def serves_forward(a: Tensor, weight: Tensor, stride: int) -> bool:
+    """Whether `forward` takes a convolution with weight [O, C, k, k]: few O, k ≥ 5, stride 1, float32 on a CPU."""
     return _serves(a, weight.shape[0], tuple(weight.shape[2:]), stride)  # type: ignore[arg-type]
 
 
 def serves_backward(grad: Tensor, weight: Tensor, stride: int) -> bool:
+    """Whether `backward` takes it: few C, else as `serves_forward`."""
     return _serves(grad, weight.shape[1], tuple(weight.shape[2:]), stride)  # type: ignore[arg-type]
 
 
@@ -42,7 +44,16 @@ def _add_columns(columns: Tensor, k: int) -> Tensor:
 
 
 def forward(a: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """conv2d(a, weight, bias) for a [N, C, H, W], weight [O, C, k, k] with few O; channels_last."""
+    """conv2d(a, weight, bias).
+
+    Args:
+        a: [N, C, H, W].
+        weight: [O, C, k, k] with few O.
+        bias: [O]; or None.
+
+    Returns:
+        [N, O, H - k + 1, W - k + 1], channels_last.
+    """
     o, c, k, _ = weight.shape
     columns = torch.conv2d(a, weight.permute(3, 0, 1, 2).reshape(k * o, c, k, 1))
     y = _add_columns(columns, k)

@@ -84,9 +84,12 @@ def _borders(y: Tensor, vertical: bool) -> tuple[Tensor, Tensor]:
 
 
 def correct_reflect_border(y: Tensor, a: Tensor, border_weight: Tensor) -> None:
-    """Adds to y [N, 4·O, H, W] (channels_last) what reflection padding changes.
+    """Add to y what reflection padding changes.
 
-    a [N, C, H+2, W+2] is the replicated input, border_weight the 5×5 kernel [O, C, 5, 5]; H, W ≥ 2.
+    Args:
+        y: [N, 4·O, H, W], channels_last, H and W ≥ 2; changed in place.
+        a: [N, C, H + 2, W + 2], the replicated input.
+        border_weight: [O, C, 5, 5].
     """
     for vertical in (False, True):
         kernels = _kernels(border_weight, vertical).flatten(2)
@@ -115,9 +118,17 @@ def _lines_backward(grads: Tensor, border_weight: Tensor, vertical: bool) -> Ten
 def correct_reflect_border_backward(
     grad: Tensor, a: Tensor, border_weight: Tensor, grad_a: Tensor | None, need_border: bool
 ) -> Tensor | None:
-    """The backward of `correct_reflect_border`, for grad [N, 4·O, H, W].
+    """The backward of `correct_reflect_border`.
 
-    Adds the correction's part to grad_a (where there is one) and returns the gradient of `border_weight`.
+    Args:
+        grad: [N, 4·O, H, W].
+        a: [N, C, H + 2, W + 2].
+        border_weight: [O, C, 5, 5].
+        grad_a: like a; the correction's part is added in place. None: not needed.
+        need_border: whether the gradient of `border_weight` is needed.
+
+    Returns:
+        The gradient of `border_weight`, or None.
     """
     grad_border = torch.zeros_like(border_weight) if need_border else None
     c = a.shape[1]

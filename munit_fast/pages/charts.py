@@ -131,7 +131,13 @@ def moving_average(points: Points) -> Points:
 
 
 def ticks(low: float, high: float, most: int = 5) -> list[float]:
-    """Round numbers from at or below `low` to at or above `high`, in about `most` steps of 1, 2 or 5."""
+    """Round numbers that cover a range, in steps of 1, 2 or 5 times a power of ten.
+
+    Args:
+        low: the first number is at or below it.
+        high: the last number is at or above it.
+        most: about as many steps at most.
+    """
     high = high if high > low else low + 1
     size = 10.0 ** math.floor(math.log10((high - low) / most))
     step = next(size * factor for factor in (1, 2, 5, 10) if (high - low) / (size * factor) <= most)

@@ -79,24 +79,43 @@ class MetricRow(Protocol):
     """What the table shows of a measured quantity; `munit_fast.evaluate.metrics.EvaluationRow` has it all."""
 
     @property
-    def name(self) -> str: ...
+    def name(self) -> str:
+        """What is measured."""
+
     @property
-    def direction(self) -> str: ...
+    def direction(self) -> str:
+        """The direction of the translation, "colour → lines" for example."""
+
     @property
-    def value(self) -> float: ...
+    def value(self) -> float:
+        """The measurement."""
+
     @property
-    def better(self) -> str: ...
+    def better(self) -> str:
+        """Whether "lower" or "higher" is better."""
+
     @property
-    def measured(self) -> str: ...
+    def measured(self) -> str:
+        """How it was measured, for readers."""
+
     @property
-    def floor(self) -> float | None: ...
+    def floor(self) -> float | None:
+        """The value that real data reach; None where it has no meaning."""
+
     @property
-    def ceiling(self) -> float | None: ...
+    def ceiling(self) -> float | None:
+        """The value of the input left untranslated; None where it has no meaning."""
+
     @property
-    def stderr(self) -> float | None: ...
+    def stderr(self) -> float | None:
+        """The standard error of the value; None where it is not known."""
+
     @property
-    def baselines(self) -> Mapping[str, float]: ...
-    def reading(self) -> str: ...
+    def baselines(self) -> Mapping[str, float]:
+        """Values of simple alternatives, by name."""
+
+    def reading(self) -> str:
+        """One sentence about where the value stands."""
 
 
 @dataclass(frozen=True)

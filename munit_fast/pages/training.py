@@ -37,6 +37,7 @@ class TrainingStatus:
 
     @property
     def finished(self) -> bool:
+        """Whether all iterations are done."""
         return self.iteration >= self.max_iter
 
 

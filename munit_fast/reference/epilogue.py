@@ -64,6 +64,9 @@ def activate(z: Tensor, act: str, slope: float | Tensor = 0.2) -> Tensor:
         act: "none"; "relu"; "lrelu"; "prelu" (He et al., 2015); "selu" (Klambauer et al., 2017); "tanh"; "silu",
             z · σ(z) (Hendrycks & Gimpel, 2016; Elfwing et al., 2017).
         slope: of "lrelu" a number; of "prelu" a tensor [1] or [C].
+
+    Returns:
+        [N, C, H, W] in z's dtype.
     """
     if act == "relu":
         return F.relu(z)
@@ -103,11 +106,21 @@ def space_to_depth(y: Tensor, block: int) -> Tensor:
 
 
 def pad2d(x: Tensor, pad: int, pad_mode: str) -> Tensor:
+    """x [N, C, H, W] with `pad` pixels on each side: [N, C, H + 2·pad, W + 2·pad]."""
     return F.pad(x, (pad,) * 4, mode=_PAD_MODES[pad_mode]) if pad else x
 
 
 def pad2d_backward(grad: Tensor, pad: int, pad_mode: str) -> Tensor:
-    """The gradient of `pad2d`: each border pixel is added to the pixel it was read from."""
+    """The gradient of `pad2d`: each border pixel is added to the pixel it was read from.
+
+    Args:
+        grad: [N, C, H + 2·pad, W + 2·pad].
+        pad: pixels on each side.
+        pad_mode: "reflect", "replicate" or "zero".
+
+    Returns:
+        [N, C, H, W].
+    """
     if not pad:
         return grad
     if pad_mode == "zero":
@@ -135,9 +148,9 @@ def epilogue(
 ) -> Tensor:
     """normalise → act → + residual → depth-to-space → pad.
 
-    norm "instance" (MUNIT eq. 2 when weight and bias are [N, C]): r = 1 / sqrt(var + eps) with the biased variance of
-    each plane. norm "layer" (MUNIT, decoder): r = 1 / (std + eps) with the unbiased std of each sample.
-    norm "none": z = weight · x + bias.
+    norm "instance" (MUNIT's AdaIN, section 5.1, when weight and bias are [N, C]): r = 1 / sqrt(var + eps) with the
+    biased variance of each plane. norm "layer" (MUNIT, decoder): r = 1 / (std + eps) with the unbiased std of each
+    sample. norm "none": z = weight · x + bias.
 
     Args:
         x: [N, C, H, W].
@@ -197,7 +210,15 @@ def epilogue_backward(
         grad: [N, C / block², block·H + 2·pad, block·W + 2·pad].
         x: [N, C, H, W].
         stats: [2, R].
-        weight, bias, norm, eps, act, slope, block, pad, pad_mode: as for `epilogue`.
+        weight: as for `epilogue`.
+        bias: as for `epilogue`.
+        norm: as for `epilogue`.
+        eps: as for `epilogue`.
+        act: as for `epilogue`.
+        slope: as for `epilogue`.
+        block: as for `epilogue`.
+        pad: as for `epilogue`.
+        pad_mode: as for `epilogue`.
 
     Returns:
         dx [N, C, H, W] and the gradient of the residual (= g) [N, C, H, W], both in x's dtype; and the sums over each

@@ -26,7 +26,11 @@ def _choose(what: str, name: str, known: tuple[str, ...]) -> None:
 
 
 def make_activation(name: str) -> nn.Module | None:
-    """The activation called `name`, or None for "none"; "lrelu" has slope 0.2, "prelu" one learned slope."""
+    """The activation called `name`, or None for "none"; "lrelu" has slope 0.2, "prelu" one learned slope.
+
+    Raises:
+        ValueError: `name` is not one of ACTIVATIONS.
+    """
     _choose("activation", name, ACTIVATIONS)
     if name == "relu":
         return nn.ReLU()
@@ -42,7 +46,11 @@ def make_activation(name: str) -> nn.Module | None:
 
 
 def make_norm(name: str, channels: int) -> nn.Module | None:
-    """The normalisation called `name` over `channels`; "none" and "sn" (which acts on the weight) give None."""
+    """The normalisation called `name` over `channels`; "none" and "sn" (which acts on the weight) give None.
+
+    Raises:
+        ValueError: `name` is not one of NORMS.
+    """
     _choose("norm", name, NORMS)
     if name == "bn":
         return nn.BatchNorm2d(channels)
@@ -64,6 +72,11 @@ class LayerNorm(nn.Module):
     not GroupNorm(1). gamma starts uniform in [0, 1), beta at 0.
 
     Shape: [N, C, H, W] -> [N, C, H, W].
+
+    Args:
+        num_features: channels C.
+        eps: added to the standard deviation.
+        affine: whether gamma and beta [C] are learned.
     """
 
     def __init__(self, num_features: int, eps: float = 1e-5, affine: bool = True) -> None:
@@ -74,6 +87,7 @@ class LayerNorm(nn.Module):
             self.beta = nn.Parameter(torch.zeros(num_features))
 
     def forward(self, x: Tensor) -> Tensor:
+        """The norm of x [N, C, H, W], in its dtype and shape."""
         flat = x.reshape(x.shape[0], -1)
         mean = flat.mean(dim=1).view(-1, 1, 1, 1)
         std = flat.std(dim=1).view(-1, 1, 1, 1)
@@ -83,11 +97,12 @@ class LayerNorm(nn.Module):
         return y
 
     def extra_repr(self) -> str:
+        """The options, for `repr`."""
         return f"{self.num_features}, eps={self.eps}, affine={self.affine}"
 
 
 class AdaptiveInstanceNorm2d(nn.Module):
-    """Adaptive instance norm (eq. 2 of the MUNIT paper; Huang & Belongie, ICCV 2017), style passed as arguments.
+    """Adaptive instance norm (section 5.1 of the MUNIT paper; Huang & Belongie, ICCV 2017), style passed as arguments.
 
         y = weight · (x - mean(x)) / sqrt(var(x) + eps) + bias
 
@@ -95,6 +110,10 @@ class AdaptiveInstanceNorm2d(nn.Module):
     exist for the published state_dict and never change.
 
     Shape: x [N, C, H, W]; weight, bias [N, C] -> [N, C, H, W].
+
+    Args:
+        num_features: channels C.
+        eps: added to the variance.
 
     Raises:
         ValueError: in a call: a 1×1 plane (its variance is zero by definition), or parameters of another shape.
@@ -110,6 +129,19 @@ class AdaptiveInstanceNorm2d(nn.Module):
         self.register_buffer("running_var", torch.ones(num_features))
 
     def forward(self, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        """The norm of x.
+
+        Args:
+            x: [N, C, H, W].
+            weight: [N, C].
+            bias: [N, C].
+
+        Returns:
+            [N, C, H, W] in x's dtype.
+
+        Raises:
+            ValueError: a plane is 1×1, or weight or bias is not [N, C].
+        """
         n, c, h, w = x.shape
         if h * w == 1:
             raise ValueError("adaptive instance norm needs planes larger than 1×1; use a larger image")
@@ -129,6 +161,7 @@ class AdaptiveInstanceNorm2d(nn.Module):
         return y.view(n, c, h, w)
 
     def extra_repr(self) -> str:
+        """The options, for `repr`."""
         return f"{self.num_features}, eps={self.eps}"
 
 
@@ -158,6 +191,7 @@ class SpectralNorm(nn.Module):
         module.register_parameter("weight_bar", nn.Parameter(weight))
 
     def forward(self, x: Tensor) -> Tensor:
+        """The convolution of x [N, C, H, W] with the normalised weight; advances u and v. The caller pads."""
         conv = self.module
         u, v, weight = conv.weight_u, conv.weight_v, conv.weight_bar
         assert isinstance(u, Tensor) and isinstance(v, Tensor) and isinstance(weight, Tensor)
@@ -173,6 +207,19 @@ class Conv2dBlock(nn.Module):
 
     Shape: x [N, input_dim, H, W] -> [N, output_dim, (H + 2·padding - kernel_size) // stride + 1, …].
     With norm "adain", `forward` takes that norm's (weight, bias), both [N, output_dim].
+
+    Args:
+        input_dim: channels of x.
+        output_dim: channels of the result.
+        kernel_size: side of the kernel.
+        stride: of both axes.
+        padding: pixels on each side.
+        norm: one of NORMS.
+        activation: one of ACTIVATIONS.
+        pad_type: one of PADDINGS.
+
+    Raises:
+        ValueError: norm, activation or pad_type is unknown.
     """
 
     def __init__(
@@ -195,6 +242,18 @@ class Conv2dBlock(nn.Module):
         self.conv = SpectralNorm(conv) if norm == "sn" else conv
 
     def forward(self, x: Tensor, adain: tuple[Tensor, Tensor] | None = None) -> Tensor:
+        """The block on x.
+
+        Args:
+            x: [N, input_dim, H, W].
+            adain: (weight, bias), both [N, output_dim], for norm "adain"; ignored by other norms.
+
+        Returns:
+            [N, output_dim, (H + 2·padding - kernel_size) // stride + 1, …].
+
+        Raises:
+            ValueError: norm "adain" without `adain`.
+        """
         x = self.conv(self.pad(x))
         if isinstance(self.norm, AdaptiveInstanceNorm2d):
             if adain is None:
@@ -216,6 +275,7 @@ class ResBlock(nn.Module):
         )
 
     def forward(self, x: Tensor, adain: list[tuple[Tensor, Tensor]] | None = None) -> Tensor:
+        """The block on x [N, dim, H, W]; `adain` holds the (weight, bias) of its two norms "adain", each [N, dim]."""
         first, second = self.model
         style_1, style_2 = adain if adain is not None else (None, None)
         return second(first(x, style_1), style_2) + x
@@ -230,5 +290,6 @@ class LinearBlock(nn.Module):
         self.activation = make_activation(activation)
 
     def forward(self, x: Tensor) -> Tensor:
+        """[N, input_dim] -> [N, output_dim]."""
         x = self.fc(x)
         return x if self.activation is None else self.activation(x)

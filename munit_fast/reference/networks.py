@@ -21,6 +21,13 @@ class StyleEncoder(nn.Module):
     """Image -> style code: 7×7 conv, four stride-2 4×4 convs (whatever n_downsample is), global average, 1×1 conv.
 
     Shape: [N, input_dim, H, W] -> [N, style_dim, 1, 1]. No normalisation: it would erase the style.
+
+    Args:
+        input_dim: channels of the images.
+        dim: channels after the first convolution.
+        style_dim: length of the style code.
+        activ: one of `layers.ACTIVATIONS`.
+        pad_type: one of `layers.PADDINGS`.
     """
 
     def __init__(self, input_dim: int, dim: int, style_dim: int, activ: str, pad_type: str) -> None:
@@ -37,6 +44,7 @@ class StyleEncoder(nn.Module):
         self.model = nn.Sequential(*layers)
 
     def forward(self, x: Tensor) -> Tensor:
+        """The style code [N, style_dim, 1, 1] of images x [N, input_dim, H, W] in [-1, 1]."""
         return self.model(x)
 
 
@@ -59,6 +67,17 @@ class ContentEncoder(nn.Module):
     """Image -> content code: 7×7 conv, n_downsample stride-2 4×4 convs (channels doubled), residual blocks; IN inside.
 
     Shape: [N, input_dim, H, W] -> [N, dim · 2^n_downsample, H / 2^n_downsample, W / 2^n_downsample].
+
+    Args:
+        n_downsample: how often the image is halved.
+        n_res: residual blocks.
+        input_dim: channels of the images.
+        dim: channels after the first convolution.
+        activ: one of `layers.ACTIVATIONS`.
+        pad_type: one of `layers.PADDINGS`.
+
+    Attributes:
+        output_dim: channels of the code, dim · 2^n_downsample.
     """
 
     def __init__(self, n_downsample: int, n_res: int, input_dim: int, dim: int, activ: str, pad_type: str) -> None:
@@ -72,14 +91,24 @@ class ContentEncoder(nn.Module):
         self.output_dim = dim
 
     def forward(self, x: Tensor) -> Tensor:
+        """The content code [N, output_dim, H / 2^d, W / 2^d] of images x [N, input_dim, H, W]; d = n_downsample."""
         return self.model(x)
 
 
 class Decoder(nn.Module):
-    """Content code -> image: residual blocks, n_downsample × (nearest ×2, 5×5 conv, layer norm), 7×7 conv, tanh.
+    """Content code -> image: residual blocks, n_upsample × (nearest ×2, 5×5 conv, layer norm), 7×7 conv, tanh.
 
     Shape: [N, dim, h, w] -> [N, output_dim, h · 2^n_upsample, w · 2^n_upsample], values in [-1, 1].
     With res_norm "adain", `adain` gives 2 · n_res (weight, bias) pairs, each [N, dim].
+
+    Args:
+        n_upsample: how often the content is doubled.
+        n_res: residual blocks.
+        dim: channels of the content.
+        output_dim: channels of the images.
+        res_norm: the residual blocks' norm, one of `layers.NORMS`: "adain" for MUNIT, "in" for UNIT.
+        activ: one of `layers.ACTIVATIONS`.
+        pad_type: one of `layers.PADDINGS`.
     """
 
     def __init__(
@@ -95,6 +124,15 @@ class Decoder(nn.Module):
         self.model = nn.Sequential(*layers)
 
     def forward(self, x: Tensor, adain: list[tuple[Tensor, Tensor]] | None = None) -> Tensor:
+        """Images from a content code.
+
+        Args:
+            x: content [N, dim, h, w].
+            adain: 2 · n_res pairs (weight, bias), each [N, dim], for res_norm "adain"; else None.
+
+        Returns:
+            Images [N, output_dim, h · 2^n_upsample, w · 2^n_upsample] in [-1, 1].
+        """
         x = self.model[0](x, adain)
         return self.model[1:](x)
 
@@ -114,6 +152,7 @@ class MLP(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
+        """[N, style_dim] or [N, style_dim, 1, 1] -> [N, output_dim]."""
         return self.model(x.reshape(x.shape[0], -1))
 
 
@@ -125,7 +164,7 @@ def num_adain_params(module: nn.Module) -> int:
 def split_adain_params(params: Tensor, module: nn.Module) -> list[tuple[Tensor, Tensor]]:
     """Cut the MLP's output [N, P] into one (weight, bias) pair [N, C] per AdaIN layer, in module order.
 
-    The layout is bias first, then weight (the "mean" and the "std" of eq. 2 of the paper), at raw scale.
+    The layout is bias first, then weight (the "mean" and the "std" of section 5.1 of the paper), at raw scale.
     """
     pairs = []
     for layer in (m for m in module.modules() if isinstance(m, AdaptiveInstanceNorm2d)):
@@ -155,16 +194,31 @@ class AdaINGen(nn.Module):
         self.mlp = MLP(params["style_dim"], num_adain_params(self.dec), params["mlp_dim"], activ)
 
     def encode(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """[N, C, H, W] -> (content [N, dim · 2^d, H / 2^d, W / 2^d], style [N, style_dim, 1, 1])."""
+        """The content and the style of images (section 3 of the paper).
+
+        Args:
+            images: [N, C, H, W] in [-1, 1].
+
+        Returns:
+            Content [N, dim · 2^d, H / 2^d, W / 2^d] and style [N, style_dim, 1, 1], with d = n_downsample.
+        """
         style = self.enc_style(images)
         return self.enc_content(images), style
 
     def decode(self, content: Tensor, style: Tensor) -> Tensor:
-        """content [N, …] and style [N, style_dim, 1, 1] -> images [N, C, H, W] in [-1, 1]."""
+        """Images of a content and a style.
+
+        Args:
+            content: [N, dim · 2^d, h, w].
+            style: [N, style_dim, 1, 1].
+
+        Returns:
+            Images [N, C, h · 2^d, w · 2^d] in [-1, 1].
+        """
         return self.dec(content, split_adain_params(self.mlp(style), self.dec))
 
     def forward(self, images: Tensor) -> Tensor:
-        """Reconstruct: decode(encode(images))."""
+        """Reconstruct: decode(encode(images)), images [N, C, H, W] in [-1, 1]."""
         content, style = self.encode(images)
         return self.decode(content, style)
 
@@ -186,7 +240,15 @@ class VAEGen(nn.Module):
         self.dec = self.decoder(n_downsample, n_res, self.enc.output_dim, input_dim, "in", activ, pad_type)
 
     def encode(self, images: Tensor, noise: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """[N, C, H, W] -> (mean, noise), both [N, dim · 2^d, h, w]; noise is drawn on the CPU unless it is given."""
+        """The code of images: the mean of a Gaussian of unit variance, and a draw of its noise.
+
+        Args:
+            images: [N, C, H, W] in [-1, 1].
+            noise: of the code's shape; None draws it with torch's CPU generator.
+
+        Returns:
+            Mean and noise, both [N, dim · 2^d, H / 2^d, W / 2^d] on one device, in one dtype. Their sum is a sample.
+        """
         mean = self.enc(images)
         if noise is None:
             noise = torch.randn(mean.shape)
@@ -197,7 +259,7 @@ class VAEGen(nn.Module):
         return self.dec(code)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Reconstruct; the code is noisy in training mode only."""
+        """Reconstruct images [N, C, H, W] in [-1, 1]; the code is noisy in training mode only."""
         mean, noise = self.encode(images)
         return self.decode(mean + noise if self.training else mean)
 
@@ -227,7 +289,7 @@ class MsImageDis(nn.Module):
         return nn.Sequential(*layers)
 
     def forward(self, x: Tensor) -> list[Tensor]:
-        """[N, C, H, W] -> one [N, 1, h_i, w_i] patch map per scale, finest first."""
+        """One patch map [N, 1, h_i, w_i] for each scale of images x [N, C, H, W] in [-1, 1], finest first."""
         outputs = []
         for net in self.cnns:
             outputs.append(net(x))
@@ -235,12 +297,20 @@ class MsImageDis(nn.Module):
         return outputs
 
     def calc_dis_loss(self, input_fake: Tensor, input_real: Tensor) -> Tensor:
-        """The discriminator's loss, summed over the scales: fake towards 0, real towards 1."""
+        """The discriminator's loss, summed over the scales: fake towards 0, real towards 1.
+
+        Args:
+            input_fake: images [N, C, H, W] in [-1, 1].
+            input_real: images [M, C, H', W'] in [-1, 1].
+
+        Returns:
+            A scalar.
+        """
         fake, real = self.forward(input_fake), self.forward(input_real)
         return torch.stack([self._loss(f, 0.0) + self._loss(r, 1.0) for f, r in zip(fake, real)]).sum()
 
     def calc_gen_loss(self, input_fake: Tensor) -> Tensor:
-        """The generator's adversarial loss, summed over the scales: fake towards 1."""
+        """The generator's adversarial loss on images [N, C, H, W], summed over the scales, a scalar: fake towards 1."""
         return torch.stack([self._loss(f, 1.0) for f in self.forward(input_fake)]).sum()
 
     def _loss(self, output: Tensor, target: float) -> Tensor:

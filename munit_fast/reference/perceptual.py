@@ -25,6 +25,7 @@ class Vgg16(nn.Module):
                 self.add_module(f"conv{i}_{j}", nn.Conv2d(c_in, c_out, 3, 1, 1))
 
     def forward(self, x: Tensor) -> Tensor:
+        """The features relu5_3 [N, 512, H/16, W/16] of x [N, 3, H, W], BGR in [0, 255] with the Caffe means removed."""
         for i, channels in enumerate(_STAGES, start=1):
             if i > 1:
                 x = F.max_pool2d(x, 2, 2)
@@ -34,9 +35,14 @@ class Vgg16(nn.Module):
 
     @classmethod
     def from_file(cls, path: str | Path) -> Vgg16:
-        """A frozen Vgg16 with the Caffe weights of `path`, a state_dict with keys conv1_1.weight … conv5_3.bias.
+        """A frozen Vgg16 with the Caffe weights of a file; nothing is downloaded.
 
-        Raises FileNotFoundError with what to do when there is no such file; nothing is downloaded.
+        Args:
+            path: a state_dict with keys conv1_1.weight … conv5_3.bias.
+
+        Raises:
+            FileNotFoundError: there is no such file; the message says what to do.
+            ValueError: it is not such a state_dict.
         """
         path = Path(path)
         if not path.is_file():
@@ -61,6 +67,15 @@ def _vgg_preprocess(x: Tensor) -> Tensor:
 
 
 def perceptual_loss(vgg: nn.Module, image: Tensor, target: Tensor) -> Tensor:
-    """mean((IN(vgg(image)) - IN(vgg(target)))²) for [N, C, H, W] images in [-1, 1]; a scalar."""
+    """mean((IN(vgg(image)) - IN(vgg(target)))²), the domain-invariant perceptual loss (section 5.1 of the paper).
+
+    Args:
+        vgg: a `Vgg16`.
+        image: [N, C, H, W] in [-1, 1], C = 1 or 3 (RGB).
+        target: like image.
+
+    Returns:
+        A scalar, with gradient to both images.
+    """
     features, wanted = vgg(_vgg_preprocess(image)), vgg(_vgg_preprocess(target))
     return torch.mean((F.instance_norm(features) - F.instance_norm(wanted)) ** 2)

@@ -25,7 +25,7 @@ Losses = dict[str, Any]  # published name -> scalar tensor, or 0.0 for a term th
 
 
 def l1(a: Tensor, b: Tensor) -> Tensor:
-    """mean(|a - b|), with gradient to both sides."""
+    """`mean(|a - b|)`, a scalar with gradient to both sides (eqs. 1–3 of the paper)."""
     return torch.mean(torch.abs(a - b))
 
 
@@ -71,9 +71,17 @@ def unit_total(losses: Mapping[str, Any], hp: Hyperparameters) -> Any:
 
 
 def learning_rate(hyperparameters: Hyperparameters, initial: float, iteration: int) -> float:
-    """The learning rate of iteration number `iteration` (the first is 1).
+    """The learning rate of an iteration.
 
     The schedule advances before the update, so iteration number step_size is the first with a decayed rate.
+
+    Args:
+        hyperparameters: lr_policy ("constant" or "step"; default "constant"), and for "step" gamma and step_size.
+        initial: the rate that the schedule starts from.
+        iteration: its number; the first is 1.
+
+    Raises:
+        ValueError: lr_policy is unknown.
     """
     policy = hyperparameters.get("lr_policy", "constant")
     if policy == "constant":
@@ -138,15 +146,44 @@ class _Trainer(nn.Module):
             self.skipped_steps += 1
 
     def dis_losses(self, x_a: Tensor, x_b: Tensor, hyperparameters: Hyperparameters, noise: Noise = None) -> Losses:
-        """The discriminators' losses by their published names; `loss_dis_total` is the one that is minimised."""
+        """The discriminators' losses by their published names; `loss_dis_total` is the one that is minimised.
+
+        Args:
+            x_a: images of domain A, [N, C, H, W] in [-1, 1].
+            x_b: images of domain B.
+            hyperparameters: the published configuration keys.
+            noise: random tensors in the published order; None draws them with torch's CPU generator.
+
+        Returns:
+            loss_dis_a, loss_dis_b and loss_dis_total, scalar tensors.
+        """
         raise NotImplementedError
 
     def gen_losses(self, x_a: Tensor, x_b: Tensor, hyperparameters: Hyperparameters, noise: Noise = None) -> Losses:
-        """The generators' losses by their published names; `loss_gen_total` is the one that is minimised."""
+        """The generators' losses by their published names; `loss_gen_total` is the one that is minimised.
+
+        Args:
+            x_a: images of domain A, [N, C, H, W] in [-1, 1].
+            x_b: images of domain B.
+            hyperparameters: the published configuration keys.
+            noise: random tensors in the published order; None draws them with torch's CPU generator.
+
+        Returns:
+            Scalar tensors, or 0.0 for a term that is off.
+        """
         raise NotImplementedError
 
     def dis_update(self, x_a: Tensor, x_b: Tensor, hyperparameters: Hyperparameters, noise: Noise = None) -> None:
-        """One discriminator step on images [N, C, H, W] in [-1, 1]; noise as in `dis_losses`."""
+        """One discriminator step; the losses become attributes.
+
+        A step whose gradient is not finite is not taken, but counted in `skipped_steps`.
+
+        Args:
+            x_a: images of domain A, [N, C, H, W] in [-1, 1].
+            x_b: images of domain B.
+            hyperparameters: the published configuration keys.
+            noise: as in `dis_losses`.
+        """
         self.dis_opt.zero_grad()
         losses = self.dis_losses(x_a, x_b, hyperparameters, noise)
         vars(self).update(losses)
@@ -154,7 +191,16 @@ class _Trainer(nn.Module):
         self._step(self.dis_opt)
 
     def gen_update(self, x_a: Tensor, x_b: Tensor, hyperparameters: Hyperparameters, noise: Noise = None) -> None:
-        """One generator step on images [N, C, H, W] in [-1, 1]; noise as in `gen_losses`."""
+        """One generator step; the losses become attributes.
+
+        A step whose gradient is not finite is not taken, but counted in `skipped_steps`.
+
+        Args:
+            x_a: images of domain A, [N, C, H, W] in [-1, 1].
+            x_b: images of domain B.
+            hyperparameters: the published configuration keys.
+            noise: as in `gen_losses`.
+        """
         self.gen_opt.zero_grad()
         losses = self.gen_losses(x_a, x_b, hyperparameters, noise)
         vars(self).update(losses)
@@ -162,11 +208,27 @@ class _Trainer(nn.Module):
         self._step(self.gen_opt)
 
     def compute_vgg_loss(self, vgg: nn.Module, img: Tensor, target: Tensor) -> Tensor:
-        """The perceptual distance between `img` and `target`, [N, C, H, W] in [-1, 1]; a scalar."""
+        """The perceptual distance of two images, a scalar; see `perceptual_loss`.
+
+        Args:
+            vgg: a `Vgg16`.
+            img: [N, C, H, W] in [-1, 1].
+            target: like img.
+        """
         return perceptual_loss(vgg, img, target)
 
     def perceptual_losses(self, x_a: Tensor, x_b: Tensor, x_ab: Tensor, x_ba: Tensor) -> Losses:
-        """The perceptual distances of translations to their *sources*: what must survive is the content."""
+        """The perceptual distances of translations to their *sources*: what must survive is the content.
+
+        Args:
+            x_a: images of domain A, [N, C, H, W] in [-1, 1].
+            x_b: images of domain B.
+            x_ab: the translations of x_a.
+            x_ba: the translations of x_b.
+
+        Returns:
+            loss_gen_vgg_a and loss_gen_vgg_b; 0.0 where vgg_w is 0.
+        """
         if self.vgg is None:
             return {"loss_gen_vgg_a": 0.0, "loss_gen_vgg_b": 0.0}
         return {
@@ -181,9 +243,18 @@ class _Trainer(nn.Module):
         return {"loss_dis_a": a, "loss_dis_b": b, "loss_dis_total": hp["gan_w"] * a + hp["gan_w"] * b}
 
     def resume(self, checkpoint_dir: str | Path, hyperparameters: Hyperparameters) -> int:
-        """Load the newest gen_*.pt, dis_*.pt and optimizer.pt of a folder; returns the completed iterations.
+        """Load the newest gen_*.pt, dis_*.pt and optimizer.pt of a folder.
 
-        Raises FileNotFoundError when a file is missing, RuntimeError (from load_state_dict) when shapes differ.
+        Args:
+            checkpoint_dir: the folder.
+            hyperparameters: the published configuration keys, for the iterations to come.
+
+        Returns:
+            The completed iterations.
+
+        Raises:
+            FileNotFoundError: a file is missing.
+            RuntimeError: from load_state_dict, when shapes differ.
         """
         iterations, optimizers = load_snapshot(checkpoint_dir, self.generators, self.discriminators)
         self.load_optimizers(optimizers)
@@ -199,7 +270,12 @@ class _Trainer(nn.Module):
                 group.setdefault("initial_lr", group["lr"])
 
     def save(self, snapshot_dir: str | Path, iterations: int) -> None:
-        """Write gen_########.pt, dis_########.pt (named iterations + 1) and optimizer.pt, each whole or not at all."""
+        """Write gen_########.pt, dis_########.pt (named iterations + 1) and optimizer.pt, each whole or not at all.
+
+        Args:
+            snapshot_dir: the folder.
+            iterations: the index of the last iteration, from 0.
+        """
         optimizers = {"gen": self.gen_opt, "dis": self.dis_opt}
         save_snapshot(snapshot_dir, iterations + 1, self.generators, self.discriminators, optimizers)
 
@@ -215,7 +291,11 @@ class _Trainer(nn.Module):
 
 
 class MUNIT_Trainer(_Trainer):
-    """MUNIT's training algorithm (section 4, eqs. 2–6 of the paper)."""
+    """MUNIT's training algorithm (section 3.2, eqs. 1–5 of the paper).
+
+    Args:
+        hyperparameters: the published configuration keys.
+    """
 
     gen_a: AdaINGen
     gen_b: AdaINGen
@@ -242,7 +322,17 @@ class MUNIT_Trainer(_Trainer):
         return s_a.to(x_a), s_b.to(x_b)
 
     def dis_losses(self, x_a: Tensor, x_b: Tensor, hyperparameters: Hyperparameters, noise: Noise = None) -> Losses:
-        """The discriminators' losses (eq. 5) on images [N, C, H, W]. noise: [s_a, s_b], each [N, style_dim, 1, 1]."""
+        """The discriminators' losses (eq. 4).
+
+        Args:
+            x_a: images of domain A, [N, C, H, W] in [-1, 1].
+            x_b: images of domain B.
+            hyperparameters: gan_w.
+            noise: [s_a, s_b], each [N, style_dim, 1, 1]; None draws them with torch's CPU generator.
+
+        Returns:
+            loss_dis_a, loss_dis_b and loss_dis_total, scalar tensors.
+        """
         s_a, s_b = self._styles(x_a, x_b, noise)
         with torch.no_grad():
             c_a, _ = self.gen_a.encode(x_a)
@@ -252,7 +342,17 @@ class MUNIT_Trainer(_Trainer):
         return self._adversarial_losses(x_a, x_b, x_ab, x_ba, hyperparameters)
 
     def gen_losses(self, x_a: Tensor, x_b: Tensor, hyperparameters: Hyperparameters, noise: Noise = None) -> Losses:
-        """The generators' losses (eqs. 2–6) on images [N, C, H, W]. noise: [s_a, s_b], each [N, style_dim, 1, 1]."""
+        """The generators' losses (eqs. 1–5).
+
+        Args:
+            x_a: images of domain A, [N, C, H, W] in [-1, 1].
+            x_b: images of domain B.
+            hyperparameters: gan_w, recon_x_w, recon_s_w, recon_c_w, recon_x_cyc_w, vgg_w.
+            noise: [s_a, s_b], each [N, style_dim, 1, 1]; None draws them with torch's CPU generator.
+
+        Returns:
+            Scalar tensors by their published names, or 0.0 for a term that is off.
+        """
         hp = hyperparameters
         s_a, s_b = self._styles(x_a, x_b, noise)
         c_a, s_a_prime = self.gen_a.encode(x_a)
@@ -284,7 +384,15 @@ class MUNIT_Trainer(_Trainer):
 
     @torch.no_grad()
     def forward(self, x_a: Tensor, x_b: Tensor) -> tuple[Tensor, Tensor]:
-        """(x_ab, x_ba) with the display styles; the batch must be display_size."""
+        """The translations of images with the display styles, in evaluation mode and without a graph.
+
+        Args:
+            x_a: images of domain A, [display_size, C, H, W] in [-1, 1].
+            x_b: images of domain B, likewise.
+
+        Returns:
+            x_ab and x_ba.
+        """
         with _evaluating(self):
             c_a, _ = self.gen_a.encode(x_a)
             c_b, _ = self.gen_b.encode(x_b)
@@ -292,9 +400,15 @@ class MUNIT_Trainer(_Trainer):
 
     @torch.no_grad()
     def sample(self, x_a: Tensor, x_b: Tensor, noise: Noise = None) -> tuple[Tensor, ...]:
-        """(x_a, recon, ab with the display styles, ab with new styles, x_b, recon, ba display, ba new), each [N, …].
+        """The pictures that training shows, image by image, in evaluation mode and without a graph.
 
-        noise: [s_a2, s_b2], each [N, style_dim, 1, 1]: the new styles. N must not exceed display_size.
+        Args:
+            x_a: images of domain A, [N, C, H, W] in [-1, 1]; N must not exceed display_size.
+            x_b: images of domain B, likewise.
+            noise: the new styles [s_a2, s_b2], each [N, style_dim, 1, 1]; None draws them with torch's CPU generator.
+
+        Returns:
+            x_a, its reconstruction, its translation with the display styles, the one with new styles; the same for x_b.
         """
         s_a2, s_b2 = self._styles(x_a, x_b, noise)
         with _evaluating(self):
@@ -320,7 +434,11 @@ class MUNIT_Trainer(_Trainer):
 
 
 class UNIT_Trainer(_Trainer):
-    """UNIT's training algorithm as the MUNIT code base publishes it: two independent generators, no shared weights."""
+    """UNIT's training algorithm as the MUNIT code base publishes it: two independent generators, no shared weights.
+
+    Args:
+        hyperparameters: the published configuration keys.
+    """
 
     gen_a: VAEGen
     gen_b: VAEGen
@@ -336,7 +454,20 @@ class UNIT_Trainer(_Trainer):
         self._finish_construction(hp)
 
     def dis_losses(self, x_a: Tensor, x_b: Tensor, hyperparameters: Hyperparameters, noise: Noise = None) -> Losses:
-        """The discriminators' losses on images [N, C, H, W]. noise: [n_a, n_b], each of the code's shape."""
+        """The discriminators' losses.
+
+        Args:
+            x_a: images of domain A, [N, C, H, W] in [-1, 1].
+            x_b: images of domain B.
+            hyperparameters: gan_w.
+            noise: [n_a, n_b], each of the code's shape; None draws them.
+
+        Returns:
+            loss_dis_a, loss_dis_b and loss_dis_total, scalar tensors.
+
+        Raises:
+            ValueError: noise does not hold two tensors.
+        """
         draws = _replay(noise, 2)
         with torch.no_grad():
             h_a, n_a = self.gen_a.encode(x_a, next(draws))
@@ -346,9 +477,19 @@ class UNIT_Trainer(_Trainer):
         return self._adversarial_losses(x_a, x_b, x_ab, x_ba, hyperparameters)
 
     def gen_losses(self, x_a: Tensor, x_b: Tensor, hyperparameters: Hyperparameters, noise: Noise = None) -> Losses:
-        """The generators' losses on images [N, C, H, W].
+        """The generators' losses.
 
-        noise: [n_a, n_b, n_b_recon, n_a_recon], each of the code's shape.
+        Args:
+            x_a: images of domain A, [N, C, H, W] in [-1, 1].
+            x_b: images of domain B.
+            hyperparameters: gan_w, recon_x_w, recon_kl_w, recon_x_cyc_w, recon_kl_cyc_w, vgg_w.
+            noise: [n_a, n_b, n_b_recon, n_a_recon], each of the code's shape; None draws them.
+
+        Returns:
+            Scalar tensors by their published names, or 0.0 for a term that is off.
+
+        Raises:
+            ValueError: noise does not hold four tensors.
         """
         hp = hyperparameters
         draws = _replay(noise, 4)
@@ -381,14 +522,22 @@ class UNIT_Trainer(_Trainer):
 
     @torch.no_grad()
     def forward(self, x_a: Tensor, x_b: Tensor) -> tuple[Tensor, Tensor]:
-        """(x_ab, x_ba), from the means of the codes."""
+        """The translations (x_ab, x_ba) of images [N, C, H, W], from the means of the codes, without a graph."""
         with _evaluating(self):
             h_a, h_b = self.gen_a.enc(x_a), self.gen_b.enc(x_b)
             return self.gen_b.decode(h_a), self.gen_a.decode(h_b)
 
     @torch.no_grad()
     def sample(self, x_a: Tensor, x_b: Tensor) -> tuple[Tensor, ...]:
-        """(x_a, recon, ab, x_b, recon, ba), each [N, C, H, W], from the means of the codes."""
+        """The pictures that training shows, image by image, from the means of the codes, without a graph.
+
+        Args:
+            x_a: images of domain A, [N, C, H, W] in [-1, 1].
+            x_b: images of domain B.
+
+        Returns:
+            x_a, its reconstruction, its translation; the same for x_b.
+        """
         with _evaluating(self):
             columns = [self._sample_one(x_a[i : i + 1], x_b[i : i + 1]) for i in range(min(x_a.shape[0], x_b.shape[0]))]
         recon_a, ab, recon_b, ba = (torch.cat(column) for column in zip(*columns))

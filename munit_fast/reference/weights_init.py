@@ -15,6 +15,12 @@ def weights_init(init_type: str = "gaussian") -> Callable[[nn.Module], None]:
 
     It touches modules whose class name starts with Conv or Linear and that own a `weight`; spectrally normalised
     convolutions own none, so they keep PyTorch's default. "default" keeps the weights and still zeroes the biases.
+
+    Args:
+        init_type: one of INITS.
+
+    Raises:
+        ValueError: init_type is unknown.
     """
     if init_type not in INITS:
         raise ValueError(f"init must be one of {', '.join(INITS)}; got {init_type!r}")

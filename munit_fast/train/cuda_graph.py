@@ -24,6 +24,7 @@ Result = TypeVar("Result")
 
 @cache
 def warn_once(message: str) -> None:
+    """Log a warning, each message once a process."""
     _log.warning(message)
 
 
@@ -51,11 +52,20 @@ def capture_stream(device: torch.device) -> torch.cuda.Stream:
 
 
 def capture(work: Callable[[], Result], device: torch.device, pool: Any = None) -> tuple[torch.cuda.CUDAGraph, Result]:
-    """Capture `work`, which does not run, as a CUDA graph; its result's tensors are what each replay writes to.
+    """Capture `work`, which does not run, as a CUDA graph.
 
     What `work` differentiates must have been computed inside it or on `capture_stream(device)`.
-    pool: `CUDAGraph.pool()` of a graph whose memory this one may use too, because the two never replay at once.
-    Raises CaptureError, with the current stream and the memory as they were before.
+
+    Args:
+        work: what each replay does.
+        device: the GPU.
+        pool: `CUDAGraph.pool()` of a graph whose memory this one may use too, because the two never replay at once.
+
+    Returns:
+        The graph, and the result of `work`, whose tensors are what each replay writes to.
+
+    Raises:
+        CaptureError: It cannot be captured; the current stream and the memory are as they were before.
     """
     stream, captured = capture_stream(device), torch.cuda.CUDAGraph()
     pool = torch.cuda.graph_pool_handle() if pool is None else pool
@@ -98,7 +108,8 @@ class StepGraph(Generic[Result]):
 
     Args:
         iterate: iterate(x_a, x_b, noise) runs the iteration without reading anything back.
-        x_a, x_b: like the images [N, C, H, W], on the CUDA device.
+        x_a: like the images of domain A, [N, C, H, W], on the CUDA device.
+        x_b: like the images of domain B, likewise.
         noise: like the noise, on any device.
     """
 
@@ -116,9 +127,19 @@ class StepGraph(Generic[Result]):
         self.done = 0
 
     def run(self, x_a: Tensor, x_b: Tensor, noise: Sequence[Tensor], pool: Any = None) -> Result:
-        """One iteration on images [N, C, H, W] and noise of the sizes of the first call; they may lie on the CPU.
+        """One iteration; eager at first, then from the graph.
 
-        pool: as in `capture`. Raises CaptureError; what an eager iteration raises goes through.
+        Args:
+            x_a: images [N, C, H, W] of the size of the first call; they may lie on the CPU.
+            x_b: likewise.
+            noise: tensors of the sizes of the first call.
+            pool: as in `capture`.
+
+        Returns:
+            What the iteration returns; a graph's tensors are overwritten by the next call.
+
+        Raises:
+            CaptureError: It cannot be captured. What an eager iteration raises goes through.
         """
         for buffer, value in zip(self.inputs, (x_a, x_b, *noise), strict=True):
             buffer.copy_(value, non_blocking=True)
@@ -153,7 +174,19 @@ class StepGraphs(Generic[Result]):
         x_b: Tensor,
         noise: Sequence[Tensor],
     ) -> Result:
-        """One iteration through the graph of `key`, as `StepGraph.run`. Raises CaptureError."""
+        """One iteration through the graph of `key`, as `StepGraph.run`.
+
+        Args:
+            key: equal for iterations that one graph serves.
+            iterate: the iteration, for a key that has no graph yet.
+            device: the GPU.
+            x_a: images [N, C, H, W].
+            x_b: images [N, C, H, W].
+            noise: the iteration's noise.
+
+        Raises:
+            CaptureError: It cannot be captured.
+        """
         if key not in self.by_key:
             if len(self.by_key) >= _MOST_GRAPHS:
                 self.by_key.clear()

@@ -13,7 +13,13 @@ _WARM_UP = 0.05  # of the images seen: the longest half-life during the warm-up
 
 
 def images_seen(iterations: int, hyperparameters: Mapping[str, Any], processes: int = 1) -> int:
-    """Images of each domain after some iterations of a run with this configuration: for files that do not say."""
+    """Images of each domain after some iterations of a run: for files that do not say.
+
+    Args:
+        iterations: completed ones.
+        hyperparameters: the published configuration keys; batch_size and accumulation count.
+        processes: of the run.
+    """
     per_process = int(hyperparameters.get("batch_size", 1)) * int(hyperparameters.get("accumulation", 1))
     return iterations * per_process * processes
 
@@ -69,7 +75,13 @@ class GeneratorAverage:
         return states
 
     def load(self, networks: Mapping[str, nn.Module], states: Mapping[str, Mapping[str, Tensor]], images: int) -> None:
-        """Load what `states` returned, on the networks' devices, after `images` images."""
+        """Load what `states` returned.
+
+        Args:
+            networks: the generators {"a", "b"}, on whose devices the average is kept.
+            states: their averaged state_dicts.
+            images: how many images of each domain the average has seen.
+        """
         self.tensors = [states[key][name].to(p, copy=True) for key, name, p in _named(networks)]
         self.images = images
 

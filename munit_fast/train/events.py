@@ -51,9 +51,17 @@ class EventLog:
         self.log("data", where + message)
 
     def check_steps(self, trainer: Any, batches: UnpairedBatches, done: int, last: tuple[Any, ...], due: bool) -> None:
-        """Report the iterations that took no step. Raises NotFiniteError after `patience` of them in a row.
+        """Report the iterations that took no step.
 
-        due: whether losses are read after this iteration anyway. `last` is its images and noise, for the dump.
+        Args:
+            trainer: the trainer.
+            batches: the run's batches, for the names of the images.
+            done: completed iterations.
+            last: images and noise of the last one, for the dump.
+            due: whether losses are read after this iteration anyway.
+
+        Raises:
+            NotFiniteError: `patience` iterations in a row took none.
         """
         before = done - 1 if self._checked is None else self._checked
         if not (due or trainer.device.type == "cpu" or done - before >= _CHECK):

@@ -37,14 +37,26 @@ class RunLog:
         self.writer = _TensorBoard(folder.logs, start)
 
     def numbers(self, iteration: int, losses: Mapping[str, float], run: Mapping[str, float]) -> None:
-        """Losses under their published names, and what the run itself is doing."""
+        """Losses under their published names, and what the run itself is doing.
+
+        Args:
+            iteration: the completed iterations.
+            losses: by their published names.
+            run: speed, memory and the like.
+        """
         self.folder.append_losses(iteration, losses, run)
         self.writer.scalars({**losses, **run}, iteration)
         if self.wandb is not None:
             self.wandb.log({**losses, **run}, iteration)
 
     def grids(self, iteration: int, split: str, images: tuple[torch.Tensor, ...]) -> None:
-        """What a trainer's `sample` gave for the "train" or "test" images, as one grid for each direction."""
+        """What a trainer's `sample` gave, as one grid for each direction.
+
+        Args:
+            iteration: the completed iterations.
+            split: "train" or "test".
+            images: what `sample` returned, each [N, C, H, W] in [-1, 1].
+        """
         for direction, rows in split_samples(images):
             grid = (make_grid(rows) + 1).div(2).clamp(0, 1)
             self.writer.image(f"gen_{direction}_{split}", grid, iteration)
@@ -52,6 +64,7 @@ class RunLog:
                 self.wandb.image(f"gen_{direction}_{split}", grid, iteration)
 
     def close(self, failed: bool = False) -> None:
+        """Finish the logs; `failed` marks the run as failed where a log knows of that."""
         try:
             self.writer.close(failed)
         finally:
@@ -140,9 +153,15 @@ def split_samples(images: Sequence[torch.Tensor]) -> list[tuple[str, Sequence[to
 
 
 def write_grids(images: Sequence[torch.Tensor], folder: Path, postfix: str) -> list[Path]:
-    """Write gen_a2b_<postfix>.jpg and gen_b2a_<postfix>.jpg, in the published layout, and return their paths.
+    """Write gen_a2b_<postfix>.jpg and gen_b2a_<postfix>.jpg, in the published layout.
 
-    images: what a trainer's `sample` returns, each [N, C, H, W] in [-1, 1].
+    Args:
+        images: what a trainer's `sample` returns, each [N, C, H, W] in [-1, 1].
+        folder: of the files.
+        postfix: of their names.
+
+    Returns:
+        Their paths.
     """
     written = []
     for direction, rows in split_samples(images):

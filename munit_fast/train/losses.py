@@ -1,6 +1,6 @@
 """The losses of the trainers' two updates, with the work that repeats itself done once.
 
-Same mathematics as `munit_fast.reference.trainers` (MUNIT eqs. 2 to 6), fewer operations: a generator's within- and
+Same mathematics as `munit_fast.reference.trainers` (MUNIT eqs. 1 to 5), fewer operations: a generator's within- and
 cross-domain codes are decoded as one batch, both encoders read the same padded image, all L1 terms are one operation,
 and the content codes of a batch serve both updates. Losses are float32 whatever the networks compute in.
 
@@ -33,6 +33,7 @@ class Codes(NamedTuple):
     p_b: Tensor | None = None
 
     def detached(self) -> tuple[Tensor, Tensor]:
+        """The two codes without their graph."""
         return self.c_a.detach(), self.c_b.detach()
 
 
@@ -41,7 +42,8 @@ class CachedCodes:
 
     Args:
         nets: the trainer whose generators encoded the images.
-        x_a, x_b: the images [N, C, H, W]. They are held, so that no other tensors can pass for them.
+        x_a: images of domain A, [N, C, H, W]; held, so that no other tensor can pass for them.
+        x_b: images of domain B, likewise.
         codes: their content codes.
         precision: whatever else the codes depend on.
     """
@@ -51,7 +53,14 @@ class CachedCodes:
         self.computed_from = _versions(nets, x_a, x_b, precision)
 
     def get(self, nets: Any, x_a: Tensor, x_b: Tensor, precision: Any) -> Codes | None:
-        """The codes, or None if images, generator parameters or precision are not the same any more."""
+        """The codes, or None if images, generator parameters or precision are not the same any more.
+
+        Args:
+            nets: the trainer.
+            x_a: images of domain A; they must be the very tensor.
+            x_b: images of domain B, likewise.
+            precision: as given when the codes were cached.
+        """
         same = self.x_a is x_a and self.x_b is x_b and self.computed_from == _versions(nets, x_a, x_b, precision)
         return self.codes if same else None
 
@@ -70,7 +79,13 @@ class Objective(ABC):
     unsupported: ClassVar[Mapping[str, str]] = {}  # feature -> why a trainer with this objective does without
 
     def encode(self, nets: Any, x_a: Tensor, x_b: Tensor) -> Codes | None:
-        """What both updates need of images [N, C, H, W], with its graph; None: nothing is shared."""
+        """What both updates need of images, with its graph; None: nothing is shared.
+
+        Args:
+            nets: the trainer.
+            x_a: images of domain A, [N, C, H, W] in [-1, 1].
+            x_b: images of domain B.
+        """
         return None
 
     @abstractmethod
@@ -81,7 +96,8 @@ class Objective(ABC):
 
         Args:
             nets: the trainer.
-            x_a, x_b: images [N, C, H, W] in [-1, 1].
+            x_a: images of domain A, [N, C, H, W] in [-1, 1].
+            x_b: images of domain B.
             codes: what `encode` returned for them, or None to encode here.
             noise: as the published updates take it.
             hp: the published configuration keys.
@@ -91,7 +107,16 @@ class Objective(ABC):
     def gen_losses(
         self, nets: Any, x_a: Tensor, x_b: Tensor, codes: Codes | None, noise: Sequence[Tensor], hp: Hyperparameters
     ) -> Losses:
-        """The generators' losses by their published names; `loss_gen_total` is minimised. Arguments as above."""
+        """The generators' losses by their published names; `loss_gen_total` is minimised.
+
+        Args:
+            nets: the trainer.
+            x_a: images of domain A, [N, C, H, W] in [-1, 1].
+            x_b: images of domain B.
+            codes: what `encode` returned for them, or None to encode here.
+            noise: as the published updates take it.
+            hp: the published configuration keys.
+        """
 
 
 class ReferenceObjective(Objective):
@@ -107,12 +132,14 @@ class ReferenceObjective(Objective):
     def dis_losses(
         self, nets: Any, x_a: Tensor, x_b: Tensor, codes: Codes | None, noise: Sequence[Tensor], hp: Hyperparameters
     ) -> Losses:
+        """As `Objective.dis_losses`; codes are not used."""
         losses: Losses = nets.dis_losses(x_a, x_b, hp, noise)
         return losses
 
     def gen_losses(
         self, nets: Any, x_a: Tensor, x_b: Tensor, codes: Codes | None, noise: Sequence[Tensor], hp: Hyperparameters
     ) -> Losses:
+        """As `Objective.gen_losses`; codes are not used."""
         losses: Losses = nets.gen_losses(x_a, x_b, hp, noise)
         return losses
 
@@ -162,9 +189,10 @@ class _FusedObjective(Objective):
 
 
 class MUNITObjective(_FusedObjective):
-    """MUNIT's losses (eqs. 2 to 6) over fused networks. noise: [s_a, s_b] in both updates, [N, style_dim, 1, 1]."""
+    """MUNIT's losses (eqs. 1 to 5) over fused networks. noise: [s_a, s_b] in both updates, [N, style_dim, 1, 1]."""
 
     def encode(self, nets: Any, x_a: Tensor, x_b: Tensor) -> Codes:
+        """The content codes and the padded images, which the style encoders read too."""
         p_a, p_b = nets.gen_a.pad_image(x_a), nets.gen_b.pad_image(x_b)
         return Codes(nets.gen_a.content_of(p_a), nets.gen_b.content_of(p_b), p_a, p_b)
 
@@ -212,6 +240,7 @@ class UNITObjective(_FusedObjective):
     """
 
     def encode(self, nets: Any, x_a: Tensor, x_b: Tensor) -> Codes:
+        """The means of the codes."""
         return Codes(nets.gen_a.enc(x_a), nets.gen_b.enc(x_b))
 
     def _translate(
@@ -251,7 +280,20 @@ class UNITObjective(_FusedObjective):
 def split_batch(
     count: int, x_a: Tensor, x_b: Tensor, noise: Sequence[Tensor]
 ) -> Iterator[tuple[Tensor, Tensor, Sequence[Tensor]]]:
-    """The batch in `count` equal parts, each with its noise. Raises ValueError where it cannot be divided."""
+    """The batch in equal parts, each with its noise.
+
+    Args:
+        count: number of parts.
+        x_a: images of domain A, [N, C, H, W].
+        x_b: images of domain B.
+        noise: tensors with one row an image.
+
+    Yields:
+        Images of A, images of B and noise of a part.
+
+    Raises:
+        ValueError: `count` does not divide the batch.
+    """
     if count == 1:
         yield x_a, x_b, noise
         return

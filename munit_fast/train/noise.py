@@ -12,15 +12,32 @@ from munit_fast.train.trainer import TrainingNoise
 
 
 def iteration_seed(seed: int, iteration: int, place: int = 0) -> int:
-    """The seed of the noise of the image at `place` in an iteration's global batch.
+    """The seed of the noise of one image.
 
     It does not depend on what ran before, nor on how many processes and parts the batch is divided into.
+
+    Args:
+        seed: of the run.
+        iteration: its number.
+        place: of the image in the iteration's global batch.
     """
     return int(np.random.SeedSequence([seed, iteration, place]).generate_state(1, np.uint64)[0] >> 1)
 
 
 def iteration_noise(trainer: Any, x_a: Tensor, x_b: Tensor, seed: int, iteration: int, first: int) -> TrainingNoise:
-    """The noise of an iteration for the images from place `first` of the global batch on, on `trainer.noise_device`."""
+    """The noise of an iteration, drawn on `trainer.noise_device`.
+
+    Args:
+        trainer: the trainer.
+        x_a: images of domain A, [N, C, H, W]; only the shape matters.
+        x_b: images of domain B.
+        seed: of the run.
+        iteration: its number.
+        first: place of the first image in the global batch.
+
+    Returns:
+        The noise of the discriminator and of the generator update, as `draw_noise` returns it.
+    """
     draws, generator = [], torch.Generator(trainer.noise_device)
     for i in range(x_a.shape[0]):
         generator.manual_seed(iteration_seed(seed, iteration, first + i))

@@ -68,6 +68,7 @@ class FusedAdam(torch.optim.Adam):
             }
 
     def state_dict(self) -> dict[str, Any]:
+        """The state as a plain torch.optim.Adam has it: rates are numbers, and nothing is fused or capturable."""
         state = super().state_dict()
         plain = {"fused": None, "capturable": False}
         rates = self.rates or [group["lr"] for group in self.param_groups]
@@ -81,6 +82,7 @@ class FusedAdam(torch.optim.Adam):
             group["lr"] = tensor.fill_(group["lr"])
 
     def load_state_dict(self, state_dict: Any) -> None:
+        """Load the state of a torch.optim.Adam; the moments take the dtype and memory layout of their parameters."""
         # Said before loading: it decides where the step counts go.
         flags = {"fused": True, "foreach": None}
         groups = [group | flags for group in state_dict["param_groups"]]

@@ -28,6 +28,7 @@ class Speedometer:
         self._marks: list[tuple[float, int]] = []
 
     def update(self, iteration: int) -> None:
+        """Note that `iteration` iterations are done now."""
         now = time.monotonic()
         self._marks.append((now, iteration))
         while len(self._marks) > 2 and now - self._marks[0][0] > _WINDOW_SECONDS:
@@ -35,12 +36,14 @@ class Speedometer:
 
     @property
     def speed(self) -> float:
+        """Iterations a second; 0 where it is not known yet."""
         if len(self._marks) < 2:
             return 0.0
         (t0, i0), (t1, i1) = self._marks[0], self._marks[-1]
         return (i1 - i0) / (t1 - t0) if t1 > t0 else 0.0
 
     def seconds_left(self, iteration: int, max_iter: int) -> float | None:
+        """The seconds that the iterations left will take; None where the speed is not known yet."""
         return (max_iter - iteration) / self.speed if self.speed > 0 else None
 
 

@@ -118,9 +118,14 @@ class RunDirectory:
     def append_losses(
         self, iteration: int, losses: Mapping[str, float], run: Mapping[str, float] | None = None
     ) -> None:
-        """Add one line to the history: the losses, and under "run" what the run was doing.
+        """Add one line to the history.
 
         The losses of a resumed run repeat those of the uninterrupted one; speed and memory do not.
+
+        Args:
+            iteration: the completed iterations.
+            losses: by their published names.
+            run: what the run was doing, written under "run".
         """
         _append(self.history, {"iteration": iteration, **_strict(losses), **({"run": _strict(run)} if run else {})})
 

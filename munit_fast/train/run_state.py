@@ -38,7 +38,10 @@ _NETWORKS = ("gen_a", "gen_b", "dis_a", "dis_b")
 def run_state(trainer: Any, iterations: int, notes: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """Everything that the iterations after the first `iterations` depend on, on the CPU, with its checksum.
 
-    notes: plain values that `apply_state` returns.
+    Args:
+        trainer: the trainer.
+        iterations: completed ones.
+        notes: plain values that `apply_state` returns.
     """
     state: dict[str, Any] = {
         "iterations": iterations,
@@ -100,6 +103,13 @@ def save_state(
 
     A process killed at any moment leaves the states that were there, and the new one whole or not at all.
 
+    Args:
+        trainer: the trainer.
+        folder: of the states.
+        iterations: completed ones, the number in the file's name.
+        notes: plain values that `apply_state` returns.
+        keep: how many states stay.
+
     Raises:
         FileWriteError: the file could not be written.
     """
@@ -116,7 +126,13 @@ def save_state(
 def save_published(trainer: Any, folder: str | Path, iterations: int) -> None:
     """Write gen_########.pt, dis_########.pt, optimizer.pt and, if there is an average, ema_########.pt.
 
-    Raises FileWriteError.
+    Args:
+        trainer: the trainer.
+        folder: of the files.
+        iterations: completed ones, the number in their names.
+
+    Raises:
+        FileWriteError: a file could not be written.
     """
     try:
         trainer.save(folder, iterations - 1)

@@ -25,6 +25,11 @@ def random_iterations(make_trainer: Callable[[], Any], cfg: Config, device: torc
     """Iterations of a new trainer on random images of the configuration's sizes, one a call; it is warm.
 
     On a GPU the last of the first ones captures a graph: what is measured then is what will train.
+
+    Args:
+        make_trainer: makes the trainer, on `device`.
+        cfg: batch size, crop and channels.
+        device: where it trains.
     """
     size = (cfg.crop_image_height, cfg.crop_image_width)
     hp = cfg.hyperparameters()
@@ -54,7 +59,14 @@ def _speed(iterate: Callable[[], None], seconds: float) -> float:
 
 
 def measure_speed(make_trainer: Callable[[], Any], cfg: Config, device: torch.device, seconds: float = 5.0) -> float:
-    """Training iterations a second, as torch's threads are. The process's random numbers stay as they are."""
+    """Training iterations a second, as torch's threads are. The process's random numbers stay as they are.
+
+    Args:
+        make_trainer: makes the trainer, on `device`.
+        cfg: batch size, crop and channels.
+        device: where it trains.
+        seconds: about how long to measure.
+    """
     with torch.random.fork_rng(devices=[]):
         return _speed(random_iterations(make_trainer, cfg, device), seconds)
 
@@ -73,10 +85,20 @@ def threads_to_try(device: torch.device) -> list[int]:
 def choose_threads(
     make_trainer: Callable[[], Any], cfg: Config, device: torch.device, console: Console, seconds: float = 1.0
 ) -> float | None:
-    """Set torch's threads to what trains fastest here and now; returns the iterations a second where those were timed.
+    """Set torch's threads to what trains fastest here and now.
 
     Small networks gain little from a second thread, and lose by it where other programs share the cores: their
     iterations are timed. Large ones spend their time in convolutions, of which one is timed.
+
+    Args:
+        make_trainer: makes the trainer, on `device`.
+        cfg: the configuration.
+        device: where it trains.
+        console: gets a line with what was measured.
+        seconds: about how long to measure each number of threads.
+
+    Returns:
+        The iterations a second where those were timed, else None.
     """
     tried = threads_to_try(device)
     if len(tried) == 1:

@@ -88,7 +88,8 @@ class _Trainer(reference.trainers._Trainer):
         What keeps a GPU from capturing is logged once, and the iterations run eagerly.
 
         Args:
-            x_a, x_b: images [N, C, H, W] in [-1, 1], on any device.
+            x_a: images of domain A, [N, C, H, W] in [-1, 1], on any device.
+            x_b: images of domain B, likewise.
             hyperparameters: the published configuration keys.
             noise: as `draw_noise` returns it; None draws it.
 
@@ -200,7 +201,8 @@ class _Trainer(reference.trainers._Trainer):
         """One discriminator step.
 
         Args:
-            x_a, x_b: images [N, C, H, W] in [-1, 1], on the trainer's device.
+            x_a: images of domain A, [N, C, H, W] in [-1, 1], on the trainer's device.
+            x_b: images of domain B, likewise.
             hyperparameters: the published keys; "accumulation" (default 1) parts of the batch run one after the other.
             noise: for MUNIT [s_a, s_b], each [N, style_dim, 1, 1]; for UNIT [n_a, n_b], each of the code's shape.
                 None draws it with torch's CPU generator.
@@ -218,7 +220,8 @@ class _Trainer(reference.trainers._Trainer):
         """One generator step; after `dis_update` on the very same tensors it takes over its content codes.
 
         Args:
-            x_a, x_b: images [N, C, H, W] in [-1, 1], on the trainer's device.
+            x_a: images of domain A, [N, C, H, W] in [-1, 1], on the trainer's device.
+            x_b: images of domain B, likewise.
             hyperparameters: as `dis_update`'s.
             noise: for MUNIT [s_a, s_b], each [N, style_dim, 1, 1]; for UNIT [n_a, n_b, n_b_recon, n_a_recon], each of
                 the code's shape. None draws it with torch's CPU generator.
@@ -270,7 +273,8 @@ class _Trainer(reference.trainers._Trainer):
         """The noise of a discriminator and of a generator update, drawn in the published order.
 
         Args:
-            x_a, x_b: images [N, C, H, W]; only their shapes matter.
+            x_a: images of domain A, [N, C, H, W]; only the shape matters.
+            x_b: images of domain B, likewise.
             generator: draws it, on its own device. Without one torch's CPU generator does; where `noise_device` is a
                 GPU that gives the seed of a generator there.
         """

@@ -99,11 +99,12 @@ def test_when_no_image_can_be_read_the_run_ends(
     config = small_config | {"display_size": 1, "max_iter": 50}
     update = MUNIT_Trainer.update
 
-    def vanish(self: Any, *arguments: Any) -> None:
-        update(self, *arguments)
+    def vanish(self: Any, *arguments: Any) -> Any:
+        losses = update(self, *arguments)
         if self.iterations == 5:
             for path in (picture_folders / "trainA").iterdir():
                 path.unlink()
+        return losses
 
     monkeypatch.setattr(MUNIT_Trainer, "update", vanish)
     with pytest.raises(ImageError, match=r"trainA/.*no such file"):

@@ -158,7 +158,20 @@ class PairWriter:
 
 
 def assign_splits(stage: Path, pictures: list[_Picture], test_fraction: float, seed: int) -> dict[str, dict[str, str]]:
-    """Move the pairs to their splits, in the order of their hashes; returns the manifest's entries by file name."""
+    """Move the pairs to their splits, in the order of their hashes.
+
+    Args:
+        stage: the folder of the data set that is being written.
+        pictures: its pairs, at least 3.
+        test_fraction: of the pictures, for the test split; each split gets at least one.
+        seed: of the hashes.
+
+    Returns:
+        The manifest's entries by file name.
+
+    Raises:
+        DatasetError: there are too few pictures.
+    """
     if len(pictures) < 3:
         raise DatasetError(f"only {len(pictures)} usable pictures; at least 3 are needed, one per split")
     tests = min(max(1, round(test_fraction * len(pictures))), len(pictures) - 2)

@@ -105,6 +105,7 @@ class PixelMetric(_Accumulator):
         self.keys = direction.pixels
 
     def update(self, batch: Batch) -> None:
+        """Add a batch; without `truth` it adds nothing."""
         self.k = batch.fake.shape[1]
         if (truth := batch.truth) is None:
             return
@@ -117,6 +118,7 @@ class PixelMetric(_Accumulator):
                 self.values[f"{key} copy"].append(compare(with_channels(batch.source, truth.shape[1]), truth))
 
     def compute(self, direction: Direction, real: Pictures) -> Iterator[EvaluationRow]:
+        """One row for each pixel measure of the direction, over all batches so far."""
         del real
         for key in self.keys:
             if not self.values[key]:
@@ -155,6 +157,7 @@ class FeatureMetric(_Accumulator):
         self.unrelated: Tensor | None = None  # [k, E]: embeddings of real pictures that no input is related to
 
     def update(self, batch: Batch) -> None:
+        """Add a batch: its features are extracted at once."""
         n, k = batch.fake.shape[:2]
         self.k = k
         samples = self.extract(batch.fake.flatten(0, 1))
@@ -193,6 +196,12 @@ class FeatureMetric(_Accumulator):
         self.values[f"{name}missed_distance"].append(missed_distance(samples, known)[None])
 
     def compute(self, direction: Direction, real: Pictures) -> Iterator[EvaluationRow]:
+        """The rows over all batches so far.
+
+        Args:
+            direction: what they are called.
+            real: the test pictures of the target domain.
+        """
         yield self._kid_row(direction, real)
         if self.k > 1:
             unrelated = "unrelated mean_distance" if self.values["truth"] else "unrelated diversity"

@@ -68,6 +68,17 @@ class FeatureExtractor(nn.Module):
 
     @torch.no_grad()
     def forward(self, images: Tensor) -> Features:
+        """The features of images.
+
+        Args:
+            images: float [N, 1 or 3, H, W] in [-1, 1], any size and device.
+
+        Returns:
+            `Features` on the module's device, without gradient.
+
+        Raises:
+            ValueError: images of another shape or range.
+        """
         check_images(images, "images")
         size = IMAGES_PER_STEP if self.network._conv_stem.weight.device.type == "cpu" else len(images)
         parts = [self._features(part) for part in images.split(max(1, size))]

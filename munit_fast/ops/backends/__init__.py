@@ -34,7 +34,14 @@ _log = logging.getLogger("munit_fast")
 def unsupported_reason(
     impl: str, device: torch.device, dtype: torch.dtype, problem: Problem | None = None
 ) -> str | None:
-    """Why the backend called `impl` cannot serve this; None if it can. Without a problem: device and dtype alone."""
+    """Why the backend called `impl` cannot serve this; None if it can.
+
+    Args:
+        impl: a key of BACKENDS.
+        device: of the tensors.
+        dtype: of x.
+        problem: what is to be computed; None: only device and dtype are asked about.
+    """
     backend = BACKENDS[impl]
     reason = backend.unsupported_reason(device, dtype)
     if reason is None and problem is not None and hasattr(backend, "unsupported_problem_reason"):
@@ -54,7 +61,13 @@ def _capability(device: torch.device) -> tuple[int, int]:
 
 
 def automatic(device: torch.device, dtype: torch.dtype, problem: Problem | None = None) -> str:
-    """The name of the backend that "auto" takes."""
+    """The name of the backend that "auto" takes.
+
+    Args:
+        device: of the tensors.
+        dtype: of x.
+        problem: what is to be computed; None: whatever no other row of the table is about.
+    """
     order = registry.order(device.type, _capability(device), problem)
     return next(name for name in order if unsupported_reason(name, device, dtype, problem) is None)
 
@@ -62,6 +75,12 @@ def automatic(device: torch.device, dtype: torch.dtype, problem: Problem | None 
 @lru_cache(4096)
 def choose(impl: str, device: torch.device, dtype: torch.dtype, problem: Problem | None = None) -> ModuleType:
     """The backend for `impl`; "auto" takes the best that can and says once why it is not a fast one.
+
+    Args:
+        impl: one of IMPLEMENTATIONS.
+        device: of the tensors.
+        dtype: of x.
+        problem: as in `automatic`.
 
     Raises:
         RuntimeError: `impl` names a backend that cannot serve this device, dtype or problem.

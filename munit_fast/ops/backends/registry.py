@@ -46,9 +46,13 @@ FALLBACK = ("reference",)
 
 
 def order(device: str, capability: tuple[int, int], problem: Problem | None) -> tuple[str, ...]:
-    """The backends to try, best first, for a problem on a device of this type and capability.
+    """The backends to try, best first.
 
-    Without a problem: the row without conditions, which stands for whatever no other row is about.
+    Args:
+        device: type of the device, "cpu" or "cuda".
+        capability: compute capability of an NVIDIA GPU, else (0, 0).
+        problem: what is to be computed; None: the row without conditions, for whatever no other
+            row is about.
     """
     for row in TABLE:
         if row.device == device and row.capability <= capability and _fits(row, problem):

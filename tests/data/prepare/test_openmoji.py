@@ -182,7 +182,7 @@ def test_a_missing_package_is_named_with_its_extra(
             raise ModuleNotFoundError(f"No module named {name!r}", name=name)
         return real(name)
 
-    monkeypatch.setattr(_openmoji_art.importlib, "import_module", refuse)
+    monkeypatch.setattr(importlib, "import_module", refuse)
     with pytest.raises(DatasetError, match=rf'package {package} .*pip install "munit-fast\[openmoji\]"'):
         prepare_openmoji(tmp_path / "out")
     assert os.listdir(tmp_path) == []
