@@ -34,7 +34,9 @@ from torch import Tensor
 from munit_fast.benchmarks.timing import interleaved
 from munit_fast.io.atomic import atomic_write_bytes
 from munit_fast.kernels import configs
-from munit_fast.kernels.epilogue import epilogue_backward, epilogue_forward
+from munit_fast.ops.backends import triton
+from munit_fast.ops.epilogue import empty_gradients, empty_result, empty_stats
+from munit_fast.ops.spec import EpilogueGradients, EpilogueInputs, EpilogueSpec
 
 # (channels, side, flags) of the epilogues of MUNIT's networks at 256².
 SHAPES: list[tuple[int, int, dict[str, Any]]] = [
@@ -47,7 +49,7 @@ SHAPES: list[tuple[int, int, dict[str, Any]]] = [
     (128, 64, {"norm": "none", "act": "lrelu", "pad": 1}),
 ]
 SMOKE_SHAPES = [(8, 4, SHAPES[0][2]), (8, 4, {"norm": "none", "act": "lrelu", "pad": 1})]
-PLAIN = {"eps": 1e-5, "block": 1, "pad_mode": "reflect"}
+PLAIN = {"eps": 1e-5, "slope": 0.2, "block": 1, "pad_mode": "reflect"}
 
 
 def candidates(tile: configs.TileConfig, smoke: bool) -> list[configs.TileConfig]:
@@ -101,7 +103,7 @@ def keys_of(step: Any) -> Iterator[list[tuple[str, int, int, int]]]:
 
 def steps(n: int, c: int, side: int, flags: dict[str, Any], dtype: torch.dtype, device: torch.device) -> dict[str, Any]:
     """The forward and the backward of an epilogue, channels_last."""
-    options = PLAIN | flags
+    spec = EpilogueSpec(**(PLAIN | flags))
     random = torch.Generator(device).manual_seed(0)
     last = torch.channels_last
 
@@ -109,16 +111,23 @@ def steps(n: int, c: int, side: int, flags: dict[str, Any], dtype: torch.dtype, 
         return torch.randn(size, generator=random, device=device).to(dtype).contiguous(memory_format=last)
 
     x = draw(n, c, side, side)
-    p, block, pad = c // options["block"] ** 2, options["block"], options["pad"]
-    weight = torch.randn(p, generator=random, device=device) if options["norm"] == "layer" else None
-    grad = draw(n, p, block * side + 2 * pad, block * side + 2 * pad)
-    slope = 0.2
-    _, stats = epilogue_forward(x, weight, None, None, slope, **options)
-    needs = {"need_x": True, "need_residual": False, "need_sums": True}
-    return {
-        "forward": lambda: epilogue_forward(x, weight, None, None, slope, **options),
-        "backward": lambda: epilogue_backward(grad, x, stats, weight, None, slope, **options, **needs),
-    }
+    size = spec.output_size(x)
+    weight = torch.randn(size[1], generator=random, device=device) if spec.norm == "layer" else None
+    inputs, grad = EpilogueInputs(x, weight, None, None, None), draw(*size)
+
+    def forward() -> tuple[Tensor, Tensor]:
+        y, stats = empty_result(x, spec), empty_stats(x, spec)
+        triton.epilogue_forward(spec, inputs, y, stats, has_stats=False)
+        return y, stats
+
+    _, stats = forward()
+
+    def backward() -> tuple[Tensor, Tensor]:
+        grad_x, _, sums = empty_gradients(x, spec, (True, False, True))
+        triton.epilogue_backward(spec, inputs, grad, stats, EpilogueGradients(grad_x, None, sums))
+        return grad_x, sums
+
+    return {"forward": forward, "backward": backward}
 
 
 def close(a: Any, b: Any) -> bool:

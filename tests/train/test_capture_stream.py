@@ -63,7 +63,7 @@ def run(monkeypatch: pytest.MonkeyPatch, case: Case) -> tuple[list[Row], list[st
     monkeypatch.setattr(runner, "_extras", lambda *_: {"flops": None, "failure": None})
     monkeypatch.setattr(timing, "interleaved", timed)
     monkeypatch.setattr(runner, "_row", made)
-    monkeypatch.setattr(runner, "_words", str)
+    monkeypatch.setattr(runner, "_line", lambda case, rows: "")
     return runner.run([case], replace(QUICK, device=GPU), quiet())
 
 
