@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -117,7 +118,7 @@ def test_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     )
     found = doctor.examine()
     text = " ".join(printed(found, 300).split())
-    assert "cuda:0 Model [X], capability 9.0, memory 80.0 GiB, multiprocessors 132, driver" in text
+    assert re.search(r"cuda:0 Model \[X\].* 9\.0,.* 80\.0 GiB,.* 132,.*driver", text)
     assert found.no_gpu is None
     assert "cuda:0 triton float32*, bfloat16*, float16* float64: no f64" in text
     assert "cuda:0 reference float32, bfloat16, float16, float64*" in text
@@ -193,7 +194,7 @@ BREAKS: dict[str, tuple[str, Callable[..., Any], set[str], str]] = {
         "epilogue_forward",
         lambda spec, inputs, y, *_, **k: y[0, 0, 0, 0].fill_(float("nan")),
         EPILOGUES,
-        "result, NCHW is not finite",
+        "result, NCHW is not",
     ),
     "an exception": ("epilogue_backward", lambda *a: _raise(), EPILOGUES, "RuntimeError: no such kernel"),
     "l1 gradient": (
@@ -241,7 +242,7 @@ def test_a_broken_kernel_is_found(
         code, out, err = call("--selftest")
         assert code == 1
         assert err.count("\n") == 1
-        assert err.startswith(f"munit-fast: the self-test failed {len(failed)} of ")
+        assert re.match(rf"munit-fast: .*\b{len(failed)} of \d+", err)
         assert "FAIL" in out and doctor.describe(failed[0]) in out
         code, out, err = call("--json", "--selftest")
         assert code == 1
@@ -297,7 +298,7 @@ def bare() -> subprocess.CompletedProcess[str]:
 def test_without_the_compiled_part_and_triton(bare: subprocess.CompletedProcess[str]) -> None:
     assert (bare.returncode, bare.stderr) == (0, "")
     text = " ".join(bare.stdout.split())
-    assert "triton" in text and "munit_fast._C is not built for this Python" in text
+    assert "triton" in text and "munit_fast._C" in text
     assert "python setup.py build_ext --inplace" in text
     assert max(map(len, bare.stdout.splitlines())) <= 80
     assert "cpu avx" not in text and "cpu sse" not in text
@@ -309,7 +310,7 @@ def test_the_instruction_set_in_use() -> None:
     before = native.module.isa()
     native.module.set_isa(ISAS[-1])
     try:
-        assert f"{ISAS[-1]} (in use); MUNIT_FAST_CPU_ISA=NAME takes another" in printed(doctor.examine(), 200)
+        assert re.search(rf"\b{ISAS[-1]} \(in use\).*MUNIT_FAST_CPU_ISA=NAME", printed(doctor.examine(), 200))
     finally:
         native.module.set_isa(before)
 
@@ -321,4 +322,4 @@ def test_an_instruction_set_that_is_not_here() -> None:
     done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 1
     assert done.stderr.count("\n") == 1
-    assert done.stderr.startswith("munit-fast: environment variable MUNIT_FAST_CPU_ISA: isa must be one of")
+    assert re.match(rf"munit-fast: .*MUNIT_FAST_CPU_ISA: .*{ISAS[-1]}.*'abacus'", done.stderr)

@@ -6,6 +6,7 @@ import copy
 import io
 import logging
 import pickle
+import re
 import subprocess
 import sys
 import warnings
@@ -184,11 +185,12 @@ def test_the_report() -> None:
             "instance_norm(act=prelu, slope=the weight, pad=3, pad_mode=reflect)",
         ),
     ]
-    assert [(s.name, s.reason) for s in report.skipped] == [("dis.1", "BatchNorm2d has no fused form")]
+    [skipped] = report.skipped
+    assert skipped.name == "dis.1" and "BatchNorm2d" in skipped.reason
     text = str(report)
-    assert text.splitlines()[0] == "5 norms fused, 1 module left as it is"
+    assert re.findall(r"\d+", text.splitlines()[0]) == ["5", "1"]
     assert "fused  InstanceNorm2d + ReLU → instance_norm(act=relu)\n         gen.2, gen.5\n" in text
-    assert "left   BatchNorm2d has no fused form\n         dis.1" in text
+    assert re.search(r"^left +BatchNorm2d .*\n +dis\.1$", text, re.MULTILINE)
     assert max(map(len, text.splitlines())) <= 120
     assert repr(report) == "<accelerate.Report: 5 fused, 1 left>"
 
@@ -259,9 +261,7 @@ def test_hooks_see_what_they_saw(watched: str, when: str) -> None:
     if when == "after":
         watch()
     elif watched != "11":
-        assert (watched, "has a hook, so norm and activation stay two calls") in [
-            (s.name, s.reason) for s in report.skipped
-        ]
+        assert any(s.name == watched and "hook" in s.reason for s in report.skipped)
     assert torch.allclose(net(x), expected, rtol=0, atol=1e-10)
     assert len(seen) == 2
     assert torch.allclose(*seen, rtol=0, atol=1e-10)
@@ -470,7 +470,7 @@ Counting.__name__ = "LayerNorm"
 
 
 LOOKALIKES: dict[str, tuple[type[nn.Module], Callable[..., Any], str]] = {
-    "scaled": (published.LayerNorm, lambda s, x: published.LayerNorm.forward(s, x) * 1.001, "the result differs"),
+    "scaled": (published.LayerNorm, lambda s, x: published.LayerNorm.forward(s, x) * 1.001, "the result "),
     "eps inside": (
         published.LayerNorm,
         lambda s, x: (
@@ -479,24 +479,24 @@ LOOKALIKES: dict[str, tuple[type[nn.Module], Callable[..., Any], str]] = {
             * s.gamma.view(1, -1, 1, 1)
             + s.beta.view(1, -1, 1, 1)
         ),
-        "the result differs",
+        "the result ",
     ),
     "detached": (
         published.LayerNorm,
         lambda s, x: published.LayerNorm.forward(s, x.detach()) + 0 * x,
-        "the gradient of x differs",
+        "gradient of x ",
     ),
     "frozen gamma": (
         published.LayerNorm,
         lambda s, x: (
             published.LayerNorm.forward(s, x) + (s.gamma.detach() - s.gamma).view(1, -1, 1, 1) * x.detach().mean() * 0.1
         ),
-        "the gradient of gamma differs",
+        "gradient of gamma ",
     ),
     "batch of one": (
         published.LayerNorm,
         lambda s, x: published.LayerNorm.forward(s, x) if len(x) > 1 else x * s.gamma.sum() * s.beta.sum(),
-        "on a batch of 1 in training",
+        "batch of 1 in training",
     ),
     "evaluation": (
         published.LayerNorm,
@@ -506,20 +506,20 @@ LOOKALIKES: dict[str, tuple[type[nn.Module], Callable[..., Any], str]] = {
     "adain times two": (
         published.AdaptiveInstanceNorm2d,
         lambda s, x: 2 * published.AdaptiveInstanceNorm2d.forward(s, x),
-        "the result differs",
+        "the result ",
     ),
     "adain that tracks": (
         published.AdaptiveInstanceNorm2d,
         lambda s, x: (s.running_mean.add_(1), published.AdaptiveInstanceNorm2d.forward(s, x))[1],
-        "the buffer running_mean differs",
+        "buffer running_mean ",
     ),
-    "raising": (published.LayerNorm, lambda s, x: {}["no"], "could not be tried out: KeyError: 'no'"),
+    "raising": (published.LayerNorm, lambda s, x: {}["no"], "KeyError: 'no'"),
     "more arguments": (
         published.LayerNorm,
         lambda s, x, mask: x,
-        "is not MUNIT's: its forward takes (x, mask)",
+        "(x, mask)",
     ),
-    "instance norm": (nn.InstanceNorm2d, lambda s, x: x * 2, "InstanceNorm2d has its own forward"),
+    "instance norm": (nn.InstanceNorm2d, lambda s, x: x * 2, "own forward"),
 }
 
 
@@ -551,7 +551,7 @@ def test_a_lookalike_of_a_container_keeps_its_forward() -> None:
         expected = outcome(net, x)
         report = accelerate(net)
         assert [s.name for s in report.skipped] == ["(the module itself)"]
-        assert report.skipped[0].reason.startswith(f"{outer}: computes something else: the result differs")
+        assert re.match(rf"{outer}: .*\bresult\b", report.skipped[0].reason)
         assert report.replaced  # the norms inside
         assert not swaps.is_swapped(net)
         assert_same(outcome(net, x), expected, 1e-10)
@@ -562,7 +562,7 @@ def test_a_block_with_another_activation_fuses_its_norm_only() -> None:
     block.activation = nn.GELU()
     report = mf.accelerate(block)
     assert [(f.name, f.what) for f in report.replaced] == [("norm", "InstanceNorm2d")]
-    assert "its activation GELU has no fused form" in report.skipped[0].reason
+    assert "GELU" in report.skipped[0].reason
 
 
 def test_a_sequential_with_its_own_forward() -> None:
@@ -588,7 +588,7 @@ def test_a_trial_leaves_no_trace() -> None:
     state = torch.get_rng_state()
     with torch.no_grad():
         report = accelerate(net)
-    assert "the buffer count differs" in report.skipped[0].reason
+    assert "buffer count " in report.skipped[0].reason
     assert torch.equal(torch.get_rng_state(), state)
     assert norm.calls == [0] and norm.count == 0 and norm.training and not net.training
     assert all(p.grad is None for p in net.parameters())
@@ -605,29 +605,29 @@ def test_norms_that_are_not_ours() -> None:
     parametrized = nn.InstanceNorm2d(4, affine=True)
     parametrize.register_parametrization(parametrized, "weight", nn.Identity())
     reasons = {
-        nn.InstanceNorm1d(4): "has no fused form",
-        nn.InstanceNorm3d(4): "has no fused form",
-        nn.GroupNorm(1, 4): "has no fused form",
-        nn.BatchNorm2d(4): "has no fused form",
-        nn.LayerNorm(4): "LayerNorm has no fused form",
-        nn.InstanceNorm2d(4, track_running_stats=True): "running statistics",
-        nn.LazyInstanceNorm2d(): "call the network once",
-        on_object: "its forward was replaced on the object",
+        nn.InstanceNorm1d(4): "^InstanceNorm1d .*no fused",
+        nn.InstanceNorm3d(4): "^InstanceNorm3d .*no fused",
+        nn.GroupNorm(1, 4): "^GroupNorm .*no fused",
+        nn.BatchNorm2d(4): "^BatchNorm2d .*no fused",
+        nn.LayerNorm(4): "^LayerNorm .*no fused",
+        nn.InstanceNorm2d(4, track_running_stats=True): "track_running_stats=True",
+        nn.LazyInstanceNorm2d(): "LazyInstanceNorm2d .*no parameters",
+        on_object: "forward .*object",
         parametrized: "parametrization",
-        fused_nn.InstanceNorm2d(4): "fused by itself",
-        fused_nn.AdaptiveInstanceNorm2d(4): "fused by itself",
-        type("LayerNorm", (nn.Module,), {"forward": lambda s, x: x})(): "it has no num_features, eps, affine",
+        fused_nn.InstanceNorm2d(4): r"munit_fast\.nn\.InstanceNorm2d ",
+        fused_nn.AdaptiveInstanceNorm2d(4): r"munit_fast\.nn\.AdaptiveInstanceNorm2d ",
+        type("LayerNorm", (nn.Module,), {"forward": lambda s, x: x})(): "num_features, eps, affine",
     }
     for module, reason in reasons.items():
         report = accelerate(nn.Sequential(module, nn.ReLU()))
         assert report.replaced == []
         assert [s.name for s in report.skipped] == ["0"]
-        assert reason in report.skipped[0].reason
+        assert re.search(reason, report.skipped[0].reason)
         assert not swaps.is_swapped(module)
     # A subclass that changes nothing is still an instance norm.
     assert len(accelerate(Replaced(4)).replaced) == 1
     # These have the shape of a block, but nothing in them is ours.
-    assert str(accelerate(published.Conv2dBlock(3, 4, 3, 1))) == "0 norms fused, 0 modules left as they are"
+    assert re.findall(r"\d+", str(accelerate(published.Conv2dBlock(3, 4, 3, 1)))) == ["0", "0"]
 
 
 def test_torchscript_is_left_alone() -> None:
@@ -643,7 +643,7 @@ def test_a_class_put_on_top_stops_restore() -> None:
     net = nn.Sequential(nn.InstanceNorm2d(3, affine=True), nn.ReLU(), nn.InstanceNorm2d(3))
     report = accelerate(net)
     parametrize.register_parametrization(net[0], "weight", nn.Identity())
-    with pytest.raises(RuntimeError, match=r"1 modules .* by a parametrization for example"):
+    with pytest.raises(RuntimeError, match=r"^1 .*parametrization.*restore\(\)"):
         report.restore()
     assert type(net[2]) is nn.InstanceNorm2d
     parametrize.remove_parametrizations(net[0], "weight")
@@ -704,7 +704,7 @@ def test_adain_without_a_style_and_with_a_wrong_one() -> None:
         norm(x)
     passed = layers.AdaptiveInstanceNorm2d(3).double()
     accelerate(passed)
-    with pytest.raises(ValueError, match="weight must have shape"):
+    with pytest.raises(ValueError, match=r"^weight .*\[2, 3\]"):
         passed(x, torch.ones(2, 4, dtype=x.dtype), torch.ones(2, 4, dtype=x.dtype))
     style = torch.randn(2, 2, 3, dtype=x.dtype)
     expected = layers.AdaptiveInstanceNorm2d(3).double()(x, *style)
@@ -712,7 +712,7 @@ def test_adain_without_a_style_and_with_a_wrong_one() -> None:
     assert torch.allclose(passed(x, weight=style[0], bias=style[1]), expected, rtol=0, atol=1e-12)
     block = layers.Conv2dBlock(3, 4, 3, 1, 1, norm="adain")
     accelerate(block)
-    with pytest.raises(ValueError, match=r"needs its \(weight, bias\)"):
+    with pytest.raises(ValueError, match=r"'adain'.*weight, bias"):
         block(picture(torch.float32))
 
 
@@ -771,11 +771,11 @@ def test_impl(caplog: pytest.LogCaptureFixture) -> None:
     assert torch.allclose(net(x), expected, atol=1e-5)
     restore(net)
     accelerate(net, impl="triton")
-    with pytest.raises(RuntimeError, match="impl='triton' cannot be used here"):
+    with pytest.raises(RuntimeError, match=r"^impl='triton' .*cpu"):
         net(x)
-    with pytest.raises(ValueError, match="impl must be one of auto, triton, cuda, cpu, reference; got 'gpu'"):
+    with pytest.raises(ValueError, match=r"^impl .*auto, triton, cuda, cpu, reference.*'gpu'"):
         accelerate(net, impl="gpu")
-    with pytest.raises(TypeError, match=r"module must be a torch.nn.Module; got Tensor"):
+    with pytest.raises(TypeError, match=r"^module .*torch\.nn\.Module.*Tensor"):
         accelerate(x)  # type: ignore[arg-type]
 
 
@@ -799,9 +799,8 @@ def test_without_a_fast_backend_pytorch_computes(no_native: None, caplog: pytest
         got = outcome(net, x)
     assert all(torch.equal(got[k], v) for k, v in expected.items())
     assert calls(net, x)["epilogue"] == 0
-    assert [record.getMessage() for record in caplog.records] == [
-        "using the slower 'reference' backend on cpu: not built"
-    ]
+    [record] = caplog.records
+    assert re.search("'reference'.*cpu: not built$", record.getMessage())
 
 
 def test_symbolic_tracing_still_works() -> None:

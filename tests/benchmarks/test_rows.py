@@ -28,13 +28,13 @@ def test_rows_survive_their_file(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
-        (lambda d: d.pop("p50"), "line 2 is not a row of `munit-fast bench`: 'p50' is missing"),
-        (lambda d: d.update(p50=-1), "times must be positive"),
+        (lambda d: d.pop("p50"), "line 2 .*'p50'"),
+        (lambda d: d.update(p50=-1), "times .*p20 ≤ p50"),
         (lambda d: d.update(p20=3), "p20 ≤ p50"),
-        (lambda d: d.update(p50=None), "times must be positive"),
-        (lambda d: d.update(p50="x"), "p50 must be float or NoneType, got 'x'"),
-        (lambda d: d.update(side="a"), "side must be int, got 'a'"),
-        (lambda d: d.update(threads=True), "threads must be int, got True"),
+        (lambda d: d.update(p50=None), "times .*p20 ≤ p50"),
+        (lambda d: d.update(p50="x"), "p50 .*float or NoneType.*'x'"),
+        (lambda d: d.update(side="a"), "side .*int.*'a'"),
+        (lambda d: d.update(threads=True), "threads .*int.*True"),
     ],
 )
 def test_rows_that_are_none(tmp_path: Path, spoil: Any, message: str) -> None:

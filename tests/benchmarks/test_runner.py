@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from typing import Any
 
@@ -65,7 +66,7 @@ def test_a_contender_with_wrong_numbers_gets_no_time(monkeypatch: pytest.MonkeyP
     case = next(c for c in SETS["smoke"] if c.mode == mode)
     console = quiet()
     found, failures = run([case], QUICK, console)
-    assert len(failures) == 1 and "off by 1.0e-01" in failures[0] and "no time is reported" in failures[0]
+    assert len(failures) == 1 and re.search(r"\b1\.0e-01\b.*no time", failures[0])
     [bad] = [r for r in found if r.failure]
     assert bad.implementation == OURS and bad.layout == "NCHW" and bad.p50 is None
     assert [r for r in found if r.implementation == OURS and r.failure is None]
@@ -138,4 +139,4 @@ def test_each_number_is_held_to_its_limit() -> None:
 def test_time_that_is_up_leaves_cases_out_and_says_so() -> None:
     console = quiet()
     found, _ = run(SETS["smoke"][:3], replace(QUICK, seconds=0.0), console)
-    assert found == [] and "the last 3 of 3 cases were not measured" in console.file.getvalue()  # type: ignore[attr-defined]
+    assert found == [] and "3 of 3 cases" in console.file.getvalue()  # type: ignore[attr-defined]

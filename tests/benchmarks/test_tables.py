@@ -97,7 +97,7 @@ def test_the_summary_shows_the_headlines() -> None:
     assert lines(text)[1] == "| training iteration, fp32 | 1 s: 3.00× (3.00×) |" and "translation" not in text
 
 
-def test_the_readme_has_five_rows() -> None:
+def test_the_short_table_has_five_rows() -> None:
     rows = []
     for i, case in enumerate(HEADLINES, 1):
         rows += [row(**asdict(case)), baseline(i + 1.0, **asdict(case))]

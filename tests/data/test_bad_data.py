@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -48,7 +49,7 @@ def test_images_that_are_bad_from_the_start(
         (picture_folders / split / "0.png").write_bytes(b"")
     assert run(small_config, picture_folders, tmp_path).iterations == 4
     told = [e["message"] for e in events(tmp_path) if e["kind"] == "data"]
-    assert len(told) == 1 and "trainA/0.png" in told[0] and "another image takes its place" in told[0]
+    assert len(told) == 1 and "trainA/0.png" in told[0] and "another image" in told[0]
     assert run(small_config | {"max_iter": 6}, picture_folders, tmp_path, resume=True).iterations == 6
     for path in (picture_folders / "trainA").iterdir():
         path.write_bytes(b"")
@@ -62,15 +63,19 @@ def test_a_resume_says_what_changes_the_order(
     run(small_config | {"max_iter": 1}, picture_folders, tmp_path)
     console = recorded()
     run(small_config | {"max_iter": 2}, picture_folders, tmp_path, console, resume=True)
-    assert "order" not in console.export_text() and "training images, by" not in console.export_text()
+    assert (
+        "order" not in console.export_text()
+        and "trainA" not in console.export_text()
+        and "domain" not in console.export_text()
+    )
     (picture_folders / "trainA" / "3.png").unlink()
     (picture_folders / "trainB" / "3.png").rename(picture_folders / "trainB" / "other.png")
     console = recorded()
     run(small_config | {"max_iter": 3, "batch_size": 2}, picture_folders, tmp_path, console, resume=True)
     said = console.export_text()
-    assert "began with 1 images of a domain in an iteration; with 2 the data order changes" in said
-    assert "domain A had 4 training images and has 3 now" in said
-    assert "domain B has other training images, by their names" in said
+    assert re.search(r"began with 1 .*\b2\b.* order ", said)
+    assert re.search(r"domain A had 4 .*\b3\b", said)
+    assert re.search("domain B .*names", said)
 
 
 @pytest.mark.parametrize("workers", [0, 1])
@@ -86,7 +91,7 @@ def test_images_that_go_bad_are_replaced_and_said_once(
     run(config | {"max_iter": 3}, picture_folders, tmp_path / "parts")
     run(config, picture_folders, tmp_path / "parts", resume=True)
     told = [e["message"] for e in events(tmp_path / "whole") if e["kind"] == "data"]
-    assert len(told) == 2 and all("another image takes its place" in m for m in told)
+    assert len(told) == 2 and all("another image" in m for m in told)
     assert any("trainA/2.png" in m for m in told) and any("trainB/3.png" in m for m in told)
     name = "resume_00000008.pt"
     assert equal(*(load_file(checkpoints(tmp_path / part) / name) for part in ("whole", "parts")))
@@ -136,7 +141,7 @@ def test_a_loader_that_dies_is_started_again(picture_folders: Path) -> None:
         if len(found) == 12:
             break
     assert all(torch.equal(a[k], b[k]) for a, b in zip(found, wanted) for k in (0, 1))
-    assert 1 <= len(said) <= 2 and "a process that loads images died" in said[0]
+    assert 1 <= len(said) <= 2 and re.search(r"died before iteration \d+", said[0])
 
 
 @pytest.mark.usefixtures("watchful")

@@ -173,8 +173,8 @@ def test_missing_empty_and_special_files_are_named(tmp_path: Path) -> None:
     (tmp_path / "folder.png").mkdir()
     cases = {
         "missing.png": "no such file",
-        "empty.png": "the file is empty",
-        "text.png": "not an image of a known kind; use .jpg",
+        "empty.png": "empty",
+        "text.png": "not an image",
         "folder.png": "not a plain file",
     }
     if hasattr(os, "mkfifo"):
@@ -183,7 +183,8 @@ def test_missing_empty_and_special_files_are_named(tmp_path: Path) -> None:
     for name, complaint in cases.items():
         with pytest.raises(ImageError) as caught:
             decode_image(tmp_path / name, 3)
-        assert str(caught.value).startswith(f"{tmp_path / name}: {complaint}")
+        place, _, reason = str(caught.value).partition(": ")
+        assert place == str(tmp_path / name) and complaint in reason
         assert "\n" not in str(caught.value)
 
 
@@ -364,8 +365,8 @@ def test_every_extension_is_saved_as_itself(tmp_path: Path, extension: str) -> N
 @pytest.mark.parametrize(
     ("tensor", "name", "complaint"),
     [
-        (torch.zeros(3, 4, 4), "a.npy", "images are saved as .png"),
-        (torch.zeros(3, 4, 4), "a", "not as a bare name"),
+        (torch.zeros(3, 4, 4), "a.npy", r"a\.npy.*\.png"),
+        (torch.zeros(3, 4, 4), "a", "bare name"),
         (torch.zeros(2, 4, 4), "a.png", r"\[2, 4, 4\]"),
         (torch.zeros(1, 3, 4, 4), "a.png", r"\[1, 3, 4, 4\]"),
         (torch.zeros(3, 0, 4), "a.png", r"\[3, 0, 4\]"),
@@ -415,13 +416,13 @@ def test_images_are_found_recursively_and_sorted(tmp_path: Path) -> None:
 def test_a_folder_without_images_is_named(tmp_path: Path) -> None:
     (tmp_path / "a.txt").touch()
     for folder, complaint in {
-        tmp_path: f"no images in this folder; looked for {' '.join(IMAGE_EXTENSIONS)}",
+        tmp_path: " ".join(IMAGE_EXTENSIONS),
         tmp_path / "missing": "no such folder",
         tmp_path / "a.txt": "not a folder",
     }.items():
         with pytest.raises(ImageError) as caught:
             list_images(folder)
-        assert str(caught.value).startswith(f"{folder}: {complaint}")
+        assert str(caught.value).startswith(f"{folder}: ") and complaint in str(caught.value)
 
 
 def test_an_unreadable_folder_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -469,10 +470,10 @@ def test_bad_lists_are_named(tmp_path: Path) -> None:
     (tmp_path / "empty.txt").write_text("\n \n")
     (tmp_path / "bytes.txt").write_bytes(b"\xff\xfe\xff")
     for name, complaint in {
-        "missing.txt": r"missing\.txt, line 2: no file none\.png in",
-        "empty.txt": r"empty\.txt: the list names no image",
+        "missing.txt": r"missing\.txt, line 2: .*none\.png",
+        "empty.txt": r"empty\.txt: .*no image",
         "bytes.txt": "not UTF-8 text",
-        "nowhere.txt": r"nowhere\.txt: cannot read the list of images: No such file",
+        "nowhere.txt": r"nowhere\.txt: .*No such file",
     }.items():
         with pytest.raises(ImageError, match=complaint):
             read_list(tmp_path / name, tmp_path)

@@ -105,7 +105,7 @@ def test_a_bad_file_stops_the_cache_at_once(tmp_path: Path, monkeypatch: pytest.
     paths[0].write_bytes(b"")
     read = []
     monkeypatch.setattr(datasets, "decode_image", lambda *a: (read.append(a), decode_image(*a))[1])
-    with pytest.raises(ImageError, match=r"000\.png: the file is empty"):
+    with pytest.raises(ImageError, match=r"000\.png: .*empty"):
         ImageSet(paths, cache=True)
     assert len(read) < 200
 

@@ -40,7 +40,7 @@ def main() -> None:
     mf.l1_losses(pairs, impl="cuda").sum().backward()
     mf.lsgan_loss([a for a, _ in pairs], 1.0, impl="cuda").backward()
     torch.cuda.synchronize()
-    print("all small cases are right")
+    print("PASSED")
 
 
 if __name__ == "__main__":

@@ -107,37 +107,31 @@ def test_the_machine_code(architecture: str) -> None:
 
 
 @needs_cuda
-def test_it_says_in_words_what_it_does_not_serve(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_reasons_for_what_it_does_not_serve(monkeypatch: pytest.MonkeyPatch) -> None:
     gpu = torch.device("cuda", 0)
-    assert (
-        cuda.unsupported_reason(torch.device("cpu"), torch.float32)
-        == "it computes on NVIDIA GPUs, the tensors are on cpu"
-    )
-    assert cuda.unsupported_reason(gpu, torch.float64) == "it serves float32, bfloat16 and float16, not torch.float64"
-    assert cuda.unsupported_problem_reason(Problem("epilogue", channels_last=False)) == (
-        "it reads channels_last tensors; x is NCHW (x.to(memory_format=torch.channels_last))"
-    )
-    assert cuda.unsupported_problem_reason(Problem("epilogue", samples=70000)) == (
-        "it serves at most 65535 samples; x has 70000"
-    )
-    assert cuda.unsupported_problem_reason(Problem("epilogue", channels=70000)) == (
-        "it serves at most 65535 channels; x has 70000"
-    )
+    assert re.search(r"NVIDIA.*\bcpu$", cuda.unsupported_reason(torch.device("cpu"), torch.float32) or "")
+    assert re.search(r"float32, bfloat16.*float16.*torch\.float64", cuda.unsupported_reason(gpu, torch.float64) or "")
+    for problem, expected in (
+        (Problem("epilogue", channels_last=False), r"NCHW \(x\.to\(memory_format=torch\.channels_last\)\)"),
+        (Problem("epilogue", samples=70000), "65535 samples.*70000"),
+        (Problem("epilogue", channels=70000), "65535 channels.*70000"),
+    ):
+        assert re.search(expected, cuda.unsupported_problem_reason(problem) or "")
     assert "2^30" in cuda.unsupported_problem_reason(Problem("epilogue", sample=2**31))
     assert cuda.unsupported_problem_reason(Problem("epilogue", sample=2**30)) is None
     cuda._device_unsupported_reason.cache_clear()
     monkeypatch.setattr(torch.version, "cuda", None)
-    assert cuda.unsupported_reason(gpu, torch.float32) == "this torch is not built for NVIDIA GPUs"
+    assert re.search("torch .*not built", cuda.unsupported_reason(gpu, torch.float32) or "")
     monkeypatch.setattr(torch.version, "cuda", "13.0")
     monkeypatch.setattr(torch.cuda, "device", lambda index: nullcontext())
     for capability, expected in (
-        ((7, 0), "it needs compute capability 7.5 or higher; this device has 7.0"),
-        ((9, 0), "the kernels do not load on this device: munit_fast: "),
+        ((7, 0), r"7\.5 .* 7\.0$"),
+        ((9, 0), "load.*: munit_fast: "),
     ):
         cuda._device_unsupported_reason.cache_clear()
         monkeypatch.setattr(torch.cuda, "get_device_capability", lambda index, c=capability: c)
         if capability < (7, 5) or not torch.cuda.is_available():
-            assert cuda.unsupported_reason(gpu, torch.float32).startswith(expected)
+            assert re.search(expected, cuda.unsupported_reason(gpu, torch.float32) or "")
     cuda._device_unsupported_reason.cache_clear()
 
 
@@ -146,7 +140,7 @@ def test_without_the_cuda_part_it_says_why(monkeypatch: pytest.MonkeyPatch) -> N
 
     gpu = torch.device("cuda", 0)
     monkeypatch.setattr(native, "module", SimpleNamespace(build_info=lambda: {"cuda_error": "nvcc was not found"}))
-    assert cuda.unsupported_reason(gpu, torch.float32) == "munit_fast._C was built without CUDA: nvcc was not found"
+    assert re.match(r"munit_fast\._C .*CUDA: nvcc was not found$", cuda.unsupported_reason(gpu, torch.float32) or "")
     monkeypatch.setattr(native, "module", None)
     monkeypatch.setattr(native, "native_error", "there is no compiler")
     assert cuda.unsupported_reason(gpu, torch.float32) == "there is no compiler"

@@ -9,15 +9,15 @@ import pytest
 from helpers import simulated
 from helpers.simulated import HERE, Simulator
 
-# As in simt/faults.cpp: what is said, or None where the fault shows in the results.
+# As in simt/faults.cpp: a word of the error, or None where the fault shows in the results.
 FAULTS = {
     "no barrier": None,
     "no barrier before memory is used again": None,
     "no barrier before another block's memory is read": None,
     "a block that leaves before the others have read": None,
-    "beyond shared memory": "a kernel wrote beyond its shared memory",
-    "misaligned": "an access is not aligned",
-    "a barrier that half of the threads reach": "threads wait for each other for ever",
+    "beyond shared memory": "beyond",
+    "misaligned": "aligned",
+    "a barrier that half of the threads reach": "wait for each other",
 }
 EXPECTED = [float(64 * (1 - block) + (thread + 2) % 64) for block in (0, 1) for thread in range(64)]
 
@@ -31,7 +31,7 @@ def _run(simulator: Simulator, kind: int, schedule: int) -> tuple[list[float], s
     out = (ctypes.c_float * 128)(*[-1.0] * 128)
     simulator.set(schedule=schedule)
     status = simulator.library.run_fault(kind, out)
-    assert (status != 0) == (simulator.problem == "threads wait for each other for ever")
+    assert (status != 0) == ("wait for each other" in simulator.problem)
     return list(out), simulator.problem
 
 
@@ -46,4 +46,4 @@ def test_a_fault_is_found(simulator: Simulator, fault: str) -> None:
     if (words := FAULTS[fault]) is None:
         assert any(out != EXPECTED for out, _ in runs) and not any(problem for _, problem in runs)
     else:
-        assert any(problem == words for _, problem in runs)
+        assert any(words in problem for _, problem in runs)

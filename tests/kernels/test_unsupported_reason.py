@@ -86,32 +86,29 @@ def driver(tmp_path: Path) -> dict[str, str]:
 
 
 def test_other_devices() -> None:
-    assert kernels.unsupported_reason(torch.device("cpu"), torch.float32) == (
-        "the Triton kernels run on CUDA and HIP devices, not on cpu"
-    )
+    assert re.search(r"CUDA.*HIP.*\bcpu$", kernels.unsupported_reason(torch.device("cpu"), torch.float32) or "")
 
 
 def test_other_dtypes() -> None:
-    assert kernels.unsupported_reason(CUDA, torch.float64) == (
-        "the Triton kernels take float32, bfloat16, float16; got torch.float64"
-    )
+    reason = kernels.unsupported_reason(CUDA, torch.float64) or ""
+    assert re.search(r"float32, bfloat16, float16.*torch\.float64$", reason)
 
 
 def test_no_device(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    assert kernels.unsupported_reason(CUDA, torch.float32) == "no CUDA or HIP device is visible"
+    assert re.search("^no .*CUDA.*HIP", kernels.unsupported_reason(CUDA, torch.float32) or "")
 
 
 def test_no_triton(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(kernels.importlib.util, "find_spec", lambda name: None)
-    assert kernels.unsupported_reason(CUDA, torch.float32) == "triton is not installed"
+    assert re.search("triton .*not installed", kernels.unsupported_reason(CUDA, torch.float32) or "")
 
 
 @pytest.mark.parametrize(
     ("capability", "dtype", "reason"),
     [
-        ((7, 0), torch.float16, "Triton needs compute capability 7.5 or higher; this device has 7.0"),
+        ((7, 0), torch.float16, r"7\.5 .* 7\.0$"),
         ((7, 5), torch.bfloat16, None),
         ((7, 5), torch.float16, None),
         ((9, 0), torch.bfloat16, None),
@@ -125,7 +122,8 @@ def test_capability(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda index: capability)
-    assert kernels.unsupported_reason(CUDA, dtype) == reason
+    found = kernels.unsupported_reason(CUDA, dtype)
+    assert found is None if reason is None else re.search(reason, found or "")
 
 
 def test_a_kernel_is_launched_once_on_each_device(launches: list[torch.device]) -> None:
@@ -153,9 +151,7 @@ def test_a_failed_launch_is_remembered(launches: list[torch.device], monkeypatch
     monkeypatch.setattr(launch, "run", failing)
     for capturing in (False, True):
         monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda c=capturing: c)
-        assert kernels.unsupported_reason(CUDA, torch.float32) == (
-            "Triton cannot launch a kernel on this device: no room for the cache"
-        )
+        assert re.search("launch.*: no room for the cache$", kernels.unsupported_reason(CUDA, torch.float32) or "")
     assert len(launches) == 1
 
 
@@ -178,10 +174,10 @@ except RuntimeError as error:
     done = on_a_made_up_gpu(program, tmp_path, PATH="", TRITON_LIBCUDA_PATH=str(tmp_path))
     assert done.returncode == 0, done.stderr
     reason, second, last, error = done.stdout.splitlines()
-    assert reason.startswith("Triton cannot launch a kernel on this device: Failed to find C compiler")
+    assert re.search("launch.*: Failed to find C compiler", reason)
     assert second == "cuda" and last == "munit_fast.ops.backends.reference"
-    assert error == f"impl='triton' cannot be used here: {reason}"
-    assert f"using the slower 'reference' backend on cuda: triton: {reason}" in done.stderr
+    assert error.startswith("impl='triton' ") and error.endswith(f": {reason}")
+    assert re.search(rf"'reference'.*cuda: triton: {re.escape(reason)}", done.stderr)
 
 
 def test_a_compiler_that_fails_is_named(tmp_path: Path, driver: dict[str, str]) -> None:
@@ -192,9 +188,7 @@ def test_a_compiler_that_fails_is_named(tmp_path: Path, driver: dict[str, str]) 
     done = on_a_made_up_gpu(
         'print(backends.unsupported_reason("triton", gpu, dtype))', tmp_path, **driver, CC=str(compiler)
     )
-    assert done.stdout == (
-        f"Triton cannot launch a kernel on this device: {compiler} ended with status 3, its message is above\n"
-    ), done.stderr
+    assert re.fullmatch(rf".*launch.*: {re.escape(str(compiler))} .*\b3\b.*\n", done.stdout), done.stderr
     assert "Python.h is missing" in done.stderr
 
 

@@ -311,11 +311,11 @@ def test_impl_reference_is_the_reference() -> None:
 
 
 def test_unknown_choices() -> None:
-    with pytest.raises(ValueError, match="impl must be one of"):
+    with pytest.raises(ValueError, match=r"^impl .*'fastest'"):
         trainers.MUNIT_Trainer(small(), impl="fastest")
-    with pytest.raises(ValueError, match="needs loss scaling"):
+    with pytest.raises(ValueError, match=r"fp16.*loss scaling"):
         trainers.MUNIT_Trainer(small(), impl="reference", amp="fp16")
-    with pytest.raises(ValueError, match="amp must be one of"):
+    with pytest.raises(ValueError, match=r"^amp .*'half'"):
         trainers.MUNIT_Trainer(small(), amp="half")
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -84,7 +85,7 @@ def test_instruction_sets_agree(cpu: str) -> None:
 
 def test_set_isa_refuses_an_unknown_name_and_changes_nothing(cpu: str) -> None:
     chosen = native.module.isa()
-    with pytest.raises(ValueError, match=r"isa must be one of .*; got 'mmx'"):
+    with pytest.raises(ValueError, match=rf"^isa .*{ISAS[-1]}.*'mmx'"):
         native.module.set_isa("mmx")
     assert native.module.isa() == chosen
     native.module.set_isa(None)
@@ -117,10 +118,10 @@ def test_without_the_compiled_part() -> None:
     )
     done = python(script)
     assert done.returncode == 0, done.stderr
-    assert "impl='cpu' cannot be used here" in done.stdout and "C++20 compiler" in done.stdout
+    assert done.stdout.startswith("impl='cpu' ") and "C++20 compiler" in done.stdout
     warnings = [line for line in done.stderr.splitlines() if "slower 'reference' backend" in line]
     assert len(warnings) == 1, done.stderr
-    assert "munit_fast._C is not built" in warnings[0]
+    assert "munit_fast._C" in warnings[0]
 
 
 def test_the_warning_comes_once_whatever_the_dtype() -> None:
@@ -149,17 +150,18 @@ def test_importing_the_functions_does_not_import_triton() -> None:
     assert done.returncode == 0, done.stderr
 
 
-def test_auto_warns_in_words_and_once(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(backends.cpu, "unsupported_reason", lambda device, dtype: "it is not built on this machine")
+def test_auto_warns_once_and_gives_the_reason(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(backends.cpu, "unsupported_reason", lambda device, dtype: "no such CPU")
     backends.choose.cache_clear()
     try:
         with caplog.at_level(logging.WARNING, logger="munit_fast"):
             for _ in range(3):
                 mf.bias_act(torch.randn(1, 1, 2, 2))
-            with pytest.raises(RuntimeError, match="impl='cpu' cannot be used here: it is not built on this machine"):
+            with pytest.raises(RuntimeError, match=r"^impl='cpu' .*: no such CPU$"):
                 mf.bias_act(torch.randn(1, 1, 2, 2), impl="cpu")
     finally:
         backends.choose.cache_clear()
-    assert [record.getMessage() for record in caplog.records] == [
-        "using the slower 'reference' backend on cpu: it is not built on this machine"
-    ]
+    [record] = caplog.records
+    assert re.search("'reference'.* cpu: no such CPU$", record.getMessage())

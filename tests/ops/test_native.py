@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.machinery
 import importlib.util
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -35,10 +36,10 @@ cli.main()
 def test_the_reason_that_the_installation_noted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(native, "__file__", str(tmp_path / "ops" / "native.py"))
     missing = ModuleNotFoundError("No module named 'munit_fast._C'", name="munit_fast._C")
-    assert "its file is not there" in native._missing_reason(missing)
-    (tmp_path / "_C.missing.txt").write_text("no C++ compiler\nwas found\n")
+    assert re.search(r"munit_fast\._C .*file", native._missing_reason(missing))
+    (tmp_path / "_C.missing.txt").write_text("tried g++\nand clang++\n")
     reason = native._missing_reason(missing)
-    assert "no C++ compiler was found" in reason and "build_ext --inplace" in reason and "\n" not in reason
+    assert "tried g++ and clang++" in reason and "build_ext --inplace" in reason and "\n" not in reason
 
 
 def built_with(**changes: list[str]) -> types.SimpleNamespace:
@@ -101,8 +102,8 @@ def test_a_function_that_torch_lacks_is_named(tmp_path: Path) -> None:
     with pytest.raises(ImportError) as raised:
         importlib.util.module_from_spec(importlib.util.spec_from_loader("_C", loader))
     said = native._missing_reason(raised.value)
-    assert said.startswith(f"munit_fast._C does not load into torch {torch.__version__} (")
-    assert "aoti_torch_no_such_function" in said and said.endswith("; install munit-fast again")
+    assert said.startswith("munit_fast._C ") and f"torch {torch.__version__} (" in said
+    assert "aoti_torch_no_such_function" in said and "install munit-fast" in said
     assert "\n" not in said
 
 
@@ -116,7 +117,5 @@ def test_a_command_says_it_once_in_one_line(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     said = [line for line in (done.stdout + done.stderr).splitlines() if "_C" in line or "C++" in line]
     assert len(said) == 1, done.stderr
-    assert said[0].startswith(
-        "using the slower 'reference' backend on cpu: munit_fast._C is not built for this Python ("
-    )
-    assert said[0].endswith("or a wheel, which needs none")
+    # The whole message, from the backend to the last remedy.
+    assert re.search(r"'reference'.* cpu: munit_fast\._C .*build_ext --inplace.*wheel", said[0])

@@ -138,7 +138,7 @@ def test_adain_replaces_the_published_one(x: Tensor) -> None:
 
 def test_adain_in_the_published_manner(x: Tensor) -> None:
     module = mnn.AdaptiveInstanceNorm2d(4, act="relu", pad=1)
-    with pytest.raises(ValueError, match="weight and bias must be given"):
+    with pytest.raises(ValueError, match=r"^weight and bias "):
         module(x)
     weight, bias = torch.randn(2, 4), torch.randn(2, 4)
     module.weight, module.bias = weight.reshape(-1), bias.reshape(-1)
@@ -147,7 +147,7 @@ def test_adain_in_the_published_manner(x: Tensor) -> None:
     assert list(module.state_dict()) == ["running_mean", "running_var"]
     assert list(module.parameters()) == []
     assert torch.equal(copy.deepcopy(module)(x), module(x))
-    with pytest.raises(ValueError, match=r"weight must have shape \[2, 4\]"):
+    with pytest.raises(ValueError, match=r"^weight .*\[2, 4\]"):
         module(x, torch.ones(3, 4), bias)
 
 

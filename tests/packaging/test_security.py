@@ -173,7 +173,7 @@ def test_yaml_bombs_are_small_errors(tmp_path: Path) -> None:
     letters = "abcdefghij"
     laughs = "a: &a [x, x, x, x, x, x, x, x, x]\n"
     laughs += "".join(f"{c}: &{c} [{', '.join(['*' + p] * 9)}]\n" for p, c in zip(letters, letters[1:]))
-    with pytest.raises(ConfigError, match="more than 2000 values, aliases included"):
+    with pytest.raises(ConfigError, match=r"2000 .*aliases"):
         parse_config(laughs)
     with pytest.raises(ConfigError, match="contains itself"):
         parse_config("a: &a [*a]")
@@ -185,7 +185,7 @@ def test_yaml_bombs_are_small_errors(tmp_path: Path) -> None:
         load_config("/dev/zero")
     with pytest.raises(ConfigError, match="could not determine a constructor"):
         parse_config("batch_size: !!python/object/apply:os.system ['false']")
-    with pytest.raises(ConfigError, match="and 80 more problems") as many:
+    with pytest.raises(ConfigError, match="80 more") as many:
         parse_config("".join(f"k{i}: 1\n" for i in range(100)))
     assert len(str(many.value).splitlines()) == 21
     with pytest.raises(ConfigError) as long:
@@ -212,10 +212,10 @@ def test_lists_stay_in_their_folder_unless_allowed(tmp_path: Path) -> None:
 
     assert read("a.png", "near.png") == [root / "a.png", root / "near.png"]
     for name, words in {
-        "../secret.png": "leads out of .*--allow_outside",
-        str(tmp_path / "secret.png"): "leads out of",
-        "link.png": "is a link out of .*--allow_outside",
-        "up/secret.png": "is a link out of",
+        "../secret.png": "out of .*--allow_outside",
+        str(tmp_path / "secret.png"): "out of",
+        "link.png": "link out of .*--allow_outside",
+        "up/secret.png": "link out of",
         "a\0.png": r"no file a\\x00",
         "none\x1b[31m.png": r"no file none\\x1b",
     }.items():
@@ -242,7 +242,7 @@ def test_checkpoint_bombs(tmp_path: Path) -> None:
         for part in source.infolist():
             target.writestr(part.filename, source.read(part))
     assert (tmp_path / "bomb.pt").stat().st_size < 20_000
-    with pytest.raises(CheckpointError, match=r"unpack to \d+ bytes, more than the file has"):
+    with pytest.raises(CheckpointError, match=r"unpack to \d+ bytes"):
         load_file(tmp_path / "bomb.pt")
 
 
@@ -254,7 +254,7 @@ def test_tensors_without_memory_are_refused(tmp_path: Path) -> None:
     assert path.stat().st_size < 3000
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     for load in (load_file, lambda _: find_state(tmp_path)):
-        with pytest.raises(CheckpointError, match=r"shape \[268435456\] holds more than its storage"):
+        with pytest.raises(CheckpointError, match=r"\[268435456\] .*storage"):
             load(path)
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 200 * 1024  # kB
     torch.save({"view": torch.arange(6.0).view(2, 3).T[1:], "none": torch.empty(0, 5)}, path)  # of their own memory
@@ -278,7 +278,7 @@ def test_tensors_that_no_parameter_can_take(tmp_path: Path, kind: str) -> None:
         states[1][name] = makers[kind]()
         torch.save({"a": {k: v + 1 for k, v in states[0].items()}, "b": states[1]}, tmp_path / "gen.pt")
         before = [value.clone() for value in nets[0].state_dict().values()]
-        with pytest.raises(CheckpointError, match="'b' is not a state_dict of plain tensors"):
+        with pytest.raises(CheckpointError, match=r"'b' .*plain tensors"):
             load_pair(tmp_path / "gen.pt", *nets)
     assert all(torch.equal(x, y) for x, y in zip(before, nets[0].state_dict().values()))
 
@@ -287,7 +287,7 @@ def test_names_in_a_checkpoint_do_not_speak_to_the_terminal(tmp_path: Path) -> N
     nets = [AdaINGen(3, fuzz_loaders.GENERATOR) for _ in range(2)]
     states = [dict(net.state_dict()) for net in nets]
     torch.save({"a": states[0] | {"x\x1b]0;title\x07": torch.zeros(1)}, "b": states[1]}, tmp_path / "gen.pt")
-    with pytest.raises(CheckpointError, match=r"x\\x1b\]0;title\\x07 is not expected") as refused:
+    with pytest.raises(CheckpointError, match=r"x\\x1b\]0;title\\x07 .*expected") as refused:
         load_pair(tmp_path / "gen.pt", *nets)
     assert str(refused.value).isprintable()
 

@@ -32,7 +32,7 @@ def test_without_nvcc(script: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -
     """The reason gets into the module, whatever characters it has."""
     monkeypatch.setattr(shutil, "which", lambda name: None)
     monkeypatch.setattr(glob, "glob", lambda pattern: [])
-    with pytest.raises(script["BuildError"], match="nvcc was not found") as raised:
+    with pytest.raises(script["BuildError"], match=r"nvcc .*not found") as raised:
         script["CudaToolkit"]()
     text = script["build_header"](None, f'{raised.value} "C:\\here"\nand there')
     assert "#define MUNIT_FAST_CUDA 0" in text and len(text.splitlines()) == 3
@@ -103,8 +103,8 @@ def complaining_compiler(folder: Path) -> str:
 @pytest.mark.parametrize(
     ("environment", "reason"),
     [
-        ({"PATH": ""}, "a C++ compiler was not found (tried $CXX, c++, g++ and clang++)"),
-        ({"MUNIT_FAST_NATIVE": "0"}, "MUNIT_FAST_NATIVE=0 was set when munit-fast was installed"),
+        ({"PATH": ""}, "$CXX, c++, g++ and clang++"),
+        ({"MUNIT_FAST_NATIVE": "0"}, "MUNIT_FAST_NATIVE=0"),
         ({"CXX": "complaining"}, "x.h:3:1: error: no such thing"),
     ],
 )
@@ -120,19 +120,20 @@ def test_an_installation_without_the_compiled_part_notes_why(
     done = build(tmp_path, **environment)
     assert done.returncode == 0, done.stderr
     assert not earlier.exists()  # what an earlier version built
-    assert noted.read_text() == f"{reason}\n"
-    assert f"munit_fast._C was not built, the package will be slower: {reason}" in done.stderr
+    note = noted.read_text()
+    assert reason in note and note.count("\n") == 1 and note.endswith("\n")
+    assert re.search(rf"munit_fast\._C .*: {re.escape(note.strip())}", done.stderr)
     if "MUNIT_FAST_NATIVE" not in environment:
         noted.unlink()
         done = build(tmp_path, **environment, MUNIT_FAST_NATIVE="1")
-        assert done.returncode != 0 and f"munit_fast._C was not built: {reason}" in done.stderr
+        assert done.returncode != 0 and re.search(rf"munit_fast\._C .*: {re.escape(note.strip())}", done.stderr)
         assert not noted.exists()
 
 
 @pytest.mark.parametrize("name", ["MUNIT_FAST_NATIVE", "MUNIT_FAST_CUDA"])
 def test_switches_are_zero_or_one(name: str, tmp_path: Path) -> None:
     done = build(tmp_path, **{name: "yes"})
-    assert done.returncode != 0 and f"{name} must be 0, 1 or unset; got 'yes'" in done.stderr
+    assert done.returncode != 0 and re.search(f"{name} .*0, 1 .*'yes'", done.stderr)
 
 
 def test_a_compiled_part_that_exists_is_used() -> None:

@@ -92,13 +92,13 @@ def test_what_torch_refuses_is_an_import_error(tmp_path: Path) -> None:
         "except ImportError as error: print(error)\n"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=ROOT)
-    assert (done.returncode, done.stdout) == (0, "munit_fast: torch failed at registering a library\n"), done.stderr
+    assert done.returncode == 0 and re.fullmatch("munit_fast: .*registering.*\n", done.stdout), done.stderr
 
 
 @pytest.mark.skipif(native.module is None, reason="the compiled part is missing")
 def test_an_error_in_an_operator_reaches_python() -> None:
     x = torch.zeros(3)
-    with pytest.raises(RuntimeError, match=r"munit_fast: a and b differ"):
+    with pytest.raises(RuntimeError, match=r"^munit_fast: a and b "):
         torch.ops.munit_fast_cpu.l1_sum(x, x.double())
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from pathlib import Path
 from typing import Any
 
@@ -65,11 +66,9 @@ def test_captions_say_direction_and_set(tmp_path: Path) -> None:
         images={5: ["images/gen_b2a_test_00000005.jpg", "images/other.jpg"]},
         current=["images/gen_a2b_train_current.jpg"],
     )
-    assert [image["alt"] for image in page.all("img")] == [
-        "Grid of translations, A → B, training images, the running iteration",
-        "Grid of translations, B → A, test images, iteration 5",
-        "Grid of translations, other.jpg, iteration 5",
-    ]
+    expected = ["A → B, training .*running", "B → A, test .*iteration 5$", r"other\.jpg, iteration 5$"]
+    for image, words in zip(page.all("img"), expected, strict=True):
+        assert re.search(words, image["alt"])
     assert "B → A, test images" in page.texts
 
 
@@ -134,7 +133,7 @@ def test_find_grids_groups_by_iteration(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["../secret.jpg", "/etc/passwd", "images/../../x.jpg", "..\\x.jpg", ""])
 def test_files_outside_the_folder_are_refused(tmp_path: Path, name: str) -> None:
-    with pytest.raises(ValueError, match="inside the page's folder"):
+    with pytest.raises(ValueError, match=rf"{re.escape(repr(name))}.*folder"):
         write_training(tmp_path, images={1: [name]})
     assert list(tmp_path.iterdir()) == []
 

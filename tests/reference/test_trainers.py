@@ -54,7 +54,7 @@ def test_adain_refuses_one_pixel_and_other_shapes() -> None:
     norm = AdaptiveInstanceNorm2d(4)
     with pytest.raises(ValueError, match="larger than 1×1"):
         norm(torch.rand(1, 4, 1, 1), torch.rand(1, 4), torch.rand(1, 4))
-    with pytest.raises(ValueError, match=r"weight must have shape \[2, 4\]"):
+    with pytest.raises(ValueError, match=r"^weight .*\[2, 4\]"):
         norm(torch.rand(2, 4, 3, 3), torch.rand(4), torch.rand(2, 4))
 
 

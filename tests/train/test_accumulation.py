@@ -54,9 +54,9 @@ def test_parts_of_a_batch_are_the_batch(small_config: dict[str, Any], kind: str,
 
 def test_a_batch_that_cannot_be_divided(small_config: dict[str, Any]) -> None:
     hp = hyperparameters(small_config, accumulation=3)
-    with pytest.raises(ValueError, match="accumulation: 3 parts need a batch that they divide; got 4 and 4 images"):
+    with pytest.raises(ValueError, match=r"^accumulation: 3 .*\b4 and 4 "):
         trained("MUNIT_Trainer", hp, 1)
-    with pytest.raises(ValueError, match="accumulation needs the fast trainers"):
+    with pytest.raises(ValueError, match=r"^accumulation .*impl='reference'"):
         trained("MUNIT_Trainer", hp, 1, impl="reference")
 
 

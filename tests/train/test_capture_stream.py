@@ -79,7 +79,7 @@ def test_backwards_alone(cuda: FakeCuda, forwards: list[Any], monkeypatch: pytes
 def test_what_is_made_elsewhere_is_not_captured(cuda: FakeCuda) -> None:
     x = torch.ones(3, requires_grad=True)
     work = contenders.differentiable(lambda: x * 2, [x], "backward")
-    with pytest.raises(RuntimeError, match="must be made on munit_fast"):
+    with pytest.raises(RuntimeError, match=r"munit_fast\..*capture_stream"):
         in_graph(work)
     with torch.cuda.stream(capture_stream(GPU)):
         captured = in_graph(contenders.differentiable(lambda: x * 2, [x], "backward"))

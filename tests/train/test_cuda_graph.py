@@ -99,7 +99,7 @@ def test_a_capture_that_fails_leaves_a_run_that_goes_on(
     monkeypatch.setattr(optim.FusedAdam, "make_capturable", lambda self: None)
     with caplog.at_level(logging.WARNING):
         failed = trained("MUNIT_Trainer", hp, True, count=3)
-    assert failed._graphs.failure == "the capture failed: operation not permitted"
+    assert (failed._graphs.failure or "").endswith(": operation not permitted")
     assert failed.iterations == 3 and torch.equal(parameters(failed), parameters(plain))
 
 

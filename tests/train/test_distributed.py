@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -156,7 +157,7 @@ def test_a_killed_rank_ends_or_restarts_the_job(
         if restarts == 0:
             _, text = job.communicate(timeout=120)
             assert job.returncode != 0 and not ranks_of(path), text
-            assert "munit-fast: rank 0: another process of the job is gone" in text
+            assert re.search("munit-fast: rank 0: .*process.*gone", text)
             assert find_state(folder).state["iterations"] >= 5
             return
         wait_for(
@@ -207,7 +208,7 @@ def test_a_run_that_only_another_rank_sees_is_not_begun_anew(
     command = torchrun(2, SCRIPT, path, tmp_path / "host{rank}", "MUNIT")
     done = subprocess.run(command, capture_output=True, text=True, env=ENVIRONMENT, timeout=120)
     assert done.returncode != 0
-    assert "RunDirectoryError" in done.stderr and "on storage that every machine sees" in done.stderr, done.stderr
+    assert re.search("RunDirectoryError: .*--output_path", done.stderr), done.stderr
     assert not (tmp_path / "host0").exists()
 
 
@@ -261,9 +262,9 @@ def test_one_process_has_nobody_to_ask() -> None:
 
 def test_what_cannot_be_distributed(small_config: dict[str, Any]) -> None:
     hp = make_config(small_config).hyperparameters()
-    with pytest.raises(ValueError, match="impl='reference' trains in one process"):
+    with pytest.raises(ValueError, match=r"^impl='reference' "):
         trainers.MUNIT_Trainer(hp, impl="reference").distribute()
-    with pytest.raises(RuntimeError, match="start the processes with torchrun"):
+    with pytest.raises(RuntimeError, match="torchrun"):
         trainers.MUNIT_Trainer(hp).distribute()
 
 

@@ -58,7 +58,7 @@ def test_the_share_of_new_weights() -> None:
     assert (1 - average.weight(1)) ** 1000 == pytest.approx(0.5)
     average.images = 10**4 - 100
     assert 1 - average.weight(100) == pytest.approx(0.5 ** (100 / 500))
-    with pytest.raises(ValueError, match="half_life must be a positive number of images; got 0"):
+    with pytest.raises(ValueError, match=r"^half_life .*positive.* 0"):
         GeneratorAverage(0)
 
 

@@ -167,7 +167,7 @@ def test_a_capture_that_cannot_be_ended(cuda: FakeCuda, kind: str) -> None:
     run.update(2)
     assert cuda.current is cuda.default
     assert len(cuda.released) == 1 and cuda.released == cuda.pools
-    assert run.graphed._graphs.failure == f"the capture failed: {cuda.fail}" and not run.graphed._graphs.by_key
+    assert run.graphed._graphs.failure.endswith(f": {cuda.fail}") and not run.graphed._graphs.by_key
     assert run.graphed.iterations == cuda_graph.WARM_UP + 2
     run.compare()
 
@@ -179,7 +179,7 @@ def test_a_kernel_that_does_not_compile_ends_in_a_stated_fallback(cuda: FakeCuda
     cuda.refused = {"l1_losses_backward": "Failed to find C compiler. Please specify via CC environment variable."}
     cuda.fail = "operation failed due to a previous error during capture"
     run.update(cuda_graph.WARM_UP + 2)
-    assert run.graphed._graphs.failure == f"the capture failed: {cuda.refused['l1_losses_backward']}"
+    assert run.graphed._graphs.failure.endswith(f": {cuda.refused['l1_losses_backward']}")
     assert cuda.current is cuda.default and cuda.released == cuda.pools
     run.compare()
 
@@ -199,7 +199,7 @@ def test_what_broke_a_capture_is_what_is_said(cuda: FakeCuda) -> None:
         cuda_graph.capture(failing(RuntimeError("Failed to find C compiler.\nMore")), device)
     with pytest.raises(KeyboardInterrupt):
         cuda_graph.capture(failing(KeyboardInterrupt()), device)
-    with pytest.raises(ValueError, match="content must be"):
+    with pytest.raises(ValueError, match="2×2"):
         cuda_graph.capture(failing(ValueError("content must be at least 2×2")), device)
     assert cuda.current is cuda.default and len(cuda.released) == 3
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import shutil
 import sys
 import types
@@ -82,7 +83,7 @@ def test_what_a_run_was(small_config: dict[str, Any], picture_folders: Path, tmp
     assert [tenths[i] for i in (1, 3, 4, 6, 8, 9)] == [None] * 6
     words = describe_run(root / "checkpoints" / "gen_00000004.pt")
     assert words is not None
-    assert words.startswith("4 iterations on 8 images of each domain, at least 0.0 hours in 2 sessions")
+    assert re.match(r"4 iterations.* 8 images.* 0\.0 hours.* 2 sessions", words)
     assert describe_run(root / "checkpoints" / "gen_00000003.pt") is None  # the summary is not of that one
     assert describe_run(tmp_path / "gen_00000004.pt") is None
 
@@ -178,9 +179,7 @@ def test_weights_and_biases_that_cannot_be(
         run(small_config, picture_folders, tmp_path, wandb="edges")
     assert not (tmp_path / "outputs").exists()
     monkeypatch.setitem(sys.modules, "wandb", Wandb(fails=True))
-    with pytest.raises(
-        LogError, match=r"api_key not configured \(no-tty\); log in with `wandb login`, or set WANDB_MODE"
-    ):
+    with pytest.raises(LogError, match=r"--wandb edges: .*\(no-tty\).*`wandb login`.*WANDB_MODE"):
         run(small_config, picture_folders, tmp_path, wandb="edges")
     assert not (tmp_path / "outputs" / "small").exists()
     stub = Wandb()

@@ -91,7 +91,7 @@ def test_the_state_before_a_damaged_one_is_used_and_said(
     console = Console(record=True, quiet=False, file=open(os.devnull, "w"), width=500)  # noqa: SIM115
     result = run(small_config, picture_folders, out, console, resume=True)
     said = console.export_text()
-    assert "resume_00000004.pt" in said and "going on from resume_00000003.pt instead" in said
+    assert "resume_00000004.pt" in said and "resume_00000003.pt" in said
     assert "resuming after iteration 3" in said
     assert (result.iterations, [e["kind"] for e in events(out)]) == (4, ["begin", "end", "checkpoint", "begin", "end"])
     assert equal(load_file(newest), wanted)
@@ -126,7 +126,7 @@ def test_a_read_that_fails_is_no_damage(
 
     with monkeypatch.context() as patched:
         patched.setattr(torch, "load", failing)
-        with pytest.raises(CheckpointReadError, match=rf"resume_00000004\.pt: cannot be read: {reason}"):
+        with pytest.raises(CheckpointReadError, match=rf"resume_00000004\.pt: .*: {reason}"):
             run(small_config, picture_folders, out, resume=True)
     assert sorted(path.name for path in checkpoints(out).iterdir()) == before
     assert run(small_config | {"max_iter": 5}, picture_folders, out, resume=True).iterations == 5
@@ -137,7 +137,7 @@ def test_a_read_error_that_another_hides_is_found(
 ) -> None:
     runs.save(MUNIT_Trainer(make_config(small_config).hyperparameters()), tmp_path, 1)
     (tmp_path / "resume_00000001.pt").write_bytes(b"PK nothing")
-    with pytest.raises(CheckpointError, match="no state is left"):
+    with pytest.raises(CheckpointError, match=r"resume_00000001\.pt.*no state"):
         find_state(tmp_path)
 
     def failing(*_: Any, **__: Any) -> None:
@@ -152,14 +152,14 @@ def test_without_a_good_state_nothing_is_guessed(small_config: dict[str, Any], t
     hp = make_config(small_config).hyperparameters()
     runs.save(MUNIT_Trainer(hp), tmp_path, 1)
     (tmp_path / "resume_00000001.pt").write_bytes(b"")
-    with pytest.raises(CheckpointError, match=r"resume_00000001\.pt.*no state is left") as caught:
+    with pytest.raises(CheckpointError, match=r"resume_00000001\.pt.*no state") as caught:
         find_state(tmp_path)
     assert "\n" not in str(caught.value)
     other = make_config(small_config | {"gen": small_config["gen"] | {"dim": 8}}).hyperparameters()
     save_state(MUNIT_Trainer(hp), tmp_path, 2)
     trainer = MUNIT_Trainer(other)
     before = run_state(trainer, 0)
-    with pytest.raises(CheckpointError, match=r"gen\.dim is 4 in the file and 8 here"):  # another model is no damage
+    with pytest.raises(CheckpointError, match=r"gen\.dim .*\b4\b.*\b8\b"):  # another model is no damage
         runs.resume(trainer, tmp_path)
     assert run_state(trainer, 0)["checksum"] == before["checksum"]
 
@@ -286,7 +286,7 @@ def test_too_many_in_a_row_end_the_run_with_what_repeats_them(
         return update(self, x_a, x_b, hp, noise)
 
     monkeypatch.setattr(MUNIT_Trainer, "update", poisoned)
-    with pytest.raises(NotFiniteError, match=r"3 iterations in a row .* up to iteration 5; the weights are as they"):
+    with pytest.raises(NotFiniteError, match=r"^3 iterations .*iteration 5; .*lr.*--amp off"):
         run(small_config | {"max_iter": 20}, picture_folders, tmp_path, patience=3)
     state = load_file(checkpoints(tmp_path) / "resume_00000005.pt")
     good = load_file(checkpoints(tmp_path) / "resume_00000002.pt")
@@ -369,6 +369,6 @@ def test_a_record_of_another_shape_changes_nothing(small_config: dict[str, Any],
     trainer = MUNIT_Trainer(hp)
     before = run_state(trainer, 0)["checksum"]
     for skips in (torch.zeros(3, dtype=torch.int64), torch.zeros(1 + WINDOW), None):
-        with pytest.raises(CheckpointError, match="record of skipped steps of another shape"):
+        with pytest.raises(CheckpointError, match=r"skipped steps .*shape"):
             apply_state(trainer, state | {"skips": skips}, tmp_path)
         assert run_state(trainer, 0)["checksum"] == before and trainer.iterations == 0

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import json
 import os
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -65,7 +66,7 @@ def test_what_was_left_out_is_counted_with_reasons(prepared: tuple[Path, dict[st
     assert manifest["skipped"] == {"copy of another": 2, "unreadable": 2, "without edges": 1}
     assert manifest["skipped_files"]["copy of another"] == {"twin.bmp": "cats/no 2.png", "twin.png": "cats/no 1.png"}
     unreadable = manifest["skipped_files"]["unreadable"]
-    assert unreadable["empty.png"] == "the file is empty" and unreadable["broken.jpg"].startswith("not a")
+    assert unreadable["empty.png"].endswith("empty") and unreadable["broken.jpg"].startswith("not a")
     assert "white.png" in manifest["skipped_files"]["without edges"]
 
 
@@ -199,19 +200,19 @@ def test_nothing_is_left_of_an_interrupted_run(
 
 def test_the_output_stays_out_of_the_source(source: Path) -> None:
     for out in (source, source / "out"):
-        with pytest.raises(DatasetError, match="lies inside the source folder"):
+        with pytest.raises(DatasetError, match=f"^{re.escape(str(out))} .*{re.escape(str(source))}"):
             prepare_edges(source, out)
 
 
 @pytest.mark.parametrize(
     ("options", "complaint"),
     [
-        ({"size": 8}, "size must lie in"),
-        ({"test_fraction": 0.0}, "test_fraction must lie between 0 and 1, not 0.0"),
-        ({"test_fraction": 1.0}, "test_fraction"),
-        ({"test_fraction": float("nan")}, "test_fraction"),
-        ({"sigma": 0.0}, "sigma must lie"),
-        ({"sigma": float("nan")}, "sigma must lie"),
+        ({"size": 8}, "^size .*16.*4096.*8"),
+        ({"test_fraction": 0.0}, r"^test_fraction .*0 .*1.* 0\.0$"),
+        ({"test_fraction": 1.0}, "^test_fraction "),
+        ({"test_fraction": float("nan")}, "^test_fraction "),
+        ({"sigma": 0.0}, "^sigma "),
+        ({"sigma": float("nan")}, "^sigma "),
     ],
 )
 def test_numbers_out_of_range_are_refused(

