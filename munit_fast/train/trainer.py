@@ -54,6 +54,7 @@ class _Trainer(reference.trainers._Trainer):
     gen_opt: FusedAdam
     discriminator = MsImageDis
     fused_objective: ClassVar[Objective]
+    terms_that_may_be_off: ClassVar[tuple[str, ...]]
 
     def __init__(
         self, hyperparameters: Hyperparameters, impl: str = "auto", amp: str = "off", checkpointing: bool = False
@@ -70,6 +71,8 @@ class _Trainer(reference.trainers._Trainer):
         self._scaling = LossScaling()
         self._graphs: StepGraphs[Losses] = StepGraphs()
         self._cached_codes: CachedCodes | None = None
+        self._updates_losses: Losses = {}  # what the published updates reported last
+        vars(self).update(dict.fromkeys(self.terms_that_may_be_off, 0.0))
         self._parallel: dict[str, nn.Module] = {}  # "dis", "gen": their losses, where processes share a batch
         self._processes = 1
         for module in (self.gen_a, self.gen_b, self.dis_a, self.dis_b):
@@ -85,7 +88,8 @@ class _Trainer(reference.trainers._Trainer):
         """One iteration: update_learning_rate, dis_update, gen_update, update_average; on a GPU, in one CUDA graph.
 
         The graph comes with the fourth iteration. The losses are then its tensors: the next iteration overwrites them.
-        What keeps a GPU from capturing is logged once, and the iterations run eagerly.
+        What keeps a GPU from capturing is logged once, and the iterations run eagerly. A `dis_update` or `gen_update`
+        of a subclass is called; without one, both steps share the content codes directly.
 
         Args:
             x_a: images of domain A, [N, C, H, W] in [-1, 1], on any device.
@@ -115,9 +119,20 @@ class _Trainer(reference.trainers._Trainer):
     def _iterate(self, x_a: Tensor, x_b: Tensor, hp: Hyperparameters, noise: TrainingNoise) -> Losses:
         """Encode, discriminator step, generator step: the steps share the content codes, which neither changes."""
         of_dis, of_gen = noise
+        if self._overrides_an_update():
+            self.dis_update(x_a, x_b, hp, of_dis)
+            self.gen_update(x_a, x_b, hp, of_gen)
+            return dict(self._updates_losses)
         codes = self._encode(x_a, x_b, hp)
         losses = self._discriminator_step(x_a, x_b, codes, hp, of_dis)
         return losses | self._generator_step(x_a, x_b, codes, hp, of_gen)
+
+    def _overrides_an_update(self) -> bool:
+        """Whether a subclass, or someone on this object, has a `dis_update` or `gen_update` of their own."""
+        return any(
+            getattr(getattr(self, name), "__func__", None) is not getattr(_Trainer, name)
+            for name in ("dis_update", "gen_update")
+        )
 
     def _encode(self, x_a: Tensor, x_b: Tensor, hp: Hyperparameters) -> Codes | None:
         """What both steps need of the images; None: each step encodes them."""
@@ -213,7 +228,7 @@ class _Trainer(reference.trainers._Trainer):
         self._cached_codes = None
         codes = self._encode(x_a, x_b, hyperparameters)
         cached = None if codes is None else CachedCodes(self, x_a, x_b, codes, self.amp)
-        vars(self).update(self._discriminator_step(x_a, x_b, codes, hyperparameters, noise))
+        self._report(self._discriminator_step(x_a, x_b, codes, hyperparameters, noise))
         self._cached_codes = cached
 
     def gen_update(self, x_a: Tensor, x_b: Tensor, hyperparameters: Hyperparameters, noise: Noise = None) -> None:
@@ -231,7 +246,12 @@ class _Trainer(reference.trainers._Trainer):
         """
         cached, self._cached_codes = self._cached_codes, None
         codes = None if cached is None else cached.get(self, x_a, x_b, self.amp)
-        vars(self).update(self._generator_step(x_a, x_b, codes, hyperparameters, noise))
+        self._report(self._generator_step(x_a, x_b, codes, hyperparameters, noise))
+
+    def _report(self, losses: Losses) -> None:
+        """Set the published attributes."""
+        vars(self).update(losses)
+        self._updates_losses |= losses
 
     # ---- one CUDA graph ----
 
@@ -416,6 +436,7 @@ class MUNIT_Trainer(_Trainer, reference.MUNIT_Trainer):
     gen_b: AdaINGen
     generator = AdaINGen
     fused_objective = MUNITObjective()
+    terms_that_may_be_off = ("loss_gen_cycrecon_x_a", "loss_gen_cycrecon_x_b")
 
     def _draw(self, update: str, x_a: Tensor, x_b: Tensor, generator: torch.Generator | None) -> list[Tensor]:
         return [torch.randn(x.shape[0], self.style_dim, 1, 1, generator=generator) for x in (x_a, x_b)]
@@ -428,6 +449,7 @@ class UNIT_Trainer(_Trainer, reference.UNIT_Trainer):
     gen_b: VAEGen
     generator = VAEGen
     fused_objective = UNITObjective()
+    terms_that_may_be_off = ("loss_gen_cyc_x_a", "loss_gen_cyc_x_b")
 
     @property
     def noise_device(self) -> torch.device:

@@ -132,3 +132,37 @@ def test_loss_scaling_of_both_optimizers_goes_on(kind: str) -> None:
     trainer.update(x_a, x_b, hp)
     assert not torch.equal(parameters(trainer), before)
     assert all(s["_growth_tracker"] == 1 and s["scale"] == 2.0**8 for s in trainer.scaler_states().values())
+
+
+@pytest.mark.parametrize("kind", list(GEN))
+def test_an_overridden_update_is_called(kind: str) -> None:
+    """And the iteration computes what it computes without: both take the published calls' path."""
+    hp = hyperparameters()
+    called: list[str] = []
+
+    class Watched(getattr(trainers, kind)):  # type: ignore[misc]
+        def gen_update(self, *arguments: Any) -> None:
+            called.append("gen")
+            super().gen_update(*arguments)
+
+    torch.manual_seed(0)
+    plain: Any = getattr(trainers, kind)(hp)
+    torch.manual_seed(0)
+    watched: Any = Watched(hp)
+    for _ in range(2):
+        torch.manual_seed(1)
+        expected = plain.update(*images(), hp)
+        torch.manual_seed(1)
+        found = watched.update(*images(), hp)
+        assert {k: float(v) for k, v in found.items()} == {k: float(v) for k, v in expected.items()}
+    assert called == ["gen", "gen"] and torch.equal(parameters(plain), parameters(watched))
+
+    watched.dis_update = lambda *arguments: called.append("dis")  # on this object alone
+    watched.update(*images(), hp)
+    assert called == ["gen", "gen", "dis", "gen"]
+
+
+@pytest.mark.parametrize("kind", list(GEN))
+def test_terms_that_may_be_off_are_there_from_the_start(kind: str) -> None:
+    trainer: Any = getattr(trainers, kind)(hyperparameters())
+    assert all(getattr(trainer, name) == 0.0 for name in OPTIONAL[kind])
