@@ -24,6 +24,7 @@ model(x)
 sizes = {"dim": 4, "style_dim": 3, "n_downsample": 1, "n_res": 1, "mlp_dim": 4}
 for networks in (mf.networks, mf.reference):
     networks.AdaINGen(3, sizes | {"activ": "relu", "pad_type": "reflect"}).encode(torch.randn(1, 3, 32, 32))
+mf.MUNIT_Trainer, mf.UNIT_Trainer
 """
 
 
