@@ -7,7 +7,9 @@ y = model.translate(x, direction="a2b", num_styles=4)   # [N, C, H, W] -> [N, 4,
 
 from __future__ import annotations
 
+import sys
 from importlib import import_module
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from munit_fast.utils.version import __version__
@@ -56,6 +58,18 @@ __all__ = [
     "make_config",
     "native_error",
 ]
+
+
+def _from_networks(name: str) -> Any:
+    if name.startswith("__") and name != "__all__":  # `inspect` asks every module for its file
+        raise AttributeError(f"module 'munit_fast.networks' has no attribute {name!r}")
+    return getattr(import_module(_PUBLIC_MODULES["networks"]), name)
+
+
+# What `import munit_fast.networks` finds, in any program that knows the networks by this name.
+_networks = ModuleType("munit_fast.networks", "`munit_fast.models.networks`, under the name that users import it by.")
+vars(_networks)["__getattr__"] = _from_networks
+sys.modules["munit_fast.networks"] = _networks
 
 
 def __getattr__(name: str) -> Any:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import inspect
 import json
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -95,6 +97,25 @@ def test_commands_and_flags() -> None:
     found = dict(commands())
     for command, flags in PUBLIC["commands"].items():
         assert set(flags) <= found[command]
+
+
+@pytest.mark.parametrize("name", ["functional", "networks", "nn", "reference", "accelerate"])
+def test_modules_are_imported_by_name(name: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", f"import munit_fast.{name} as m; from munit_fast.{name} import *; print(m.__name__)"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    home = {"networks": "models.networks"}.get(name, name)
+    assert done.stdout.strip() == f"munit_fast.{home}", done.stderr
+
+
+def test_networks_are_the_same_by_both_names() -> None:
+    from munit_fast.models import networks
+    from munit_fast.networks import AdaINGen
+
+    assert AdaINGen is networks.AdaINGen and mf.networks is networks
 
 
 # ---- each public name is used once ----
