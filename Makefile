@@ -5,7 +5,7 @@
 # make bench  time munit-fast against every baseline, write benchmarks/results, docs/benchmarks and README's table
 # make wheel  dist/munit_fast-*.whl, which needs no compiler where it is installed, for $(PYTHON) on this kind of machine
 # make gpu-check, gpu-tune, gpu-wheels  what needs an NVIDIA GPU, and what brings missing packages there
-# make pretrained  the model in the box, from nothing: under an hour on one core; goes on where it was stopped
+# make pretrained  the bundled model, from nothing: under an hour on one core; goes on where it was stopped
 # make fuzz   hostile configurations, lists, checkpoints and images (FUZZ_INPUTS=30000 of each)
 # make lock   write requirements/dev.lock from requirements/constraints.txt
 # make audit  ask for known vulnerabilities of what the lock names, and of torch
@@ -35,7 +35,7 @@ CONSTRAINTS := requirements/constraints.txt
 LOCK := requirements/dev.lock
 
 PRETRAINED := openmoji-lines2color
-BOX := munit_fast/models/pretrained/$(PRETRAINED).safetensors
+BUNDLED := munit_fast/models/pretrained/$(PRETRAINED).safetensors
 RESULTS := docs/pretrained
 
 .PHONY: demo test docs check types bench pretrained pretrained-card wheel gpu-check gpu-tune gpu-wheels fuzz lock audit clean
@@ -87,7 +87,7 @@ datasets/openmoji-64: | $(STAMP)
 
 pretrained: $(STAMP) datasets/openmoji-64
 	$(BIN)/munit-fast train --config configs/$(PRETRAINED).yaml --output_path pretraining --auto_resume
-	$(BIN)/munit-fast export --config configs/$(PRETRAINED).yaml --output $(BOX) \
+	$(BIN)/munit-fast export --config configs/$(PRETRAINED).yaml --output $(BUNDLED) \
 		--checkpoint $$(ls pretraining/outputs/$(PRETRAINED)/checkpoints/gen_*.pt | tail -1) \
 		--licence "CC BY-SA 4.0; made from pictures under that licence" \
 		--attribution "All emojis designed by OpenMoji – the open-source emoji and icon project. License: CC BY-SA 4.0"
@@ -98,7 +98,7 @@ pretrained: $(STAMP) datasets/openmoji-64
 pretrained-card: $(STAMP) datasets/openmoji-64
 	$(BIN)/munit-fast demo --minutes 0 --output_path demo-pretrained
 	cp demo-pretrained/pretrained.png $(RESULTS)/grid.png
-	$(BIN)/munit-fast evaluate --config configs/$(PRETRAINED).yaml --checkpoint $(BOX) --num_style 6 --also none --amp off \
+	$(BIN)/munit-fast evaluate --config configs/$(PRETRAINED).yaml --checkpoint $(BUNDLED) --num_style 6 --also none --amp off \
 		--json $(RESULTS)/metrics.json
 	$(BIN)/python docs/pretrained/reference_points.py datasets/openmoji-64 --json $(RESULTS)/reference_points.json
 	$(BIN)/munit-fast translate --pretrained $(PRETRAINED) --input $(RESULTS)/sketches --output_folder demo-pretrained/sketches \

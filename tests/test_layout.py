@@ -1,4 +1,4 @@
-"""Where things live: few rooms, and imports that point down only."""
+"""Where things live: few entries, and imports that point down only."""
 
 from __future__ import annotations
 

@@ -26,9 +26,9 @@ def verdicts(config: Path, checkpoint: Path) -> dict[str, list[float]]:
         raise SystemExit(f"{checkpoint}: give a gen_########.pt file that has its dis_########.pt beside it")
     cfg = mf.load_config(config)
     model = mf.MUNIT(cfg).load(checkpoint, average=False).eval()
-    judge = mf.MUNIT_Trainer(cfg.hyperparameters()).dis_b.eval()
+    discriminator = mf.MUNIT_Trainer(cfg.hyperparameters()).dis_b.eval()
     state = torch.load(checkpoint.with_name(f"dis_{checkpoint.name[4:]}"), weights_only=True)
-    judge.load_state_dict(state["b"])
+    discriminator.load_state_dict(state["b"])
     folders = {name: list_images(Path(str(cfg.data_root)) / name) for name in ("trainA", "trainB", "testA", "testB")}
     count = min(len(paths) for paths in folders.values())
 
@@ -41,16 +41,16 @@ def verdicts(config: Path, checkpoint: Path) -> dict[str, list[float]]:
         return torch.cat([model.translate(x, direction="a2b", num_styles=1)[:, 0] for x in pictures(name).split(32)])
 
     @torch.no_grad()
-    def judged(x: Tensor) -> list[float]:
-        scales = zip(*(judge(part) for part in x.split(32)))
+    def scores(x: Tensor) -> list[float]:
+        scales = zip(*(discriminator(part) for part in x.split(32)))
         return [round(torch.cat(outputs).mean().item(), 3) for outputs in scales]
 
     torch.manual_seed(0)
     return {
-        "training pictures": judged(pictures("trainB")),
-        "held-out pictures": judged(pictures("testB")),
-        "translations of training drawings": judged(translated("trainA")),
-        "translations of held-out drawings": judged(translated("testA")),
+        "training pictures": scores(pictures("trainB")),
+        "held-out pictures": scores(pictures("testB")),
+        "translations of training drawings": scores(translated("trainA")),
+        "translations of held-out drawings": scores(translated("testA")),
     }
 
 
