@@ -71,7 +71,7 @@ class _Trainer(reference.trainers._Trainer):
         self._scaling = LossScaling()
         self._graphs: StepGraphs[Losses] = StepGraphs()
         self._cached_codes: CachedCodes | None = None
-        self._updates_losses: Losses = {}  # what the published updates reported last
+        self._updates_losses: Losses = {}  # what the published updates reported
         vars(self).update(dict.fromkeys(self.terms_that_may_be_off, 0.0))
         self._parallel: dict[str, nn.Module] = {}  # "dis", "gen": their losses, where processes share a batch
         self._processes = 1
@@ -120,6 +120,7 @@ class _Trainer(reference.trainers._Trainer):
         """Encode, discriminator step, generator step: the steps share the content codes, which neither changes."""
         of_dis, of_gen = noise
         if self._overrides_an_update():
+            self._updates_losses = {}  # one that reports nothing leaves no earlier iteration's
             self.dis_update(x_a, x_b, hp, of_dis)
             self.gen_update(x_a, x_b, hp, of_gen)
             return dict(self._updates_losses)

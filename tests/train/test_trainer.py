@@ -157,8 +157,8 @@ def test_an_overridden_update_is_called(kind: str) -> None:
         assert {k: float(v) for k, v in found.items()} == {k: float(v) for k, v in expected.items()}
     assert called == ["gen", "gen"] and torch.equal(parameters(plain), parameters(watched))
 
-    watched.dis_update = lambda *arguments: called.append("dis")  # on this object alone
-    watched.update(*images(), hp)
+    watched.dis_update = lambda *arguments: called.append("dis")  # on this object alone, and without losses
+    assert set(watched.update(*images(), hp)) == GEN[kind]
     assert called == ["gen", "gen", "dis", "gen"]
 
 
