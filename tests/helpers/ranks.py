@@ -1,4 +1,4 @@
-"""One rank of a training run in float64, for test_ranks.py: torchrun … ranks.py CONFIG OUT TRAINER [FLAGS].
+"""One rank of a training run in float64, for test_distributed.py: torchrun … ranks.py CONFIG OUT TRAINER [FLAGS].
 
 OUT may have a {rank}, as machines without a common disk have their own.
 """
