@@ -31,6 +31,12 @@ namespace {
 #include "epilogue_forward.inl"
 #include "epilogue_backward.inl"
 #include "losses.inl"
+#if defined(MUNIT_FAST_AVX2) || defined(MUNIT_FAST_AVX512)
+#include "winograd_transforms.inl"
+#include "winograd_products.inl"
+#include "winograd_input.inl"
+#include "winograd.inl"
+#endif
 
 #define MUNIT_FAST_BY_DTYPE(function, arguments)                  \
   switch (arguments.dtype) {                                      \
@@ -42,12 +48,20 @@ namespace {
 
 void forward(const ForwardParams& f) { MUNIT_FAST_BY_DTYPE(forward_of, f) }
 void backward(const BackwardParams& b) { MUNIT_FAST_BY_DTYPE(backward_of, b) }
+void statistics(const EpilogueParams& e) { MUNIT_FAST_BY_DTYPE(statistics_of, e) }
 double l1_sum(const L1& l) { MUNIT_FAST_BY_DTYPE(l1_sum_of, l) }
 void l1_backward(const L1& l) { MUNIT_FAST_BY_DTYPE(l1_backward_of, l) }
 double lsgan_sum(const Lsgan& l) { MUNIT_FAST_BY_DTYPE(lsgan_sum_of, l) }
 void lsgan_backward(const Lsgan& l) { MUNIT_FAST_BY_DTYPE(lsgan_backward_of, l) }
 
-constexpr Kernels table = {MUNIT_FAST_ISA, forward, backward, l1_sum, l1_backward, lsgan_sum, lsgan_backward};
+constexpr Kernels table = {
+    MUNIT_FAST_ISA, forward, backward, statistics, l1_sum, l1_backward, lsgan_sum, lsgan_backward,
+#if defined(MUNIT_FAST_AVX2) || defined(MUNIT_FAST_AVX512)
+    width<float>, winograd_conv, winograd_weight_gradient, winograd_weights,
+#else  // with vectors of four numbers there is nothing to gain over a direct convolution
+    0, nullptr, nullptr, nullptr,
+#endif
+};
 
 }  // namespace
 

@@ -42,6 +42,7 @@ LIBRARY.define(
 
 # Bound once: the search for an overload would cost half a microsecond a call.
 _EPILOGUE = torch.ops.munit_fast.epilogue.default
+_EPILOGUE_AGAIN = torch.ops.munit_fast.epilogue_again.default
 _EPILOGUE_BACKWARD = torch.ops.munit_fast.epilogue_backward.default
 
 
@@ -191,10 +192,16 @@ def gradients(
     )
 
 
+def _apply(stats: Tensor | None, x: Tensor, *arguments: Any) -> tuple[Tensor, Tensor]:
+    if stats is None:
+        return _EPILOGUE(x, *arguments)
+    return _EPILOGUE_AGAIN(x, stats, *arguments), stats
+
+
 class _EpilogueFunction(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, *arguments: Any) -> Tensor:
-        y, stats = _EPILOGUE(*arguments)
+    def forward(ctx: Any, stats: Tensor | None, *arguments: Any) -> Tensor:
+        y, stats = _apply(stats, *arguments)
         x, weight, bias, _, slopes, *flags = arguments
         # The residual and the result are not kept: the backward needs x and two numbers a plane.
         ctx.save_for_backward(x, stats, weight, bias, slopes)
@@ -207,10 +214,10 @@ class _EpilogueFunction(torch.autograd.Function):
     def backward(ctx: Any, saved: Sequence[Tensor], grad: Tensor | None) -> tuple[Tensor | None, ...]:
         nothing = (None,) * len(ctx.flags)
         if grad is None:
-            return (None, None, None, None, None, *nothing)
+            return (None, None, None, None, None, None, *nothing)
         x, stats, weight, bias, slopes = saved
         inputs = EpilogueInputs(x, weight, bias, None, slopes)
-        return (*gradients(grad, inputs, stats, ctx.flags, ctx.needs_input_grad[:5]), *nothing)
+        return (None, *gradients(grad, inputs, stats, ctx.flags, ctx.needs_input_grad[1:6]), *nothing)
 
 
 def epilogue(
@@ -221,6 +228,7 @@ def epilogue(
     slopes: Tensor | None,
     spec: EpilogueSpec,
     impl: str,
+    stats: Tensor | None = None,
 ) -> Tensor:
     """One epilogue of checked arguments; autograd is entered only when a gradient is needed.
 
@@ -232,6 +240,7 @@ def epilogue(
         slopes: [1] or [C] for act "prelu"; else None.
         spec: the options.
         impl: the backend.
+        stats: the statistics [2, R] of x, where they are at hand; None: they are computed.
 
     Returns:
         [N, C / block², block·H + 2·pad, block·W + 2·pad] in x's dtype and layout.
@@ -241,5 +250,5 @@ def epilogue(
     """
     tensors = (x, weight, bias, residual, slopes)
     if needs_gradient(tensors):
-        return _EpilogueFunction.apply(*distinct(tensors), *spec, impl)
-    return _EPILOGUE(*tensors, *spec, impl)[0]
+        return _EpilogueFunction.apply(stats, *distinct(tensors), *spec, impl)
+    return _apply(stats, *tensors, *spec, impl)[0]
