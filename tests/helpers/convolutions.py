@@ -25,8 +25,8 @@ T = TypeVar("T")
 
 EPS = {"none": 0.0, "instance": 1e-5, "layer": 1e-5}
 # Of the input and the result, [N, C, H, W] and K: a single pixel, planes smaller than a tile, partial tiles on either
-# axis, channels that fill no vector and those that fill many, no sample, several units in a row of tiles (300 channels),
-# several blocks of tiles (64 in a convolution, 128 in a weight gradient) and images that share one.
+# axis, channels that fill no vector and those that fill many, no sample, several units in a row of tiles (with 300
+# channels), several blocks of tiles (64 in a convolution, 128 in a weight gradient) and images that share one.
 SHAPES = (
     ((1, 1, 1, 1), 1),
     ((1, 2, 2, 3), 3),

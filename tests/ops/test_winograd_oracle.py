@@ -1,8 +1,7 @@
-"""Winograd's convolutions against PyTorch's in float64: results, statistics and gradients, with each instruction set."""
+"""Winograd's convolutions against PyTorch's in float64: results, statistics and gradients, by instruction set."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import replace
 
 import pytest
@@ -25,21 +24,12 @@ from helpers.convolutions import (
     run,
 )
 from helpers.tolerances import unit_roundoff, winograd_tolerance
-from munit_fast.ops import native, winograd
+from munit_fast.ops import winograd
 from munit_fast.ops.spec import ACTIVATIONS, NORMS, PAD_MODES
 from munit_fast.ops.winograd import NO_EPILOGUE, PLANS, Source
 from munit_fast.reference import epilogue as formulas
 
-WINOGRAD_ISAS = [isa for isa in native.module.available_isas() if isa not in ("sse2", "neon")] if native.module else []
-pytestmark = pytest.mark.skipif(not WINOGRAD_ISAS, reason="no instruction set with these convolutions")
-
-
-@pytest.fixture(params=WINOGRAD_ISAS, autouse=True)
-def isa(request: pytest.FixtureRequest) -> Iterator[str]:
-    chosen = native.module.isa()
-    native.module.set_isa(request.param)
-    yield request.param
-    native.module.set_isa(chosen)
+pytestmark = pytest.mark.usefixtures("winograd_isa")
 
 
 def plain(x: Tensor, pad: int = 1, pad_mode: str = "reflect") -> Source:
