@@ -6,7 +6,7 @@ F(4×4) or F(2×2) wherever they can serve.
 
 from __future__ import annotations
 
-from functools import cache
+from functools import cache, lru_cache
 from typing import NamedTuple
 
 import torch
@@ -88,14 +88,20 @@ def serving_plan(shape: ConvShape, accurate: bool = False) -> str | None:
 
 def choose(shape: ConvShape) -> str | None:
     """The plan of a convolution on a CPU; None: direct."""
-    override = _override()
+    if native.module is None:
+        return None
+    # Asked for several times in each convolution.
+    search = _search if torch.compiler.is_compiling() else _search_once
+    return search(shape, native.module.isa(), _override())
+
+
+def _search(shape: ConvShape, isa: str, override: str) -> str | None:
     if override == "direct":
         return None
     if override != "auto":
         return serving_plan(shape, override == "winograd2")
     if not winograd.available():
         return None
-    isa = native.module.isa()  # type: ignore[union-attr]
     least, tiles = min(shape.channels, shape.out_channels), shape.tiles
     for row in TABLE:
         if (
@@ -107,3 +113,6 @@ def choose(shape: ConvShape) -> str | None:
         ):
             return row.plan
     return None
+
+
+_search_once = lru_cache(maxsize=4096)(_search)
