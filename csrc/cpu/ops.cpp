@@ -218,6 +218,24 @@ void lsgan_backward(const Tensor& output, double target, double grad, const Tens
   active().lsgan_backward(l);
 }
 
+// columns [N, k·O, H, W + k - 1], channels_last, channel j·O + o; y [N, O, H, W], channels_last.
+void add_columns(const Tensor& columns, const MaybeTensor& bias, int64_t kernel, const Tensor& y) {
+  check(columns.dim() == 4 && y.dim() == 4, "columns and y must have four dimensions");
+  const int64_t *from = columns.sizes(), *to = y.sizes(), channels = to[1];
+  check(columns.dtype() == Dtype::f32 && y.dtype() == Dtype::f32, "columns and y must be float32");
+  check(kernel > 0 && channels > 0 && channels <= 4, "there must be one to four channels, and a kernel");
+  check(from[0] == to[0] && from[1] == kernel * channels && from[2] == to[2] && from[3] == to[3] + kernel - 1,
+        "columns must be [N, k·O, H, W + k - 1] for y [N, O, H, W]");
+  check(is_dense(columns, true) && is_dense(y, true), "columns and y must be dense in channels_last");
+  check(!bias || (bias->dtype() == Dtype::f32 && bias->is_contiguous() && bias->numel() == channels),
+        "bias must be [O] in float32");
+  Columns c{};
+  c.rows = to[0] * to[2], c.width = to[3], c.kernel = kernel, c.channels = channels;
+  c.columns = static_cast<const float*>(columns.data());
+  c.bias = static_cast<const float*>(data(bias)), c.result = static_cast<float*>(y.mutable_data());
+  active().add_columns(c);
+}
+
 }  // namespace
 
 void register_operators() {
@@ -233,6 +251,7 @@ void register_operators() {
   m.define("l1_backward(Tensor a, Tensor b, float grad, Tensor(a!)? grad_a, Tensor(b!)? grad_b) -> ()");
   m.define("lsgan_sum(Tensor output, float target) -> float");
   m.define("lsgan_backward(Tensor output, float target, float grad, Tensor(a!) grad_output) -> ()");
+  m.define("add_columns(Tensor columns, Tensor? bias, int kernel, Tensor(a!) y) -> ()");
 
   Library on_cpu("munit_fast_cpu", "CPU");
   Operators::implement(on_cpu);
@@ -243,6 +262,7 @@ void register_operators() {
   on_cpu.implement<&l1_backward>("l1_backward");
   on_cpu.implement<&lsgan_sum>("lsgan_sum");
   on_cpu.implement<&lsgan_backward>("lsgan_backward");
+  on_cpu.implement<&add_columns>("add_columns");
 }
 
 }  // namespace munit_fast::cpu
