@@ -62,6 +62,7 @@ py::dict enums() {
   codes["norms"] = list(munit_fast::norm_names);
   codes["activations"] = list(munit_fast::activation_names);
   codes["pad_modes"] = list(munit_fast::pad_mode_names);
+  codes["winograd_plans"] = list(munit_fast::winograd_plan_names);
   return codes;
 }
 
@@ -89,6 +90,8 @@ PYBIND11_MODULE(_C, m) {
   m.def("available_isas", &available_isas, "Instruction sets that this machine runs, best first.");
   m.def("isa", [] { return std::string(cpu::active().name); }, "The instruction set in use.");
   m.def("set_isa", &set_isa, py::arg("isa").none(true), "Use one instruction set; None: the best.");
+  m.def("vector_floats", [] { return cpu::active().vector_floats; },
+        "Numbers in a vector of the Winograd convolutions of the instruction set in use; 0: it has none.");
   m.def("build_info", &build_info,
         "Compiler, flags, architecture and instruction set in use; the same of the CUDA part, or cuda_error.");
   m.def("enums", &enums, "Names of the norms, activations and padding modes; the index of each is its code.");

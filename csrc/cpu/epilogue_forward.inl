@@ -165,3 +165,19 @@ template <class T> void forward_of(const ForwardParams& f) {
     });
   }
 }
+
+// The statistics alone, of a channels_last x.
+template <class T> void statistics_of(const EpilogueParams& e) {
+  const StatisticsSplit plan(e);
+  const T* x = static_cast<const T*>(e.x);
+  const Scratch moment_memory(plan.samples * plan.groups * plan.channels * sizeof(Moments));
+  Moments* moments = moment_memory.as<Moments>();
+  parallel(plan.samples * plan.groups, [&](int64_t i) {
+    const int64_t sample = i / plan.groups;
+    const Scratch scratch(plan.scratch(sizeof(Accumulator<T>)));
+    group_moments(plan, x + sample * plan.pixels * plan.channels, i % plan.groups, moments + i * plan.channels,
+                  scratch.as<Accumulator<T>>());
+  });
+  const int64_t rows = e.norm == Norm::instance ? e.n * e.c : e.n;
+  for (int64_t r = 0; r < rows; ++r) finish_statistics<Accumulator<T>>(e, plan, moments, r);
+}

@@ -69,15 +69,60 @@ struct Columns {
   float* result;
 };
 
+// ---- Winograd's convolutions, channels_last ----
+
+// The input of a convolution: the epilogue of x, which includes the convolution's padding. Its statistics are given.
+struct WinogradInput : EpilogueParams {
+  WinogradPlan plan;
+  bool plain;  // no norm, no activation, no parameters
+};
+
+struct WinogradConv : WinogradInput {
+  bool transposed;        // the input gradient: x is the gradient, padded by zeros, and `u` has turned kernels
+  int64_t k;              // channels of the result
+  int64_t rows, columns;  // of the result, before folding
+  const float* u;         // the transformed weights
+  const float* bias;      // [k], or null
+  void* y;                // [n, k, rows - 2·fold, columns - 2·fold]
+  const void* add;        // like y, added to it; or null
+  int64_t fold;           // 0 or 1 pixels of padding whose gradient is added to the pixels that it was read from
+  PadMode fold_mode;
+  bool streams;           // the result will not stay in a cache
+  Norm y_norm;            // of the statistics that are wanted
+  void* y_stats;          // like EpilogueParams::stats, of y; or null
+};
+
+struct WinogradWeightGradient : WinogradInput {
+  int64_t k, rows, columns;  // of grad
+  const void* grad;          // [n, k, rows, columns]
+  float* grad_weight;        // [k, c, side, side], at these steps
+  int64_t step[4];
+};
+
+struct WinogradWeights {
+  WinogradPlan plan;
+  bool transposed;
+  int64_t k, c;
+  const float* weight;  // [k, c, side, side], at these steps
+  int64_t step[4];
+  float* u;
+  bool streams;         // u is not read at once
+};
+
 struct Kernels {
   const char* name;
   void (*forward)(const ForwardParams&);
   void (*backward)(const BackwardParams&);
+  void (*statistics)(const EpilogueParams&);  // of x, channels_last
   double (*l1_sum)(const L1&);
   void (*l1_backward)(const L1&);
   double (*lsgan_sum)(const Lsgan&);
   void (*lsgan_backward)(const Lsgan&);
   void (*add_columns)(const Columns&);
+  int64_t vector_floats;  // of a register; 0: no convolutions
+  void (*winograd_conv)(const WinogradConv&);
+  void (*winograd_weight_gradient)(const WinogradWeightGradient&);
+  void (*winograd_weights)(const WinogradWeights&);
 };
 
 // Tables that this build has; null where the compiler's target is another architecture.
@@ -94,6 +139,9 @@ bool force(const char* name);            // null: the best again; false: not ava
 // Threads of torch's pool; defined beside the registration. Tasks 0 … count - 1 run in any order.
 void run_tasks(int64_t count, void (*task)(int64_t index, void* context), void* context);
 int64_t thread_count();
+
+// Memory of the calling thread, kept from call to call, aligned to 64 bytes; the next call may move it.
+float* scratch(int64_t floats);
 
 void register_operators();  // torch.ops.munit_fast_cpu; std::runtime_error says what torch refused
 

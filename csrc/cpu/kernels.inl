@@ -32,6 +32,12 @@ namespace {
 #include "epilogue_backward.inl"
 #include "losses.inl"
 #include "columns.inl"
+#if defined(MUNIT_FAST_AVX2) || defined(MUNIT_FAST_AVX512)
+#include "winograd_transforms.inl"
+#include "winograd_products.inl"
+#include "winograd_input.inl"
+#include "winograd.inl"
+#endif
 
 #define MUNIT_FAST_BY_DTYPE(function, arguments)                  \
   switch (arguments.dtype) {                                      \
@@ -43,6 +49,7 @@ namespace {
 
 void forward(const ForwardParams& f) { MUNIT_FAST_BY_DTYPE(forward_of, f) }
 void backward(const BackwardParams& b) { MUNIT_FAST_BY_DTYPE(backward_of, b) }
+void statistics(const EpilogueParams& e) { MUNIT_FAST_BY_DTYPE(statistics_of, e) }
 double l1_sum(const L1& l) { MUNIT_FAST_BY_DTYPE(l1_sum_of, l) }
 void l1_backward(const L1& l) { MUNIT_FAST_BY_DTYPE(l1_backward_of, l) }
 double lsgan_sum(const Lsgan& l) { MUNIT_FAST_BY_DTYPE(lsgan_sum_of, l) }
@@ -56,8 +63,15 @@ void add_columns(const Columns& c) {
   }
 }
 
-constexpr Kernels table = {MUNIT_FAST_ISA, forward,       backward,   l1_sum, l1_backward,
-                           lsgan_sum,      lsgan_backward, add_columns};
+constexpr Kernels table = {
+    MUNIT_FAST_ISA, forward, backward, statistics, l1_sum, l1_backward, lsgan_sum, lsgan_backward,
+    add_columns,
+#if defined(MUNIT_FAST_AVX2) || defined(MUNIT_FAST_AVX512)
+    width<float>, winograd_conv, winograd_weight_gradient, winograd_weights,
+#else  // with vectors of four numbers there is nothing to gain over a direct convolution
+    0, nullptr, nullptr, nullptr,
+#endif
+};
 
 }  // namespace
 

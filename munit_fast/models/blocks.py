@@ -9,20 +9,24 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import Any
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from munit_fast import functional, ops, reference
+from munit_fast.ops import winograd
 from munit_fast.ops.backends import IMPLEMENTATIONS
-from munit_fast.ops.fused_conv import Conv, EpilogueArgs, convolution, epilogue_conv, residual_block
+from munit_fast.ops.conv_plans import ConvShape, choose
+from munit_fast.ops.fused_conv import Conv, ConvOutput, EpilogueArgs, convolution, epilogue_conv, residual_block
 from munit_fast.ops.spec import EpilogueSpec
 from munit_fast.ops.upsample_conv import phase_weight
 
 _PAD_MODES = {nn.ReflectionPad2d: "reflect", nn.ReplicationPad2d: "replicate", nn.ZeroPad2d: "zero"}
 _EPS = 1e-5
+
+T = TypeVar("T")
 
 # The convolutions' weights as they are used: cast, and summed for the phases. Kept for the calls of one context only.
 _cache: ContextVar[dict[Any, tuple[Tensor, Tensor]] | None] = ContextVar("munit_fast_weights", default=None)
@@ -74,12 +78,12 @@ class Fused(nn.Module):
             if isinstance(module, Fused):
                 module.checkpointing = on
 
-    def _recomputed(self, stage: Callable[..., Tensor], *arguments: Any) -> Tensor:
+    def _recomputed(self, stage: Callable[..., T], *arguments: Any) -> T:
         """stage(*arguments); with checkpointing only the arguments are kept, and the backward runs it again."""
         if not (self.checkpointing and torch.is_grad_enabled()):
             return stage(*arguments)
 
-        def alone(*arguments: Any) -> Tensor:
+        def alone(*arguments: Any) -> T:
             token = _cache.set(None)  # the weights of another call would not be there the second time
             try:
                 return stage(*arguments)
@@ -122,6 +126,17 @@ def _prepared_weight(conv: nn.Conv2d, dtype: torch.dtype, phases: bool = False) 
     if cache is not None:
         cache[key] = (conv.weight, weight)  # held, so that no other tensor takes its id
     return weight
+
+
+def _planned_weight(conv: nn.Conv2d, plan: str, phases: bool = False) -> tuple[Tensor, Tensor | None]:
+    """The weight of a convolution with a plan, in the parameter's dtype, and its transform where that is at hand."""
+
+    def weight() -> Tensor:
+        return _prepared_weight(conv, conv.weight.dtype, phases) if phases else conv.weight
+
+    if torch.is_grad_enabled() or torch.compiler.is_compiling():
+        return weight(), None
+    return winograd.kept_weight(conv.weight, plan, phases, weight, trusted=_cache.get() is not None)
 
 
 def padding(block: Any) -> tuple[int, str]:
@@ -175,41 +190,111 @@ def epilogue_args(
     return EpilogueArgs(weight, bias, slopes, spec, impl)
 
 
-def conv_args(block: Any, dtype: torch.dtype) -> Conv:
-    """The convolution of `block` in `dtype`; without its bias where an instance norm follows, which removes it."""
+class ConvInput(NamedTuple):
+    """What a convolution reads, as far as its plan depends on it.
+
+    Attributes:
+        size: [N, C, H, W], without the convolution's padding.
+        dtype: its dtype.
+        device: its device.
+        impl: the backend of the epilogues around it.
+    """
+
+    size: tuple[int, int, int, int]
+    dtype: torch.dtype
+    device: torch.device
+    impl: str
+
+    @classmethod
+    def of(cls, x: Tensor, impl: str, pad: int = 0, depth: int = 1) -> ConvInput:
+        """Of an x that has `pad` pixels of padding already, or that depth-to-space is still to rearrange."""
+        n, c, h, w = x.shape
+        size = (n, c // depth**2, depth * (h - 2 * pad), depth * (w - 2 * pad))
+        return cls(size, x.dtype, x.device, impl)
+
+    def plan(self, conv: nn.Conv2d, kernel: int, stride: int, out_channels: int, pad: int) -> str | None:
+        """The plan of a convolution with `pad` pixels of padding; None: direct."""
+        if self.device.type != "cpu" or self.impl not in ("auto", "cpu") or conv.weight.dtype != torch.float32:
+            return None
+        n, c, h, w = self.size
+        out = ((side + 2 * pad - kernel) // stride + 1 for side in (h, w))
+        return choose(ConvShape(kernel, stride, c, out_channels, n, *out, self.dtype, not torch.is_grad_enabled()))
+
+
+def conv_args(block: Any, x: ConvInput, padded: bool = False) -> Conv:
+    """The convolution of `block`; without its bias where an instance norm follows, which removes it.
+
+    Args:
+        block: a `reference.Conv2dBlock`.
+        x: what it reads.
+        padded: whether what it reads is padded already; else the convolution pads if it has a plan.
+    """
     conv = block.conv
     assert conv.bias is not None
-    if norm_of(block) == "instance":  # which subtracts it again
-        return Conv(_prepared_weight(conv, dtype), None, conv.stride[0], unused_bias=conv.bias)
-    return Conv(_prepared_weight(conv, dtype), conv.bias.to(dtype), conv.stride[0])
+    plan = _plan(block, x)
+    used, unused = (None, conv.bias) if norm_of(block) == "instance" else (conv.bias, None)
+    if plan is None:
+        bias = None if used is None else used.to(x.dtype)
+        return Conv(_prepared_weight(conv, x.dtype), bias, conv.stride[0], None, unused)
+    weight, transformed = _planned_weight(conv, plan)
+    pad, mode = (0, "zero") if padded else padding(block)
+    return Conv(weight, used, conv.stride[0], None, unused, plan, pad, mode, transformed)
 
 
-def phase_conv_args(block: Any, dtype: torch.dtype, pad_mode: str) -> Conv:
+def phase_conv_args(block: Any, x: ConvInput, pad_mode: str) -> Conv:
     """Nearest ×2 and the 5×5 convolution of `block` as one 3×3 convolution to four phases.
 
     Args:
         block: a `reference.Conv2dBlock`, 5×5, stride 1.
-        dtype: that of the convolution.
+        x: what it reads.
         pad_mode: the padding of the large image; "reflect" needs the 5×5 weight for its border too.
     """
     conv = block.conv
-    bias = conv.bias.to(dtype).repeat(4)
-    border_weight = conv.weight.to(dtype) if pad_mode == "reflect" else None
-    return Conv(_prepared_weight(conv, dtype, phases=True), bias, 1, border_weight)
+    plan = _phase_plan(block, x)
+    bias = conv.bias.to(x.dtype if plan is None else conv.bias.dtype).repeat(4)
+    border_weight = conv.weight.to(x.dtype) if pad_mode == "reflect" else None
+    if plan is None:
+        return Conv(_prepared_weight(conv, x.dtype, phases=True), bias, 1, border_weight)
+    weight, transformed = _planned_weight(conv, plan, phases=True)
+    return Conv(weight, bias, 1, border_weight, None, plan, *_phase_padding(pad_mode), transformed)
 
 
-def apply_epilogue(z: Tensor, e: EpilogueArgs, residual: Tensor | None = None) -> Tensor:
+def _plan(block: Any, x: ConvInput) -> str | None:
+    conv = block.conv
+    return x.plan(conv, conv.kernel_size[0], conv.stride[0], conv.out_channels, padding(block)[0])
+
+
+def _phase_plan(block: Any, x: ConvInput) -> str | None:
+    return x.plan(block.conv, 3, 1, 4 * block.conv.out_channels, 1)
+
+
+def _phase_padding(pad_mode: str) -> tuple[int, str]:
+    """(pixels, mode) of the small image's padding: its border, or zeros."""
+    return 1, "zero" if pad_mode == "zero" else "replicate"
+
+
+def input_padding(block: Any, x: ConvInput) -> tuple[int, str]:
+    """(pixels, mode) of the padding that the convolution of `block` needs: none where it pads while it reads."""
+    return padding(block) if _plan(block, x) is None else (0, "zero")
+
+
+def phase_input_padding(block: Any, x: ConvInput, pad_mode: str) -> tuple[int, str]:
+    """The same before a phase convolution, for the padding `pad_mode` of the large image."""
+    return _phase_padding(pad_mode) if _phase_plan(block, x) is None else (0, "zero")
+
+
+def apply_epilogue(output: ConvOutput, e: EpilogueArgs, residual: Tensor | None = None) -> Tensor:
     """The epilogue of a convolution's output.
 
     Args:
-        z: [N, C, H, W].
+        output: of a convolution, z [N, C, H, W].
         e: the epilogue.
         residual: [N, C, H, W], z's dtype; may be a window of a larger tensor.
 
     Returns:
         [N, C / depth², depth·H + 2·pad, depth·W + 2·pad] in z's dtype and layout.
     """
-    return ops.epilogue(z, e.weight, e.bias, residual, e.slopes, e.spec, e.impl)
+    return ops.epilogue(output.z, e.weight, e.bias, residual, e.slopes, e.spec, e.impl, output.stats)
 
 
 def pad_input(x: Tensor, pad: int, pad_mode: str, dtype: torch.dtype, impl: str) -> Tensor:
@@ -240,7 +325,7 @@ def check_planes(z: Tensor, what: str) -> None:
         raise ValueError(f"{what} is too small: a plane of 1×1 cannot be normalised; use a larger image")
 
 
-def conv_chain(p: Tensor, blocks: list[Any], impl: str) -> Tensor:
+def conv_chain(p: Tensor, blocks: list[Any], impl: str) -> ConvOutput:
     """The convolutions of `blocks` and all between them.
 
     Args:
@@ -254,17 +339,22 @@ def conv_chain(p: Tensor, blocks: list[Any], impl: str) -> Tensor:
     Raises:
         ValueError: an instance norm would see a plane of 1×1.
     """
-    z, previous = convolution(p, conv_args(blocks[0], p.dtype)), blocks[0]
+    previous = blocks[0]
+    x = ConvInput.of(p, impl, pad=padding(previous)[0])
+    output = convolution(p, conv_args(previous, x, padded=True), norm_of(previous))
     for block in blocks[1:]:
         if norm_of(previous) == "instance":
-            check_planes(z, "the image")
-        z = epilogue_conv(z, epilogue_args(previous, *padding(block), impl), conv_args(block, p.dtype))
+            check_planes(output.z, "the image")
+        x = ConvInput.of(output.z, impl)
+        epilogue = epilogue_args(previous, *input_padding(block, x), impl)
+        output = epilogue_conv(output, epilogue, conv_args(block, x), norm_of(block))
         previous = block
-    return z
+    return output
 
 
 def res_blocks(
     h: Tensor,
+    pad: int,
     blocks: Any,
     after: tuple[int, str],
     impl: str,
@@ -273,7 +363,8 @@ def res_blocks(
     """A chain of residual blocks.
 
     Args:
-        h: [N, dim, H + 2·pad, W + 2·pad], padded for the first block.
+        h: [N, dim, H + 2·pad, W + 2·pad].
+        pad: pixels of padding that h has: those of `input_padding` of the first block.
         blocks: of `reference.ResBlock`.
         after: (pixels, mode) of the padding that the result gets.
         impl: the backend.
@@ -282,17 +373,17 @@ def res_blocks(
     Returns:
         [N, dim, H + 2·after, W + 2·after].
     """
+    x = ConvInput.of(h, impl, pad)
     for i, block in enumerate(blocks):
         first, second = block.model
         style_1, style_2 = adain[2 * i : 2 * i + 2] if adain is not None else (None, None)
-        pad, mode = padding(first)
-        out = (pad, mode) if i + 1 < len(blocks) else after
+        out = input_padding(blocks[i + 1].model[0], x) if i + 1 < len(blocks) else after
         h = residual_block(
             h,
-            conv_args(first, h.dtype),
-            epilogue_args(first, *padding(second), impl, style_1),
-            conv_args(second, h.dtype),
+            conv_args(first, x),
+            epilogue_args(first, *input_padding(second, x), impl, style_1),
+            conv_args(second, x),
             epilogue_args(second, *out, impl, style_2),
-            pad,
+            input_padding(first, x)[0],
         )
     return h

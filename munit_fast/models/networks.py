@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from munit_fast import functional, reference
 from munit_fast.models.blocks import (
+    ConvInput,
     Fused,
     apply_epilogue,
     autocast_off,
@@ -30,10 +31,12 @@ from munit_fast.models.blocks import (
     conv_args,
     conv_chain,
     epilogue_args,
+    input_padding,
     norm_of,
     pad_input,
     padding,
     phase_conv_args,
+    phase_input_padding,
     res_blocks,
     shared_weights,
 )
@@ -98,8 +101,8 @@ class StyleEncoder(_Encoder, reference.StyleEncoder):
 
     def _of_padded(self, p: Tensor) -> Tensor:
         *blocks, _, last = self.layers
-        z = conv_chain(p, blocks, self.impl)
-        pooled = apply_epilogue(z, epilogue_args(blocks[-1], 0, "zero", self.impl)).mean(
+        output = conv_chain(p, blocks, self.impl)
+        pooled = apply_epilogue(output, epilogue_args(blocks[-1], 0, "zero", self.impl)).mean(
             (2, 3), dtype=last.weight.dtype
         )
         return F.linear(pooled, last.weight.flatten(1), last.bias)[:, :, None, None]
@@ -118,16 +121,19 @@ class ContentEncoder(_Encoder, reference.ContentEncoder):
             ValueError: An instance norm would see a plane of 1×1.
         """
         res = self.layers[-1].model
-        after = padding(res[0].model[0]) if len(res) else (0, "zero")
-        h = self._recomputed(self._halved, p, after)
-        return self._recomputed(res_blocks, h, res, (0, "zero"), self.impl) if len(res) else h
+        if not len(res):
+            return self._recomputed(self._halved, p, None)[0]
+        h, pad = self._recomputed(self._halved, p, res[0].model[0])
+        return self._recomputed(res_blocks, h, pad, res, (0, "zero"), self.impl)
 
-    def _halved(self, p: Tensor, after: tuple[int, str]) -> Tensor:
-        """What comes before the residual blocks, padded for the first of them as `after` says."""
+    def _halved(self, p: Tensor, following: Any) -> tuple[Tensor, int]:
+        """What comes before the residual blocks, and its pixels of padding for `following`, the first of them."""
         blocks = list(self.layers[:-1])
-        z = conv_chain(p, blocks, self.impl)
-        check_planes(z, "the image")
-        return apply_epilogue(z, epilogue_args(blocks[-1], *after, self.impl))
+        output = conv_chain(p, blocks, self.impl)
+        check_planes(output.z, "the image")
+        x = ConvInput.of(output.z, self.impl)
+        after = input_padding(following, x) if following is not None else (0, "zero")
+        return apply_epilogue(output, epilogue_args(blocks[-1], *after, self.impl)), after[0]
 
 
 class Decoder(reference.Decoder, Fused):
@@ -150,47 +156,46 @@ class Decoder(reference.Decoder, Fused):
             return super().forward(x, adain)
         dtype = compute_dtype(x, self.layers[-1].conv.weight.dtype)
         with autocast_off(x):
+            x = x.to(dtype)
             res, entry, after = self._plan(x)
             h = pad_input(x, *entry, dtype, self.impl)
             if len(res):
-                h = self._recomputed(res_blocks, h, res, after, self.impl, adain)
-            return self._recomputed(self._tail, h, [], None)
+                h = self._recomputed(res_blocks, h, entry[0], res, after, self.impl, adain)
+            return self._recomputed(self._tail, h, after[0] if len(res) else entry[0])
 
     def _plan(self, x: Tensor) -> tuple[Any, tuple[int, str], tuple[int, str]]:
-        """The residual blocks; the padding of the first convolution, and of the first one after the blocks."""
+        """The residual blocks; what pads the content for the first convolution, and the first one after the blocks."""
         chain, *layers, last = self.layers
-        mode = padding(last)[1]
+        mode, like = padding(last)[1], ConvInput.of(x, self.impl)
         if len(chain.model):
             check_planes(x, "the content")
         if not layers:
-            after = padding(last)
-        else:  # a small image padded by 1 for a phase convolution: its border, or zeros
-            after = (1, "zero" if mode == "zero" else "replicate")
+            after = input_padding(last, like)
+        else:
+            after = phase_input_padding(_without_upsampling(layers)[0], like, mode)
             if mode == "reflect" and min(x.shape[2:]) < 2:
                 raise ValueError(f"content must be at least 2×2 for reflection padding; got {list(x.shape)}")
-        return chain.model, (padding(chain.model[0].model[0]) if len(chain.model) else after), after
+        entry = input_padding(chain.model[0].model[0], like) if len(chain.model) else after
+        return chain.model, entry, after
 
-    def _tail(self, h: Tensor, res: Any, adain: list[tuple[Tensor, Tensor]] | None) -> Tensor:
-        """The image from h, which is padded for the first of the residual blocks `res` (those that are left)."""
+    def _tail(self, h: Tensor, pad: int) -> Tensor:
+        """The image from what the residual blocks give, h, which has `pad` pixels of padding."""
         _, *layers, last = self.layers
-        mode, after = padding(last)[1], self._plan(h)[2]
-        if len(res):
-            h = res_blocks(h, res, after, self.impl, adain)
-        blocks = [block for block in layers if not isinstance(block, nn.Upsample)]
+        mode, x = padding(last)[1], ConvInput.of(h, self.impl, pad)
+        blocks = _without_upsampling(layers)
         if not blocks:
-            z = convolution(h, conv_args(last, h.dtype))
+            output = convolution(h, conv_args(last, x))
         else:
-            z = convolution(h, phase_conv_args(blocks[0], h.dtype, mode))
+            output = convolution(h, phase_conv_args(blocks[0], x, mode), norm_of(blocks[0]))
             for block, following in zip(blocks, [*blocks[1:], None]):
+                x = ConvInput.of(output.z, self.impl, depth=2)
                 if following is None:
-                    z = epilogue_conv(
-                        z, epilogue_args(block, *padding(last), self.impl, depth=2), conv_args(last, h.dtype)
-                    )
+                    epilogue = epilogue_args(block, *input_padding(last, x), self.impl, depth=2)
+                    output = epilogue_conv(output, epilogue, conv_args(last, x))
                 else:
-                    z = epilogue_conv(
-                        z, epilogue_args(block, *after, self.impl, depth=2), phase_conv_args(following, h.dtype, mode)
-                    )
-        return apply_epilogue(z, epilogue_args(last, 0, "zero", self.impl))
+                    epilogue = epilogue_args(block, *phase_input_padding(following, x, mode), self.impl, depth=2)
+                    output = epilogue_conv(output, epilogue, phase_conv_args(following, x, mode), norm_of(following))
+        return apply_epilogue(output, epilogue_args(last, 0, "zero", self.impl))
 
     @torch.no_grad()
     def in_styles(self, x: Tensor, adain: list[list[tuple[Tensor, Tensor]]]) -> list[Tensor]:
@@ -211,19 +216,25 @@ class Decoder(reference.Decoder, Fused):
         dtype = compute_dtype(x, self.layers[-1].conv.weight.dtype)
         images = []
         with autocast_off(x):
+            x = x.to(dtype)
             res, entry, after = self._plan(x)
             first, second = res[0].model
+            like = ConvInput.of(x, self.impl)
             h = pad_input(x, *entry, dtype, self.impl)
-            z = convolution(h, conv_args(first, dtype))
-            out = entry if len(res) > 1 else after
+            shared = convolution(h, conv_args(first, like), norm_of(first))
+            out = input_padding(res[1].model[0], like) if len(res) > 1 else after
+            inner = h[:, :, entry[0] : h.shape[2] - entry[0], entry[0] : h.shape[3] - entry[0]]
             for style in adain:
-                z_2 = epilogue_conv(
-                    z, epilogue_args(first, *padding(second), self.impl, style[0]), conv_args(second, dtype)
-                )
-                inner = h[:, :, entry[0] : h.shape[2] - entry[0], entry[0] : h.shape[3] - entry[0]]
-                y = apply_epilogue(z_2, epilogue_args(second, *out, self.impl, style[1]), inner)
-                images.append(self._tail(y, res[1:], style[2:]))
+                epilogue = epilogue_args(first, *input_padding(second, like), self.impl, style[0])
+                output = epilogue_conv(shared, epilogue, conv_args(second, like), norm_of(second))
+                y = apply_epilogue(output, epilogue_args(second, *out, self.impl, style[1]), inner)
+                y = res_blocks(y, out[0], res[1:], after, self.impl, style[2:]) if len(res) > 1 else y
+                images.append(self._tail(y, after[0]))
         return images
+
+
+def _without_upsampling(layers: list[nn.Module]) -> list[Any]:
+    return [layer for layer in layers if not isinstance(layer, nn.Upsample)]
 
 
 class AdaINGen(reference.AdaINGen, Fused):
@@ -423,10 +434,10 @@ class MsImageDis(reference.MsImageDis, Fused):
     def _net(self, net: Any, x: Tensor) -> Tensor:
         *blocks, last = net
         p = pad_input(x, *padding(blocks[0]), x.dtype, self.impl)
-        z = conv_chain(p, blocks, self.impl)
+        output = conv_chain(p, blocks, self.impl)
         if norm_of(blocks[-1]) == "instance":
-            check_planes(z, "the image")
-        y = apply_epilogue(z, epilogue_args(blocks[-1], 0, "zero", self.impl))
+            check_planes(output.z, "the image")
+        y = apply_epilogue(output, epilogue_args(blocks[-1], 0, "zero", self.impl))
         return F.conv2d(y.to(last.weight.dtype), last.weight, last.bias)
 
     def calc_dis_loss(self, input_fake: Tensor, input_real: Tensor) -> Tensor:

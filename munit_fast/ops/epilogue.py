@@ -171,8 +171,9 @@ def run(
     residual: Tensor | None,
     slopes: Tensor | None,
     flags: tuple[Any, ...],
+    stats: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """The operator `epilogue` in the shortest way.
+    """The operator `epilogue`, or `epilogue_again` where there are statistics, in the shortest way.
 
     Args:
         x: as the members of `EpilogueInputs`, and so the other tensors.
@@ -181,43 +182,22 @@ def run(
         residual: likewise.
         slopes: likewise.
         flags: the fields of the spec, and impl.
+        stats: [2, R] of x, where they are known.
 
     Returns:
-        The result and the statistics [2, R].
+        The result and the statistics.
     """
-    if not _calls_cpu(x, flags[-1]):
+    if _calls_cpu(x, flags[-1]):
+        spec = EpilogueSpec._make(flags[:-1])
+        if residual is not None:
+            residual = rows_in_format(residual, x)
+        if stats is None:
+            return cpu.epilogue(spec, x, weight, bias, residual, slopes)
+        return cpu.epilogue_again(spec, x, stats, weight, bias, residual, slopes), stats
+    if stats is None:
         found: tuple[Tensor, Tensor] = _EPILOGUE(x, weight, bias, residual, slopes, *flags)
         return found
-    if residual is not None:
-        residual = rows_in_format(residual, x)
-    return cpu.epilogue(EpilogueSpec._make(flags[:-1]), x, weight, bias, residual, slopes)
-
-
-def run_again(
-    x: Tensor,
-    stats: Tensor,
-    weight: Tensor | None,
-    bias: Tensor | None,
-    slopes: Tensor | None,
-    flags: tuple[Any, ...],
-) -> Tensor:
-    """The operator `epilogue_again`, for no residual, in the shortest way; arguments as those of `run`.
-
-    Args:
-        x: [N, C, H, W].
-        stats: what `run` returned.
-        weight: as `run`'s.
-        bias: as `run`'s.
-        slopes: as `run`'s.
-        flags: as `run`'s.
-
-    Returns:
-        The result once more.
-    """
-    if not _calls_cpu(x, flags[-1]):
-        found: Tensor = _EPILOGUE_AGAIN(x, stats, weight, bias, None, slopes, *flags)
-        return found
-    return cpu.epilogue_again(EpilogueSpec._make(flags[:-1]), x, stats, weight, bias, None, slopes)
+    return _EPILOGUE_AGAIN(x, stats, weight, bias, residual, slopes, *flags), stats
 
 
 def _collect(sums: Tensor, like: Tensor) -> Tensor:
@@ -274,6 +254,7 @@ class _EpilogueFunction(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any,
+        stats: Tensor | None,
         x: Tensor,
         weight: Tensor | None,
         bias: Tensor | None,
@@ -281,7 +262,7 @@ class _EpilogueFunction(torch.autograd.Function):
         slopes: Tensor | None,
         flags: tuple[Any, ...],
     ) -> Tensor:
-        y, stats = run(x, weight, bias, residual, slopes, flags)
+        y, stats = run(x, weight, bias, residual, slopes, flags, stats)
         # The residual and the result are not kept: the backward needs x and two numbers a plane.
         ctx.save_for_backward(x, stats, weight, bias, slopes)
         ctx.flags = flags
@@ -292,10 +273,10 @@ class _EpilogueFunction(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, saved: Sequence[Tensor], grad: Tensor | None) -> tuple[Tensor | None, ...]:
         if grad is None:
-            return (None, None, None, None, None, None)
+            return (None, None, None, None, None, None, None)
         x, stats, weight, bias, slopes = saved
         inputs = EpilogueInputs(x, weight, bias, None, slopes)
-        return (*gradients(grad, inputs, stats, ctx.flags, ctx.needs_input_grad[:5]), None)
+        return (None, *gradients(grad, inputs, stats, ctx.flags, ctx.needs_input_grad[1:6]), None)
 
 
 def epilogue(
@@ -306,6 +287,7 @@ def epilogue(
     slopes: Tensor | None,
     spec: EpilogueSpec,
     impl: str,
+    stats: Tensor | None = None,
 ) -> Tensor:
     """One epilogue of checked arguments; autograd is entered only when a gradient is needed.
 
@@ -317,6 +299,7 @@ def epilogue(
         slopes: [1] or [C] for act "prelu"; else None.
         spec: the options.
         impl: the backend.
+        stats: the statistics [2, R] of x, where they are at hand; None: they are computed.
 
     Returns:
         [N, C / block², block·H + 2·pad, block·W + 2·pad] in x's dtype and layout.
@@ -326,5 +309,5 @@ def epilogue(
     """
     tensors = (x, weight, bias, residual, slopes)
     if needs_gradient(tensors):
-        return _EpilogueFunction.apply(*distinct(tensors), (*spec, impl))
-    return run(*tensors, (*spec, impl))[0]
+        return _EpilogueFunction.apply(stats, *distinct(tensors), (*spec, impl))
+    return run(*tensors, (*spec, impl), stats)[0]

@@ -1,7 +1,8 @@
-"""An epilogue and the convolution that reads it as one node of the graph: the padded activation is rebuilt, not kept.
+"""An epilogue and the convolution that reads it as one node of the graph: the padded activation is not kept.
 
-Every convolution here reads an input that is padded already, channels_last, and gives channels_last. A convolution is
-described by `Conv`; "phase" is the upsampling one of `munit_fast.ops.upsample_conv`.
+A convolution is described by `Conv`; "phase" is the upsampling one of `munit_fast.ops.upsample_conv`. Tensors are
+channels_last. Directly (by PyTorch's convolution) it reads an input that is padded already, and the backward rebuilds
+it; by one of Winograd's (`munit_fast.ops.winograd`) it pads while it reads, and neither pass writes its input.
 """
 
 from __future__ import annotations
@@ -12,22 +13,27 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from munit_fast.ops import narrow_conv, upsample_conv
+from munit_fast.ops import narrow_conv, upsample_conv, winograd
 from munit_fast.ops.autograd import once_differentiable
-from munit_fast.ops.epilogue import gradients
+from munit_fast.ops.epilogue import empty_stats, gradients
 from munit_fast.ops.spec import EpilogueInputs, EpilogueSpec
+from munit_fast.ops.winograd import NO_EPILOGUE, Source
 
 
 class Conv(NamedTuple):
     """A convolution.
 
     Attributes:
-        weight: [O, C, k, k]; of a phase convolution [4·O, C, 3, 3].
+        weight: [O, C, k, k]; of a phase convolution [4·O, C, 3, 3]. Float32 where there is a plan.
         bias: [O], or [4·O]; or None.
         stride: of both axes.
         border_weight: the 5×5 kernel [O, C, 5, 5] of a phase convolution behind reflection padding, whose border needs
             a correction; else None.
         unused_bias: a bias that has no influence and is not added; its gradient is exactly zero.
+        plan: of `winograd.PLANS`; None: a direct convolution.
+        pad: pixels of padding that the convolution adds; always 0 for a direct one, whose input is padded already.
+        pad_mode: its mode.
+        transformed: the weight as the plan takes it, if it was transformed before.
     """
 
     weight: Tensor
@@ -35,6 +41,10 @@ class Conv(NamedTuple):
     stride: int = 1
     border_weight: Tensor | None = None
     unused_bias: Tensor | None = None
+    plan: str | None = None
+    pad: int = 0
+    pad_mode: str = "zero"
+    transformed: Tensor | None = None
 
 
 class EpilogueArgs(NamedTuple):
@@ -47,27 +57,104 @@ class EpilogueArgs(NamedTuple):
     impl: str = "auto"
 
 
-def _forward(a: Tensor, weight: Tensor, bias: Tensor | None, border_weight: Tensor | None, stride: int) -> Tensor:
-    if border_weight is None and narrow_conv.serves_forward(a, weight, stride):
-        return narrow_conv.forward(a, weight, bias)
-    y = torch.conv2d(a, weight, bias, stride).contiguous(memory_format=torch.channels_last)
-    if border_weight is not None:
-        upsample_conv.correct_reflect_border(y, a, border_weight)
-    return y
+class ConvOutput(NamedTuple):
+    """The result of a convolution.
+
+    Attributes:
+        z: [N, C, H, W], channels_last.
+        stats: its statistics for the norm that follows, where the convolution gave them; else None.
+    """
+
+    z: Tensor
+    stats: Tensor | None = None
+
+
+def _with_stats(source: Source) -> Source:
+    x, norm = source.x, source.spec.norm
+    if source.stats is not None:
+        return source
+    return source._replace(stats=winograd.statistics(x, norm) if norm != "none" else empty_stats(x, source.spec))
+
+
+def _activation(source: Source, impl: str) -> tuple[Tensor, Tensor | None]:
+    """What the source's epilogue gives, padded, and the statistics of x: for a direct convolution."""
+    x, stats, weight, bias, slopes, spec = source
+    if spec == NO_EPILOGUE:
+        return x, None
+    ops, flags = torch.ops.munit_fast, (*spec, impl)
+    if stats is not None:
+        return ops.epilogue_again(x, stats, weight, bias, None, slopes, *flags), stats
+    return ops.epilogue(x, weight, bias, None, slopes, *flags)
+
+
+def _edges(source: Source, impl: str) -> upsample_conv.Edges:
+    """The outermost pixels of what the source's epilogue gives, for the border of a phase convolution."""
+    x, spec = source.x, source.spec
+    depth = 2 // spec.block  # rows of x that make two of the activation
+
+    def activate(part: Tensor) -> Tensor:
+        part = part.contiguous(memory_format=torch.channels_last)
+        return _activation(source._replace(x=part, spec=spec._replace(pad=0, pad_mode="zero")), impl)[0]
+
+    rows = activate(torch.cat([x[:, :, :depth], x[:, :, -depth:]], 2))
+    columns = activate(torch.cat([x[..., :depth], x[..., -depth:]], 3))
+    return upsample_conv.Edges.of_inner(rows, columns)
+
+
+def _convolve(source: Source, conv: Conv, impl: str, y_norm: str) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    """The result, its statistics where they are at hand, and the statistics of the source."""
+    border = conv.border_weight
+    if conv.plan is not None:
+        source = _with_stats(source)
+        wanted = "none" if border is not None else y_norm
+        y, y_stats = winograd.conv(source, conv.weight, conv.transformed, conv.bias, conv.plan, wanted)
+        if border is not None:
+            upsample_conv.correct_reflect_border(y, _edges(source, impl), border)
+        return y, y_stats, source.stats
+    a, stats = _activation(source, impl)
+    if border is None and narrow_conv.serves_forward(a, conv.weight, conv.stride):
+        return narrow_conv.forward(a, conv.weight, conv.bias), None, stats
+    y = torch.conv2d(a, conv.weight, conv.bias, conv.stride).contiguous(memory_format=torch.channels_last)
+    if border is not None:
+        upsample_conv.correct_reflect_border(y, upsample_conv.Edges.of_padded(a), border)
+    return y, None, stats
+
+
+class _Gradients(NamedTuple):
+    """Of what `_convolve` takes: the activation, before its padding where there is a plan, and the convolution's."""
+
+    a: Tensor | None
+    weight: Tensor | None
+    bias: Tensor | None
+    border_weight: Tensor | None
 
 
 def _backward(
-    grad: Tensor,
-    a: Tensor,
-    weight: Tensor,
-    border_weight: Tensor | None,
-    stride: int,
-    need: tuple[bool, bool, bool, bool],
-) -> tuple[Tensor | None, Tensor | None, Tensor | None, Tensor | None]:
-    """The gradients of a, weight, bias and border_weight."""
+    grad: Tensor, source: Source, conv: Conv, impl: str, need: Sequence[bool], add: Tensor | None = None
+) -> _Gradients:
+    """The gradients, those that `need` asks for (in their order); `add` is added to the first one."""
     need_a, need_weight, need_bias, need_border = need
     grad = grad.contiguous(memory_format=torch.channels_last)
-    narrow = need_a and border_weight is None and narrow_conv.serves_backward(grad, weight, stride)
+    if conv.plan is None:
+        return _backward_direct(grad, _activation(source, impl)[0], conv, need, add)
+    border = conv.border_weight
+    grad_a = grad_border = None
+    grad_weight = winograd.weight_gradient(grad, source, conv.weight, conv.plan) if need_weight else None
+    grad_bias = grad.sum((0, 2, 3), dtype=conv.bias.dtype) if need_bias and conv.bias is not None else None
+    if need_a:
+        grad_a = winograd.input_gradient(grad, conv.weight, source, conv.plan, add)
+    if border is not None:
+        edges = _edges(source, impl)
+        grad_border, of_edges = upsample_conv.correct_reflect_border_backward(grad, edges, border, need_a, need_border)
+        if grad_a is not None and of_edges is not None:
+            of_edges.add_to_inner(grad_a)
+    return _Gradients(grad_a, grad_weight, grad_bias, grad_border)
+
+
+def _backward_direct(grad: Tensor, a: Tensor, conv: Conv, need: Sequence[bool], add: Tensor | None) -> _Gradients:
+    need_a, need_weight, need_bias, need_border = need
+    weight, stride, border = conv.weight, conv.stride, conv.border_weight
+    narrow = need_a and border is None and narrow_conv.serves_backward(grad, weight, stride)
     grad_a = grad_weight = grad_bias = grad_border = None
     if narrow:
         grad_a = narrow_conv.backward(grad, weight)
@@ -86,165 +173,190 @@ def _backward(
             (need_a and not narrow, need_weight, need_bias),
         )
         grad_a = grad_a if narrow else given
-    if border_weight is not None:
-        grad_border = upsample_conv.correct_reflect_border_backward(grad, a, border_weight, grad_a, need_border)
-    return grad_a, grad_weight, grad_bias, grad_border
+    if border is not None:
+        edges = upsample_conv.Edges.of_padded(a)
+        grad_border, of_edges = upsample_conv.correct_reflect_border_backward(grad, edges, border, need_a, need_border)
+        if grad_a is not None and of_edges is not None:
+            of_edges.add_to_padded(grad_a)
+    if grad_a is not None and add is not None:
+        pad = (grad_a.shape[2] - add.shape[2]) // 2
+        _inner(grad_a, pad).add_(add)
+    return _Gradients(grad_a, grad_weight, grad_bias, grad_border)
 
 
 def _zero_gradient(unused_bias: Tensor | None, need: bool) -> Tensor | None:
     return torch.zeros_like(unused_bias) if need and unused_bias is not None else None
 
 
+# How a convolution crosses autograd: its tensors that may need gradients, then the rest.
+def _tensors(conv: Conv) -> tuple[Tensor | None, ...]:
+    return conv.weight, conv.bias, conv.border_weight, conv.unused_bias
+
+
+def _rest(conv: Conv) -> tuple[Any, ...]:
+    return conv.stride, conv.plan, conv.pad, conv.pad_mode, conv.transformed
+
+
+def _conv_of(tensors: Sequence[Any], rest: Sequence[Any]) -> Conv:
+    weight, bias, border_weight, unused_bias = tensors
+    stride, plan, pad, pad_mode, transformed = rest
+    return Conv(weight, bias, stride, border_weight, unused_bias, plan, pad, pad_mode, transformed)
+
+
+def _padded(spec: EpilogueSpec, conv: Conv) -> EpilogueSpec:
+    """The epilogue of a convolution's source: where there is a plan, the padding is the convolution's."""
+    return spec if conv.plan is None else spec._replace(pad=conv.pad, pad_mode=conv.pad_mode)
+
+
 class _ConvFunction(torch.autograd.Function):
     @staticmethod
-    def forward(
-        ctx: Any,
-        a: Tensor,
-        weight: Tensor,
-        bias: Tensor | None,
-        border_weight: Tensor | None,
-        unused_bias: Tensor | None,
-        stride: int,
-    ) -> Tensor:
-        ctx.save_for_backward(a, weight, border_weight, unused_bias)
-        ctx.stride = stride
-        return _forward(a, weight, bias, border_weight, stride)
+    def forward(ctx: Any, a: Tensor, *arguments: Any) -> tuple[Tensor, Tensor | None]:
+        *rest, y_norm = arguments[4:]
+        conv = _conv_of(arguments[:4], rest)
+        source = Source(a, None, None, None, None, _padded(NO_EPILOGUE, conv))
+        y, y_stats, _ = _convolve(source, conv, "auto", y_norm)
+        ctx.save_for_backward(a, *arguments[:4])
+        ctx.rest = (*rest[:4], None)
+        if y_stats is not None:
+            ctx.mark_non_differentiable(y_stats)
+        return y, y_stats
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, saved: Sequence[Tensor], grad: Tensor) -> tuple[Tensor | None, ...]:
-        a, weight, border_weight, unused_bias = saved
+    def backward(ctx: Any, saved: Sequence[Tensor], grad: Tensor, *_: Any) -> tuple[Tensor | None, ...]:
+        conv = _conv_of(saved[1:], ctx.rest)
+        source = Source(saved[0], None, None, None, None, _padded(NO_EPILOGUE, conv))
         need = ctx.needs_input_grad
-        return (
-            *_backward(grad, a, weight, border_weight, ctx.stride, need[:4]),
-            _zero_gradient(unused_bias, need[4]),
-            None,
-        )
+        grads = _backward(grad, source, conv, "auto", need[:4])
+        return (*grads, _zero_gradient(conv.unused_bias, need[4]), *(None,) * (len(ctx.rest) + 1))
 
 
 class _EpilogueConvFunction(torch.autograd.Function):
     @staticmethod
-    def forward(
-        ctx: Any,
-        z: Tensor,
-        weight: Tensor | None,
-        bias: Tensor | None,
-        slopes: Tensor | None,
-        conv_weight: Tensor,
-        conv_bias: Tensor | None,
-        border_weight: Tensor | None,
-        unused_bias: Tensor | None,
-        stride: int,
-        *flags: Any,
-    ) -> Tensor:
-        a, stats = torch.ops.munit_fast.epilogue(z, weight, bias, None, slopes, *flags)
-        ctx.save_for_backward(z, stats, weight, bias, slopes, conv_weight, border_weight, unused_bias)
-        ctx.stride, ctx.flags = stride, flags
-        return _forward(a, conv_weight, conv_bias, border_weight, stride)
+    def forward(ctx: Any, z: Tensor, stats: Tensor | None, *arguments: Any) -> tuple[Tensor, Tensor | None]:
+        parameters, tensors, rest = arguments[:3], arguments[3:7], arguments[7:12]
+        y_norm, *fields, impl = arguments[12:]
+        conv = _conv_of(tensors, rest)
+        source = Source(z, stats, *parameters, _padded(EpilogueSpec(*fields), conv))
+        y, y_stats, stats = _convolve(source, conv, impl, y_norm)
+        ctx.save_for_backward(z, stats, *parameters, *tensors)
+        ctx.rest, ctx.flags = (*rest[:4], None), (*fields, impl)
+        if y_stats is not None:
+            ctx.mark_non_differentiable(y_stats)
+        return y, y_stats
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, saved: Sequence[Tensor], grad: Tensor) -> tuple[Tensor | None, ...]:
-        z, stats, weight, bias, slopes, conv_weight, border_weight, unused_bias = saved
-        need_z, need_weight, need_bias, need_slopes, *need_conv, need_unused = ctx.needs_input_grad[:8]
+    def backward(ctx: Any, saved: Sequence[Tensor], grad: Tensor, *_: Any) -> tuple[Tensor | None, ...]:
+        z, stats, weight, bias, slopes, *tensors = saved
+        *fields, impl = ctx.flags
+        conv, spec = _conv_of(tensors, ctx.rest), EpilogueSpec(*fields)
+        need_z, _, need_weight, need_bias, need_slopes, *need_conv, need_unused = ctx.needs_input_grad[:9]
         need_a = need_z or need_weight or need_bias or need_slopes
-        a = torch.ops.munit_fast.epilogue_again(z, stats, weight, bias, None, slopes, *ctx.flags)
-        grad_a, *grads_conv = _backward(grad, a, conv_weight, border_weight, ctx.stride, (need_a, *need_conv))
-        del a
+        source = Source(z, stats, weight, bias, slopes, _padded(spec, conv))
+        of_conv = _backward(grad, source, conv, impl, (need_a, *need_conv))
         grads: tuple[Tensor | None, ...] = (None,) * 5
-        if grad_a is not None:
+        if of_conv.a is not None:
             need = (need_z, need_weight, need_bias, False, need_slopes)
             inputs = EpilogueInputs(z, weight, bias, None, slopes)
-            grads = gradients(grad_a, inputs, stats, ctx.flags, need)
-        nothing = (None,) * (1 + len(ctx.flags))
-        return (*grads[:3], grads[4], *grads_conv, _zero_gradient(unused_bias, need_unused), *nothing)
+            grads = gradients(of_conv.a, inputs, stats, ctx.flags, need)
+        nothing = (None,) * (len(ctx.rest) + 1 + len(ctx.flags))
+        unused = _zero_gradient(conv.unused_bias, need_unused)
+        return (grads[0], None, *grads[1:3], grads[4], *of_conv[1:], unused, *nothing)
 
 
 class _ResidualBlockFunction(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, h: Tensor, conv_1: Tensor, conv_2: Tensor, *rest: Any) -> Tensor:
-        weight_1, bias_1, weight_2, bias_2, slopes, unused_bias_1, unused_bias_2, pad, flags_1, flags_2 = rest
+    def forward(ctx: Any, h: Tensor, *arguments: Any) -> Tensor:
+        tensors_1, tensors_2, parameters_1, parameters_2 = (arguments[i:j] for i, j in _BLOCK_PARTS)
+        pad, rest_1, rest_2, flags_1, flags_2 = arguments[14:]
+        conv_1, conv_2 = _conv_of(tensors_1, rest_1), _conv_of(tensors_2, rest_2)
+        of_h, spec_1 = _padded(NO_EPILOGUE, conv_1), EpilogueSpec(*flags_1[:-1])
+        z_1, stats_1, _ = _convolve(Source(h, None, None, None, None, of_h), conv_1, flags_1[-1], spec_1.norm)
+        source = Source(z_1, stats_1, *parameters_1, _padded(spec_1, conv_2))
+        z_2, stats_2, stats_1 = _convolve(source, conv_2, flags_1[-1], flags_2[0])
+        weight_2, bias_2, _ = parameters_2
         ops = torch.ops.munit_fast
-        z_1 = _forward(h, conv_1, None, None, 1)
-        a, stats_1 = ops.epilogue(z_1, weight_1, bias_1, None, slopes, *flags_1)
-        z_2 = _forward(a, conv_2, None, None, 1)
-        y, stats_2 = ops.epilogue(z_2, weight_2, bias_2, _inner(h, pad), None, *flags_2)
-        convs = (h, conv_1, conv_2, unused_bias_1, unused_bias_2)
-        ctx.save_for_backward(*convs, weight_1, bias_1, weight_2, bias_2, slopes, z_1, stats_1, z_2, stats_2)
-        ctx.pad, ctx.flags = pad, (flags_1, flags_2)
+        if stats_2 is None:
+            y, stats_2 = ops.epilogue(z_2, weight_2, bias_2, _inner(h, pad), None, *flags_2)
+        else:
+            y = ops.epilogue_again(z_2, stats_2, weight_2, bias_2, _inner(h, pad), None, *flags_2)
+        ctx.save_for_backward(*arguments[:14], h, z_1, stats_1, z_2, stats_2)
+        ctx.rest, ctx.flags = ((*rest_1[:4], None), (*rest_2[:4], None)), (flags_1, flags_2)
         return y
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, saved: Sequence[Tensor], grad: Tensor) -> tuple[Tensor | None, ...]:
-        h, conv_1, conv_2, unused_bias_1, unused_bias_2, *rest = saved
-        weight_1, bias_1, weight_2, bias_2, slopes, z_1, stats_1, z_2, stats_2 = rest
-        flags_1, flags_2 = ctx.flags
-        need_h, need_conv_1, need_conv_2, need_w1, need_b1, need_w2, need_b2, need_slopes = ctx.needs_input_grad[:8]
-        need = (True, need_w2, need_b2, need_h, False)
-        inputs = EpilogueInputs(z_2, weight_2, bias_2, None, None)
+        tensors_1, tensors_2, parameters_1, parameters_2 = (saved[i:j] for i, j in _BLOCK_PARTS)
+        h, z_1, stats_1, z_2, stats_2 = saved[14:]
+        (rest_1, rest_2), (flags_1, flags_2) = ctx.rest, ctx.flags
+        conv_1, conv_2 = _conv_of(tensors_1, rest_1), _conv_of(tensors_2, rest_2)
+        need_h, *need_others = ctx.needs_input_grad[:15]
+        need_1, need_2, need_p1, need_p2 = (need_others[i:j] for i, j in _BLOCK_PARTS)
+        inputs = EpilogueInputs(z_2, parameters_2[0], parameters_2[1], None, None)
+        need = (True, need_p2[0], need_p2[1], need_h, False)
         grad_z, grad_w2, grad_b2, grad_residual, _ = gradients(grad, inputs, stats_2, flags_2, need)
         assert grad_z is not None
-        a = torch.ops.munit_fast.epilogue_again(z_1, stats_1, weight_1, bias_1, None, slopes, *flags_1)
-        grad_a, grad_conv_2, _, _ = _backward(grad_z, a, conv_2, None, 1, (True, need_conv_2, False, False))
-        del a, grad_z
+        source = Source(z_1, stats_1, *parameters_1, _padded(EpilogueSpec(*flags_1[:-1]), conv_2))
+        of_conv_2 = _backward(grad_z, source, conv_2, flags_1[-1], (True, need_2[0], False, False))
+        grad_a, grad_conv_2 = of_conv_2.a, of_conv_2.weight
+        del grad_z, of_conv_2
         assert grad_a is not None
-        need = (True, need_w1, need_b1, False, need_slopes)
-        inputs = EpilogueInputs(z_1, weight_1, bias_1, None, slopes)
+        inputs = EpilogueInputs(z_1, *parameters_1[:2], None, parameters_1[2])
+        need = (True, need_p1[0], need_p1[1], False, need_p1[2])
         grad_z, grad_w1, grad_b1, _, grad_slopes = gradients(grad_a, inputs, stats_1, flags_1, need)
         del grad_a
         assert grad_z is not None
-        grad_h, grad_conv_1, _, _ = _backward(grad_z, h, conv_1, None, 1, (need_h, need_conv_1, False, False))
-        if grad_h is not None and grad_residual is not None:
-            _inner(grad_h, ctx.pad).add_(grad_residual)
+        source = Source(h, None, None, None, None, _padded(NO_EPILOGUE, conv_1))
+        add = grad_residual if need_h else None
+        of_conv_1 = _backward(grad_z, source, conv_1, flags_1[-1], (need_h, need_1[0], False, False), add)
         return (
-            grad_h,
-            grad_conv_1,
-            grad_conv_2,
-            grad_w1,
-            grad_b1,
-            grad_w2,
-            grad_b2,
-            grad_slopes,
-            _zero_gradient(unused_bias_1, ctx.needs_input_grad[8]),
-            _zero_gradient(unused_bias_2, ctx.needs_input_grad[9]),
-            None,
-            None,
-            None,
+            of_conv_1.a,
+            *(of_conv_1.weight, None, None, _zero_gradient(conv_1.unused_bias, need_1[3])),
+            *(grad_conv_2, None, None, _zero_gradient(conv_2.unused_bias, need_2[3])),
+            *(grad_w1, grad_b1, grad_slopes),
+            *(grad_w2, grad_b2, None),
+            *(None,) * 5,
         )
+
+
+_BLOCK_PARTS = ((0, 4), (4, 8), (8, 11), (11, 14))  # of the arguments of a residual block behind h
 
 
 def _inner(x: Tensor, pad: int) -> Tensor:
     return x[:, :, pad:-pad, pad:-pad] if pad else x
 
 
-def convolution(a: Tensor, conv: Conv) -> Tensor:
-    """A convolution without padding of its own.
+def convolution(a: Tensor, conv: Conv, y_norm: str = "none") -> ConvOutput:
+    """A convolution.
 
     Args:
-        a: [N, C, H, W], channels_last, padded already.
+        a: [N, C, H, W], channels_last; padded already unless `conv` has a plan.
         conv: the convolution.
+        y_norm: the norm that follows, whose statistics are wanted: "instance", "layer" or "none".
 
     Returns:
-        [N, O, (H - k) // stride + 1, …], channels_last.
+        [N, O, (H + 2·pad - k) // stride + 1, …], channels_last, with its statistics where they are at hand.
     """
-    return _ConvFunction.apply(a, conv.weight, conv.bias, conv.border_weight, conv.unused_bias, conv.stride)
+    return ConvOutput(*_ConvFunction.apply(a, *_tensors(conv), *_rest(conv), y_norm))
 
 
-def epilogue_conv(z: Tensor, epilogue: EpilogueArgs, conv: Conv) -> Tensor:
+def epilogue_conv(output: ConvOutput, epilogue: EpilogueArgs, conv: Conv, y_norm: str = "none") -> ConvOutput:
     """conv(epilogue(z)); keeps z and two numbers a plane for the backward.
 
     Args:
-        z: [N, C, H, W], channels_last: the output of the convolution before.
-        epilogue: what stands between; its padding is that of `conv`.
+        output: of the convolution before.
+        epilogue: what stands between; its padding is that of `conv`, and zero where `conv` has a plan.
         conv: the convolution.
+        y_norm: as in `convolution`.
 
     Returns:
         As `convolution`.
     """
     weight, bias, slopes, spec, impl = epilogue
-    of_conv = (conv.weight, conv.bias, conv.border_weight, conv.unused_bias, conv.stride)
-    return _EpilogueConvFunction.apply(z, weight, bias, slopes, *of_conv, *spec, impl)
+    of_conv = (*_tensors(conv), *_rest(conv), y_norm)
+    return ConvOutput(*_EpilogueConvFunction.apply(*output, weight, bias, slopes, *of_conv, *spec, impl))
 
 
 def residual_block(
@@ -255,28 +367,25 @@ def residual_block(
     Keeps h and the two convolutions' outputs for the backward.
 
     Args:
-        h: [N, C, H + 2·pad, W + 2·pad], channels_last, padded already.
+        h: [N, C, H + 2·pad, W + 2·pad], channels_last.
         conv_1: 3×3, C to C channels, without a bias that is added.
-        first: what follows it, with the padding of `conv_2`.
+        first: what follows it; its padding is that of `conv_2`, and zero where `conv_2` has a plan.
         conv_2: like `conv_1`.
         second: what follows it; its padding is that of the result.
-        pad: pixels of h's padding.
+        pad: pixels of padding that h has; 0 where `conv_1` has a plan.
 
     Returns:
         [N, C, H + 2·pad of `second`, …], channels_last.
     """
     return _ResidualBlockFunction.apply(
         h,
-        conv_1.weight,
-        conv_2.weight,
-        first.weight,
-        first.bias,
-        second.weight,
-        second.bias,
-        first.slopes,
-        conv_1.unused_bias,
-        conv_2.unused_bias,
+        *_tensors(conv_1),
+        *_tensors(conv_2),
+        *(first.weight, first.bias, first.slopes),
+        *(second.weight, second.bias, None),
         pad,
+        _rest(conv_1),
+        _rest(conv_2),
         (*first.spec, first.impl),
         (*second.spec, second.impl),
     )

@@ -3,8 +3,8 @@
 oneDNN pads three output channels to a whole vector. Kernel columns moved into the output channels fill it: a k×1
 convolution to k·O channels, then the sum of the k columns, each shifted by its place. At 64 -> 3 channels, 7×7, 256²
 on two cores with AVX-512: forward 20 -> 8 ms, input gradient of 3 -> 64 channels 22 -> 8 ms; in bfloat16, whose
-convolutions are faster than the sum, it loses. That was with torch's sum of a strided view; csrc/cpu/columns.inl takes an
-eighth of its time.
+convolutions are faster than the sum, it loses. That was with torch's sum of a strided view; csrc/cpu/columns.inl takes
+an eighth of its time.
 """
 
 from __future__ import annotations

@@ -16,7 +16,9 @@ NORMS = ("none", "instance", "layer")
 ACTIVATIONS = ("none", "relu", "lrelu", "prelu", "selu", "tanh", "silu")
 PAD_MODES = ("reflect", "replicate", "zero")
 
-ENUMS = {"norms": NORMS, "activations": ACTIVATIONS, "pad_modes": PAD_MODES}
+WINOGRAD_PLANS = ("f43", "f23", "f42")
+
+ENUMS = {"norms": NORMS, "activations": ACTIVATIONS, "pad_modes": PAD_MODES, "winograd_plans": WINOGRAD_PLANS}
 """The names by kind, as `munit_fast._C.enums()` returns them."""
 
 

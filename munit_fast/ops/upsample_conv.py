@@ -13,6 +13,7 @@ alone, which only the outermost pixels of the result read, each line through one
 from __future__ import annotations
 
 from functools import cache
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -43,15 +44,50 @@ def phase_weight(weight: Tensor) -> Tensor:
     return taps.view(o, c, 2, 2, 3, 3).permute(2, 3, 0, 1, 4, 5).reshape(4 * o, c, 3, 3)
 
 
-def _border_pixels(a: Tensor, vertical: bool) -> tuple[tuple[Tensor, Tensor], ...]:
-    """Views of a [N, C, H+2, W+2], each [N, L+2, C]: pixels 0 and 1 inside the first border, then inside the last."""
-    pixels = a.permute(0, 3, 2, 1) if vertical else a.permute(0, 2, 3, 1)
-    return (pixels[:, 1], pixels[:, 2]), (pixels[:, -2], pixels[:, -3])
+class Edges(NamedTuple):
+    """The outermost pixels of the small input, or their gradients, each [N, L + 2, C]: replicated at the ends.
+
+    Attributes:
+        rows: pixel rows 0, 1, H - 2 and H - 1.
+        columns: pixel columns 0, 1, W - 2 and W - 1.
+    """
+
+    rows: tuple[Tensor, Tensor, Tensor, Tensor]
+    columns: tuple[Tensor, Tensor, Tensor, Tensor]
+
+    @classmethod
+    def of_padded(cls, a: Tensor) -> Edges:
+        """Views of a [N, C, H + 2, W + 2], which is padded by replication."""
+        across, along = a.permute(0, 2, 3, 1), a.permute(0, 3, 2, 1)
+        return cls(*(tuple(x[:, i] for i in (1, 2, -3, -2)) for x in (across, along)))  # type: ignore[arg-type]
+
+    @classmethod
+    def of_inner(cls, rows: Tensor, columns: Tensor) -> Edges:
+        """Of rows [N, C, 4, W] and columns [N, C, H, 4] of an input without padding."""
+        across, along = rows.permute(0, 2, 3, 1), columns.permute(0, 3, 2, 1)
+        wide = [torch.cat([x[:, :, :1], x, x[:, :, -1:]], 2) for x in (across, along)]
+        return cls(*(tuple(x.unbind(1)) for x in wide))  # type: ignore[arg-type]
+
+    def add_to_padded(self, a: Tensor) -> None:
+        """Add these gradients to that of a padded input, [N, C, H + 2, W + 2], in place."""
+        for edges, of_a in zip(self, Edges.of_padded(a)):
+            for edge, pixels in zip(edges, of_a):
+                pixels += edge
+
+    def add_to_inner(self, a: Tensor) -> None:
+        """Add these gradients to that of the input without padding, [N, C, H, W], in place."""
+        for edges, x in zip(self, (a.permute(0, 2, 3, 1), a.permute(0, 3, 2, 1))):
+            for i, edge in zip((0, 1, -2, -1), edges):
+                inner = edge[:, 1:-1].clone()
+                inner[:, 0] += edge[:, 0]
+                inner[:, -1] += edge[:, -1]
+                x[:, i] += inner
 
 
-def _lines(a: Tensor, vertical: bool) -> Tensor:
+def _lines(edges: Edges, vertical: bool) -> Tensor:
     """What the two outermost lines lack, [2, N, L+2, C]: pixel 1 minus pixel 0; replicated at its ends, as a is."""
-    return torch.stack([one - zero for zero, one in _border_pixels(a, vertical)])
+    first, second, before, last = edges.columns if vertical else edges.rows
+    return torch.stack([second - first, before - last])
 
 
 def _kernels(border_weight: Tensor, vertical: bool) -> Tensor:
@@ -65,9 +101,9 @@ def _windows(lines: Tensor, backwards: bool = False) -> Tensor:
     return (windows.flip(4) if backwards else windows).reshape(2, -1, 5 * lines.shape[3])
 
 
-def _columns(a: Tensor, vertical: bool) -> Tensor:
+def _columns(edges: Edges, vertical: bool) -> Tensor:
     """The windows of the doubled lines, [2, N·2L, C·5]. Rows reflect, columns replicate: the corners count once."""
-    lines = _lines(a, vertical)
+    lines = _lines(edges, vertical)
     doubled = lines.repeat_interleave(2, 2)
     if not vertical:  # pixels -1 and 2L mirror into the pixels that replication gives, -2 and 2L+1 do not
         doubled[:, :, 0], doubled[:, :, -1] = lines[:, :, 2], lines[:, :, -3]
@@ -83,17 +119,17 @@ def _borders(y: Tensor, vertical: bool) -> tuple[Tensor, Tensor]:
     return pixels[:, 0, :, 0], pixels[:, -1, :, 1]
 
 
-def correct_reflect_border(y: Tensor, a: Tensor, border_weight: Tensor) -> None:
+def correct_reflect_border(y: Tensor, edges: Edges, border_weight: Tensor) -> None:
     """Add to y what reflection padding changes.
 
     Args:
         y: [N, 4·O, H, W], channels_last, H and W ≥ 2; changed in place.
-        a: [N, C, H + 2, W + 2], the replicated input.
+        edges: of the small input.
         border_weight: [O, C, 5, 5].
     """
     for vertical in (False, True):
         kernels = _kernels(border_weight, vertical).flatten(2)
-        found = torch.bmm(_columns(a, vertical), kernels.transpose(1, 2))
+        found = torch.bmm(_columns(edges, vertical), kernels.transpose(1, 2))
         for border, line in zip(_borders(y, vertical), found):
             border.add_(line.view(border.shape))
 
@@ -116,30 +152,29 @@ def _lines_backward(grads: Tensor, border_weight: Tensor, vertical: bool) -> Ten
 
 
 def correct_reflect_border_backward(
-    grad: Tensor, a: Tensor, border_weight: Tensor, grad_a: Tensor | None, need_border: bool
-) -> Tensor | None:
+    grad: Tensor, edges: Edges, border_weight: Tensor, need_edges: bool, need_border: bool
+) -> tuple[Tensor | None, Edges | None]:
     """The backward of `correct_reflect_border`.
 
     Args:
         grad: [N, 4·O, H, W].
-        a: [N, C, H + 2, W + 2].
+        edges: of the small input.
         border_weight: [O, C, 5, 5].
-        grad_a: like a; the correction's part is added in place. None: not needed.
+        need_edges: whether the gradients of the edges are needed.
         need_border: whether the gradient of `border_weight` is needed.
 
     Returns:
-        The gradient of `border_weight`, or None.
+        The gradient of `border_weight` and those of the edges; None where they are not needed.
     """
     grad_border = torch.zeros_like(border_weight) if need_border else None
-    c = a.shape[1]
+    of_edges = []
     for vertical in (False, True):
         grads = torch.stack([border.flatten(1, 2) for border in _borders(grad, vertical)])  # [2, N, 2L, O]
         if grad_border is not None:
-            found = torch.bmm(grads.flatten(1, 2).transpose(1, 2), _columns(a, vertical))
+            found = torch.bmm(grads.flatten(1, 2).transpose(1, 2), _columns(edges, vertical))
+            c = found.shape[2] // 5
             _kernels(grad_border, vertical).add_(found.view(2, border_weight.shape[0], c, 5))
-        if grad_a is not None:
-            lines = _lines_backward(grads, border_weight, vertical)
-            for (zero, one), line in zip(_border_pixels(grad_a, vertical), lines):
-                one += line
-                zero -= line
-    return grad_border
+        if need_edges:
+            first, last = _lines_backward(grads, border_weight, vertical)
+            of_edges.append((-first, first, last, -last))
+    return grad_border, Edges(*of_edges) if need_edges else None

@@ -24,6 +24,22 @@ def cpu_isa() -> str | None:
     return os.environ.get("MUNIT_FAST_CPU_ISA", "").strip().lower() or None
 
 
+CONVOLUTIONS = ("auto", "direct", "winograd", "winograd2")
+
+
+def conv() -> str:
+    """``MUNIT_FAST_CONV``: which convolutions run on CPUs, one of CONVOLUTIONS (see `munit_fast.ops.conv_plans`).
+
+    Raises:
+        ValueError: the variable is set to something else.
+    """
+    value = os.environ.get("MUNIT_FAST_CONV", "").strip().lower() or "auto"
+    if value not in CONVOLUTIONS:
+        known = ", ".join(CONVOLUTIONS)
+        raise ValueError(f"environment variable MUNIT_FAST_CONV must be one of {known}, not {value!r}")
+    return value
+
+
 def commit_override() -> str | None:
     """``MUNIT_FAST_COMMIT``: the revision that benchmark rows name, where the sources lie without their history."""
     return os.environ.get("MUNIT_FAST_COMMIT", "").strip() or None

@@ -1,0 +1,358 @@
+"""Winograd's convolutions joined to the epilogue before them, on CPUs (csrc/cpu/winograd.inl).
+
+A plan is one of `WINOGRAD_PLANS`: "f43", F(4×4, 3×3), and "f23", F(2×2, 3×3), serve 3×3 kernels of stride 1; "f42",
+F(4×4, 2×2), serves 4×4 kernels of stride 2 as four 2×2 ones. The input is what an epilogue makes of x: it is applied
+while pixels are loaded, with the padding of the convolution, and never stored. Tensors are channels_last and float32,
+bfloat16 or float16; weights, and all arithmetic, are float32.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.utils.weak import WeakIdKeyDictionary
+
+from munit_fast.ops import native
+from munit_fast.ops.epilogue import empty_stats, gradients
+from munit_fast.ops.library import LIBRARY
+from munit_fast.ops.spec import NORMS, PAD_MODES, WINOGRAD_PLANS, EpilogueInputs, EpilogueSpec
+
+
+class Plan(NamedTuple):
+    """What a plan F(m×m, r×r) is.
+
+    Attributes:
+        results: m.
+        taps: r.
+        stride: of the convolution; its kernel has stride · r taps a side.
+    """
+
+    results: int
+    taps: int
+    stride: int
+
+    @property
+    def side(self) -> int:
+        """Rows and columns of the convolution's kernel."""
+        return self.stride * self.taps
+
+
+PLANS = {"f43": Plan(4, 3, 1), "f23": Plan(2, 3, 1), "f42": Plan(4, 2, 2)}
+NO_EPILOGUE = EpilogueSpec("none", 0.0, "none", 0.0, 1, 0, "zero")
+
+_EPILOGUE = (
+    "Tensor x, Tensor? stats, Tensor? weight, Tensor? bias, Tensor? slopes, "
+    "str norm, float eps, str act, float slope, int block, int pad, str pad_mode"
+)
+LIBRARY.define("winograd_weights(Tensor weight, str plan) -> Tensor")
+# transformed: what winograd_weights gives for conv_weight; y_norm: the norm whose statistics of y are wanted.
+LIBRARY.define(
+    f"winograd_conv({_EPILOGUE}, Tensor conv_weight, Tensor? transformed, Tensor? conv_bias, str plan, str y_norm) "
+    "-> (Tensor y, Tensor y_stats)"
+)
+LIBRARY.define(
+    "winograd_input_gradient(Tensor grad, Tensor conv_weight, Tensor? add, int height, int width, int pad, "
+    "str pad_mode, str plan) -> Tensor"
+)
+LIBRARY.define(f"winograd_weight_gradient(Tensor grad, {_EPILOGUE}, Tensor conv_weight, str plan) -> Tensor")
+LIBRARY.define("statistics(Tensor x, str norm) -> Tensor")
+
+
+class Source(NamedTuple):
+    """The input of a convolution: an epilogue of x that is not stored, or x itself.
+
+    Attributes:
+        x: [N, C, H, W], channels_last.
+        stats: the statistics of x for the norm; None without one.
+        weight: of the norm, [P] or [N, P]; or None.
+        bias: like weight; or None.
+        slopes: [1] or [C] for act "prelu"; else None.
+        spec: the epilogue, whose padding is the convolution's.
+    """
+
+    x: Tensor
+    stats: Tensor | None
+    weight: Tensor | None
+    bias: Tensor | None
+    slopes: Tensor | None
+    spec: EpilogueSpec
+
+
+def available() -> bool:
+    """Whether the instruction set in use has these convolutions."""
+    return native.module is not None and native.module.vector_floats() > 0
+
+
+def output_size(size: Sequence[int], channels: int, plan: str) -> tuple[int, int, int, int]:
+    """The size of the result for a padded input [N, C, H, W]."""
+    n, _, h, w = size
+    p = PLANS[plan]
+    return n, channels, (h - p.side) // p.stride + 1, (w - p.side) // p.stride + 1
+
+
+def _empty(size: Sequence[int], like: Tensor) -> Tensor:
+    return torch.empty(size, dtype=like.dtype, device=like.device, memory_format=torch.channels_last)
+
+
+def _channels_last(x: Tensor) -> Tensor:
+    return x.contiguous(memory_format=torch.channels_last)
+
+
+def _contiguous(t: Tensor | None) -> Tensor | None:
+    return None if t is None else t.contiguous()
+
+
+def _raw(source: Source) -> tuple[Any, ...]:
+    """The source as the compiled operators take it."""
+    x, stats, weight, bias, slopes, spec = source
+    stats = x.new_empty(2, 0, dtype=torch.float32) if stats is None else stats
+    return _channels_last(x), _contiguous(weight), _contiguous(bias), _contiguous(slopes), stats, *spec.codes()
+
+
+def _parse(arguments: Sequence[Any]) -> Source:
+    return Source(*arguments[:5], EpilogueSpec(*arguments[5:12]))
+
+
+_RAW = torch.ops.munit_fast_cpu
+
+
+@torch.library.impl(LIBRARY, "winograd_weights", "CPU")
+def _weights(weight: Tensor, plan: str) -> Tensor:
+    u = _weights_fake(weight, plan)
+    _RAW.winograd_weights.default(weight, WINOGRAD_PLANS.index(plan), u)
+    return u
+
+
+@torch.library.register_fake("munit_fast::winograd_weights", lib=LIBRARY)
+def _weights_fake(weight: Tensor, plan: str) -> Tensor:
+    p, width = PLANS[plan], native.module.vector_floats()  # type: ignore[union-attr]
+    k, c = weight.shape[:2]
+    rows = c if p.stride == 1 else p.stride**2 * _whole(c, width)
+    return weight.new_empty(((p.results + p.taps - 1) ** 2 + 1) * rows * _whole(k, width), dtype=torch.float32)
+
+
+def _whole(entries: int, width: int) -> int:
+    return (entries + width - 1) // width * width
+
+
+@torch.library.impl(LIBRARY, "winograd_conv", "CPU")
+def _conv(*arguments: Any) -> tuple[Tensor, Tensor]:
+    source = _parse(arguments)
+    conv_weight, transformed, conv_bias, plan, y_norm = arguments[12:]
+    y, y_stats = _conv_fake(*arguments)
+    _RAW.winograd_conv.default(
+        *_raw(source),
+        WINOGRAD_PLANS.index(plan),
+        False,
+        conv_weight,
+        transformed,
+        _contiguous(conv_bias),
+        0,
+        0,
+        None,
+        y,
+        NORMS.index(y_norm),
+        y_stats if y_norm != "none" else None,
+    )
+    return y, y_stats
+
+
+@torch.library.register_fake("munit_fast::winograd_conv", lib=LIBRARY)
+def _conv_fake(*arguments: Any) -> tuple[Tensor, Tensor]:
+    source = _parse(arguments)
+    conv_weight, _, _, plan, y_norm = arguments[12:]
+    y = _empty(output_size(source.spec.output_size(source.x), conv_weight.shape[0], plan), source.x)
+    return y, empty_stats(y, NO_EPILOGUE._replace(norm=y_norm))
+
+
+def _folds(size: Sequence[int], pad: int, pad_mode: str, plan: str) -> bool:
+    """Whether the compiled operator gives the gradient of the input before its padding."""
+    if pad == 0:
+        return True
+    p = PLANS[plan]
+    least = 7 * p.stride - 2  # so that a tile holds a padding's pixel and the one that it was read from
+    if pad != 1 or plan == "f23" or min(size[2:]) < least:
+        return False
+    return plan == "f43" or pad_mode != "replicate"
+
+
+@torch.library.impl(LIBRARY, "winograd_input_gradient", "CPU")
+def _input_gradient(
+    grad: Tensor,
+    conv_weight: Tensor,
+    add: Tensor | None,
+    height: int,
+    width: int,
+    pad: int,
+    pad_mode: str,
+    plan: str,
+) -> Tensor:
+    result = _input_gradient_fake(grad, conv_weight, add, height, width)
+    fold = _folds(result.shape, pad, pad_mode, plan)
+    y = result if fold else _empty((*result.shape[:2], height + 2 * pad, width + 2 * pad), grad)
+    zeros = NO_EPILOGUE._replace(pad=PLANS[plan].taps - 1)
+    _RAW.winograd_conv.default(
+        *_raw(Source(grad, None, None, None, None, zeros)),
+        WINOGRAD_PLANS.index(plan),
+        True,
+        conv_weight,
+        None,
+        None,
+        pad if fold else 0,
+        PAD_MODES.index(pad_mode),
+        None if add is None or not fold else _channels_last(add),
+        y,
+        0,
+        None,
+    )
+    if fold:
+        return y
+    flags = (*NO_EPILOGUE._replace(pad=pad, pad_mode=pad_mode), "auto")
+    folded = gradients(
+        y, EpilogueInputs(result, None, None, None, None), y.new_empty(2, 0, dtype=torch.float32), flags,
+        (True, False, False, False, False),
+    )[0]  # fmt: skip
+    assert folded is not None
+    return folded if add is None else folded.add_(add)
+
+
+@torch.library.register_fake("munit_fast::winograd_input_gradient", lib=LIBRARY)
+def _input_gradient_fake(
+    grad: Tensor, conv_weight: Tensor, add: Tensor | None, height: int, width: int, *_: Any
+) -> Tensor:
+    return _empty((grad.shape[0], conv_weight.shape[1], height, width), grad)
+
+
+@torch.library.impl(LIBRARY, "winograd_weight_gradient", "CPU")
+def _weight_gradient(grad: Tensor, *arguments: Any) -> Tensor:
+    conv_weight, plan = arguments[12:]
+    result = torch.empty_like(conv_weight)
+    _RAW.winograd_weight_gradient.default(
+        _channels_last(grad), *_raw(_parse(arguments)), WINOGRAD_PLANS.index(plan), result
+    )
+    return result
+
+
+@torch.library.register_fake("munit_fast::winograd_weight_gradient", lib=LIBRARY)
+def _weight_gradient_fake(grad: Tensor, *arguments: Any) -> Tensor:
+    return torch.empty_like(arguments[12])
+
+
+@torch.library.impl(LIBRARY, "statistics", "CPU")
+def _statistics(x: Tensor, norm: str) -> Tensor:
+    stats = _statistics_fake(x, norm)
+    _RAW.statistics.default(_channels_last(x), stats, NORMS.index(norm))
+    return stats
+
+
+@torch.library.register_fake("munit_fast::statistics", lib=LIBRARY)
+def _statistics_fake(x: Tensor, norm: str) -> Tensor:
+    return empty_stats(x, NO_EPILOGUE._replace(norm=norm))
+
+
+_OPS = torch.ops.munit_fast
+transform_weight = _OPS.winograd_weights.default
+statistics = _OPS.statistics.default
+
+
+def conv(
+    source: Source, weight: Tensor, transformed: Tensor | None, bias: Tensor | None, plan: str, y_norm: str
+) -> tuple[Tensor, Tensor | None]:
+    """The convolution of a source, and the statistics of the result.
+
+    Args:
+        source: the input, as `Source`.
+        weight: [K, C, side, side], float32, in any layout.
+        transformed: what `transform_weight` gives for it; None: it is transformed for this call.
+        bias: [K], float32; or None.
+        plan: of PLANS.
+        y_norm: the norm whose statistics of the result are wanted: "instance", "layer" or "none".
+
+    Returns:
+        [N, K, …] in the dtype of the source, channels_last, and statistics [2, R] in float32, or None.
+    """
+    x, stats, norm_weight, norm_bias, slopes, spec = source
+    y, y_stats = _OPS.winograd_conv.default(
+        x, stats, norm_weight, norm_bias, slopes, *spec, weight, transformed, bias, plan, y_norm
+    )
+    return y, y_stats if y_norm != "none" else None
+
+
+def input_gradient(grad: Tensor, weight: Tensor, source: Source, plan: str, add: Tensor | None = None) -> Tensor:
+    """The gradient of what the source's epilogue gives before its padding, plus `add`, which is like it.
+
+    Args:
+        grad: [N, K, …], like the result.
+        weight: [K, C, side, side], float32.
+        source: the input.
+        plan: of PLANS.
+        add: [N, C, H, W], like the result of this function; or None.
+
+    Returns:
+        [N, C, H, W] in the dtype of grad, channels_last.
+    """
+    spec = source.spec
+    _, _, h, w = spec._replace(pad=0).output_size(source.x)
+    return _OPS.winograd_input_gradient.default(grad, weight, add, h, w, spec.pad, spec.pad_mode, plan)
+
+
+def weight_gradient(grad: Tensor, source: Source, weight: Tensor, plan: str) -> Tensor:
+    """The gradient of the weight, like it.
+
+    Args:
+        grad: [N, K, …], like the result.
+        source: the input.
+        weight: [K, C, side, side], float32.
+        plan: of PLANS.
+    """
+    x, stats, norm_weight, norm_bias, slopes, spec = source
+    return _OPS.winograd_weight_gradient.default(grad, x, stats, norm_weight, norm_bias, slopes, *spec, weight, plan)
+
+
+class _Entry:
+    """What is known of a weight that was used without a graph."""
+
+    def __init__(self, version: int, address: int) -> None:
+        self.version, self.address = version, address
+        self.fingerprint: int | None = None
+        self.value: tuple[Tensor, Tensor] | None = None
+
+
+_kept: WeakIdKeyDictionary = WeakIdKeyDictionary()
+
+
+def kept_weight(
+    source: Tensor, plan: str, phases: bool, weight: Callable[[], Tensor], trusted: bool
+) -> tuple[Tensor, Tensor | None]:
+    """A weight for inference, and how the plan takes it: kept from its second use on, while `source` does not change.
+
+    In training, whose discriminator step uses each weight once without a graph, nothing is kept.
+
+    Args:
+        source: the parameter.
+        plan: of PLANS.
+        phases: tells two weights of one parameter apart.
+        weight: makes the weight of the convolution from it.
+        trusted: whether the caller answers for the parameter; else its content is compared, because a change through
+            ``.data`` leaves no other trace.
+
+    Returns:
+        The weight and its transform; None in place of that at the first use.
+    """
+    entries = _kept.setdefault(source, {})
+    key = (plan, phases, native.module.isa())  # type: ignore[union-attr]
+    # A tensor of inference mode counts no versions.
+    version = -1 if source.is_inference() else source._version
+    entry = entries.get(key)
+    if entry is None or (entry.version, entry.address) != (version, source.data_ptr()):
+        entries[key] = _Entry(version, source.data_ptr())
+        return weight(), None
+    if entry.value is not None and (trusted or entry.fingerprint == _RAW.fingerprint.default(source)):
+        return entry.value
+    made = weight().detach()
+    entry.value = made, transform_weight(made, plan)
+    entry.fingerprint = _RAW.fingerprint.default(source)
+    return entry.value
