@@ -44,6 +44,7 @@ SHAPES = (
     ((1, 40, 3, 131), 16),
     ((3, 12, 67, 14), 9),
     ((1, 100, 16, 24), 100),
+    ((1, 18, 7, 141), 300),
 )
 PADS = ((1, "reflect"), (0, "zero"), (1, "replicate"), (2, "reflect"), (1, "zero"), (2, "zero"), (2, "replicate"))
 # Norm, parameters and side of the blocks of depth-to-space of what stands before the convolution. Parameters: for each

@@ -11,7 +11,7 @@ import torch
 from munit_fast import make_config
 from munit_fast.models.networks import AdaINGen
 from munit_fast.ops import conv_plans, fused_conv, native, winograd
-from munit_fast.ops.conv_plans import TABLE, ConvShape, choose
+from munit_fast.ops.conv_plans import DIRECT, TABLE, ConvShape, choose
 from munit_fast.ops.winograd import PLANS
 
 LARGE = ConvShape(3, 1, 256, 256, 1, 64, 64, torch.float32, False)
@@ -43,12 +43,12 @@ def test_the_environment_overrides_the_table(
     monkeypatch: pytest.MonkeyPatch, value: str, of_large: str | None, of_strided: str | None
 ) -> None:
     monkeypatch.setenv("MUNIT_FAST_CONV", value)
-    assert choose(LARGE) == of_large
-    assert choose(STRIDED) == of_strided
+    assert choose(LARGE) == (of_large, of_large)
+    assert choose(STRIDED) == (of_strided, of_strided)
     small = LARGE._replace(channels=1, out_channels=1, height=1, width=1)
-    assert choose(small) == of_large
+    assert choose(small) == (of_large, of_large)
     for dtype in (torch.bfloat16, torch.float16):
-        assert choose(LARGE._replace(dtype=dtype)) == of_large
+        assert choose(LARGE._replace(dtype=dtype)) == (of_large, of_large)
 
 
 @pytest.mark.parametrize("value", ["winograd4", "on", "f43"])
@@ -61,9 +61,9 @@ def test_an_unknown_value(monkeypatch: pytest.MonkeyPatch, value: str) -> None:
 @pytest.mark.parametrize("value", ["", "auto", "winograd", "winograd2"])
 def test_what_no_plan_serves_is_direct(monkeypatch: pytest.MonkeyPatch, value: str) -> None:
     monkeypatch.setenv("MUNIT_FAST_CONV", value)
-    assert choose(LARGE._replace(dtype=torch.float64)) is None
+    assert choose(LARGE._replace(dtype=torch.float64)) == DIRECT
     for kernel, stride in ((7, 1), (1, 1), (5, 1), (3, 2), (4, 1), (2, 2)):
-        assert choose(LARGE._replace(kernel=kernel, stride=stride)) is None
+        assert choose(LARGE._replace(kernel=kernel, stride=stride)) == DIRECT
 
 
 @pytest.mark.parametrize("value", ["auto", "winograd", "winograd2"])
@@ -71,7 +71,7 @@ def test_without_the_compiled_part(monkeypatch: pytest.MonkeyPatch, value: str) 
     monkeypatch.setenv("MUNIT_FAST_CONV", value)
     monkeypatch.setattr(native, "module", None)
     assert not winograd.available()
-    assert choose(LARGE) is None and choose(STRIDED) is None
+    assert choose(LARGE) == choose(STRIDED) == DIRECT
 
 
 @pytest.mark.usefixtures("isa")
@@ -83,7 +83,7 @@ def test_an_instruction_set_without_these_convolutions(monkeypatch: pytest.Monke
     baseline = native.module.available_isas()[-1]
     native.module.set_isa(baseline)
     assert not winograd.available()
-    assert choose(LARGE) is None
+    assert choose(LARGE) == DIRECT
     assert torch.isfinite(generator()(torch.rand(1, 3, 32, 32))).all()
     weight, u = torch.randn(8, 8, 3, 3), torch.empty(1)
     with pytest.raises(RuntimeError, match="instruction set"):
@@ -92,25 +92,28 @@ def test_an_instruction_set_without_these_convolutions(monkeypatch: pytest.Monke
 
 @served
 @pytest.mark.usefixtures("isa")
-def test_rows_of_the_table_name_plans_that_serve_them(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("row", TABLE)
+def test_a_row_of_the_table(monkeypatch: pytest.MonkeyPatch, row: conv_plans.ConvRule) -> None:
+    """It names a plan that serves it, from its least sizes on and with its instruction sets alone."""
     monkeypatch.setenv("MUNIT_FAST_CONV", "auto")
-    for row in TABLE:
-        plan = PLANS[row.plan]
-        assert (row.kernel, row.stride) == (plan.side, plan.stride)
-        assert row.tiles_kept <= row.tiles and torch.float64 not in row.dtypes
-        side = 8 * row.tiles
-        shape = ConvShape(row.kernel, row.stride, row.channels, row.channels, 1, side, 4, row.dtypes[0], True)
-        for isa in native.module.available_isas():
-            native.module.set_isa(isa)
-            first = next((r for r in TABLE if isa in r.isas and _fits(r, shape)), None)
-            assert choose(shape) == (first.plan if first is not None else None)
-            assert choose(shape._replace(channels=row.channels - 1)) != row.plan or len(TABLE) > 2
-
-
-def _fits(row: conv_plans.ConvRule, shape: ConvShape) -> bool:
-    least = min(shape.channels, shape.out_channels)
-    kind = (row.kernel, row.stride) == (shape.kernel, shape.stride) and shape.dtype in row.dtypes
-    return kind and least >= row.channels and shape.tiles >= (row.tiles_kept if shape.kept else row.tiles)
+    plan = PLANS[row.plan]
+    assert (row.kernel, row.stride) == (plan.side, plan.stride)
+    assert row.tiles_kept <= row.tiles and set(row.dtypes) <= {torch.float32, torch.bfloat16, torch.float16}
+    shape = ConvShape(row.kernel, row.stride, row.channels, row.channels, 1, 4 * row.tiles, 4, row.dtypes[0], False)
+    assert shape.tiles == row.tiles
+    for isa in native.module.available_isas():
+        native.module.set_isa(isa)
+        if isa not in row.isas or not winograd.available():
+            continue
+        assert choose(shape).result == row.plan
+        assert choose(shape._replace(height=4 * row.tiles_kept, kept=True)).result == row.plan
+        for less in (
+            shape._replace(channels=row.channels - 1),
+            shape._replace(out_channels=row.channels - 1),
+            shape._replace(height=4 * row.tiles - 4),
+            shape._replace(height=4 * row.tiles_kept - 4, kept=True),
+        ):
+            assert choose(less).result is None or sum(r.plan == row.plan for r in TABLE) > 1
 
 
 def test_tiles() -> None:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from munit_fast.ops import native, winograd
-from munit_fast.ops.winograd import kept_weight
+from munit_fast.ops.winograd import NO_EPILOGUE, Source, kept_weight
 
 pytestmark = pytest.mark.skipif(not winograd.available(), reason="no instruction set with these convolutions")
 
@@ -30,7 +30,11 @@ def use(parameter: Tensor, plan: str = "f43") -> Tensor | None:
         weight, transformed = kept_weight(parameter, plan, False, lambda: parameter)
         assert torch.equal(weight, parameter)
         if transformed is not None:
-            assert torch.equal(transformed, winograd.transform_weight(parameter.detach().clone(), plan))
+            x = torch.randn(1, parameter.shape[1], 6, 7).contiguous(memory_format=torch.channels_last)
+            source = Source(x, None, None, None, None, NO_EPILOGUE)
+            found, _ = winograd.conv(source, parameter, transformed, None, plan, "none")
+            expected, _ = winograd.conv(source, parameter, None, None, plan, "none")
+            assert torch.equal(found, expected)
     return transformed
 
 

@@ -68,13 +68,10 @@ def test_against_float64(plan: str) -> None:
 def test_a_weight_transformed_before_gives_the_same_bits(plan: str) -> None:
     for case in grid(plan, rounds=1):
         t = make_tensors(case)
-        transformed = winograd.transform_weight(t.conv_weight, plan)
-        assert not transformed.isnan().any()
-        expected, found = run(case, t), run(case, t, transformed)
-        assert torch.equal(found.y, expected.y)
-        # A weight has the same transform in every layout.
-        for layout in ("nchw", "channels_last", "window"):
-            assert torch.equal(winograd.transform_weight(lay_out(t.conv_weight, layout), plan), transformed)
+        expected = run(case, t)
+        for layout in LAYOUTS:
+            transformed = winograd.transform_weight(lay_out(t.conv_weight, layout), plan)
+            assert torch.equal(run(case, t, transformed).y, expected.y)
 
 
 @pytest.mark.parametrize("plan", PLANS)
