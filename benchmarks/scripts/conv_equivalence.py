@@ -1,6 +1,6 @@
 """Whether training with Winograd's convolutions is the training that it would be with direct ones.
 
-    python benchmarks/scripts/conv_equivalence.py --iterations 300 --dim 8 --side 32
+    python benchmarks/scripts/conv_equivalence.py --iterations 300 --dim 8 --side 64
 
 A small MUNIT is trained in float32 from the same weights, images and noise in several ways, each in a process of its
 own, on one thread. Ways of direct convolution differ in the order of their sums alone (oneDNN for AVX-512, AVX2 and
@@ -92,7 +92,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--iterations", type=int, default=300)
     parser.add_argument("--dim", type=int, default=8, help="channels of the first layers")
-    parser.add_argument("--side", type=int, default=32, help="of the images")
+    parser.add_argument("--side", type=int, default=64, help="of the images")
     parser.add_argument("--window", type=int, default=100, help="iterations of the moving average")
     parser.add_argument("--one", action="store_true", help="only train, as the environment says, and print the losses")
     a = parser.parse_args()

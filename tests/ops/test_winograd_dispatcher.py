@@ -88,7 +88,9 @@ def test_fake_tensors_have_the_strides_of_the_real_ones() -> None:
         with FakeTensorMode() as mode:
             fakes = results(mode.from_tensor(x), mode.from_tensor(weight))
         for real, fake in zip(results(x, weight), fakes):
-            assert real.shape == fake.shape and real.dtype == fake.dtype and real.stride() == fake.stride()
+            assert real.shape == fake.shape and real.dtype == fake.dtype
+            significant = [i for i, size in enumerate(real.shape) if size > 1]
+            assert [real.stride(i) for i in significant] == [fake.stride(i) for i in significant]
 
 
 @pytest.mark.usefixtures("_threads")
