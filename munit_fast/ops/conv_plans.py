@@ -86,6 +86,14 @@ def serving_plan(shape: ConvShape, accurate: bool = False) -> str | None:
     return "f42" if (shape.kernel, shape.stride) == (4, 2) and not accurate else None
 
 
+def rules() -> list[ConvRule]:
+    """The rows of TABLE for the instruction set in use: the first that fits a convolution names its plan."""
+    if not winograd.available():
+        return []
+    isa = native.module.isa()  # type: ignore[union-attr]
+    return [row for row in TABLE if isa in row.isas]
+
+
 def choose(shape: ConvShape) -> str | None:
     """The plan of a convolution on a CPU; None: direct."""
     override = _override()
@@ -93,14 +101,10 @@ def choose(shape: ConvShape) -> str | None:
         return None
     if override != "auto":
         return serving_plan(shape, override == "winograd2")
-    if not winograd.available():
-        return None
-    isa = native.module.isa()  # type: ignore[union-attr]
     least, tiles = min(shape.channels, shape.out_channels), shape.tiles
-    for row in TABLE:
+    for row in rules():
         if (
             (row.kernel, row.stride) == (shape.kernel, shape.stride)
-            and isa in row.isas
             and shape.dtype in row.dtypes
             and least >= row.channels
             and tiles >= (row.tiles_kept if shape.kept else row.tiles)
