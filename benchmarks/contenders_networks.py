@@ -44,13 +44,13 @@ def _fused(block: Any) -> Call:
             like = blocks.ConvInput.of(x, "auto")
             if isinstance(block, nn.Sequential):  # nearest x 2, then the convolution: four phases
                 p = blocks.pad_input(x, *blocks.phase_input_padding(conv, like, "reflect"), dtype, "auto")
-                output = convolution(p, blocks.phase_conv_args(conv, like, "reflect"), blocks.norm_of(conv))
+                output = convolution(p, blocks.phase_conv_args(conv, like, "reflect"), "layer")
                 return blocks.apply_epilogue(output, blocks.epilogue_args(conv, 0, "zero", "auto", depth=2))
             pad, mode = blocks.input_padding(conv, like)
             p = blocks.pad_input(x, pad, mode, dtype, "auto")
             if isinstance(block, ResBlock):
                 return blocks.res_blocks(p, pad, [block], (0, "zero"), "auto")
-            output = convolution(p, blocks.conv_args(conv, like), blocks.norm_of(conv))
+            output = convolution(p, blocks.conv_args(conv, like), blocks.norm_of(block))
             return blocks.apply_epilogue(output, blocks.epilogue_args(block, 0, "zero", "auto"))
 
     return run
