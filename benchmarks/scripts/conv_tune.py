@@ -1,6 +1,7 @@
 """Measure direct convolutions against Winograd's plans on this CPU, and print the rows of conv_plans.TABLE that follow.
 
     MUNIT_FAST_CPU_ISA=avx2 python benchmarks/scripts/conv_tune.py [--dtype fp32 …] [--kernel 3 …] [--rounds 7]
+    python benchmarks/scripts/conv_tune.py --errors     # instead: errors against float64
 
 Every line is one convolution of as many channels in as out, and says how many times as fast as direct each direction
 is: the forward, the gradients of the input and of the weight, all with the weight transformed in the call, and the
@@ -19,7 +20,7 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 from itertools import product
-from statistics import quantiles
+from statistics import median, quantiles
 from time import process_time
 from typing import NamedTuple
 
@@ -36,7 +37,7 @@ from torch import Tensor
 from munit_fast.benchmarks.cases import DTYPES
 from munit_fast.ops import native, winograd
 from munit_fast.ops.conv_plans import ConvShape, serving_plan
-from munit_fast.ops.fused_conv import Conv, ConvOutput, EpilogueArgs, epilogue_conv
+from munit_fast.ops.fused_conv import Conv, ConvOutput, EpilogueArgs, convolution, epilogue_conv
 from munit_fast.ops.spec import EpilogueSpec
 
 CHANNELS = (8, 16, 32, 64, 128, 256, 512)
@@ -69,9 +70,11 @@ def steps(shape: ConvShape, plan: str) -> dict[str, tuple[Callable[[], object], 
         return torch.randn(size, generator=random).to(dtype=dtype, memory_format=last)
 
     height, width = stride * shape.height, stride * shape.width
-    x, padded, grad = draw(n, c, height, width), draw(n, c, height + 2, width + 2), draw(n, k, *shape[5:7])
+    x, grad = draw(n, c, height, width), draw(n, k, shape.height, shape.width)
+    padded = torch.nn.functional.pad(x, (1,) * 4, mode="reflect").contiguous(memory_format=last)
     wide = draw(k, c, side, side, dtype=torch.float32)
     narrow, kept = wide.to(shape.dtype), winograd.transform_weight(wide, plan)
+    stats = winograd.statistics(x, "instance")  # made by the convolution before if that has a plan
     bare = winograd.Source(x, None, None, None, None, winograd.NO_EPILOGUE._replace(pad=1, pad_mode="reflect"))
 
     def direct_gradient(of_input: bool) -> object:
@@ -86,13 +89,12 @@ def steps(shape: ConvShape, plan: str) -> dict[str, tuple[Callable[[], object], 
         if by_plan:
             conv = Conv(weight, None, stride, None, None, plan, 1, "reflect", None if train else kept)
         epilogue = EpilogueArgs(None, None, None, _NORM._replace(pad=0, pad_mode="zero") if by_plan else _NORM)
-        stats = winograd.statistics(x, "instance") if by_plan else None  # of the convolution before, at no cost there
         with torch.set_grad_enabled(train):
-            y = epilogue_conv(ConvOutput(z, stats), epilogue, conv, "instance").z
+            y = epilogue_conv(ConvOutput(z, stats if by_plan else None), epilogue, conv, "instance").z
         return torch.autograd.grad(y, (z, weight), grad) if train else y
 
     def forward(transformed: Tensor | None) -> object:
-        return winograd.conv(bare, wide, transformed, None, plan, "none")
+        return winograd.conv(bare, wide, transformed, None, plan, "none")[0]
 
     return {
         "forward": (lambda: torch.conv2d(padded, narrow, None, stride), lambda: forward(None)),
@@ -141,19 +143,46 @@ def least_tiles(points: list[Point], channels: int, kept: bool) -> int | None:
     return min((point.tiles for point in served if point.tiles > lost), default=None)
 
 
-def rows(points: list[Point]) -> Iterator[str]:
-    """A line for each row of the table: more channels only where that needs fewer tiles."""
-    before: tuple[int | None, int | None] = (None, None)
+def rows(points: list[Point], isa: str, shape: ConvShape, plan: str) -> Iterator[str]:
+    """The table's rows: more channels get one of their own where they need other numbers of tiles."""
+    before: list[int | None] = [None, None]
     for channels in sorted({point.channels for point in points}):
-        least = least_tiles(points, channels, False), least_tiles(points, channels, True)
+        least = [least_tiles(points, channels, kept) for kept in (False, True)]
         if least == before:
             continue
-        before = least
-        parts = []
+        before, because = least, []
         for tiles, kept in zip(least, (False, True)):
             gains = [p.gain(kept) for p in points if tiles and p.channels >= channels and p.tiles >= tiles]
-            parts.append(f"{min(gains):.2f}-{max(gains):.2f}× {'kept' if kept else 'training'}" if gains else "never")
-        yield f"    channels {channels}, tiles {least[0]}, tiles_kept {least[1]}: {'; '.join(parts)}"
+            if gains:
+                what = "kept" if kept else "in training"
+                because.append(f"{min(gains):.2f}× or more {what}, median {median(gains):.2f}×")
+        fields = ((isa,), (shape.dtype,), shape.kernel, shape.stride, channels, *least, plan, "; ".join(because))
+        yield f"    ConvRule({', '.join(map(repr, fields))}),"
+
+
+def errors(channels: int, plan: str) -> str:
+    """‖got - expected‖ / ‖expected‖ of the forward and the gradients of input and weight: direct, and by the plan."""
+    of_plan, random, last = winograd.PLANS[plan], torch.Generator().manual_seed(0), torch.channels_last
+    x = torch.randn(1, channels, 32, 32, generator=random).to(memory_format=last)
+    weight = torch.randn(channels, channels, of_plan.side, of_plan.side, generator=random)
+
+    def run(dtype: torch.dtype, conv: Callable[[Tensor, Tensor], Tensor]) -> list[Tensor]:
+        inputs = [t.to(dtype, copy=True).requires_grad_() for t in (x, weight)]
+        y = conv(*inputs)
+        grad = torch.randn(y.shape, generator=torch.Generator().manual_seed(1)).to(y)
+        return [y.detach(), *torch.autograd.grad(y, inputs, grad)]
+
+    def direct(x: Tensor, weight: Tensor) -> Tensor:
+        return torch.conv2d(x, weight, None, of_plan.stride, 1)
+
+    def by_plan(x: Tensor, weight: Tensor) -> Tensor:
+        return convolution(x, Conv(weight, None, of_plan.stride, plan=plan, pad=1)).z
+
+    expected, parts = run(torch.float64, direct), []
+    for name, conv in (("direct", direct), (plan, by_plan)):
+        off = [float((a.double() - b).norm() / b.norm()) for a, b in zip(run(torch.float32, conv), expected)]
+        parts.append(f"{name} " + " / ".join(f"{error:.1e}" for error in off))
+    return f"{of_plan.side}×{of_plan.side}, {channels} channels: {'; '.join(parts)}"
 
 
 def main() -> None:
@@ -161,24 +190,27 @@ def main() -> None:
     parser.add_argument("--dtype", choices=DTYPES, nargs="+", default=["fp32"])
     parser.add_argument("--kernel", type=int, choices=(3, 4), nargs="+", default=[3, 4])
     parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--errors", action="store_true")
     parser.add_argument("--channels", type=int, nargs="+", default=CHANNELS)
     args = parser.parse_args()
     if not winograd.available():
         sys.exit("the instruction set in use has no such convolutions; `munit-fast doctor` shows it")
+    if args.errors:
+        for plan, channels in product(winograd.PLANS, (64, 256, 512)):
+            print(errors(channels, plan), flush=True)
+        return
     isa = native.module.isa()  # type: ignore[union-attr]
     print(f"{isa}, oneDNN up to {limit or 'the best'}, {torch.get_num_threads()} threads; times as fast as direct")
     for dtype, kernel in product(args.dtype, args.kernel):
-        points = []
-        for shape in shapes(kernel, DTYPES[dtype]):
-            if shape.channels not in args.channels:
-                continue
+        points, tried = [], [s for s in shapes(kernel, DTYPES[dtype]) if s.channels in args.channels]
+        for shape in tried:
             plan = serving_plan(shape)
             assert plan is not None
             points.append(point := measure(shape, plan, args.rounds))
             text = "  ".join(f"{name} {ratio:.2f}" for name, ratio in point.ratios.items())
             size = f"{shape.samples}×{shape.channels}×{shape.height}²"
             print(f"{plan} {dtype} {size}, {shape.tiles} tiles: {text}", flush=True)
-        print(f"{plan} {dtype} on {isa}:", *rows(points), sep="\n", flush=True)
+        print(*rows(points, isa, shape, plan), sep="\n", flush=True)
 
 
 if __name__ == "__main__":
