@@ -1,5 +1,7 @@
 """Which convolution goes which way on CPUs, as data: the first row of TABLE that fits a convolution names its plan.
 
+Where none fits, PyTorch's direct convolution runs. `benchmarks/scripts/conv_tune.py` measures and prints the rows.
+
 ``MUNIT_FAST_CONV`` overrides the table: "direct" for PyTorch's convolution everywhere, "winograd" or "winograd2" for
 F(4×4) or F(2×2) wherever they can serve.
 """
@@ -47,24 +49,57 @@ class ConvShape(NamedTuple):
 
 
 class ConvRule(NamedTuple):
-    """A set of convolutions, and the plan that is fastest for them; None: a direct convolution."""
+    """A set of convolutions, and the plan that is fastest for them.
+
+    Attributes:
+        isas: instruction sets in use.
+        dtypes: of the input.
+        kernel: rows and columns.
+        stride: of both axes.
+        channels: the least, of input and result.
+        tiles: the least, where each call transforms the weight.
+        tiles_kept: the least, where it is at hand.
+        plan: of `winograd.PLANS`.
+        because: the measurement.
+        lacking: an instruction set that speeds up direct convolutions, and that the processor must lack; or "".
+    """
 
     isas: tuple[str, ...]
     dtypes: tuple[torch.dtype, ...]
     kernel: int
     stride: int
-    channels: int  # the least, of input and result
-    tiles: int  # the least, where each call transforms the weight
-    tiles_kept: int  # the least, where it is at hand
+    channels: int
+    tiles: int
+    tiles_kept: int
     plan: str
     because: str
+    lacking: str = ""
 
 
-_AVX512 = ("avx512", "avx512_bf16")
+# What benchmarks/scripts/conv_tune.py measured on an AMD EPYC (Zen 5), two threads: how many times as fast as direct an
+# epilogue and its convolution are, the least and the median of the row's grid; in training forward and backward, kept:
+# forward with a weight that was transformed before. Below 64 tiles the weights' transforms decide: with 16 tiles, 256
+# channels take 1.4 times as long in training as directly. Kept weights gain from one tile on, but a training's passes
+# without a graph keep none.
+_AVX512, _AVX2 = ("avx512", "avx512_bf16"), ("avx2",)
+_FP32, _BF16 = (torch.float32,), (torch.bfloat16,)
 TABLE = [
-    ConvRule((*_AVX512, "avx2"), (torch.float32,), 3, 1, 16, 16, 4, "f43", ""),
-    ConvRule((*_AVX512, "avx2"), (torch.float32,), 4, 2, 32, 64, 8, "f42", ""),
-]
+    ConvRule(_AVX512, _FP32, 3, 1, 16, 64, 16, "f43", "training 1.2×, median 1.7×; kept 1.4×, median 2.2×"),
+    ConvRule(_AVX512, _FP32, 4, 2, 16, 64, 16, "f42", "training 1.1×, median 1.5×; kept 1.1×, median 1.7×"),
+    ConvRule(_AVX2, _FP32, 3, 1, 8, 16, 16, "f43", "training 1.1×, median 1.8×; kept 1.2×, median 2.2×"),
+    ConvRule(_AVX2, _FP32, 4, 2, 32, 64, 16, "f42", "training 1.2×, median 1.6×; kept 1.3×, median 1.8×"),
+    ConvRule(
+        ("avx512_bf16",), _BF16, 3, 1, 64, 256, 16, "f43",
+        "training 1.2×, median 1.3×; kept 1.1×, median 1.4×; not measured with AMX", lacking="amx_tile",
+    ),
+]  # fmt: skip
+
+
+@cache
+def _lacks(feature: str) -> bool:
+    """Whether the processor is known to lack an instruction set."""
+    capabilities = getattr(torch.cpu, "get_capabilities", None)
+    return capabilities is not None and not capabilities().get(feature, True)
 
 
 @cache
@@ -91,7 +126,7 @@ def rules() -> list[ConvRule]:
     if not winograd.available():
         return []
     isa = native.module.isa()  # type: ignore[union-attr]
-    return [row for row in TABLE if isa in row.isas]
+    return [row for row in TABLE if isa in row.isas and (not row.lacking or _lacks(row.lacking))]
 
 
 def choose(shape: ConvShape) -> str | None:
