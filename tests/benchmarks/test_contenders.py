@@ -88,18 +88,23 @@ def test_a_convolution_goes_the_way_that_is_chosen(case: Case, planned: bool, mo
         assert ("winograd_weight_gradient" in names) == (by_plan and not forward)
         assert ("epilogue" in names) == (not by_plan and contenders_convs.SPECS[case.name].joined)
         assert "winograd_weights" not in names and "statistics" not in names
+        if by_plan:
+            assert (names["winograd_conv"]["transformed"] is not None) == forward
 
 
-def _operators(step: Any) -> set[str]:
+def _operators(step: Any) -> dict[str, dict[str, Any]]:
+    """The operators that a step runs, with their arguments."""
+
     class Recording(TorchDispatchMode):
         def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-            names.add(func._schema.name.partition("::")[2])
+            given = zip((argument.name for argument in func._schema.arguments), args)
+            found[func._schema.name.partition("::")[2]] = dict(given)
             return func(*args, **(kwargs or {}))
 
-    names: set[str] = set()
+    found: dict[str, dict[str, Any]] = {}
     with Recording():
         step()
-    return names
+    return found
 
 
 def test_our_convolution_is_direct_on_a_gpu() -> None:
