@@ -100,24 +100,22 @@ def plan_of(case: Case, device: torch.device) -> str | None:
 def _ours(case: Case, device: torch.device, plan: str | None) -> Work:
     """As the networks call it: one pass for statistics a convolution, with a plan those of the result.
 
-    Without a graph the transformed weight is kept, as in inference; those of the input were made by the convolution
-    before.
+    Without a graph the transformed weight is kept, as in inference; the statistics of the input were made by the
+    convolution before. A direct convolution by itself is PyTorch's.
     """
     spec, (x, weight) = SPECS[case.name], tensors(case, "channels_last", device)
     kept = winograd.transform_weight(weight.detach(), plan) if plan and case.mode == "forward" else None
     stats = winograd.statistics(x.detach(), "instance") if plan and spec.joined else None
+    y_norm, pad_mode = ("instance", "reflect") if spec.joined else ("none", "zero")
+    epilogue = EpilogueArgs(None, None, None, _EPILOGUE._replace(pad=0, pad_mode="zero") if plan else _EPILOGUE)
 
     def run() -> Tensor:
-        y_norm = "instance" if spec.joined else "none"
+        conv = Conv(weight.to(x.dtype), None, spec.stride)
         if plan is not None:
-            pad_mode = "reflect" if spec.joined else "zero"
             conv = Conv(weight, None, spec.stride, None, None, plan, 1, pad_mode, kept)
-        else:
-            conv = Conv(weight.to(x.dtype), None, spec.stride)
-        if not spec.joined:
-            return convolution(x if plan else F.pad(x, (1,) * 4), conv, y_norm).z
-        epilogue = EpilogueArgs(None, None, None, _EPILOGUE._replace(pad=0, pad_mode="zero") if plan else _EPILOGUE)
-        return epilogue_conv(ConvOutput(x, stats), epilogue, conv, y_norm).z
+        if spec.joined:
+            return epilogue_conv(ConvOutput(x, stats), epilogue, conv, y_norm).z
+        return plain(spec)(x, weight) if plan is None else convolution(x, conv, y_norm).z
 
     return differentiable(run, (x, weight), case.mode)
 
