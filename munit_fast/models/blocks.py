@@ -217,8 +217,9 @@ class ConvInput(NamedTuple):
         if self.device.type != "cpu" or self.impl not in ("auto", "cpu") or conv.weight.dtype != torch.float32:
             return None
         n, c, h, w = self.size
-        out = ((side + 2 * pad - kernel) // stride + 1 for side in (h, w))
-        return choose(ConvShape(kernel, stride, c, out_channels, n, *out, self.dtype, not torch.is_grad_enabled()))
+        rows, columns = (h + 2 * pad - kernel) // stride + 1, (w + 2 * pad - kernel) // stride + 1
+        kept = not torch.is_grad_enabled()
+        return choose(ConvShape(kernel, stride, c, out_channels, n, rows, columns, self.dtype, kept))
 
 
 def conv_args(block: Any, x: ConvInput, padded: bool = False) -> Conv:

@@ -8,7 +8,7 @@ F(4×4) or F(2×2) wherever they can serve.
 
 from __future__ import annotations
 
-from functools import cache
+from functools import cache, lru_cache
 from typing import NamedTuple
 
 import torch
@@ -131,7 +131,14 @@ def rules() -> list[ConvRule]:
 
 def choose(shape: ConvShape) -> str | None:
     """The plan of a convolution on a CPU; None: direct."""
-    override = _override()
+    if native.module is None:
+        return None
+    # Asked for several times in each convolution.
+    search = _search if torch.compiler.is_compiling() else _search_once
+    return search(shape, native.module.isa(), _override())
+
+
+def _search(shape: ConvShape, isa: str, override: str) -> str | None:
     if override == "direct":
         return None
     if override != "auto":
@@ -146,3 +153,6 @@ def choose(shape: ConvShape) -> str | None:
         ):
             return row.plan
     return None
+
+
+_search_once = lru_cache(maxsize=4096)(_search)
