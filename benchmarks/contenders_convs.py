@@ -24,7 +24,7 @@ from munit_fast.benchmarks.contenders import (
 )
 from munit_fast.benchmarks.contenders_ops import NORMS, Spec, eager
 from munit_fast.ops import winograd
-from munit_fast.ops.conv_plans import ConvShape, choose
+from munit_fast.ops.conv_plans import DIRECT, ConvShape, Plans, choose
 from munit_fast.ops.fused_conv import Conv, ConvOutput, EpilogueArgs, convolution, epilogue_conv
 from munit_fast.ops.spec import EpilogueSpec
 
@@ -86,23 +86,24 @@ def plain(spec: ConvSpec, norm: Callable[..., Tensor] = NORMS["instance"][PUBLIS
     return run
 
 
-def plan_of(case: Case, device: torch.device) -> str | None:
-    """The plan that `munit_fast.ops.conv_plans` chooses for a case; None: direct."""
+def plans_of(case: Case, device: torch.device) -> Plans:
+    """What `munit_fast.ops.conv_plans` chooses for a case."""
     spec = SPECS[case.name]
     if device.type != "cpu":
-        return None
+        return DIRECT
     size = ((case.side + 2 - spec.kernel) // spec.stride + 1,) * 2
     channels = case.channels, spec.factor * case.channels
     kept = case.mode == "forward"
     return choose(ConvShape(spec.kernel, spec.stride, *channels, case.batch, *size, DTYPES[case.dtype], kept))
 
 
-def _ours(case: Case, device: torch.device, plan: str | None) -> Work:
+def _ours(case: Case, device: torch.device, plans: Plans) -> Work:
     """As the networks call it: one pass for statistics a convolution, with a plan those of the result.
 
     Without a graph the transformed weight is kept, as in inference; the statistics of the input were made by the
     convolution before. A direct convolution by itself is PyTorch's.
     """
+    plan = plans.result
     spec, (x, weight) = SPECS[case.name], tensors(case, "channels_last", device)
     kept = winograd.transform_weight(weight.detach(), plan) if plan and case.mode == "forward" else None
     stats = winograd.statistics(x.detach(), "instance") if plan and spec.joined else None
@@ -110,22 +111,24 @@ def _ours(case: Case, device: torch.device, plan: str | None) -> Work:
     epilogue = EpilogueArgs(None, None, None, _EPILOGUE._replace(pad=0, pad_mode="zero") if plan else _EPILOGUE)
 
     def run() -> Tensor:
-        conv = Conv(weight.to(x.dtype), None, spec.stride)
+        conv = Conv(weight.to(x.dtype), None, spec.stride, weight_plan=plans.weight)
         if plan is not None:
-            conv = Conv(weight, None, spec.stride, None, None, plan, 1, pad_mode, kept)
+            conv = Conv(weight, None, spec.stride, None, None, plan, 1, pad_mode, kept, plans.weight)
         if spec.joined:
             return epilogue_conv(ConvOutput(x, stats), epilogue, conv, y_norm).z
-        return plain(spec)(x, weight) if plan is None else convolution(x, conv, y_norm).z
+        if plans == DIRECT or (plan is None and case.mode == "forward"):
+            return plain(spec)(x, weight)
+        return convolution(x if plan else F.pad(x, (1,) * 4), conv, y_norm).z
 
     return differentiable(run, (x, weight), case.mode)
 
 
 def conv_contenders(case: Case, device: torch.device) -> list[Contender]:
     """Every way to compute the convolution of a case; compiled only where there is something to fuse."""
-    spec, plan = SPECS[case.name], plan_of(case, device)
-    found = [Contender(OURS, "channels_last", lambda: _ours(case, device, plan))]
-    if plan is not None:
-        found.append(Contender(f"{OURS} direct", "channels_last", lambda: _ours(case, device, None)))
+    spec, plans = SPECS[case.name], plans_of(case, device)
+    found = [Contender(OURS, "channels_last", lambda: _ours(case, device, plans))]
+    if plans != DIRECT:
+        found.append(Contender(f"{OURS} direct", "channels_last", lambda: _ours(case, device, DIRECT)))
     ways: dict[str, Callable[[], Function]] = {PUBLISHED: lambda: plain(spec)}
     if spec.joined:
         for name, norm in NORMS["instance"].items():

@@ -269,20 +269,21 @@ def test_a_broken_kernel_is_found(
 @needs_native
 @pytest.mark.parametrize("where", ["one instruction set", "channels_last", "float16"])
 def test_a_kernel_broken_in_one_place_only(where: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    right = backends.cpu.epilogue_forward
+    right = backends.cpu.epilogue
     before = native.module.isa()
 
-    def wrong(spec: Any, inputs: Any, y: torch.Tensor, *rest: Any, **keywords: Any) -> None:
-        right(spec, inputs, y, *rest, **keywords)
+    def wrong(spec: Any, x: torch.Tensor, *rest: Any) -> tuple[torch.Tensor, torch.Tensor]:
+        y, stats = right(spec, x, *rest)
         broken = {
             "one instruction set": native.module.isa() == ISAS[-1],
-            "channels_last": not inputs.x.is_contiguous(),
-            "float16": inputs.x.dtype == torch.float16,
+            "channels_last": not x.is_contiguous(),
+            "float16": x.dtype == torch.float16,
         }
         if broken[where]:
             y.mul_(1.02)
+        return y, stats
 
-    monkeypatch.setattr(backends.cpu, "epilogue_forward", wrong)
+    monkeypatch.setattr(backends.cpu, "epilogue", wrong)
     failed = [trial for trial in doctor.selftest() if not trial.passed]
     assert failed
     assert {t.backend for t in failed} == {f"cpu {isa}" for isa in (ISAS[-1:] if where[0] == "o" else ISAS)}
@@ -364,7 +365,9 @@ def isa_in_use() -> Iterator[Callable[[str], None]]:
 def test_which_way_convolutions_go(
     isa: str, isa_in_use: Callable[[str], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    rule = conv_plans.ConvRule((isa,), (torch.float32, torch.float16), 3, 1, 17, 29, 5, "f23", "as [fast] as measured")
+    rule = conv_plans.ConvRule(
+        (isa,), (torch.float32, torch.float16), 3, 1, 17, 29, 5, 7, "f23", "as [fast] as measured"
+    )
     monkeypatch.setattr(conv_plans, "TABLE", [rule, rule._replace(isas=("abacus",), plan="f42")])
     monkeypatch.delenv("MUNIT_FAST_CONV", raising=False)
     isa_in_use(isa)
@@ -373,7 +376,7 @@ def test_which_way_convolutions_go(
     assert found.conv == "auto"
     if isa in WINOGRAD_ISAS:
         assert [row["plan"] for row in found.convolutions] == ["f23"]
-        assert re.search(r"3×3.*float32, float16.*f23.*17.*29.*5.*as \[fast\] as measured", text)
+        assert re.search(r"3×3.*float32, float16.*f23.*17.*29.*5.*7.*as \[fast\] as measured", text)
     else:
         assert found.convolutions == [] and re.search(rf"MUNIT_FAST_CONV=auto: .*{isa}", text)
     monkeypatch.setenv("MUNIT_FAST_CONV", "direct")

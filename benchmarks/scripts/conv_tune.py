@@ -7,7 +7,8 @@ Every line is one convolution of as many channels in as out, and says how many t
 is: the forward, the gradients of the input and of the weight, all with the weight transformed in the call, and the
 forward with it transformed before. The last two are what the networks run, instance norm, relu and reflection before
 the convolution and the statistics of its result included: forward and backward, and the forward with a kept weight.
-They decide: a row's least numbers of tiles are those from which on every larger convolution that was measured gains.
+They decide, and the gradient of the weight alone, for which both ways of "joined" take the plan in float32: a row's
+least numbers of tiles are those from which on every larger convolution that was measured gains.
 oneDNN is limited to the instruction set in use, so that a set that is not this machine's best meets its own rival.
 Times are the process's own CPU time, all threads together, and the lower quartile of rounds in turns, so that a busy
 machine does not decide.
@@ -45,6 +46,11 @@ SIDES = (4, 8, 16, 32, 64, 128, 256)  # of the result
 BATCHES = (1, 4)
 MOST = 256 * 256 * 64 * 64 * 2  # C·K·H·W·N: what gains at this size gains beyond it
 COLUMNS = ("forward", "input gradient", "weight gradient", "forward, kept", "joined", "joined, kept")
+DECIDE = {
+    "joined": "training",
+    "joined, kept": "kept",
+    "weight gradient": "weight",
+}  # a row's numbers of tiles, in order
 GAIN = 1.03  # the least ratio that counts as one
 _NORM = EpilogueSpec("instance", 1e-5, "relu", 0.0, 1, 1, "reflect")
 
@@ -55,10 +61,6 @@ class Point(NamedTuple):
     channels: int
     tiles: int
     ratios: dict[str, float]
-
-    def gain(self, kept: bool) -> float:
-        """What decides, with the transformed weight at hand or without."""
-        return self.ratios["joined, kept" if kept else "joined"]
 
 
 def steps(shape: ConvShape, plan: str) -> dict[str, tuple[Callable[[], object], Callable[[], object]]]:
@@ -85,9 +87,10 @@ def steps(shape: ConvShape, plan: str) -> dict[str, tuple[Callable[[], object], 
     def joined(weight: Tensor, by_plan: bool, train: bool) -> object:
         z = x.detach().requires_grad_(train)
         weight = weight.detach().requires_grad_(train)
-        conv = Conv(weight.to(shape.dtype), None, stride)
+        apart = plan if shape.dtype == torch.float32 else None
+        conv = Conv(weight.to(shape.dtype), None, stride, weight_plan=apart)
         if by_plan:
-            conv = Conv(weight, None, stride, None, None, plan, 1, "reflect", None if train else kept)
+            conv = Conv(weight, None, stride, None, None, plan, 1, "reflect", None if train else kept, plan)
         epilogue = EpilogueArgs(None, None, None, _NORM._replace(pad=0, pad_mode="zero") if by_plan else _NORM)
         with torch.set_grad_enabled(train):
             y = epilogue_conv(ConvOutput(z, stats if by_plan else None), epilogue, conv, "instance").z
@@ -136,26 +139,25 @@ def shapes(kernel: int, dtype: torch.dtype) -> Iterator[ConvShape]:
             yield ConvShape(kernel, stride, channels, channels, batch, side, side, dtype, False)
 
 
-def least_tiles(points: list[Point], channels: int, kept: bool) -> int | None:
+def least_tiles(points: list[Point], channels: int, column: str) -> int | None:
     """From how many tiles on every point of at least so many channels gains; None: not even the largest does."""
     served = [point for point in points if point.channels >= channels]
-    lost = max((point.tiles for point in served if point.gain(kept) < GAIN), default=0)
+    lost = max((point.tiles for point in served if point.ratios[column] < GAIN), default=0)
     return min((point.tiles for point in served if point.tiles > lost), default=None)
 
 
 def rows(points: list[Point], isa: str, shape: ConvShape, plan: str) -> Iterator[str]:
     """The table's rows: more channels get one of their own where they need other numbers of tiles."""
-    before: list[int | None] = [None, None]
+    before: list[int | None] = [None] * len(DECIDE)
     for channels in sorted({point.channels for point in points}):
-        least = [least_tiles(points, channels, kept) for kept in (False, True)]
+        least = [least_tiles(points, channels, column) for column in DECIDE]
         if least == before:
             continue
         before, because = least, []
-        for tiles, kept in zip(least, (False, True)):
-            gains = [p.gain(kept) for p in points if tiles and p.channels >= channels and p.tiles >= tiles]
-            if gains:
-                what = "kept" if kept else "in training"
-                because.append(f"{min(gains):.2f}× or more {what}, median {median(gains):.2f}×")
+        for tiles, (column, what) in zip(least, DECIDE.items()):
+            served = [p for p in points if tiles and p.channels >= channels and p.tiles >= tiles]
+            if gains := [p.ratios[column] for p in served]:
+                because.append(f"{what} {min(gains):.1f}×, median {median(gains):.1f}×")
         fields = ((isa,), (shape.dtype,), shape.kernel, shape.stride, channels, *least, plan, "; ".join(because))
         yield f"    ConvRule({', '.join(map(repr, fields))}),"
 
@@ -176,7 +178,7 @@ def errors(channels: int, plan: str) -> str:
         return torch.conv2d(x, weight, None, of_plan.stride, 1)
 
     def by_plan(x: Tensor, weight: Tensor) -> Tensor:
-        return convolution(x, Conv(weight, None, of_plan.stride, plan=plan, pad=1)).z
+        return convolution(x, Conv(weight, None, of_plan.stride, plan=plan, pad=1, weight_plan=plan)).z
 
     expected, parts = run(torch.float64, direct), []
     for name, conv in (("direct", direct), (plan, by_plan)):

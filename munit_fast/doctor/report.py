@@ -231,7 +231,7 @@ def _show_convolutions(found: Examination, console: Console) -> None:
     for title in ("channels, tiles from", "because"):
         table.add_column(title, overflow="fold")
     for row in found.convolutions:
-        least = f"{row['channels']}, {row['tiles']}; {row['tiles_kept']} with a kept weight"
+        least = f"{row['channels']}, {row['tiles']} ({row['tiles_kept']} kept, {row['tiles_weight']} weight)"
         kernel = f"{row['kernel']}×{row['kernel']}, stride {row['stride']}"
         table.add_row(kernel, ", ".join(row["dtypes"]), row["plan"], least, escape(row["because"]))
     console.print(table)

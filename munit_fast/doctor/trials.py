@@ -154,7 +154,8 @@ def _run_conv(plan: str, x: Tensor, weight: Tensor, impl: str) -> Tensor:
     x = x.contiguous(memory_format=torch.channels_last)
     epilogue = EpilogueArgs(None, None, None, EpilogueSpec("instance", 1e-5, "relu", 0.0, 1, 0, "zero"), impl)
     stride = winograd.PLANS[plan].stride
-    return epilogue_conv(ConvOutput(x), epilogue, Conv(weight, None, stride, plan=plan, pad=1, pad_mode="reflect")).z
+    conv = Conv(weight, None, stride, plan=plan, pad=1, pad_mode="reflect", weight_plan=plan)
+    return epilogue_conv(ConvOutput(x), epilogue, conv).z
 
 
 def _expected_conv(stride: int, x: Tensor, weight: Tensor) -> Tensor:

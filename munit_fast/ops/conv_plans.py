@@ -49,7 +49,7 @@ class ConvShape(NamedTuple):
 
 
 class ConvRule(NamedTuple):
-    """A set of convolutions, and the plan that is fastest for them.
+    """A set of convolutions, and the plan that is faster for them than a direct convolution.
 
     Attributes:
         isas: instruction sets in use.
@@ -59,6 +59,7 @@ class ConvRule(NamedTuple):
         channels: the least, of input and result.
         tiles: the least, where each call transforms the weight.
         tiles_kept: the least, where it is at hand.
+        tiles_weight: the least for the weight's gradient, which needs no transformed weight.
         plan: of `winograd.PLANS`.
         because: the measurement.
         lacking: an instruction set that speeds up direct convolutions, and that the processor must lack; or "".
@@ -71,26 +72,74 @@ class ConvRule(NamedTuple):
     channels: int
     tiles: int
     tiles_kept: int
+    tiles_weight: int
     plan: str
     because: str
     lacking: str = ""
 
 
+class Plans(NamedTuple):
+    """The plans of a convolution; None: direct.
+
+    Attributes:
+        result: of the result and the input's gradient.
+        weight: of the weight's gradient.
+    """
+
+    result: str | None = None
+    weight: str | None = None
+
+
+DIRECT = Plans()
+
+
 # What benchmarks/scripts/conv_tune.py measured on an AMD EPYC (Zen 5), two threads: how many times as fast as direct an
-# epilogue and its convolution are, the least and the median of the row's grid; in training forward and backward, kept:
-# forward with a weight that was transformed before. Below 64 tiles the weights' transforms decide: with 16 tiles, 256
-# channels take 1.4 times as long in training as directly. Kept weights gain from one tile on, but a training's passes
-# without a graph keep none.
+# epilogue and its convolution are, the least and the median of the row's grid; "training" forward and backward, "kept"
+# forward with a weight that was transformed before, "weight" the gradient of the weight alone, without the epilogue.
+# With few tiles the transforms of the weights decide: 256 channels with 16 tiles took 1.4 times as long in training as
+# directly. Weight gradients below 1 are those of the fewest channels. "lacking" tells where direct ones are emulated.
 _AVX512, _AVX2 = ("avx512", "avx512_bf16"), ("avx2",)
-_FP32, _BF16 = (torch.float32,), (torch.bfloat16,)
+_FP32, _BF16, _FP16 = (torch.float32,), (torch.bfloat16,), (torch.float16,)
 TABLE = [
-    ConvRule(_AVX512, _FP32, 3, 1, 16, 64, 16, "f43", "training 1.2×, median 1.7×; kept 1.4×, median 2.2×"),
-    ConvRule(_AVX512, _FP32, 4, 2, 16, 64, 16, "f42", "training 1.1×, median 1.5×; kept 1.1×, median 1.7×"),
-    ConvRule(_AVX2, _FP32, 3, 1, 8, 16, 16, "f43", "training 1.1×, median 1.8×; kept 1.2×, median 2.2×"),
-    ConvRule(_AVX2, _FP32, 4, 2, 32, 64, 16, "f42", "training 1.2×, median 1.6×; kept 1.3×, median 1.8×"),
     ConvRule(
-        ("avx512_bf16",), _BF16, 3, 1, 64, 256, 16, "f43",
-        "training 1.2×, median 1.3×; kept 1.1×, median 1.4×; not measured with AMX", lacking="amx_tile",
+        _AVX512, _FP32, 3, 1, 16, 32, 4, 4, "f43",
+        "training 1.2×, median 1.7×; kept 1.3×, 2.0×; weight 0.8×, 1.8×",
+    ),
+    ConvRule(
+        _AVX512, _FP32, 4, 2, 32, 256, 16, 16, "f42",
+        "training 1.4×, median 1.5×; kept 1.3×, 1.8×; weight 0.7×, 1.7×",
+    ),
+    ConvRule(
+        _AVX2, _FP32, 3, 1, 16, 32, 4, 4, "f43",
+        "training 1.2×, median 2.1×; kept 1.3×, 2.2×; weight 0.8×, 2.3×",
+    ),
+    ConvRule(
+        _AVX2, _FP32, 4, 2, 32, 64, 16, 16, "f42",
+        "training 1.2×, median 1.6×; kept 1.3×, 1.8×; weight 0.9×, 1.7×",
+    ),
+    ConvRule(
+        ("avx512_bf16",), _BF16, 3, 1, 64, 256, 16, 256, "f43",
+        "training 1.2×, median 1.3×; kept 1.1×, 1.4×; 4×4 and AMX: direct", lacking="amx_tile",
+    ),
+    ConvRule(
+        ("avx512",), _BF16, 3, 1, 16, 16, 16, 16, "f43",
+        "training 1.6×, median 5.4×; kept 1.4×, 4.9×", lacking="avx512_bf16",
+    ),
+    ConvRule(
+        ("avx512",), _BF16, 4, 2, 16, 16, 16, 16, "f42",
+        "training 1.6×, median 4.2×; kept 1.6×, 3.6×", lacking="avx512_bf16",
+    ),
+    ConvRule(
+        _AVX512, _FP16, 3, 1, 16, 16, 16, 16, "f43",
+        "training 3.1×, median 17×; kept 2.4×, 12×", lacking="avx512_fp16",
+    ),
+    ConvRule(
+        _AVX512, _FP16, 4, 2, 16, 16, 16, 16, "f42",
+        "training 3.6×, median 10×; kept 2.1×, 7.0×", lacking="avx512_fp16",
+    ),
+    ConvRule(
+        _AVX2, _BF16, 3, 1, 16, 16, 16, 16, "f43",
+        "training 2.1×, median 13×; kept 2.5×, 9.2×", lacking="avx_ne_convert",
     ),
 ]  # fmt: skip
 
@@ -129,30 +178,32 @@ def rules() -> list[ConvRule]:
     return [row for row in TABLE if isa in row.isas and (not row.lacking or _lacks(row.lacking))]
 
 
-def choose(shape: ConvShape) -> str | None:
-    """The plan of a convolution on a CPU; None: direct."""
+def choose(shape: ConvShape) -> Plans:
+    """The plans of a convolution on a CPU."""
     if native.module is None:
-        return None
+        return DIRECT
     # Asked for several times in each convolution.
     search = _search if torch.compiler.is_compiling() else _search_once
     return search(shape, native.module.isa(), _override())
 
 
-def _search(shape: ConvShape, isa: str, override: str) -> str | None:
-    if override == "direct":
-        return None
+def _search(shape: ConvShape, isa: str, override: str) -> Plans:
+    if override == "direct" or not winograd.available():
+        return DIRECT
     if override != "auto":
-        return serving_plan(shape, override == "winograd2")
+        plan = serving_plan(shape, override == "winograd2")
+        return Plans(plan, plan)
     least, tiles = min(shape.channels, shape.out_channels), shape.tiles
     for row in rules():
         if (
             (row.kernel, row.stride) == (shape.kernel, shape.stride)
             and shape.dtype in row.dtypes
             and least >= row.channels
-            and tiles >= (row.tiles_kept if shape.kept else row.tiles)
         ):
-            return row.plan
-    return None
+            result = row.plan if tiles >= (row.tiles_kept if shape.kept else row.tiles) else None
+            apart = shape.dtype == torch.float32 and tiles >= row.tiles_weight  # else the weight is rounded
+            return Plans(result, row.plan if result or apart else None)
+    return DIRECT
 
 
 _search_once = lru_cache(maxsize=4096)(_search)

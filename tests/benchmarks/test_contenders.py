@@ -22,6 +22,7 @@ from munit_fast.benchmarks import (
 from munit_fast.benchmarks.cases import CONVOLUTIONS
 from munit_fast.benchmarks.contenders import FROZEN, OURS, PUBLISHED, compiled, frozen
 from munit_fast.ops import winograd
+from munit_fast.ops.conv_plans import DIRECT, Plans
 
 CPU = torch.device("cpu")
 
@@ -78,7 +79,7 @@ def test_modes_of_an_operator() -> None:
 def test_a_convolution_goes_the_way_that_is_chosen(case: Case, planned: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """Ours by the plan and, beside it, without; what the convolution before would have made is not timed."""
     chosen = {3: "f43", 4: "f42"}[contenders_convs.SPECS[case.name].kernel] if planned else None
-    monkeypatch.setattr(contenders_convs, "choose", lambda shape: chosen)
+    monkeypatch.setattr(contenders_convs, "choose", lambda shape: Plans(chosen, chosen))
     ours = [c for c in contenders_convs.conv_contenders(case, CPU) if c.ours]
     assert [c.implementation for c in ours] == ([OURS, f"{OURS} direct"] if planned else [OURS])
     ran = [_operators(c.make().step) for c in ours]
@@ -110,7 +111,7 @@ def _operators(step: Any) -> dict[str, dict[str, Any]]:
 def test_our_convolution_is_direct_on_a_gpu() -> None:
     for case in SETS["smoke"]:
         if case.name in CONVOLUTIONS:
-            assert contenders_convs.plan_of(case, torch.device("cuda")) is None
+            assert contenders_convs.plans_of(case, torch.device("cuda")) == DIRECT
 
 
 def test_compiled_contenders_compile_every_convolution(monkeypatch: pytest.MonkeyPatch) -> None:

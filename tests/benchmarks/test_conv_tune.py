@@ -30,23 +30,23 @@ def tune(monkeypatch: pytest.MonkeyPatch) -> Any:
 
 def test_rows_follow_from_the_points(tune: Any) -> None:
     def point(channels: int, tiles: int, joined: float, kept: float) -> Any:
-        return tune.Point(channels, tiles, {"joined": joined, "joined, kept": kept})
+        return tune.Point(channels, tiles, {"joined": joined, "joined, kept": kept, "weight gradient": 2 * joined})
 
     points = [
         *(point(8, tiles, 0.5, gain) for tiles, gain in ((4, 0.9), (16, 1.5), (64, 1.6))),
         *(point(16, tiles, gain, 2.0) for tiles, gain in ((4, 1.3), (16, 0.9), (64, 1.2))),
         *(point(32, tiles, 1.5, 2.0) for tiles in (4, 16, 64)),
     ]
-    assert [tune.least_tiles(points, c, False) for c in (8, 16, 32)] == [None, 64, 4]
-    assert [tune.least_tiles(points, c, True) for c in (8, 16, 32)] == [16, 4, 4]
+    assert [tune.least_tiles(points, c, "joined") for c in (8, 16, 32)] == [None, 64, 4]
+    assert [tune.least_tiles(points, c, "joined, kept") for c in (8, 16, 32)] == [16, 4, 4]
     shape = ConvShape(3, 1, 8, 8, 1, 8, 8, torch.float32, False)
     rows = [row.split(", ") for row in tune.rows(points, "avx2", shape, "f43")]
-    assert [row[4:8] for row in rows] == [
-        ["8", "None", "16", "'f43'"],
-        ["16", "64", "4", "'f43'"],
-        ["32", "4", "4", "'f43'"],
+    assert [row[4:9] for row in rows] == [
+        ["8", "None", "16", "None", "'f43'"],
+        ["16", "64", "4", "4", "'f43'"],
+        ["32", "4", "4", "4", "'f43'"],
     ]
-    assert "1.20× or more in training" in ", ".join(rows[1]) and "1.50×" in ", ".join(rows[2])
+    assert "training 1.2×" in ", ".join(rows[1]) and "training 1.5×" in ", ".join(rows[2])
     assert len(list(tune.rows([p for p in points if p.channels != 16], "avx2", shape, "f43"))) == 2
 
 
@@ -57,6 +57,7 @@ def test_both_ways_compute_the_same(tune: Any, kernel: int, plan: str, dtype: to
     shape = ConvShape(kernel, kernel - 2, 16, 16, 2, 8, 8, dtype, False)
     made = tune.steps(shape, plan)
     assert tuple(made) == tune.COLUMNS
+    assert set(tune.DECIDE) <= set(tune.COLUMNS)
     for name, (direct, by_plan) in made.items():
         expected, got = direct(), by_plan()
         if name == "input gradient":  # by the plan what was padded is added to where it came from

@@ -32,7 +32,7 @@ def test_figures_by_hand() -> None:
     assert timing.flops(lambda: [torch.conv2d(image, kernel)]) == 2 * 4 * 16 * 2 * 9
     for plan, side, stride in (("f43", 3, 1), ("f42", 4, 2)) if winograd.available() else ():
         x, weight = torch.randn(2, 3, 8, 8, requires_grad=True), torch.randn(5, 3, side, side, requires_grad=True)
-        conv = Conv(weight, None, stride, plan=plan, pad=1)
+        conv = Conv(weight, None, stride, plan=plan, pad=1, weight_plan=plan)
 
         def train(x: torch.Tensor = x, weight: torch.Tensor = weight, conv: Conv = conv) -> Any:
             return torch.autograd.grad(convolution(x, conv).z.sum(), (x, weight))

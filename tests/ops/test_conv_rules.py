@@ -13,9 +13,12 @@ from munit_fast.ops import conv_plans, native, winograd
 
 @pytest.fixture(autouse=True)
 def _fresh_features() -> Iterator[None]:
-    conv_plans._lacks.cache_clear()
+    caches = (conv_plans._lacks, conv_plans._search_once)
+    for cache in caches:
+        cache.cache_clear()
     yield
-    conv_plans._lacks.cache_clear()
+    for cache in caches:
+        cache.cache_clear()
 
 
 @pytest.mark.skipif(not winograd.available(), reason="the instruction set in use has no such convolutions")
@@ -25,13 +28,13 @@ def test_a_row_for_processors_that_lack_something(
 ) -> None:
     """Where it is there, or is not known to be lacking, the row does not hold."""
     isa = native.module.isa()
-    row = conv_plans.ConvRule((isa,), (torch.bfloat16,), 3, 1, 8, 1, 1, "f43", "", lacking="amx_tile")
+    row = conv_plans.ConvRule((isa,), (torch.bfloat16,), 3, 1, 8, 1, 1, 1, "f43", "", lacking="amx_tile")
     monkeypatch.setattr(conv_plans, "TABLE", [row, row._replace(lacking="", dtypes=(torch.float32,))])
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: known, raising=False)
     shape = conv_plans.ConvShape(3, 1, 8, 8, 1, 8, 8, torch.bfloat16, False)
     assert len(conv_plans.rules()) == 1 + holds
-    assert conv_plans.choose(shape) == ("f43" if holds else None)
-    assert conv_plans.choose(shape._replace(dtype=torch.float32)) == "f43"
+    assert conv_plans.choose(shape) == (("f43", "f43") if holds else conv_plans.DIRECT)
+    assert conv_plans.choose(shape._replace(dtype=torch.float32)).result == "f43"
 
 
 def test_a_torch_that_does_not_tell(monkeypatch: pytest.MonkeyPatch) -> None:
