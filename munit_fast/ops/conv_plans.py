@@ -102,15 +102,15 @@ _AVX512, _AVX2 = ("avx512", "avx512_bf16"), ("avx2",)
 _FP32, _BF16, _FP16 = (torch.float32,), (torch.bfloat16,), (torch.float16,)
 TABLE = [
     ConvRule(
-        _AVX512, _FP32, 3, 1, 16, 32, 4, 4, "f43",
+        _AVX512, _FP32, 3, 1, 16, 32, 4, 16, "f43",
         "training 1.2×, median 1.7×; kept 1.3×, 2.0×; weight 0.8×, 1.8×",
     ),
     ConvRule(
-        _AVX512, _FP32, 4, 2, 32, 256, 16, 16, "f42",
-        "training 1.4×, median 1.5×; kept 1.3×, 1.8×; weight 0.7×, 1.7×",
+        _AVX512, _FP32, 4, 2, 16, 64, 16, 16, "f42",
+        "training 1.2×, median 1.4×; kept 1.5×, 1.9×; weight 0.5×, 1.7×",
     ),
     ConvRule(
-        _AVX2, _FP32, 3, 1, 16, 32, 4, 4, "f43",
+        _AVX2, _FP32, 3, 1, 16, 32, 4, 16, "f43",
         "training 1.2×, median 2.1×; kept 1.3×, 2.2×; weight 0.8×, 2.3×",
     ),
     ConvRule(
@@ -140,6 +140,10 @@ TABLE = [
     ConvRule(
         _AVX2, _BF16, 3, 1, 16, 16, 16, 16, "f43",
         "training 2.1×, median 13×; kept 2.5×, 9.2×", lacking="avx_ne_convert",
+    ),
+    ConvRule(
+        _AVX2, _BF16, 4, 2, 32, 16, 16, 16, "f42",
+        "training 1.1×, median 7.7×; kept 1.9×, 6.5×", lacking="avx_ne_convert",
     ),
 ]  # fmt: skip
 
