@@ -11,7 +11,7 @@ import torch
 from munit_fast import make_config
 from munit_fast.models.networks import AdaINGen
 from munit_fast.ops import conv_plans, fused_conv, native, winograd
-from munit_fast.ops.conv_plans import DIRECT, TABLE, ConvShape, choose
+from munit_fast.ops.conv_plans import DIRECT, TABLE, ConvShape, choose, rules
 from munit_fast.ops.winograd import PLANS
 
 LARGE = ConvShape(3, 1, 256, 256, 1, 64, 64, torch.float32, False)
@@ -90,30 +90,38 @@ def test_an_instruction_set_without_these_convolutions(monkeypatch: pytest.Monke
         torch.ops.munit_fast_cpu.winograd_weights(weight, 0, u)
 
 
+@pytest.mark.parametrize("row", TABLE)
+def test_a_row_of_the_table(row: conv_plans.ConvRule) -> None:
+    """It names a plan that serves it."""
+    assert (row.kernel, row.stride) == (PLANS[row.plan].side, PLANS[row.plan].stride)
+    assert row.tiles_kept <= row.tiles and set(row.dtypes) <= {torch.float32, torch.bfloat16, torch.float16}
+
+
 @served
 @pytest.mark.usefixtures("isa")
-@pytest.mark.parametrize("row", TABLE)
-def test_a_row_of_the_table(monkeypatch: pytest.MonkeyPatch, row: conv_plans.ConvRule) -> None:
-    """It names a plan that serves it, from its least sizes on and with its instruction sets alone."""
+@pytest.mark.parametrize("name", [] if native.module is None else native.module.available_isas())
+def test_the_rows_of_an_instruction_set(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    """Each serves from its least sizes on, and none below the least of all."""
     monkeypatch.setenv("MUNIT_FAST_CONV", "auto")
-    plan = PLANS[row.plan]
-    assert (row.kernel, row.stride) == (plan.side, plan.stride)
-    assert row.tiles_kept <= row.tiles and set(row.dtypes) <= {torch.float32, torch.bfloat16, torch.float16}
-    shape = ConvShape(row.kernel, row.stride, row.channels, row.channels, 1, 4 * row.tiles, 4, row.dtypes[0], False)
-    assert shape.tiles == row.tiles
-    for isa in native.module.available_isas():
-        native.module.set_isa(isa)
-        if isa not in row.isas or not winograd.available():
-            continue
-        assert choose(shape).result == row.plan
-        assert choose(shape._replace(height=4 * row.tiles_kept, kept=True)).result == row.plan
-        for less in (
-            shape._replace(channels=row.channels - 1),
-            shape._replace(out_channels=row.channels - 1),
-            shape._replace(height=4 * row.tiles - 4),
-            shape._replace(height=4 * row.tiles_kept - 4, kept=True),
-        ):
-            assert choose(less).result is None or sum(r.plan == row.plan for r in TABLE) > 1
+    native.module.set_isa(name)
+    rows = rules()
+    assert all(name in row.isas for row in rows)
+    if not winograd.available():
+        assert choose(LARGE) == DIRECT
+        return
+    for row in rows:
+        for dtype in row.dtypes:
+            shape = ConvShape(row.kernel, row.stride, row.channels, row.channels, 1, 4 * row.tiles, 4, dtype, False)
+            assert shape.tiles == row.tiles
+            assert choose(shape).result == row.plan
+            assert choose(shape._replace(height=4 * row.tiles_kept, kept=True)).result == row.plan
+            like = [r for r in rows if (r.kernel, r.stride) == (row.kernel, row.stride) and dtype in r.dtypes]
+            if row.channels == min(r.channels for r in like):
+                assert choose(shape._replace(channels=row.channels - 1)) == DIRECT
+                assert choose(shape._replace(out_channels=row.channels - 1)) == DIRECT
+            if len(like) == 1:
+                assert choose(shape._replace(height=4 * row.tiles - 4)).result is None
+                assert choose(shape._replace(height=4 * row.tiles_kept - 4, kept=True)).result is None
 
 
 def test_tiles() -> None:
