@@ -14,7 +14,7 @@ from munit_fast.ops.winograd import NO_EPILOGUE
 
 
 # torch.compile calls it once instead of tracing into the compiled part.
-@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+@torch.compiler.assume_constant_result
 def _choose(*shape: int | torch.dtype | bool) -> str | None:
     return conv_plans.choose(ConvShape(*shape))  # type: ignore[arg-type]
 
@@ -40,6 +40,19 @@ def plan_of(x: Tensor, weight: Tensor, stride: int, pad: int, impl: str = "auto"
         return None
     rows, columns = ((side + 2 * pad - kernel) // stride + 1 for side in (h, w))
     return _choose(kernel, stride, c, out, n, rows, columns, dtype, not torch.is_grad_enabled())
+
+
+def has_plan(kernel: int, stride: int, channels: int, out_channels: int) -> bool:
+    """Whether a convolution in float32 has a plan for images that are large enough.
+
+    Args:
+        kernel: rows and columns of the kernel.
+        stride: of both axes.
+        channels: of the input.
+        out_channels: of the result.
+    """
+    shape = ConvShape(kernel, stride, channels, out_channels, 16, 1024, 1024, torch.float32, True)
+    return conv_plans.choose(shape) is not None
 
 
 _views: WeakIdKeyDictionary = WeakIdKeyDictionary()
