@@ -40,16 +40,18 @@ def _fused(block: Any) -> Call:
         )
         dtype = blocks.compute_dtype(x, conv.conv.weight.dtype)
         with blocks.autocast_off(x):
+            x = x.to(dtype)
+            like = blocks.ConvInput.of(x, "auto")
             if isinstance(block, nn.Sequential):  # nearest x 2, then the convolution: four phases
-                z = convolution(
-                    blocks.pad_input(x, 1, "replicate", dtype, "auto"), blocks.phase_conv_args(conv, dtype, "reflect")
-                )
-                return blocks.apply_epilogue(z, blocks.epilogue_args(conv, 0, "zero", "auto", depth=2))
-            p = blocks.pad_input(x, *blocks.padding(conv), dtype, "auto")
+                p = blocks.pad_input(x, *blocks.phase_input_padding(conv, like, "reflect"), dtype, "auto")
+                output = convolution(p, blocks.phase_conv_args(conv, like, "reflect"), "layer")
+                return blocks.apply_epilogue(output, blocks.epilogue_args(conv, 0, "zero", "auto", depth=2))
+            pad, mode = blocks.input_padding(conv, like)
+            p = blocks.pad_input(x, pad, mode, dtype, "auto")
             if isinstance(block, ResBlock):
-                return blocks.res_blocks(p, [block], (0, "zero"), "auto")
-            z = blocks.conv_chain(p, [block], "auto")
-            return blocks.apply_epilogue(z, blocks.epilogue_args(block, 0, "zero", "auto"))
+                return blocks.res_blocks(p, pad, [block], (0, "zero"), "auto")
+            output = convolution(p, blocks.conv_args(conv, like), blocks.norm_of(block))
+            return blocks.apply_epilogue(output, blocks.epilogue_args(block, 0, "zero", "auto"))
 
     return run
 

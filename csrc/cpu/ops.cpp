@@ -169,7 +169,7 @@ int64_t transformed_size(int64_t k, int64_t c, WinogradPlan plan, bool transpose
   const int64_t w = active().vector_floats, n = plan_inputs[static_cast<int>(plan)], phases = phases_of(plan);
   const auto whole = [w](int64_t entries) { return (entries + w - 1) / w * w; };
   const int64_t rows = transposed ? k : phases == 1 ? c : phases * whole(c);
-  return (n * n + 1) * rows * whole(transposed ? phases * c : k);
+  return (n * n + 1) * (rows * whole(transposed ? phases * c : k) + 5 * w);  // frequency_size in winograd.inl
 }
 
 void check_served() { check(active().winograd_conv, "this instruction set has no Winograd convolutions"); }

@@ -13,8 +13,22 @@ constexpr int64_t skew = 5 * width<float>;  // between frequencies: powers of tw
 
 // ---- weights ----
 
-// 16 numbers for each tap, then transformed: taps [r²][width] -> U's rows.
-template <class P> inline ALWAYS_INLINE void transform_weight(const float* taps, V t[P::n * P::n], V& sum) {
+// The first `count` numbers that lie `step` apart; the other lanes are zero.
+inline V gather(const float* p, int64_t step, int64_t count) {
+  if (step == 1) return load_up_to(p, count);
+#if defined(MUNIT_FAST_AVX512)
+  const __m512i at = _mm512_mullo_epi32(_mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15),
+                                        _mm512_set1_epi32(int(step)));
+  return (V)_mm512_mask_i32gather_ps(_mm512_setzero_ps(), __mmask16((1u << count) - 1), at, p, 4);
+#else
+  V v{};
+  for (int64_t i = 0; i < count; ++i) v[i] = p[i * step];
+  return v;
+#endif
+}
+
+// The taps [r²] of `width` kernels -> their rows of U, and the sum of the taps.
+template <class P> inline ALWAYS_INLINE void transform_weight(const V taps[P::r * P::r], V t[P::n * P::n], V& sum) {
   constexpr int n = P::n, r = P::r;
   V half[n][r];
   sum = V{};
@@ -23,7 +37,7 @@ template <class P> inline ALWAYS_INLINE void transform_weight(const float* taps,
     V column[r], o[n];
 #pragma GCC unroll 3
     for (int i = 0; i < r; ++i) {
-      column[i] = load(taps + (i * r + j) * width<float>);
+      column[i] = taps[i * r + j];
       sum += column[i];
     }
     P::weight(column, o);
@@ -33,6 +47,8 @@ template <class P> inline ALWAYS_INLINE void transform_weight(const float* taps,
 #pragma GCC unroll 6
   for (int i = 0; i < n; ++i) P::weight(half[i], t + i * n);
 }
+
+inline int64_t frequency_size(const Panels& panels) { return panels.size() + skew; }
 
 // U [n² + 1][panel][row][panel_width]: the rows are what is summed over, those of each of four phases padded to whole
 // vectors, and the last "frequency" holds the sums of the taps, for the reference values.
@@ -45,23 +61,20 @@ template <class P> void weights_of(const WinogradWeights& a) {
   const int64_t per_phase = a.transposed ? a.c : a.k;
   const int64_t groups = ceil_div(per_phase, w);  // vectors of columns never straddle two phases' weights
   const Panels panels{from, whole_vectors(to)};
-  const auto tap = [&](int64_t k, int64_t c, int64_t phase, int i, int j) {
-    const int64_t y = side * i + (phase >> 1), x = side * j + (phase & 1);
-    return a.weight[k * a.step[0] + c * a.step[1] + y * a.step[2] + x * a.step[3]];
-  };
   const int64_t column_phases = a.transposed ? phases : 1;
   parallel(column_phases * groups, [&](int64_t task) {
     const int64_t column_phase = task / groups, first = task % groups * w, lanes = min64(w, per_phase - first);
-    alignas(64) float taps[r * r * w] = {};
+    const int64_t step = a.step[a.transposed ? 1 : 0];  // from one lane to the next
     for (int64_t row = 0; row < from; ++row) {
+      V taps[r * r];
+      const int64_t k = a.transposed ? row : first, c = a.transposed ? first : row % each;
+      const int64_t phase = a.transposed ? column_phase : row / each;
+      const float* at = a.weight + k * a.step[0] + c * a.step[1] + (phase >> 1) * a.step[2] + (phase & 1) * a.step[3];
+      const bool exists = a.transposed || c < a.c;
       for (int i = 0; i < r; ++i)
         for (int j = 0; j < r; ++j) {
-          float* t = taps + (i * r + j) * w;
-          if (a.transposed)  // the kernel turned by 180°
-            for (int64_t l = 0; l < lanes; ++l) t[l] = tap(row, first + l, column_phase, r - 1 - i, r - 1 - j);
-          else
-            for (int64_t l = 0; l < lanes; ++l)
-              t[l] = row % each < a.c ? tap(first + l, row % each, row / each, i, j) : 0.0f;
+          const int y = a.transposed ? r - 1 - i : i, x = a.transposed ? r - 1 - j : j;  // turned by 180°
+          taps[i * r + j] = exists ? gather(at + side * (y * a.step[2] + x * a.step[3]), step, lanes) : V{};
         }
       V t[n * n + 1];
       transform_weight<P>(taps, t, t[n * n]);
@@ -70,7 +83,7 @@ template <class P> void weights_of(const WinogradWeights& a) {
         const int64_t at = column + l, panel = at / panel_width, inside = at - panels.begin(panel);
         const int64_t run = min64(lanes - l, w - inside % w);
         float* u = a.u + panels.offset(panel) + row * panels.vectors(panel) * w + inside;
-        for (int f = 0; f <= n * n; ++f, u += panels.size()) {
+        for (int f = 0; f <= n * n; ++f, u += frequency_size(panels)) {
           if (run == w) {
             if (a.streams) stream(t[f], u);
             else store(t[f], u);
@@ -90,7 +103,7 @@ template <class P> void weights_of(const WinogradWeights& a) {
   if (to == panels.columns) return;
   for (int64_t f = 0; f <= n * n; ++f)
     for (int64_t row = 0; row < from; ++row) {
-      float* u = a.u + f * panels.size() + panels.offset(panel) + row * line;
+      float* u = a.u + f * frequency_size(panels) + panels.offset(panel) + row * line;
       for (int64_t k = end; k < line; ++k) u[k] = 0;
     }
 }
@@ -343,7 +356,7 @@ template <class P> struct ConvPlan {
     for (int64_t k = 0; k < input.stored_channels; ++k) reference[k] = 0;
     if (a.transposed) return;  // a gradient has none, and needs none: no norm follows
     input.reference(image, reference, room);
-    const float* u = a.u + frequencies * panels.size();
+    const float* u = a.u + frequencies * frequency_size(panels);
     for (int64_t p = 0; p < panels.count(); ++p) {
       const int64_t vectors = panels.vectors(p), line = vectors * width<float>;
       float* sums = constant + panels.begin(p);
@@ -383,7 +396,7 @@ template <class P> struct ConvPlan {
     for (int f = 0; f < frequencies; ++f)
       for (int64_t p = 0; p < panels.count(); ++p) {
         const int64_t vectors = panels.vectors(p);
-        const float* u = a.u + f * panels.size() + panels.offset(p);
+        const float* u = a.u + f * frequency_size(panels) + panels.offset(p);
         for (int64_t g = 0; g < groups; ++g) {
           const int64_t r0 = count * g / groups, r1 = count * (g + 1) / groups;
           row_products[vectors - 1][r1 - r0 - 1](v + f * v_step + r0 * w, count * w, u,

@@ -18,7 +18,7 @@ from torch.utils.checkpoint import checkpoint
 from munit_fast import functional, ops, reference
 from munit_fast.ops import winograd
 from munit_fast.ops.backends import IMPLEMENTATIONS
-from munit_fast.ops.conv_plans import ConvShape, choose
+from munit_fast.ops.conv_plans import DIRECT, ConvShape, Plans, choose
 from munit_fast.ops.fused_conv import Conv, ConvOutput, EpilogueArgs, convolution, epilogue_conv, residual_block
 from munit_fast.ops.spec import EpilogueSpec
 from munit_fast.ops.upsample_conv import phase_weight
@@ -212,13 +212,14 @@ class ConvInput(NamedTuple):
         size = (n, c // depth**2, depth * (h - 2 * pad), depth * (w - 2 * pad))
         return cls(size, x.dtype, x.device, impl)
 
-    def plan(self, conv: nn.Conv2d, kernel: int, stride: int, out_channels: int, pad: int) -> str | None:
-        """The plan of a convolution with `pad` pixels of padding; None: direct."""
+    def plans(self, conv: nn.Conv2d, kernel: int, stride: int, out_channels: int, pad: int) -> Plans:
+        """The plans of a convolution with `pad` pixels of padding."""
         if self.device.type != "cpu" or self.impl not in ("auto", "cpu") or conv.weight.dtype != torch.float32:
-            return None
+            return DIRECT
         n, c, h, w = self.size
-        out = ((side + 2 * pad - kernel) // stride + 1 for side in (h, w))
-        return choose(ConvShape(kernel, stride, c, out_channels, n, *out, self.dtype, not torch.is_grad_enabled()))
+        rows, columns = (h + 2 * pad - kernel) // stride + 1, (w + 2 * pad - kernel) // stride + 1
+        kept = not torch.is_grad_enabled()
+        return choose(ConvShape(kernel, stride, c, out_channels, n, rows, columns, self.dtype, kept))
 
 
 def conv_args(block: Any, x: ConvInput, padded: bool = False) -> Conv:
@@ -231,14 +232,14 @@ def conv_args(block: Any, x: ConvInput, padded: bool = False) -> Conv:
     """
     conv = block.conv
     assert conv.bias is not None
-    plan = _plan(block, x)
+    plan, weight_plan = _plans(block, x)
     used, unused = (None, conv.bias) if norm_of(block) == "instance" else (conv.bias, None)
     if plan is None:
-        bias = None if used is None else used.to(x.dtype)
-        return Conv(_prepared_weight(conv, x.dtype), bias, conv.stride[0], None, unused)
+        bias, weight = None if used is None else used.to(x.dtype), _prepared_weight(conv, x.dtype)
+        return Conv(weight, bias, conv.stride[0], None, unused, weight_plan=weight_plan)
     weight, transformed = _planned_weight(conv, plan)
     pad, mode = (0, "zero") if padded else padding(block)
-    return Conv(weight, used, conv.stride[0], None, unused, plan, pad, mode, transformed)
+    return Conv(weight, used, conv.stride[0], None, unused, plan, pad, mode, transformed, weight_plan)
 
 
 def phase_conv_args(block: Any, x: ConvInput, pad_mode: str) -> Conv:
@@ -250,22 +251,22 @@ def phase_conv_args(block: Any, x: ConvInput, pad_mode: str) -> Conv:
         pad_mode: the padding of the large image; "reflect" needs the 5×5 weight for its border too.
     """
     conv = block.conv
-    plan = _phase_plan(block, x)
+    plan, weight_plan = _phase_plans(block, x)
     bias = conv.bias.to(x.dtype if plan is None else conv.bias.dtype).repeat(4)
     border_weight = conv.weight.to(x.dtype) if pad_mode == "reflect" else None
     if plan is None:
-        return Conv(_prepared_weight(conv, x.dtype, phases=True), bias, 1, border_weight)
+        return Conv(_prepared_weight(conv, x.dtype, phases=True), bias, 1, border_weight, weight_plan=weight_plan)
     weight, transformed = _planned_weight(conv, plan, phases=True)
-    return Conv(weight, bias, 1, border_weight, None, plan, *_phase_padding(pad_mode), transformed)
+    return Conv(weight, bias, 1, border_weight, None, plan, *_phase_padding(pad_mode), transformed, weight_plan)
 
 
-def _plan(block: Any, x: ConvInput) -> str | None:
+def _plans(block: Any, x: ConvInput) -> Plans:
     conv = block.conv
-    return x.plan(conv, conv.kernel_size[0], conv.stride[0], conv.out_channels, padding(block)[0])
+    return x.plans(conv, conv.kernel_size[0], conv.stride[0], conv.out_channels, padding(block)[0])
 
 
-def _phase_plan(block: Any, x: ConvInput) -> str | None:
-    return x.plan(block.conv, 3, 1, 4 * block.conv.out_channels, 1)
+def _phase_plans(block: Any, x: ConvInput) -> Plans:
+    return x.plans(block.conv, 3, 1, 4 * block.conv.out_channels, 1)
 
 
 def _phase_padding(pad_mode: str) -> tuple[int, str]:
@@ -275,12 +276,12 @@ def _phase_padding(pad_mode: str) -> tuple[int, str]:
 
 def input_padding(block: Any, x: ConvInput) -> tuple[int, str]:
     """(pixels, mode) of the padding that the convolution of `block` needs: none where it pads while it reads."""
-    return padding(block) if _plan(block, x) is None else (0, "zero")
+    return padding(block) if _plans(block, x).result is None else (0, "zero")
 
 
 def phase_input_padding(block: Any, x: ConvInput, pad_mode: str) -> tuple[int, str]:
     """The same before a phase convolution, for the padding `pad_mode` of the large image."""
-    return _phase_padding(pad_mode) if _phase_plan(block, x) is None else (0, "zero")
+    return _phase_padding(pad_mode) if _phase_plans(block, x).result is None else (0, "zero")
 
 
 def apply_epilogue(output: ConvOutput, e: EpilogueArgs, residual: Tensor | None = None) -> Tensor:

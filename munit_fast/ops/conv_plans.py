@@ -6,7 +6,7 @@ F(4×4) or F(2×2) wherever they can serve.
 
 from __future__ import annotations
 
-from functools import cache
+from functools import cache, lru_cache
 from typing import NamedTuple
 
 import torch
@@ -47,7 +47,7 @@ class ConvShape(NamedTuple):
 
 
 class ConvRule(NamedTuple):
-    """A set of convolutions, and the plan that is fastest for them; None: a direct convolution."""
+    """A set of convolutions, and the plan that is faster for them than a direct convolution."""
 
     isas: tuple[str, ...]
     dtypes: tuple[torch.dtype, ...]
@@ -56,14 +56,30 @@ class ConvRule(NamedTuple):
     channels: int  # the least, of input and result
     tiles: int  # the least, where each call transforms the weight
     tiles_kept: int  # the least, where it is at hand
+    tiles_weight: int  # the least for the weight's gradient, which needs no transformed weight
     plan: str
     because: str
 
 
+class Plans(NamedTuple):
+    """The plans of a convolution; None: direct.
+
+    Attributes:
+        result: of the result and the input's gradient.
+        weight: of the weight's gradient.
+    """
+
+    result: str | None = None
+    weight: str | None = None
+
+
+DIRECT = Plans()
+
+
 _AVX512 = ("avx512", "avx512_bf16")
 TABLE = [
-    ConvRule((*_AVX512, "avx2"), (torch.float32,), 3, 1, 16, 16, 4, "f43", ""),
-    ConvRule((*_AVX512, "avx2"), (torch.float32,), 4, 2, 32, 64, 8, "f42", ""),
+    ConvRule((*_AVX512, "avx2"), (torch.float32,), 3, 1, 16, 32, 4, 4, "f43", ""),
+    ConvRule((*_AVX512, "avx2"), (torch.float32,), 4, 2, 32, 256, 16, 64, "f42", ""),
 ]
 
 
@@ -86,16 +102,21 @@ def serving_plan(shape: ConvShape, accurate: bool = False) -> str | None:
     return "f42" if (shape.kernel, shape.stride) == (4, 2) and not accurate else None
 
 
-def choose(shape: ConvShape) -> str | None:
-    """The plan of a convolution on a CPU; None: direct."""
-    override = _override()
-    if override == "direct":
-        return None
+def choose(shape: ConvShape) -> Plans:
+    """The plans of a convolution on a CPU."""
+    if native.module is None:
+        return DIRECT
+    # Asked for several times in each convolution.
+    search = _search if torch.compiler.is_compiling() else _search_once
+    return search(shape, native.module.isa(), _override())
+
+
+def _search(shape: ConvShape, isa: str, override: str) -> Plans:
+    if override == "direct" or not winograd.available():
+        return DIRECT
     if override != "auto":
-        return serving_plan(shape, override == "winograd2")
-    if not winograd.available():
-        return None
-    isa = native.module.isa()  # type: ignore[union-attr]
+        plan = serving_plan(shape, override == "winograd2")
+        return Plans(plan, plan)
     least, tiles = min(shape.channels, shape.out_channels), shape.tiles
     for row in TABLE:
         if (
@@ -103,7 +124,11 @@ def choose(shape: ConvShape) -> str | None:
             and isa in row.isas
             and shape.dtype in row.dtypes
             and least >= row.channels
-            and tiles >= (row.tiles_kept if shape.kept else row.tiles)
         ):
-            return row.plan
-    return None
+            result = row.plan if tiles >= (row.tiles_kept if shape.kept else row.tiles) else None
+            apart = shape.dtype == torch.float32 and tiles >= row.tiles_weight  # else the weight is rounded
+            return Plans(result, row.plan if result or apart else None)
+    return DIRECT
+
+
+_search_once = lru_cache(maxsize=4096)(_search)

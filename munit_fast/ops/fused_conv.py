@@ -30,10 +30,11 @@ class Conv(NamedTuple):
         border_weight: the 5×5 kernel [O, C, 5, 5] of a phase convolution behind reflection padding, whose border needs
             a correction; else None.
         unused_bias: a bias that has no influence and is not added; its gradient is exactly zero.
-        plan: of `winograd.PLANS`; None: a direct convolution.
+        plan: of `winograd.PLANS`, for the result and the input's gradient; None: a direct convolution.
         pad: pixels of padding that the convolution adds; always 0 for a direct one, whose input is padded already.
         pad_mode: its mode.
         transformed: the weight as the plan takes it, if it was transformed before.
+        weight_plan: the plan of the weight's gradient, which pays for fewer pixels than `plan` does; None: direct.
     """
 
     weight: Tensor
@@ -45,6 +46,7 @@ class Conv(NamedTuple):
     pad: int = 0
     pad_mode: str = "zero"
     transformed: Tensor | None = None
+    weight_plan: str | None = None
 
 
 class EpilogueArgs(NamedTuple):
@@ -135,11 +137,16 @@ def _backward(
     """The gradients, those that `need` asks for (in their order); `add` is added to the first one."""
     need_a, need_weight, need_bias, need_border = need
     grad = grad.contiguous(memory_format=torch.channels_last)
+    grad_weight = None
+    if need_weight and conv.weight_plan is not None:
+        grad_weight = winograd.weight_gradient(grad, source, conv.weight, conv.weight_plan)
+        need_weight = False
     if conv.plan is None:
-        return _backward_direct(grad, _activation(source, impl)[0], conv, need, add)
+        need = (need_a, need_weight, need_bias, need_border)
+        grads = _backward_direct(grad, source, conv, impl, need, add)
+        return grads if grad_weight is None else grads._replace(weight=grad_weight)
     border = conv.border_weight
     grad_a = grad_border = None
-    grad_weight = winograd.weight_gradient(grad, source, conv.weight, conv.plan) if need_weight else None
     grad_bias = grad.sum((0, 2, 3), dtype=conv.bias.dtype) if need_bias and conv.bias is not None else None
     if need_a:
         grad_a = winograd.input_gradient(grad, conv.weight, source, conv.plan, add)
@@ -151,14 +158,19 @@ def _backward(
     return _Gradients(grad_a, grad_weight, grad_bias, grad_border)
 
 
-def _backward_direct(grad: Tensor, a: Tensor, conv: Conv, need: Sequence[bool], add: Tensor | None) -> _Gradients:
+def _backward_direct(
+    grad: Tensor, source: Source, conv: Conv, impl: str, need: Sequence[bool], add: Tensor | None
+) -> _Gradients:
     need_a, need_weight, need_bias, need_border = need
     weight, stride, border = conv.weight, conv.stride, conv.border_weight
+    # PyTorch reads of the activation no more than its size, where the weight needs no gradient.
+    read = need_weight or border is not None
+    a = _activation(source, impl)[0] if read else grad.new_empty(()).expand(source.spec.output_size(source.x))
     narrow = need_a and border is None and narrow_conv.serves_backward(grad, weight, stride)
-    grad_a = grad_weight = grad_bias = grad_border = None
-    if narrow:
-        grad_a = narrow_conv.backward(grad, weight)
-    if (need_a and not narrow) or need_weight or need_bias:
+    grad_a = narrow_conv.backward(grad, weight) if narrow else None
+    need_direct = (need_a and not narrow, need_weight, need_bias)
+    grad_weight = grad_bias = grad_border = None
+    if any(need_direct):
         given, grad_weight, grad_bias = torch.ops.aten.convolution_backward(
             grad,
             a,
@@ -170,7 +182,7 @@ def _backward_direct(grad: Tensor, a: Tensor, conv: Conv, need: Sequence[bool], 
             False,
             (0, 0),
             1,
-            (need_a and not narrow, need_weight, need_bias),
+            need_direct,
         )
         grad_a = grad_a if narrow else given
     if border is not None:
@@ -179,8 +191,7 @@ def _backward_direct(grad: Tensor, a: Tensor, conv: Conv, need: Sequence[bool], 
         if grad_a is not None and of_edges is not None:
             of_edges.add_to_padded(grad_a)
     if grad_a is not None and add is not None:
-        pad = (grad_a.shape[2] - add.shape[2]) // 2
-        _inner(grad_a, pad).add_(add)
+        _inner(grad_a, (grad_a.shape[2] - add.shape[2]) // 2).add_(add)
     return _Gradients(grad_a, grad_weight, grad_bias, grad_border)
 
 
@@ -194,13 +205,13 @@ def _tensors(conv: Conv) -> tuple[Tensor | None, ...]:
 
 
 def _rest(conv: Conv) -> tuple[Any, ...]:
-    return conv.stride, conv.plan, conv.pad, conv.pad_mode, conv.transformed
+    return conv.stride, conv.plan, conv.pad, conv.pad_mode, conv.weight_plan, conv.transformed
 
 
 def _conv_of(tensors: Sequence[Any], rest: Sequence[Any]) -> Conv:
     weight, bias, border_weight, unused_bias = tensors
-    stride, plan, pad, pad_mode, transformed = rest
-    return Conv(weight, bias, stride, border_weight, unused_bias, plan, pad, pad_mode, transformed)
+    stride, plan, pad, pad_mode, weight_plan, transformed = rest
+    return Conv(weight, bias, stride, border_weight, unused_bias, plan, pad, pad_mode, transformed, weight_plan)
 
 
 def _padded(spec: EpilogueSpec, conv: Conv) -> EpilogueSpec:
@@ -216,7 +227,7 @@ class _ConvFunction(torch.autograd.Function):
         source = Source(a, None, None, None, None, _padded(NO_EPILOGUE, conv))
         y, y_stats, _ = _convolve(source, conv, "auto", y_norm)
         ctx.save_for_backward(a, *arguments[:4])
-        ctx.rest = (*rest[:4], None)
+        ctx.rest = (*rest[:5], None)
         if y_stats is not None:
             ctx.mark_non_differentiable(y_stats)
         return y, y_stats
@@ -234,13 +245,13 @@ class _ConvFunction(torch.autograd.Function):
 class _EpilogueConvFunction(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, z: Tensor, stats: Tensor | None, *arguments: Any) -> tuple[Tensor, Tensor | None]:
-        parameters, tensors, rest = arguments[:3], arguments[3:7], arguments[7:12]
-        y_norm, *fields, impl = arguments[12:]
+        parameters, tensors, rest = arguments[:3], arguments[3:7], arguments[7:13]
+        y_norm, *fields, impl = arguments[13:]
         conv = _conv_of(tensors, rest)
         source = Source(z, stats, *parameters, _padded(EpilogueSpec(*fields), conv))
         y, y_stats, stats = _convolve(source, conv, impl, y_norm)
         ctx.save_for_backward(z, stats, *parameters, *tensors)
-        ctx.rest, ctx.flags = (*rest[:4], None), (*fields, impl)
+        ctx.rest, ctx.flags = (*rest[:5], None), (*fields, impl)
         if y_stats is not None:
             ctx.mark_non_differentiable(y_stats)
         return y, y_stats
@@ -282,7 +293,7 @@ class _ResidualBlockFunction(torch.autograd.Function):
         else:
             y = ops.epilogue_again(z_2, stats_2, weight_2, bias_2, _inner(h, pad), None, *flags_2)
         ctx.save_for_backward(*arguments[:14], h, z_1, stats_1, z_2, stats_2)
-        ctx.rest, ctx.flags = ((*rest_1[:4], None), (*rest_2[:4], None)), (flags_1, flags_2)
+        ctx.rest, ctx.flags = ((*rest_1[:5], None), (*rest_2[:5], None)), (flags_1, flags_2)
         return y
 
     @staticmethod

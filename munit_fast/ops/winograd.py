@@ -131,7 +131,8 @@ def _weights_fake(weight: Tensor, plan: str) -> Tensor:
     p, width = PLANS[plan], native.module.vector_floats()  # type: ignore[union-attr]
     k, c = weight.shape[:2]
     rows = c if p.stride == 1 else p.stride**2 * _whole(c, width)
-    return weight.new_empty(((p.results + p.taps - 1) ** 2 + 1) * rows * _whole(k, width), dtype=torch.float32)
+    frequencies = (p.results + p.taps - 1) ** 2
+    return weight.new_empty((frequencies + 1) * (rows * _whole(k, width) + 5 * width), dtype=torch.float32)
 
 
 def _whole(entries: int, width: int) -> int:

@@ -124,9 +124,9 @@ def test_borders_of_the_phase_convolution(size: tuple[int, int], pad: str) -> No
         if net is pair[0]:
             y = block.conv(block.pad(net.dec.model[1](code)))
         else:
-            padded = blocks.pad_input(code, 1, "zero" if pad == "zero" else "replicate", code.dtype, "auto")
-            z = blocks.convolution(padded, blocks.phase_conv_args(block, code.dtype, pad))
-            y = reference_depth_to_space(z)
+            x = blocks.ConvInput.of(code, "auto")
+            padded = blocks.pad_input(code, *blocks.phase_input_padding(block, x, pad), code.dtype, "auto")
+            y = reference_depth_to_space(blocks.convolution(padded, blocks.phase_conv_args(block, x, pad)).z)
         torch.manual_seed(1)
         y.backward(torch.randn(y.shape, dtype=y.dtype))
         found.append((y, code.grad, block.conv.weight.grad, block.conv.bias.grad))

@@ -20,6 +20,7 @@ using namespace munit_fast::cpu;
 namespace munit_fast::cpu {
 void run_tasks(int64_t, void (*)(int64_t, void*), void*) {}
 int64_t thread_count() { return 1; }
+float* scratch(int64_t) { return nullptr; }
 }
 int main() {
   for (const Kernels* k : {avx512_bf16_kernels(), avx512_kernels(), avx2_kernels(), baseline_kernels()})

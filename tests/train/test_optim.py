@@ -210,7 +210,9 @@ def test_the_ring_of_a_phase_convolution_is_made_where_the_image_is(size: tuple[
     y = torch.empty(n, 4 * o, *size, device="meta", memory_format=torch.channels_last)
     weight = torch.empty(o, c, 5, 5, device="meta")
     with HostFunctions() as functions, HostOperators("meta") as operators:
-        upsample_conv.correct_reflect_border(y, a, weight)
-        upsample_conv.correct_reflect_border_backward(y, a, weight, torch.empty_like(a), True)
+        edges = upsample_conv.Edges.of_padded(a)
+        upsample_conv.correct_reflect_border(y, edges, weight)
+        _, of_edges = upsample_conv.correct_reflect_border_backward(y, edges, weight, True, True)
+        of_edges.add_to_padded(torch.empty_like(a))
     assert operators.operators > 20
     assert not operators.found and not functions.found
