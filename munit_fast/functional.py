@@ -33,8 +33,9 @@ from torch import Tensor
 
 from munit_fast import ops
 from munit_fast.ops.backends import IMPLEMENTATIONS
+from munit_fast.ops.conv_plans import DIRECT
 from munit_fast.ops.fused_conv import ConvOutput, EpilogueArgs
-from munit_fast.ops.planned_conv import plan_of, planned_conv
+from munit_fast.ops.planned_conv import planned_conv, plans_of
 from munit_fast.ops.spec import ACTIVATIONS, NORMS, PAD_MODES, EpilogueSpec, is_channels_last
 
 __all__ = [
@@ -315,10 +316,10 @@ def norm_act_conv2d(
     _check_norm(norm, x, weight, bias)
     slopes = slope if isinstance(slope, Tensor) else None
     plain = norm == act == "none" and bias is None
-    plan = plan_of(x, conv_weight, steps[0], pad, impl) if steps[0] == steps[1] else None
-    if plan is not None:
+    plans = plans_of(x, conv_weight, steps[0], pad, impl) if steps[0] == steps[1] else DIRECT
+    if plans.result is not None:
         epilogue = None if plain else EpilogueArgs(weight, bias, slopes, spec, impl)
-        y = planned_conv(ConvOutput(x), epilogue, conv_weight, conv_bias, plan, pad, mode).z
+        y = planned_conv(ConvOutput(x), epilogue, conv_weight, conv_bias, plans, pad, mode).z
     else:
         if mode != "zero":
             spec, pad = spec._replace(pad=pad, pad_mode=mode), 0

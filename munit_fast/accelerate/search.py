@@ -42,7 +42,7 @@ _OTHER_NORMS = (_NormBase, nn.GroupNorm, nn.LayerNorm, nn.RMSNorm, nn.LocalRespo
 
 
 def accelerate(module: nn.Module, impl: str = "auto") -> Report:
-    """Run the norms of any network by `munit_fast.functional`, in place, with the activation and padding after them.
+    """Run the norms and convolutions of any network by `munit_fast.functional`, in place, with what belongs to them.
 
     Found are, anywhere inside `module` and in itself:
 
@@ -52,18 +52,24 @@ def accelerate(module: nn.Module, impl: str = "auto") -> Report:
     - MUNIT's own classes, the published ones and those of `munit_fast.reference`: AdaptiveInstanceNorm2d, LayerNorm,
       norm and activation of Conv2dBlock, and the sum of ResBlock; also that of CycleGAN's ResnetBlock. These are known
       by class name and attributes, and then tried out: a small copy of the module and one of its fused form must agree
-      in values and gradients, or it is left alone. The trial disturbs neither the module nor the random state.
+      in values and gradients, or it is left alone. The trial disturbs neither the module nor the random state;
+    - `torch.nn.Conv2d` with kernel 3×3 and stride 1, or 4×4 and stride 2, groups and dilation 1, and padding that is
+      equal on all sides and not circular; in a `torch.nn.Sequential` with a padding before it, or with a norm and what
+      stands between the two (CycleGAN's residual blocks, U-Nets). On CPUs and in float32 they run by Winograd's
+      algorithms wherever `munit_fast.ops.conv_plans` has a plan for the size at hand, which each call asks; by PyTorch
+      otherwise, and with impl other than "auto" and "cpu".
 
-    Results and gradients are the same up to rounding. Modules, parameters, buffers, hooks, modes, the state_dict and
-    its order are untouched, so optimizers and checkpoints go on working, and so do deepcopy, pickle (where munit_fast
-    is installed), .to(), DataParallel and torch.compile. Only the class of a module changes, to a subclass with its
-    name: see `munit_fast.accelerate.swaps`. Tensors that the fused functions do not take run as before, and with
-    impl="auto" so do all where no fast backend serves them (`munit-fast doctor` says why). Calling this again finds
-    nothing more to do.
+    Results and gradients are the same up to rounding; `munit_fast.functional.norm_act_conv2d` says how far convolutions
+    differ. Modules, parameters, buffers, hooks, modes, the state_dict and its order are untouched, so optimizers and
+    checkpoints go on working, and so do deepcopy, pickle (where munit_fast is installed), .to(), DataParallel and
+    torch.compile. Only the class of a module changes, to a subclass with its name: see `munit_fast.accelerate.swaps`.
+    Tensors that the fused functions do not take run as before, and with impl="auto" so do all where no fast backend
+    serves them (`munit-fast doctor` says why). Calling this again finds nothing more to do.
 
     Three things do differ. A channels_last input gives a channels_last result, where PyTorch's norms return NCHW
     memory. Under autocast MUNIT's LayerNorm returns x's dtype, where PyTorch's promotion gave float32. And there is no
-    second derivative (gradient penalties raise RuntimeError). restore() before torch.jit.script and torch.onnx.
+    second derivative (gradient penalties raise RuntimeError, through convolutions with a plan too). restore() before
+    torch.jit.script and torch.onnx.
 
     Args:
         module: the network; on any device (meta too), in any dtype and mode.

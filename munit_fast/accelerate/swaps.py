@@ -26,7 +26,7 @@ from munit_fast import ops
 from munit_fast.ops import winograd
 from munit_fast.ops.backends import BACKENDS, choose
 from munit_fast.ops.fused_conv import ConvOutput, EpilogueArgs
-from munit_fast.ops.planned_conv import plan_of, planned_conv
+from munit_fast.ops.planned_conv import planned_conv, plans_of
 from munit_fast.ops.spec import EpilogueSpec
 
 MARK = "_munit_fast_impl"
@@ -375,10 +375,10 @@ class Conv2d(Swapped):
         smallest = min(x.shape[2:])
         if (mode == "reflect" and pad >= smallest) or smallest + 2 * pad < weight.shape[2]:
             return None
-        plan = plan_of(x, weight, found.stride, pad, self._munit_fast_impl)
-        if plan is None:
+        plans = plans_of(x, weight, found.stride, pad, self._munit_fast_impl)
+        if plans.result is None:
             return None
-        return planned_conv(output, epilogue, weight, bias, plan, pad, mode, y_norm)
+        return planned_conv(output, epilogue, weight, bias, plans, pad, mode, y_norm)
 
     def forward(self, input: Any) -> Any:
         """The convolution by its plan, or the module's own forward where there is none."""

@@ -122,6 +122,7 @@ def conv(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], None]]:
     yield choose
     monkeypatch.undo()
     conv_plans._override.cache_clear()
+    conv_plans._search_once.cache_clear()
 
 
 @pytest.fixture
@@ -130,9 +131,9 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str | None, str]]:
     seen: list[tuple[str, str | None, str]] = []
     real = swaps.planned_conv
 
-    def watched(output: Any, e: Any, w: Any, b: Any, plan: str, pad: int, mode: str, y_norm: str) -> Any:
-        seen.append((plan, None if e is None else f"{e.spec.norm} {e.spec.act}", y_norm))
-        return real(output, e, w, b, plan, pad, mode, y_norm)
+    def watched(output: Any, e: Any, w: Any, b: Any, plans: Any, pad: int, mode: str, y_norm: str) -> Any:
+        seen.append((plans.result, None if e is None else f"{e.spec.norm} {e.spec.act}", y_norm))
+        return real(output, e, w, b, plans, pad, mode, y_norm)
 
     monkeypatch.setattr(swaps, "planned_conv", watched)
     return seen
@@ -219,8 +220,9 @@ def test_the_environment_decides(calls: list[Any], conv: Any, value: str) -> Non
 
 def test_the_table_decides_at_each_call(calls: list[Any], conv: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     isas = (native.module.isa(),)  # type: ignore[union-attr]
-    row = ConvRule(isas, (torch.float32,), 3, 1, 16, 16, 4, "f43", "")
+    row = ConvRule(isas, (torch.float32,), 3, 1, 16, 16, 4, 4, "f43", "")
     monkeypatch.setattr(conv_plans, "TABLE", [row])
+    conv_plans._search_once.cache_clear()
     conv("auto")
     few = nn.Sequential(nn.Conv2d(3, 16, 3), nn.Conv2d(16, 32, 4, 2))
     reasons = {s.name: s.reason for s in accelerate(few).skipped}

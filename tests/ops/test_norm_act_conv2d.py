@@ -37,9 +37,9 @@ def plans(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The plans that were used."""
     seen: list[str] = []
 
-    def watched(z: Any, e: Any, w: Any, b: Any, plan: str, *rest: Any) -> Any:
-        seen.append(plan)
-        return planned_conv.planned_conv(z, e, w, b, plan, *rest)
+    def watched(z: Any, e: Any, w: Any, b: Any, plans: Any, *rest: Any) -> Any:
+        seen.append(plans.result)
+        return planned_conv.planned_conv(z, e, w, b, plans, *rest)
 
     monkeypatch.setattr(mf, "planned_conv", watched)
     return seen
@@ -162,7 +162,7 @@ def test_which_way_a_convolution_goes(conv: Any, plans: list[str]) -> None:
     with torch.autocast("cpu", torch.bfloat16):
         assert went() == [] and went(x=x.bfloat16()) == ["f43"]
     conv("auto")
-    assert went() == ["f43"] and went(x=x[:, :, :4, :4]) == []
+    assert went() == ["f43"] and went(x=x[:1, :, :4, :4]) == []
 
 
 @pytest.mark.parametrize("impl", ["auto", "reference"])
