@@ -22,6 +22,13 @@ inline bool is_dense(const Tensor& t, bool channels_last) {
   return true;
 }
 
+// Whether a dense tensor counts as channels_last, as munit_fast/ops/spec.py says it.
+inline bool is_channels_last(const Tensor& t) {
+  check(t.dim() == 4, "x must have four dimensions");
+  const int64_t *s = t.sizes(), *d = t.strides();
+  return is_dense(t, true) && (!is_dense(t, false) || (d[3] == s[1] && d[1] == 1 && s[1] > 1));
+}
+
 template <class Enum, size_t count>
 Enum enum_of(const char* name, int64_t code, const char* const (&)[count]) {
   if (code < 0 || code >= static_cast<int64_t>(count))
@@ -38,7 +45,8 @@ struct EpilogueFlags {
   int64_t block, pad, pad_mode;
 };
 
-// weight, bias or prelu's slopes, [P] or [N, P]: channel c of sample n reads entry n · per_sample + c % entries.
+// weight, bias or prelu's slopes, [P] or [N, P] with dense rows: channel c of sample n reads entry
+// n · per_sample + c % entries.
 struct ChannelParam {
   const void* data = nullptr;  // null: not given
   Dtype dtype = Dtype::f32;
@@ -48,11 +56,11 @@ struct ChannelParam {
     if (!t) return;
     const int64_t dim = t->dim();
     const bool each_sample = dim == 2;
-    const bool fits = dim == 1 || (each_sample && t->sizes()[0] == samples);
-    check(fits && t->is_contiguous(), " must be contiguous, [P] or [N, P]", name);
+    check(dim == 1 || (each_sample && t->sizes()[0] == samples), " must be [P] or [N, P]", name);
     entries = t->sizes()[dim - 1];
     check(entries > 0 && channels % entries == 0, " must have a number of entries that divides the channels", name);
-    data = t->data(), dtype = t->floating_dtype(), per_sample = each_sample ? entries : 0;
+    check(entries == 1 || t->strides()[dim - 1] == 1, " must have dense rows", name);
+    data = t->data(), dtype = t->floating_dtype(), per_sample = each_sample ? t->strides()[0] : 0;
   }
 };
 

@@ -61,10 +61,11 @@ inline void accumulate(const G* g, const T* x, const ParamTile<A, 4>& tile, int6
   using V = Vector<A>;
   struct State : Affine<A> { V bias, weight, slopes; };
   const V zero{};
+  const AffineRows<A> rows(tile, i);
   for_lanes<A>(
       n, tile.lanes,
-      [&](int64_t lane) ALWAYS_INLINE {
-        return State{Affine<A>(tile, i, lane), load(sums.bias + lane), load(sums.weight + lane),
+      [=](int64_t lane) ALWAYS_INLINE {
+        return State{Affine<A>(rows, lane), load(sums.bias + lane), load(sums.weight + lane),
                      load(sums.slope + lane)};
       },
       [&](int64_t at, State& p, int64_t count) ALWAYS_INLINE {
@@ -92,20 +93,20 @@ inline void differentiate(const G* g, const T* x, const ParamTile<A, 6>& tile, i
                           bool streams) {
   using V = Vector<A>;
   struct Parameters : Affine<A> { V c1, c2; };
-  for_lanes<A>(
-      n, tile.lanes,
-      [&](int64_t lane) ALWAYS_INLINE {
-        return Parameters{Affine<A>(tile, i, lane), load(tile.row(tile_c1, i) + lane),
-                          load(tile.row(tile_c2, i) + lane)};
-      },
-      [&](int64_t at, const Parameters& p, int64_t count) ALWAYS_INLINE {
-        const V centred = load_up_to(x + at, count) - p.mean;
-        const V gz = activation_gradient<act, A>(centred * p.scale + p.shift, load_up_to(g + at, count), p.slope);
-        V result = gz * p.scale;
-        if (norm) result = result - p.c1 - centred * p.c2;
-        store_up_to(result, dx + at, count, streams);
-      },
-      [](int64_t, const Parameters&) {});
+  const AffineRows<A> rows(tile, i);
+  const A *c1 = tile.row(tile_c1, i), *c2 = tile.row(tile_c2, i);
+  auto begin = [=](int64_t lane) ALWAYS_INLINE {
+    return Parameters{Affine<A>(rows, lane), load(c1 + lane), load(c2 + lane)};
+  };
+  auto body = [&](int64_t at, const Parameters& p, int64_t count) ALWAYS_INLINE {
+    const V centred = load_up_to(x + at, count) - p.mean;
+    const V gz = activation_gradient<act, A>(centred * p.scale + p.shift, load_up_to(g + at, count), p.slope);
+    V result = gz * p.scale;
+    if (norm) result = result - p.c1 - centred * p.c2;
+    store_up_to(result, dx + at, count, streams);
+  };
+  if (in_order_serves<A>(tile.lanes)) in_order<A>(n, tile.lanes, begin, body);
+  else for_lanes<A>(n, tile.lanes, begin, body, [](int64_t, const Parameters&) {});
 }
 
 // totals [3, channels of a pixel] += the sums over rows [from, to) of one sample.

@@ -1,26 +1,34 @@
 // Forward: statistics in one read of x (unless they are given), then one read of x and one write of y.
 
-// One vector of a tile's parameters.
+// Where the parameters of one phase of a tile are, and one vector of them. Found before a loop: the compiler does not
+// know that the loop's results lie somewhere else than the tile.
+template <class A> struct AffineRows {
+  const A *mean, *scale, *shift, *slope;
+  template <int count>
+  AffineRows(const ParamTile<A, count>& tile, int64_t i)
+      : mean(tile.row(tile_mean, i)), scale(tile.row(tile_scale, i)), shift(tile.row(tile_shift, i)),
+        slope(tile.row(tile_slope, i)) {}
+};
 template <class A> struct Affine {
   Vector<A> mean, scale, shift, slope;
-  template <int count>
-  ALWAYS_INLINE Affine(const ParamTile<A, count>& tile, int64_t i, int64_t lane)
-      : mean(load(tile.row(tile_mean, i) + lane)), scale(load(tile.row(tile_scale, i) + lane)),
-        shift(load(tile.row(tile_shift, i) + lane)), slope(load(tile.row(tile_slope, i) + lane)) {}
+  ALWAYS_INLINE Affine(const AffineRows<A>& rows, int64_t lane)
+      : mean(load(rows.mean + lane)), scale(load(rows.scale + lane)), shift(load(rows.shift + lane)),
+        slope(load(rows.slope + lane)) {}
 };
 
 // y = act((x - mean) · scale + shift) (+ residual) over n entries, with the parameters of phase i of the tile.
 template <Act act, bool add, class T, class A = Accumulator<T>>
 inline void transform(const T* x, const ParamTile<A, 4>& tile, int64_t i, const T* residual, T* y, int64_t n,
                       bool streams) {
-  for_lanes<A>(
-      n, tile.lanes, [&](int64_t lane) ALWAYS_INLINE { return Affine<A>(tile, i, lane); },
-      [&](int64_t at, const Affine<A>& p, int64_t count) ALWAYS_INLINE {
-        Vector<A> z = activate<act, A>((load_up_to(x + at, count) - p.mean) * p.scale + p.shift, p.slope);
-        if (add) z += load_up_to(residual + at, count);
-        store_up_to(z, y + at, count, streams);
-      },
-      [](int64_t, const Affine<A>&) {});
+  auto body = [&](int64_t at, const Affine<A>& p, int64_t count) ALWAYS_INLINE {
+    Vector<A> z = activate<act, A>((load_up_to(x + at, count) - p.mean) * p.scale + p.shift, p.slope);
+    if (add) z += load_up_to(residual + at, count);
+    store_up_to(z, y + at, count, streams);
+  };
+  const AffineRows<A> rows(tile, i);
+  auto begin = [=](int64_t lane) ALWAYS_INLINE { return Affine<A>(rows, lane); };
+  if (in_order_serves<A>(tile.lanes)) in_order<A>(n, tile.lanes, begin, body);
+  else for_lanes<A>(n, tile.lanes, begin, body, [](int64_t, const Affine<A>&) {});
 }
 
 // Rows [from, to) of the padded result of one sample.

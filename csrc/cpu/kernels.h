@@ -60,6 +60,15 @@ struct Lsgan {
   void* grad_output;
 };
 
+// A k×k convolution as one of its k columns: result[row, w, o] = bias[o] + Σ over j of columns[row, w + j, j, o], where
+// columns is [rows, width + k - 1, k, channels] and result [rows, width, channels].
+struct Columns {
+  int64_t rows, width, kernel, channels;  // channels: 1 … 4
+  const float* columns;
+  const float* bias;  // [channels], or null
+  float* result;
+};
+
 // ---- Winograd's convolutions, channels_last ----
 
 // The input of a convolution: the epilogue of x, which includes the convolution's padding. Its statistics are given.
@@ -109,6 +118,7 @@ struct Kernels {
   void (*l1_backward)(const L1&);
   double (*lsgan_sum)(const Lsgan&);
   void (*lsgan_backward)(const Lsgan&);
+  void (*add_columns)(const Columns&);
   int64_t vector_floats;  // of a register; 0: no convolutions
   void (*winograd_conv)(const WinogradConv&);
   void (*winograd_weight_gradient)(const WinogradWeightGradient&);

@@ -31,6 +31,7 @@ namespace {
 #include "epilogue_forward.inl"
 #include "epilogue_backward.inl"
 #include "losses.inl"
+#include "columns.inl"
 #if defined(MUNIT_FAST_AVX2) || defined(MUNIT_FAST_AVX512)
 #include "winograd_transforms.inl"
 #include "winograd_products.inl"
@@ -53,9 +54,18 @@ double l1_sum(const L1& l) { MUNIT_FAST_BY_DTYPE(l1_sum_of, l) }
 void l1_backward(const L1& l) { MUNIT_FAST_BY_DTYPE(l1_backward_of, l) }
 double lsgan_sum(const Lsgan& l) { MUNIT_FAST_BY_DTYPE(lsgan_sum_of, l) }
 void lsgan_backward(const Lsgan& l) { MUNIT_FAST_BY_DTYPE(lsgan_backward_of, l) }
+void add_columns(const Columns& c) {
+  switch (c.channels) {
+    case 1: return add_columns_of<1>(c);
+    case 2: return add_columns_of<2>(c);
+    case 3: return add_columns_of<3>(c);
+    default: return add_columns_of<4>(c);
+  }
+}
 
 constexpr Kernels table = {
     MUNIT_FAST_ISA, forward, backward, statistics, l1_sum, l1_backward, lsgan_sum, lsgan_backward,
+    add_columns,
 #if defined(MUNIT_FAST_AVX2) || defined(MUNIT_FAST_AVX512)
     width<float>, winograd_conv, winograd_weight_gradient, winograd_weights,
 #else  // with vectors of four numbers there is nothing to gain over a direct convolution

@@ -9,6 +9,9 @@
 #include <cstring>
 #include <memory>
 #include <new>
+#include <string>
+#include <tuple>
+#include <utility>
 #include <vector>
 
 #include "../common/epilogue.h"
@@ -88,24 +91,41 @@ double number(const void* p, int64_t i, Dtype dtype) {
   return bits >> 15 ? -size : size;
 }
 
-// A parameter as the kernels read it: one entry of the accumulator's type for each plane [n, c].
+// A parameter as the kernels read it: one entry of the accumulator's type for each plane [n, c]. What is laid out like
+// that already is read where it is.
 class PlaneValues {
  public:
-  PlaneValues(const EpilogueArgs& a, const ChannelParam& p, double otherwise)
-      : wide_(a.accumulator == Dtype::f64), values_(a.n * a.c * (wide_ ? 2 : 1)) {
-    for (int64_t n = 0; n < a.n; ++n)
-      for (int64_t c = 0; c < a.c; ++c)
-        set(n * a.c + c, p.data ? number(p.data, n * p.per_sample + c % p.entries, p.dtype) : otherwise);
+  PlaneValues(const EpilogueArgs& a, const ChannelParam& p, double otherwise) {
+    const bool for_each = p.entries == a.c && (a.n == 1 || p.per_sample == a.c);
+    if (p.data && p.dtype == a.accumulator && for_each) {
+      data_ = p.data;
+      return;
+    }
+    if (a.accumulator == Dtype::f64) fill<double>(a, p, otherwise);
+    else fill<float>(a, p, otherwise);
+    data_ = values_.get();
   }
-  const void* data() const { return values_.data(); }
+  const void* data() const { return data_; }
 
  private:
-  void set(int64_t i, double value) {
-    if (wide_) reinterpret_cast<double*>(values_.data())[i] = value;
-    else values_[i] = static_cast<float>(value);
+  template <class A> void fill(const EpilogueArgs& a, const ChannelParam& p, double otherwise) {
+    values_.reset(new char[a.n * a.c * sizeof(A)]);
+    A* to = reinterpret_cast<A*>(values_.get());
+    if (!p.data) {
+      std::fill_n(to, a.n * a.c, static_cast<A>(otherwise));
+      return;
+    }
+    for (int64_t n = 0; n < a.n; ++n, to += a.c)
+      if (n > 0 && p.per_sample == 0) {
+        std::memcpy(to, to - a.c, a.c * sizeof(A));
+      } else {
+        for (int64_t c = 0; c < p.entries; ++c)
+          to[c] = static_cast<A>(number(p.data, n * p.per_sample + c, p.dtype));
+        for (int64_t c = p.entries; c < a.c; c += p.entries) std::memcpy(to + c, to, p.entries * sizeof(A));
+      }
   }
-  bool wide_;
-  std::vector<float> values_;  // two for each double
+  const void* data_;
+  std::unique_ptr<char[]> values_;
 };
 
 // The kernels' parameters, and the memory of those that were made for them.
@@ -156,6 +176,60 @@ struct Cpu {
     active().backward(b);
   }
 };
+
+// The operators of munit_fast with memory for their results, for munit_fast/ops/epilogue.py where nobody traces.
+using Operators = EpilogueOperators<Cpu>;
+
+Dtype accumulator_of(const Tensor& x) { return x.dtype() == Dtype::f64 ? Dtype::f64 : Dtype::f32; }
+
+Tensor empty_result(const Tensor& x, int64_t block, int64_t pad, bool channels_last) {
+  check(block > 0 && pad >= 0, "block must be positive, pad not negative");
+  const int64_t* s = x.sizes();
+  const int64_t size[4] = {s[0], s[1] / (block * block), block * s[2] + 2 * pad, block * s[3] + 2 * pad};
+  return Tensor::empty_image(size, channels_last, x.floating_dtype(), x);
+}
+
+std::tuple<Tensor, Tensor> epilogue(const Tensor& x, const MaybeTensor& weight, const MaybeTensor& bias,
+                                    const MaybeTensor& residual, const MaybeTensor& slopes, int64_t norm, double eps,
+                                    int64_t act, double slope, int64_t block, int64_t pad, int64_t pad_mode) {
+  const bool channels_last = is_channels_last(x);
+  Tensor y = empty_result(x, block, pad, channels_last);
+  const Norm kind = enum_of<Norm>("norm", norm, norm_names);
+  const int64_t columns = kind == Norm::none ? 0 : x.sizes()[0] * (kind == Norm::instance ? x.sizes()[1] : 1);
+  const int64_t size[2] = {2, columns}, strides[2] = {std::max<int64_t>(1, columns), 1};
+  Tensor stats = Tensor::empty(2, size, strides, accumulator_of(x), x);
+  Operators::forward(x, weight, bias, slopes, residual, y, stats, false, norm, eps, act, slope, block, pad, pad_mode,
+                     channels_last);
+  return {std::move(y), std::move(stats)};
+}
+
+Tensor epilogue_again(const Tensor& x, const Tensor& stats, const MaybeTensor& weight, const MaybeTensor& bias,
+                      const MaybeTensor& residual, const MaybeTensor& slopes, int64_t norm, double eps, int64_t act,
+                      double slope, int64_t block, int64_t pad, int64_t pad_mode) {
+  const bool channels_last = is_channels_last(x);
+  Tensor y = empty_result(x, block, pad, channels_last);
+  Operators::forward(x, weight, bias, slopes, residual, y, stats, true, norm, eps, act, slope, block, pad, pad_mode,
+                     channels_last);
+  return y;
+}
+
+// What is not needed is missing.
+std::tuple<MaybeTensor, MaybeTensor, MaybeTensor> epilogue_gradients(
+    const Tensor& grad, const Tensor& x, const Tensor& stats, const MaybeTensor& weight, const MaybeTensor& bias,
+    const MaybeTensor& slopes, int64_t norm, double eps, int64_t act, double slope, int64_t block, int64_t pad,
+    int64_t pad_mode, bool need_x, bool need_residual, bool need_sums) {
+  const bool channels_last = is_channels_last(x);
+  const int64_t *s = x.sizes(), like_x[4] = {s[0], s[1], s[2], s[3]};
+  const int64_t size[3] = {3, s[0], s[1]}, strides[3] = {s[0] * s[1], s[1], 1};
+  const Dtype dtype = x.floating_dtype();
+  MaybeTensor grad_x, grad_residual, sums;
+  if (need_x) grad_x = Tensor::empty_image(like_x, channels_last, dtype, x);
+  if (need_residual) grad_residual = Tensor::empty_image(like_x, channels_last, dtype, x);
+  if (need_sums) sums = Tensor::empty(3, size, strides, accumulator_of(x), x);
+  Operators::backward(grad, x, weight, bias, slopes, stats, grad_x, grad_residual, sums, norm, eps, act, slope, block,
+                      pad, pad_mode, channels_last);
+  return {std::move(grad_x), std::move(grad_residual), std::move(sums)};
+}
 
 // ---- convolutions ----
 
@@ -369,11 +443,35 @@ void lsgan_backward(const Tensor& output, double target, double grad, const Tens
   active().lsgan_backward(l);
 }
 
+// columns [N, k·O, H, W + k - 1], channels_last, channel j·O + o; y [N, O, H, W], channels_last.
+void add_columns(const Tensor& columns, const MaybeTensor& bias, int64_t kernel, const Tensor& y) {
+  check(columns.dim() == 4 && y.dim() == 4, "columns and y must have four dimensions");
+  const int64_t *from = columns.sizes(), *to = y.sizes(), channels = to[1];
+  check(columns.dtype() == Dtype::f32 && y.dtype() == Dtype::f32, "columns and y must be float32");
+  check(kernel > 0 && channels > 0 && channels <= 4, "there must be one to four channels, and a kernel");
+  check(from[0] == to[0] && from[1] == kernel * channels && from[2] == to[2] && from[3] == to[3] + kernel - 1,
+        "columns must be [N, k·O, H, W + k - 1] for y [N, O, H, W]");
+  check(is_dense(columns, true) && is_dense(y, true), "columns and y must be dense in channels_last");
+  check(!bias || (bias->dtype() == Dtype::f32 && bias->is_contiguous() && bias->numel() == channels),
+        "bias must be [O] in float32");
+  Columns c{};
+  c.rows = to[0] * to[2], c.width = to[3], c.kernel = kernel, c.channels = channels;
+  c.columns = static_cast<const float*>(columns.data());
+  c.bias = static_cast<const float*>(data(bias)), c.result = static_cast<float*>(y.mutable_data());
+  active().add_columns(c);
+}
+
 }  // namespace
 
 void register_operators() {
   Library m("munit_fast_cpu");
-  EpilogueOperators<Cpu>::define(m);
+  Operators::define(m);
+  const std::string flags = "int norm, float eps, int act, float slope, int block, int pad, int pad_mode";
+  const std::string parameters = "Tensor? weight, Tensor? bias, Tensor? residual, Tensor? slopes, ";
+  m.define(("epilogue(Tensor x, " + parameters + flags + ") -> (Tensor y, Tensor stats)").c_str());
+  m.define(("epilogue_again(Tensor x, Tensor stats, " + parameters + flags + ") -> Tensor").c_str());
+  m.define(("epilogue_gradients(Tensor grad, Tensor x, Tensor stats, Tensor? weight, Tensor? bias, Tensor? slopes, " +
+            flags + ", bool need_x, bool need_residual, bool need_sums) -> (Tensor?, Tensor?, Tensor?)").c_str());
   const std::string input =
       "Tensor x, Tensor? weight, Tensor? bias, Tensor? slopes, Tensor stats, int norm, float eps, int act, float slope, "
       "int block, int pad, int pad_mode, int plan, ";
@@ -387,9 +485,13 @@ void register_operators() {
   m.define("l1_backward(Tensor a, Tensor b, float grad, Tensor(a!)? grad_a, Tensor(b!)? grad_b) -> ()");
   m.define("lsgan_sum(Tensor output, float target) -> float");
   m.define("lsgan_backward(Tensor output, float target, float grad, Tensor(a!) grad_output) -> ()");
+  m.define("add_columns(Tensor columns, Tensor? bias, int kernel, Tensor(a!) y) -> ()");
 
   Library on_cpu("munit_fast_cpu", "CPU");
-  EpilogueOperators<Cpu>::implement(on_cpu);
+  Operators::implement(on_cpu);
+  on_cpu.implement<&epilogue>("epilogue");
+  on_cpu.implement<&epilogue_again>("epilogue_again");
+  on_cpu.implement<&epilogue_gradients>("epilogue_gradients");
   on_cpu.implement<&winograd_conv>("winograd_conv");
   on_cpu.implement<&winograd_weight_gradient>("winograd_weight_gradient");
   on_cpu.implement<&winograd_weights>("winograd_weights");
@@ -399,6 +501,7 @@ void register_operators() {
   on_cpu.implement<&l1_backward>("l1_backward");
   on_cpu.implement<&lsgan_sum>("lsgan_sum");
   on_cpu.implement<&lsgan_backward>("lsgan_backward");
+  on_cpu.implement<&add_columns>("add_columns");
 }
 
 }  // namespace munit_fast::cpu

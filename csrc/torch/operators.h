@@ -45,10 +45,22 @@ class Tensor {
   // Contiguous, of one dimension, on the device of `like`.
   static Tensor empty(int64_t size, Dtype dtype, const Tensor& like) {
     const int64_t stride = 1;
+    return empty(1, &size, &stride, dtype, like);
+  }
+  // [n, c, h, w], dense in one of the two layouts, on the device of `like`.
+  static Tensor empty_image(const int64_t (&size)[4], bool channels_last, Dtype dtype, const Tensor& like) {
+    const auto [n, c, h, w] = size;
+    const int64_t nchw[4] = {c * h * w, h * w, w, 1}, nhwc[4] = {c * h * w, 1, w * c, c};
+    return empty(4, size, channels_last ? nhwc : nchw, dtype, like);
+  }
+  // On the device of `like`.
+  static Tensor empty(int64_t dimensions, const int64_t* sizes, const int64_t* strides, Dtype dtype,
+                      const Tensor& like) {
     int32_t device_type = 0;
     succeed(aoti_torch_get_device_type(like.get(), &device_type), "a tensor's device");
     AtenTensorOpaque* made = nullptr;
-    succeed(aoti_torch_empty_strided(1, &size, &stride, torch_dtype(dtype), device_type, like.device_index(), &made),
+    succeed(aoti_torch_empty_strided(dimensions, sizes, strides, torch_dtype(dtype), device_type, like.device_index(),
+                                     &made),
             "allocating memory");
     return Tensor(made);
   }
@@ -68,6 +80,9 @@ class Tensor {
       if (dtype == torch_dtype(known)) return known;
     return Dtype::other;
   }
+
+  // The handle, whose owner the caller becomes.
+  AtenTensorOpaque* release() { return handle_.release(); }
 
   // Of a tensor of floating-point numbers that this file knows; else std::runtime_error.
   Dtype floating_dtype() const {
@@ -144,11 +159,21 @@ template <class T> struct Unboxed<std::vector<T>> {
   }
 };
 
-// The function as torch calls it; its parameters are values or constant references, its result nothing or a number.
+inline StableIValue boxed(Tensor&& t) { return reinterpret_cast<StableIValue>(t.release()); }
+inline StableIValue boxed(MaybeTensor&& t) {
+  return t ? reinterpret_cast<StableIValue>(new StableIValue(boxed(std::move(*t)))) : StableIValue{0};
+}
+
+template <class T> constexpr size_t result_count = 1;
+template <> constexpr size_t result_count<void> = 0;
+template <class... T> constexpr size_t result_count<std::tuple<T...>> = sizeof...(T);
+
+// The function as torch calls it; its parameters are values or constant references, its result nothing, a number, a
+// tensor or a tuple of tensors, some of which may be missing.
 template <auto function> struct Boxed;
 template <class Result, class... Parameters, Result (*function)(Parameters...)> struct Boxed<function> {
   static void call(StableIValue* stack, uint64_t arguments, uint64_t results) {
-    check(arguments == sizeof...(Parameters) && results == (std::is_void_v<Result> ? 0 : 1),
+    check(arguments == sizeof...(Parameters) && results == result_count<Result>,
           "a schema and its kernel differ in the number of arguments or results");
     call(stack, std::index_sequence_for<Parameters...>());
   }
@@ -159,11 +184,15 @@ template <class Result, class... Parameters, Result (*function)(Parameters...)> 
     const std::tuple<std::decay_t<Parameters>...> values{Unboxed<std::decay_t<Parameters>>::take(stack[i])...};
     if constexpr (std::is_void_v<Result>) {
       function(std::get<i>(values)...);
-    } else {
-      static_assert(std::is_arithmetic_v<Result>);
+    } else if constexpr (std::is_arithmetic_v<Result>) {
       const Result result = function(std::get<i>(values)...);
       stack[0] = 0;
       std::memcpy(stack, &result, sizeof(result));
+    } else if constexpr (std::is_same_v<Result, Tensor>) {
+      stack[0] = boxed(function(std::get<i>(values)...));
+    } else {
+      Result result = function(std::get<i>(values)...);
+      std::apply([&](auto&... member) { ((*stack++ = boxed(std::move(member))), ...); }, result);
     }
   }
 };

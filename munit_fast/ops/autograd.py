@@ -39,11 +39,12 @@ def once_differentiable(backward: Callable[..., tuple[Tensor | None, ...]]) -> A
         saved = ctx.saved_tensors
         if torch.compiler.is_compiling():  # which refuses second derivatives itself
             return backward(ctx, saved, *grads)
-        wanted = torch.is_grad_enabled()  # create_graph=True
+        if not torch.is_grad_enabled():  # without create_graph=True
+            return backward(ctx, saved, *grads)
         with torch.no_grad():
             results = backward(ctx, saved, *grads)
         sources = [t for t in (*grads, *saved) if t is not None and t.requires_grad]
-        if not (wanted and sources):
+        if not sources:
             return results
         return tuple(None if result is None else _NoSecondDerivative.apply(result, *sources) for result in results)
 

@@ -78,8 +78,8 @@ DIRECT = Plans()
 
 _AVX512 = ("avx512", "avx512_bf16")
 TABLE = [
-    ConvRule((*_AVX512, "avx2"), (torch.float32,), 3, 1, 16, 32, 4, 4, "f43", ""),
-    ConvRule((*_AVX512, "avx2"), (torch.float32,), 4, 2, 32, 256, 16, 64, "f42", ""),
+    ConvRule((*_AVX512, "avx2"), (torch.float32,), 3, 1, 16, 32, 4, 16, "f43", ""),
+    ConvRule((*_AVX512, "avx2"), (torch.float32,), 4, 2, 16, 128, 16, 16, "f42", ""),
 ]
 
 

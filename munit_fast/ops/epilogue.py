@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from munit_fast.ops.autograd import distinct, needs_gradient, once_differentiable
-from munit_fast.ops.backends import Problem, choose
+from munit_fast.ops.backends import Problem, choose, cpu
 from munit_fast.ops.library import LIBRARY
 from munit_fast.ops.spec import (
     EpilogueGradients,
@@ -148,12 +148,70 @@ def _backward_fake(grad: Tensor, x: Tensor, *arguments: Any) -> tuple[Tensor, Te
     return empty_gradients(x, EpilogueSpec(*arguments[4:-4]), arguments[-3:])
 
 
+def is_plain_cpu(x: Tensor) -> bool:
+    """Whether the compiled kernels can be called on x without the registered operators, which cost 8 µs more.
+
+    Whoever looks at what is called, such as a compiler, a dispatch mode or a functional transform, gets the operators.
+    """
+    return (
+        not torch.compiler.is_compiling()
+        and type(x) in (Tensor, torch.nn.Parameter)
+        and x.device.type == "cpu"
+        and torch._C._len_torch_dispatch_stack() == 0
+        and not torch._C._are_functorch_transforms_active()
+        and torch._C._get_tracing_state() is None
+    )
+
+
+def _calls_cpu(x: Tensor, impl: str) -> bool:
+    return is_plain_cpu(x) and choose(impl, x.device, x.dtype) is cpu
+
+
+def run(
+    x: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    residual: Tensor | None,
+    slopes: Tensor | None,
+    flags: tuple[Any, ...],
+    stats: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    """The operator `epilogue`, or `epilogue_again` where there are statistics, in the shortest way.
+
+    Args:
+        x: as the members of `EpilogueInputs`, and so the other tensors.
+        weight: likewise.
+        bias: likewise.
+        residual: likewise.
+        slopes: likewise.
+        flags: the fields of the spec, and impl.
+        stats: [2, R] of x, where they are known.
+
+    Returns:
+        The result and the statistics.
+    """
+    if _calls_cpu(x, flags[-1]):
+        spec = EpilogueSpec._make(flags[:-1])
+        if residual is not None:
+            residual = rows_in_format(residual, x)
+        if stats is None:
+            return cpu.epilogue(spec, x, weight, bias, residual, slopes)
+        return cpu.epilogue_again(spec, x, stats, weight, bias, residual, slopes), stats
+    if stats is None:
+        found: tuple[Tensor, Tensor] = _EPILOGUE(x, weight, bias, residual, slopes, *flags)
+        return found
+    return _EPILOGUE_AGAIN(x, stats, weight, bias, residual, slopes, *flags), stats
+
+
 def _collect(sums: Tensor, like: Tensor) -> Tensor:
     """[N, C] sums over planes -> the gradient of a parameter [P] or [N, P] that channel c reads at c % P."""
+    n, c = sums.shape
     entries = like.shape[-1]
     if like.dim() == 1:
-        return sums.reshape(-1, entries).sum(0).to(like.dtype)
-    return sums.reshape(sums.shape[0], -1, entries).sum(1).to(like.dtype)
+        found = sums[0] if n == 1 and c == entries else sums.reshape(-1, entries).sum(0)
+    else:
+        found = sums if c == entries else sums.reshape(n, -1, entries).sum(1)
+    return found.to(like.dtype)
 
 
 def gradients(
@@ -177,47 +235,51 @@ def gradients(
     """
     x, weight, bias, _, slopes = inputs
     need_x, need_weight, need_bias, need_residual, need_slopes = need
-    spec = EpilogueSpec(*flags[:-1])
+    spec = EpilogueSpec._make(flags[:-1])
     rearranged = spec.pad > 0 or spec.block > 1  # else the residual's gradient is `grad` itself
     need_sums = need_weight or need_bias or need_slopes
-    grad_x, grad_residual, sums = _EPILOGUE_BACKWARD(
-        grad, x, stats, weight, bias, slopes, *flags, need_x, need_residual and rearranged, need_sums
-    )
+    wanted = need_x, need_residual and rearranged, need_sums
+    if _calls_cpu(x, flags[-1]):
+        results = cpu.epilogue_gradients(spec, in_format(grad, x), x, stats, weight, bias, slopes, wanted)
+    else:
+        results = _EPILOGUE_BACKWARD(grad, x, stats, weight, bias, slopes, *flags, *wanted)
+    grad_x, grad_residual, sums = results
     return (
         grad_x if need_x else None,
-        _collect(sums[1], weight) if need_weight and weight is not None else None,
-        _collect(sums[0], bias) if need_bias and bias is not None else None,
+        _collect(sums[1], weight) if need_weight and weight is not None and sums is not None else None,
+        _collect(sums[0], bias) if need_bias and bias is not None and sums is not None else None,
         (grad_residual if rearranged else grad) if need_residual else None,
-        _collect(sums[2], slopes) if need_slopes and slopes is not None else None,
+        _collect(sums[2], slopes) if need_slopes and slopes is not None and sums is not None else None,
     )
-
-
-def _apply(stats: Tensor | None, x: Tensor, *arguments: Any) -> tuple[Tensor, Tensor]:
-    if stats is None:
-        return _EPILOGUE(x, *arguments)
-    return _EPILOGUE_AGAIN(x, stats, *arguments), stats
 
 
 class _EpilogueFunction(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, stats: Tensor | None, *arguments: Any) -> Tensor:
-        y, stats = _apply(stats, *arguments)
-        x, weight, bias, _, slopes, *flags = arguments
+    def forward(
+        ctx: Any,
+        stats: Tensor | None,
+        x: Tensor,
+        weight: Tensor | None,
+        bias: Tensor | None,
+        residual: Tensor | None,
+        slopes: Tensor | None,
+        flags: tuple[Any, ...],
+    ) -> Tensor:
+        y, stats = run(x, weight, bias, residual, slopes, flags, stats)
         # The residual and the result are not kept: the backward needs x and two numbers a plane.
         ctx.save_for_backward(x, stats, weight, bias, slopes)
-        ctx.flags = tuple(flags)
+        ctx.flags = flags
         ctx.set_materialize_grads(False)
         return y
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, saved: Sequence[Tensor], grad: Tensor | None) -> tuple[Tensor | None, ...]:
-        nothing = (None,) * len(ctx.flags)
         if grad is None:
-            return (None, None, None, None, None, None, *nothing)
+            return (None, None, None, None, None, None, None)
         x, stats, weight, bias, slopes = saved
         inputs = EpilogueInputs(x, weight, bias, None, slopes)
-        return (None, *gradients(grad, inputs, stats, ctx.flags, ctx.needs_input_grad[1:6]), *nothing)
+        return (None, *gradients(grad, inputs, stats, ctx.flags, ctx.needs_input_grad[1:6]), None)
 
 
 def epilogue(
@@ -250,5 +312,5 @@ def epilogue(
     """
     tensors = (x, weight, bias, residual, slopes)
     if needs_gradient(tensors):
-        return _EpilogueFunction.apply(stats, *distinct(tensors), *spec, impl)
-    return _apply(stats, *tensors, *spec, impl)[0]
+        return _EpilogueFunction.apply(stats, *distinct(tensors), (*spec, impl))
+    return run(*tensors, (*spec, impl), stats)[0]

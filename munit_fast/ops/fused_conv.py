@@ -15,7 +15,7 @@ from torch import Tensor
 
 from munit_fast.ops import narrow_conv, upsample_conv, winograd
 from munit_fast.ops.autograd import once_differentiable
-from munit_fast.ops.epilogue import empty_stats, gradients
+from munit_fast.ops.epilogue import empty_stats, gradients, run
 from munit_fast.ops.spec import EpilogueInputs, EpilogueSpec
 from munit_fast.ops.winograd import NO_EPILOGUE, Source
 
@@ -83,10 +83,7 @@ def _activation(source: Source, impl: str) -> tuple[Tensor, Tensor | None]:
     x, stats, weight, bias, slopes, spec = source
     if spec == NO_EPILOGUE:
         return x, None
-    ops, flags = torch.ops.munit_fast, (*spec, impl)
-    if stats is not None:
-        return ops.epilogue_again(x, stats, weight, bias, None, slopes, *flags), stats
-    return ops.epilogue(x, weight, bias, None, slopes, *flags)
+    return run(x, weight, bias, None, slopes, (*spec, impl), stats)
 
 
 def _edges(source: Source, impl: str) -> upsample_conv.Edges:
@@ -171,7 +168,7 @@ def _backward_direct(
     need_direct = (need_a and not narrow, need_weight, need_bias)
     grad_weight = grad_bias = grad_border = None
     if any(need_direct):
-        given, grad_weight, grad_bias = torch.ops.aten.convolution_backward(
+        given, grad_weight, grad_bias = torch.ops.aten.convolution_backward.default(
             grad,
             a,
             weight,
@@ -222,11 +219,11 @@ def _padded(spec: EpilogueSpec, conv: Conv) -> EpilogueSpec:
 class _ConvFunction(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, a: Tensor, *arguments: Any) -> tuple[Tensor, Tensor | None]:
-        *rest, y_norm = arguments[4:]
-        conv = _conv_of(arguments[:4], rest)
+        *tensors, rest, y_norm = arguments
+        conv = _conv_of(tensors, rest)
         source = Source(a, None, None, None, None, _padded(NO_EPILOGUE, conv))
         y, y_stats, _ = _convolve(source, conv, "auto", y_norm)
-        ctx.save_for_backward(a, *arguments[:4])
+        ctx.save_for_backward(a, *tensors)
         ctx.rest = (*rest[:5], None)
         if y_stats is not None:
             ctx.mark_non_differentiable(y_stats)
@@ -239,19 +236,19 @@ class _ConvFunction(torch.autograd.Function):
         source = Source(saved[0], None, None, None, None, _padded(NO_EPILOGUE, conv))
         need = ctx.needs_input_grad
         grads = _backward(grad, source, conv, "auto", need[:4])
-        return (*grads, _zero_gradient(conv.unused_bias, need[4]), *(None,) * (len(ctx.rest) + 1))
+        return (*grads, _zero_gradient(conv.unused_bias, need[4]), None, None)
 
 
 class _EpilogueConvFunction(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, z: Tensor, stats: Tensor | None, *arguments: Any) -> tuple[Tensor, Tensor | None]:
-        parameters, tensors, rest = arguments[:3], arguments[3:7], arguments[7:13]
-        y_norm, *fields, impl = arguments[13:]
+        parameters, tensors, (rest, y_norm, flags) = arguments[:3], arguments[3:7], arguments[7:]
         conv = _conv_of(tensors, rest)
-        source = Source(z, stats, *parameters, _padded(EpilogueSpec(*fields), conv))
-        y, y_stats, stats = _convolve(source, conv, impl, y_norm)
+        weight, bias, slopes = parameters
+        source = Source(z, stats, weight, bias, slopes, _padded(EpilogueSpec._make(flags[:-1]), conv))
+        y, y_stats, stats = _convolve(source, conv, flags[-1], y_norm)
         ctx.save_for_backward(z, stats, *parameters, *tensors)
-        ctx.rest, ctx.flags = (*rest[:5], None), (*fields, impl)
+        ctx.rest, ctx.flags = (*rest[:5], None), flags
         if y_stats is not None:
             ctx.mark_non_differentiable(y_stats)
         return y, y_stats
@@ -260,20 +257,19 @@ class _EpilogueConvFunction(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, saved: Sequence[Tensor], grad: Tensor, *_: Any) -> tuple[Tensor | None, ...]:
         z, stats, weight, bias, slopes, *tensors = saved
-        *fields, impl = ctx.flags
-        conv, spec = _conv_of(tensors, ctx.rest), EpilogueSpec(*fields)
+        flags = ctx.flags
+        conv, spec = _conv_of(tensors, ctx.rest), EpilogueSpec._make(flags[:-1])
         need_z, _, need_weight, need_bias, need_slopes, *need_conv, need_unused = ctx.needs_input_grad[:9]
         need_a = need_z or need_weight or need_bias or need_slopes
         source = Source(z, stats, weight, bias, slopes, _padded(spec, conv))
-        of_conv = _backward(grad, source, conv, impl, (need_a, *need_conv))
+        of_conv = _backward(grad, source, conv, flags[-1], (need_a, *need_conv))
         grads: tuple[Tensor | None, ...] = (None,) * 5
         if of_conv.a is not None:
             need = (need_z, need_weight, need_bias, False, need_slopes)
             inputs = EpilogueInputs(z, weight, bias, None, slopes)
-            grads = gradients(of_conv.a, inputs, stats, ctx.flags, need)
-        nothing = (None,) * (len(ctx.rest) + 1 + len(ctx.flags))
+            grads = gradients(of_conv.a, inputs, stats, flags, need)
         unused = _zero_gradient(conv.unused_bias, need_unused)
-        return (grads[0], None, *grads[1:3], grads[4], *of_conv[1:], unused, *nothing)
+        return (grads[0], None, *grads[1:3], grads[4], *of_conv[1:], unused, None, None, None)
 
 
 class _ResidualBlockFunction(torch.autograd.Function):
@@ -282,16 +278,13 @@ class _ResidualBlockFunction(torch.autograd.Function):
         tensors_1, tensors_2, parameters_1, parameters_2 = (arguments[i:j] for i, j in _BLOCK_PARTS)
         pad, rest_1, rest_2, flags_1, flags_2 = arguments[14:]
         conv_1, conv_2 = _conv_of(tensors_1, rest_1), _conv_of(tensors_2, rest_2)
-        of_h, spec_1 = _padded(NO_EPILOGUE, conv_1), EpilogueSpec(*flags_1[:-1])
+        of_h, spec_1 = _padded(NO_EPILOGUE, conv_1), EpilogueSpec._make(flags_1[:-1])
         z_1, stats_1, _ = _convolve(Source(h, None, None, None, None, of_h), conv_1, flags_1[-1], spec_1.norm)
-        source = Source(z_1, stats_1, *parameters_1, _padded(spec_1, conv_2))
+        weight_1, bias_1, slopes = parameters_1
+        source = Source(z_1, stats_1, weight_1, bias_1, slopes, _padded(spec_1, conv_2))
         z_2, stats_2, stats_1 = _convolve(source, conv_2, flags_1[-1], flags_2[0])
         weight_2, bias_2, _ = parameters_2
-        ops = torch.ops.munit_fast
-        if stats_2 is None:
-            y, stats_2 = ops.epilogue(z_2, weight_2, bias_2, _inner(h, pad), None, *flags_2)
-        else:
-            y = ops.epilogue_again(z_2, stats_2, weight_2, bias_2, _inner(h, pad), None, *flags_2)
+        y, stats_2 = run(z_2, weight_2, bias_2, _inner(h, pad), None, flags_2, stats_2)
         ctx.save_for_backward(*arguments[:14], h, z_1, stats_1, z_2, stats_2)
         ctx.rest, ctx.flags = ((*rest_1[:5], None), (*rest_2[:5], None)), (flags_1, flags_2)
         return y
@@ -305,16 +298,18 @@ class _ResidualBlockFunction(torch.autograd.Function):
         conv_1, conv_2 = _conv_of(tensors_1, rest_1), _conv_of(tensors_2, rest_2)
         need_h, *need_others = ctx.needs_input_grad[:15]
         need_1, need_2, need_p1, need_p2 = (need_others[i:j] for i, j in _BLOCK_PARTS)
-        inputs = EpilogueInputs(z_2, parameters_2[0], parameters_2[1], None, None)
+        (weight_1, bias_1, slopes), (weight_2, bias_2, _) = parameters_1, parameters_2
+        inputs = EpilogueInputs(z_2, weight_2, bias_2, None, None)
         need = (True, need_p2[0], need_p2[1], need_h, False)
         grad_z, grad_w2, grad_b2, grad_residual, _ = gradients(grad, inputs, stats_2, flags_2, need)
         assert grad_z is not None
-        source = Source(z_1, stats_1, *parameters_1, _padded(EpilogueSpec(*flags_1[:-1]), conv_2))
+        spec_1 = EpilogueSpec._make(flags_1[:-1])
+        source = Source(z_1, stats_1, weight_1, bias_1, slopes, _padded(spec_1, conv_2))
         of_conv_2 = _backward(grad_z, source, conv_2, flags_1[-1], (True, need_2[0], False, False))
         grad_a, grad_conv_2 = of_conv_2.a, of_conv_2.weight
         del grad_z, of_conv_2
         assert grad_a is not None
-        inputs = EpilogueInputs(z_1, *parameters_1[:2], None, parameters_1[2])
+        inputs = EpilogueInputs(z_1, weight_1, bias_1, None, slopes)
         need = (True, need_p1[0], need_p1[1], False, need_p1[2])
         grad_z, grad_w1, grad_b1, _, grad_slopes = gradients(grad_a, inputs, stats_1, flags_1, need)
         del grad_a
@@ -350,7 +345,7 @@ def convolution(a: Tensor, conv: Conv, y_norm: str = "none") -> ConvOutput:
     Returns:
         [N, O, (H + 2·pad - k) // stride + 1, …], channels_last, with its statistics where they are at hand.
     """
-    return ConvOutput(*_ConvFunction.apply(a, *_tensors(conv), *_rest(conv), y_norm))
+    return ConvOutput(*_ConvFunction.apply(a, *_tensors(conv), _rest(conv), y_norm))
 
 
 def epilogue_conv(output: ConvOutput, epilogue: EpilogueArgs, conv: Conv, y_norm: str = "none") -> ConvOutput:
@@ -366,8 +361,8 @@ def epilogue_conv(output: ConvOutput, epilogue: EpilogueArgs, conv: Conv, y_norm
         As `convolution`.
     """
     weight, bias, slopes, spec, impl = epilogue
-    of_conv = (*_tensors(conv), *_rest(conv), y_norm)
-    return ConvOutput(*_EpilogueConvFunction.apply(*output, weight, bias, slopes, *of_conv, *spec, impl))
+    of_conv = (*_tensors(conv), _rest(conv), y_norm)
+    return ConvOutput(*_EpilogueConvFunction.apply(*output, weight, bias, slopes, *of_conv, (*spec, impl)))
 
 
 def residual_block(

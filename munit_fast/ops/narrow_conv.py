@@ -3,13 +3,20 @@
 oneDNN pads three output channels to a whole vector. Kernel columns moved into the output channels fill it: a k×1
 convolution to k·O channels, then the sum of the k columns, each shifted by its place. At 64 -> 3 channels, 7×7, 256²
 on two cores with AVX-512: forward 20 -> 8 ms, input gradient of 3 -> 64 channels 22 -> 8 ms; in bfloat16, whose
-convolutions are faster than the sum, it loses.
+convolutions are faster than the sum, it loses. That was with torch's sum of a strided view; csrc/cpu/columns.inl takes
+an eighth of its time.
 """
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
+
+from munit_fast.ops import native
+from munit_fast.ops.library import LIBRARY
+
+# The kernel's columns are summed as float32 numbers, which is what `serves_forward` and `serves_backward` ask for.
+LIBRARY.define("add_columns(Tensor columns, Tensor? bias, int kernel) -> Tensor")
 
 _CHANNELS = 4  # 5 · 7 columns would fill vectors as well, but from 8 channels on there is nothing to gain
 
@@ -34,13 +41,30 @@ def serves_backward(grad: Tensor, weight: Tensor, stride: int) -> bool:
     return _serves(grad, weight.shape[1], tuple(weight.shape[2:]), stride)  # type: ignore[arg-type]
 
 
-def _add_columns(columns: Tensor, k: int) -> Tensor:
-    """[N, k·O, H, W + k - 1] (channel j·O + o, channels_last) -> [N, O, H, W]: Σ over j of columns[…, w + j]."""
+def _empty_sum(columns: Tensor, k: int) -> Tensor:
     n, c, h, w = columns.shape
-    o = c // k
+    size = (n, c // k, h, w - k + 1)
+    return torch.empty(size, dtype=columns.dtype, device=columns.device, memory_format=torch.channels_last)
+
+
+@torch.library.impl(LIBRARY, "add_columns", "CompositeExplicitAutograd")
+def _add_columns(columns: Tensor, bias: Tensor | None, k: int) -> Tensor:
+    """[N, k·O, H, W + k - 1] (channel j·O + o) -> [N, O, H, W], channels_last: bias + Σ over j of columns[…, w + j]."""
+    y = _empty_sum(columns, k)
+    if columns.device.type == "cpu" and native.module is not None:
+        dense = columns.contiguous(memory_format=torch.channels_last)
+        torch.ops.munit_fast_cpu.add_columns.default(dense, bias, k, y)
+        return y
     rows = columns.permute(0, 2, 3, 1).contiguous()
-    shifted = rows.as_strided((n, h, w - k + 1, k, o), (h * w * c, w * c, c, c + o, 1))
-    return shifted.sum(3).permute(0, 3, 1, 2)
+    (_, h, w, c), o = rows.shape, y.shape[1]
+    shifted = rows.as_strided((*y.shape[:1], h, w - k + 1, k, o), (h * w * c, w * c, c, c + o, 1))
+    y.copy_(shifted.sum(3).permute(0, 3, 1, 2))
+    return y if bias is None else y.add_(bias.view(1, -1, 1, 1))
+
+
+@torch.library.register_fake("munit_fast::add_columns", lib=LIBRARY)
+def _add_columns_fake(columns: Tensor, bias: Tensor | None, k: int) -> Tensor:
+    return _empty_sum(columns, k)
 
 
 def forward(a: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -56,12 +80,11 @@ def forward(a: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """
     o, c, k, _ = weight.shape
     columns = torch.conv2d(a, weight.permute(3, 0, 1, 2).reshape(k * o, c, k, 1))
-    y = _add_columns(columns, k)
-    return y if bias is None else y.add_(bias.view(1, -1, 1, 1))
+    return torch.ops.munit_fast.add_columns.default(columns, bias, k)
 
 
 def backward(grad: Tensor, weight: Tensor) -> Tensor:
     """The input gradient of conv2d with weight [O, C, k, k], few C, for grad [N, O, H, W]: [N, C, H+k-1, W+k-1]."""
     o, c, k, _ = weight.shape
     turned = weight.flip(2, 3).permute(3, 1, 0, 2).reshape(k * c, o, k, 1)
-    return _add_columns(torch.conv2d(grad, turned, padding=k - 1), k)
+    return torch.ops.munit_fast.add_columns.default(torch.conv2d(grad, turned, padding=k - 1), None, k)

@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.utils.weak import WeakIdKeyDictionary
 
 from munit_fast.ops import native
-from munit_fast.ops.epilogue import empty_stats, gradients
+from munit_fast.ops.epilogue import empty_stats, gradients, is_plain_cpu
 from munit_fast.ops.library import LIBRARY
 from munit_fast.ops.spec import NORMS, PAD_MODES, WINOGRAD_PLANS, EpilogueInputs, EpilogueSpec
 
@@ -113,7 +113,8 @@ def _raw(source: Source) -> tuple[Any, ...]:
 
 
 def _parse(arguments: Sequence[Any]) -> Source:
-    return Source(*arguments[:5], EpilogueSpec(*arguments[5:12]))
+    x, stats, weight, bias, slopes, *fields = arguments[:12]
+    return Source(x, stats, weight, bias, slopes, EpilogueSpec._make(fields))
 
 
 _RAW = torch.ops.munit_fast_cpu
@@ -255,8 +256,16 @@ def _statistics_fake(x: Tensor, norm: str) -> Tensor:
 
 
 _OPS = torch.ops.munit_fast
-transform_weight = _OPS.winograd_weights.default
-statistics = _OPS.statistics.default
+
+
+def transform_weight(weight: Tensor, plan: str) -> Tensor:
+    """How `plan` takes a weight [K, C, side, side]: float32, in an order of the instruction set's own."""
+    return _OPS.winograd_weights.default(weight, plan)
+
+
+def statistics(x: Tensor, norm: str) -> Tensor:
+    """The statistics [2, R] of x [N, C, H, W] for the norm "instance" or "layer", float32."""
+    return (_statistics if is_plain_cpu(x) else _OPS.statistics.default)(x, norm)
 
 
 def conv(
@@ -276,9 +285,8 @@ def conv(
         [N, K, …] in the dtype of the source, channels_last, and statistics [2, R] in float32, or None.
     """
     x, stats, norm_weight, norm_bias, slopes, spec = source
-    y, y_stats = _OPS.winograd_conv.default(
-        x, stats, norm_weight, norm_bias, slopes, *spec, weight, transformed, bias, plan, y_norm
-    )
+    call = _conv if is_plain_cpu(x) else _OPS.winograd_conv.default
+    y, y_stats = call(x, stats, norm_weight, norm_bias, slopes, *spec, weight, transformed, bias, plan, y_norm)
     return y, y_stats if y_norm != "none" else None
 
 
@@ -297,7 +305,8 @@ def input_gradient(grad: Tensor, weight: Tensor, source: Source, plan: str, add:
     """
     spec = source.spec
     _, _, h, w = spec._replace(pad=0).output_size(source.x)
-    return _OPS.winograd_input_gradient.default(grad, weight, add, h, w, spec.pad, spec.pad_mode, plan)
+    call = _input_gradient if is_plain_cpu(grad) else _OPS.winograd_input_gradient.default
+    return call(grad, weight, add, h, w, spec.pad, spec.pad_mode, plan)
 
 
 def weight_gradient(grad: Tensor, source: Source, weight: Tensor, plan: str) -> Tensor:

@@ -131,7 +131,7 @@ def test_dense_tensors_are_not_copied(cpu: str, dtype: torch.dtype, layout: str)
         upstream = lay_out(torch.randn_like(run(case, inputs, cpu)), layout)
         with profile(activities=[ProfilerActivity.CPU], record_shapes=True) as seen:
             torch.autograd.grad(run(case, inputs, cpu), given, upstream)
-        assert any(e.name == "munit_fast::epilogue_backward" for e in seen.events())
+        assert any(e.name == "munit_fast_cpu::epilogue_gradients" for e in seen.events())
         assert copies(seen.events(), inputs.x.numel()) == []
 
         a, b = inputs.x, lay_out(torch.randn_like(inputs.x), layout)
@@ -225,6 +225,8 @@ def test_nothing_outside_of_the_results_is_written(
     fenced = Fenced()
     for module in ("epilogue", "losses"):
         monkeypatch.setattr(sys.modules[f"munit_fast.ops.{module}"], "torch", fenced)
+    # The operators that allocate in Python run the same kernels.
+    monkeypatch.setattr(sys.modules["munit_fast.ops.epilogue"], "_calls_cpu", lambda x, impl: False)
     for op in OPS:
         for turn, shape in enumerate(SHAPES):
             if shape[1] % block_of(op) ** 2:

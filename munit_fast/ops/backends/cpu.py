@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 
 import torch
 from torch import Tensor
 
 from munit_fast.ops import native
 from munit_fast.ops.spec import EpilogueGradients, EpilogueInputs, EpilogueSpec, accumulator_dtype, is_channels_last
+
+_OPERATORS = torch.ops.munit_fast_cpu
+_codes = lru_cache(4096)(EpilogueSpec.codes)
 
 _DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 
@@ -23,13 +27,14 @@ def unsupported_reason(device: torch.device, dtype: torch.dtype) -> str | None:
     return None
 
 
-def _contiguous(t: Tensor | None) -> Tensor | None:
-    return None if t is None else t.contiguous()
+def _rows(t: Tensor | None) -> Tensor | None:
+    """A parameter [P] or [N, P] with dense rows."""
+    return t if t is None or t.stride(-1) == 1 else t.contiguous()
 
 
 def epilogue_forward(spec: EpilogueSpec, inputs: EpilogueInputs, y: Tensor, stats: Tensor, has_stats: bool) -> None:
     x, weight, bias, residual, slopes = inputs
-    parameters = _contiguous(weight), _contiguous(bias), _contiguous(slopes)
+    parameters = _rows(weight), _rows(bias), _rows(slopes)
     torch.ops.munit_fast_cpu.epilogue_forward.default(
         x, *parameters, residual, y, stats, has_stats, *spec.codes(), is_channels_last(x)
     )
@@ -39,10 +44,58 @@ def epilogue_backward(
     spec: EpilogueSpec, inputs: EpilogueInputs, grad: Tensor, stats: Tensor, out: EpilogueGradients
 ) -> None:
     x, weight, bias, _, slopes = inputs
-    parameters = _contiguous(weight), _contiguous(bias), _contiguous(slopes)
+    parameters = _rows(weight), _rows(bias), _rows(slopes)
     torch.ops.munit_fast_cpu.epilogue_backward.default(
         grad, x, *parameters, stats, *out, *spec.codes(), is_channels_last(x)
     )
+
+
+# The same with memory for the results, for `munit_fast.ops.epilogue` where no one traces. Schemas: csrc/cpu/ops.cpp.
+
+
+def epilogue(
+    spec: EpilogueSpec,
+    x: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    residual: Tensor | None,
+    slopes: Tensor | None,
+) -> tuple[Tensor, Tensor]:
+    found: tuple[Tensor, Tensor] = _OPERATORS.epilogue.default(
+        x, _rows(weight), _rows(bias), residual, _rows(slopes), *_codes(spec)
+    )
+    return found
+
+
+def epilogue_again(
+    spec: EpilogueSpec,
+    x: Tensor,
+    stats: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    residual: Tensor | None,
+    slopes: Tensor | None,
+) -> Tensor:
+    found: Tensor = _OPERATORS.epilogue_again.default(
+        x, stats, _rows(weight), _rows(bias), residual, _rows(slopes), *_codes(spec)
+    )
+    return found
+
+
+def epilogue_gradients(
+    spec: EpilogueSpec,
+    grad: Tensor,
+    x: Tensor,
+    stats: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    slopes: Tensor | None,
+    need: tuple[bool, bool, bool],
+) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+    found: tuple[Tensor | None, Tensor | None, Tensor | None] = _OPERATORS.epilogue_gradients.default(
+        grad, x, stats, _rows(weight), _rows(bias), _rows(slopes), *_codes(spec), *need
+    )
+    return found
 
 
 def l1_losses(first: Sequence[Tensor], second: Sequence[Tensor]) -> Tensor:
