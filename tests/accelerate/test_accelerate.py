@@ -98,7 +98,7 @@ def snapshot(net: nn.Module) -> dict[str, tuple[type, dict[str, Any]]]:
 
 
 def norms_left(report: Report) -> list[Skipped]:
-    """What was skipped, but for convolutions: those of these networks are too small for a plan."""
+    """What was skipped, but for convolutions: most of these networks' are too small for a plan."""
     return [s for s in report.skipped if not s.reason.startswith("Conv2d ")]
 
 
@@ -135,7 +135,8 @@ def test_same_before_and_after(name: str, dtype: torch.dtype, tolerance: float) 
         state, parameters = copy.deepcopy(net.state_dict()), list(net.parameters())
         expected = snapshot(net)
         report = accelerate(net)
-        assert (sum("+" in f.what for f in report.replaced), len(report.replaced)) == (joined, joined + alone)
+        norms = [f for f in report.replaced if "Conv2d" not in f.what]
+        assert (sum("+" in f.what for f in norms), len(norms)) == (joined, joined + alone)
         assert norms_left(report) == []
         assert_same(outcome(net, x), before, tolerance)
         assert list(net.state_dict()) == list(state)
