@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 import io
 import pickle
 import re
@@ -563,3 +564,25 @@ def test_layouts_are_those_of_pytorch() -> None:
             got = net(x)  # Flatten would raise for a channels_last view
             assert got.stride() == expected.stride()
             torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_orders_of_modules(calls: list[Any]) -> None:
+    """What does not join, and statistics that are those of another tensor by then."""
+    conv = functools.partial(nn.Conv2d, 16, 16, 3)
+    norm = functools.partial(nn.InstanceNorm2d, 16, affine=True)
+    for modules, joined in (
+        ([nn.ReflectionPad2d(1), conv(padding=1)], [None]),
+        ([norm(), nn.ReflectionPad2d(2), conv(padding=1), norm()], [None]),
+        ([conv(), nn.Tanh(), norm(), nn.ReLU()], [None]),
+        ([conv(), norm(), norm(), nn.ReLU(), conv()], [None, "instance relu"]),
+        ([norm(), nn.ReLU(), nn.Tanh(), conv()], [None]),
+        ([norm(), nn.GELU(), conv(), nn.ReplicationPad2d((1, 2, 1, 1)), conv()], [None, None]),
+        ([norm(), conv(), conv(), nn.ZeroPad2d(1), nn.ReLU(), conv()], ["instance none", None, None]),
+        ([nn.ReLU(), nn.Sequential(norm(), nn.SiLU()), nn.Sequential(conv(), norm())], [None]),
+    ):
+        net, x = nn.Sequential(*modules), 2 * picture((2, 16, 20, 24)) + 1
+        exact = outcome(copy.deepcopy(net).double(), x.double())
+        accelerate(net)
+        calls.clear()
+        assert_close(outcome(net, x), exact, 1e-4)
+        assert [inner for _, inner, _ in calls] == joined
