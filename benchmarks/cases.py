@@ -55,8 +55,32 @@ EPILOGUES = (
     "bias + lrelu + pad",
 )
 LOSSES = ("l1 of ten pairs", "lsgan of three scales")
+# With one pixel of padding; 2C: to twice as many channels. The first four are bare, with zeros around.
+CONVOLUTIONS = (
+    "convolution 3×3",
+    "convolution 3×3 to 2C",
+    "convolution 4×4, stride 2",
+    "convolution 4×4, stride 2, to 2C",
+    "instance + relu + pad + convolution 3×3",
+    "instance + relu + pad + convolution 4×4, stride 2, to 2C",
+)
 BLOCKS = ("residual block", "downsampling block", "upsampling block", "discriminator layer")
 NETWORKS = ("content encoder", "style encoder", "decoder", "discriminator")
+
+# (channels, side) of the convolutions' inputs in the networks for 256², dim 64; "3×3 to 2C" are upsampling's phases.
+_CONV_PLANES: dict[str, tuple[tuple[int, int], ...]] = dict(
+    zip(
+        CONVOLUTIONS,
+        (
+            ((256, 64),),
+            ((256, 64), (128, 128)),
+            ((256, 64), (256, 32)),
+            ((64, 256), (128, 128), (64, 128), (128, 64), (256, 32)),
+            ((256, 64),),
+            ((64, 256), (128, 128)),
+        ),
+    )
+)
 
 # Planes of the networks for an image of `px`, dim 64: after the residual blocks, one and two upsamplings.
 _PLANES = ((256, 4), (128, 2), (64, 1))
@@ -74,6 +98,13 @@ def _op_cases(
 ) -> Iterator[Case]:
     for name, dtype, (channels, side), batch, mode in product(EPILOGUES, dtypes, _planes(px, every), batches, modes):
         yield Case("op", name, mode, dtype, batch, channels, side)
+
+
+def _conv_cases(dtype: str, most: int | None = None) -> Iterator[Case]:
+    """The convolutions of the networks; `most`: so many planes of each."""
+    for name, planes in _CONV_PLANES.items():
+        for (channels, side), mode in product(planes[:most], _TWO):
+            yield Case("op", name, mode, dtype, 1, channels, side)
 
 
 def _loss_cases(px: int, batches: Iterable[int], dtypes: Iterable[str]) -> Iterator[Case]:
@@ -107,6 +138,7 @@ SETS: dict[str, tuple[Case, ...]] = {
     # Runs in seconds and proves that everything runs.
     "smoke": (
         *(Case("op", name, mode, "fp32", 1, 8, 16) for name in EPILOGUES for mode in MODES),
+        *(Case("op", name, mode, "fp32", 1, 32, 16) for name in CONVOLUTIONS for mode in _TWO),
         *_loss_cases(16, (1,), ("fp32",)),
         *(Case("block", name, "training", "fp32", 1, 8, 16) for name in BLOCKS),
         *_network_cases(32, (1,), ("fp32",), dim=8),
@@ -135,6 +167,8 @@ SETS: dict[str, tuple[Case, ...]] = {
         *_network_cases(256, (1,), _BOTH),
         *_block_cases(256, (1,), _BOTH),
         *_loss_cases(256, (1,), _BOTH),
+        *_conv_cases("fp32"),
+        *_conv_cases("bf16", most=1),
         *_op_cases(256, (1,), _BOTH),
         *_op_cases(256, (4,), ("bf16",), every=False),
         *_op_cases(128, (16,), ("bf16",), every=False),

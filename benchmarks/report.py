@@ -29,6 +29,7 @@ the numbers of each one are checked against the reference before it is timed. Th
 baseline:
 
 - the published algorithm in eager mode, NCHW and channels_last, float32 and autocast;
+- for a convolution by itself PyTorch's direct one, NCHW and channels_last;
 - `F.batch_norm` at N = 1 and `group_norm(C)` in place of instance norm;
 - `torch.compile` in its default and max-autotune modes;
 - on a GPU, each of them in a CUDA graph;

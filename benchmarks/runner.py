@@ -17,6 +17,7 @@ from rich.console import Console
 from torch import Tensor
 
 from munit_fast.benchmarks import (
+    contenders_convs,
     contenders_networks,
     contenders_ops,
     contenders_training,
@@ -199,9 +200,19 @@ def contenders(case: Case, device: torch.device) -> list[Contender]:
         return contenders_translation.translation_contenders(case, device)
     if case.level in ("block", "network"):
         return contenders_networks.block_contenders(case, device)
+    if case.name in contenders_convs.SPECS:
+        return contenders_convs.conv_contenders(case, device)
     if case.name in LOSSES:
         return contenders_ops.loss_contenders(case, device)
     return contenders_ops.epilogue_contenders(case, device)
+
+
+def expected(case: Case) -> Sequence[Tensor] | None:
+    """A case's numbers in float64; None where there is no formula, and contenders are held to the published modules."""
+    for module in (contenders_ops, contenders_convs):
+        if case.name in module.SPECS:
+            return module.expected(case)
+    return None
 
 
 class _Checked:
@@ -213,9 +224,7 @@ class _Checked:
         self.extras: dict[Contender, dict[str, Any]] = {}
         self.failed: list[Row] = []
         self.unavailable: list[Row] = []  # those of the failed that only another machine could time
-        self.expected: Sequence[Tensor] | None = (
-            contenders_ops.expected(case) if case.name in contenders_ops.SPECS else None
-        )
+        self.expected: Sequence[Tensor] | None = expected(case)
 
     def add(self, contender: Contender, make: Callable[[], Work]) -> None:
         """Build and check one. A baseline that cannot run here is a result too."""
@@ -303,9 +312,10 @@ def _extras(case: Case, contender: Contender, work: Work, device: torch.device) 
     # What inductor allocates on the CPU does not pass torch's profiler; a graph's memory is its pool's.
     hidden = contender.graph or contender.external or (contender.compiled and device.type == "cpu")
     # Counting would break a compiled function's graph, and sees nothing of a CUDA graph's: see _share_flops.
-    counted = case.level != "op" and not (contender.compiled or contender.graph or contender.external)
+    moves = case.level == "op" and case.name not in contenders_convs.SPECS  # bound by memory, not by arithmetic
+    counted = not moves and not (contender.compiled or contender.graph or contender.external)
     return _NOTHING | {
-        "bytes": contenders_ops.minimal_bytes(case) if case.level == "op" else None,
+        "bytes": contenders_ops.minimal_bytes(case) if moves else None,
         "flops": timing.flops(work.step) if counted else None,
         "peak_bytes": None if hidden else timing.peak_bytes(work.step, device),
         "state_bytes": work.state_bytes,

@@ -156,13 +156,17 @@ class _Flops(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
         formula = flop_registry.get(func._overloadpacket)
+        named = dict(zip((argument.name for argument in func._schema.arguments), args))
         if formula is not None:
             self.total += formula(*args, **(kwargs or {}), out_val=result)
+        elif "conv_weight" in named:  # of munit_fast.ops.winograd: as the direct convolution that it replaces
+            outputs = named["grad"] if "grad" in named else result[0]
+            self.total += 2 * outputs.numel() * named["conv_weight"][0].numel()
         return result
 
 
 def flops(step: Step) -> int:
-    """Multiplications and additions of the matrix products and convolutions in a step, as torch counts them."""
+    """Multiplications and additions of matrix products and (direct) convolutions in a step, as torch counts them."""
     with _Flops() as counter:
         step()
     return int(counter.total)

@@ -8,7 +8,8 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import fields
 from types import SimpleNamespace
 from typing import Any
 
@@ -18,11 +19,25 @@ from rich.console import Console
 
 from munit_fast import cli, doctor, functional
 from munit_fast.doctor import report, trials
-from munit_fast.ops import backends, native
+from munit_fast.ops import backends, conv_plans, native, winograd
 from munit_fast.ops.cases import selftest_cases
 from munit_fast.ops.spec import ACTIVATIONS, NORMS, PAD_MODES
 
 ISAS = native.module.available_isas() if native.module is not None else []
+
+
+def with_winograd() -> list[str]:
+    before = native.module.isa() if ISAS else None
+    found = []
+    for isa in ISAS:
+        native.module.set_isa(isa)
+        found += [isa] if winograd.available() else []
+    if before is not None:
+        native.module.set_isa(before)
+    return found
+
+
+WINOGRAD_ISAS = with_winograd()
 needs_native = pytest.mark.skipif(not ISAS, reason="the compiled part is missing")
 
 # Runs the command in a process where neither the compiled part nor triton can be imported.
@@ -128,7 +143,8 @@ def test_json(call: Callable[..., tuple[int, str, str]]) -> None:
     code, out, err = call("--json")
     assert (code, err) == (0, "")
     found = json.loads(out)
-    assert set(found) == {"versions", "cpu", "native", "precision", "gpus", "no_gpu", "environment", "services"}
+    assert set(found) == {field.name for field in fields(doctor.Examination)}
+    assert [row["plan"] for row in found["convolutions"]] == [row.plan for row in conv_plans.rules()]
     assert {"op", "device", "dtype", "backend", "why_not", "auto"} == set(found["services"][0])
     assert len(found["services"]) >= len(doctor.OPS) * len(doctor.DTYPES) * len(backends.BACKENDS)
     code, out, _ = call("--json", "--selftest")
@@ -144,7 +160,8 @@ def test_the_selftest_tries_everything() -> None:
     expected = ["reference", *(f"cpu {isa}" for isa in ISAS)]
     on_cpu = {(t.op, t.backend, t.dtype) for t in found if t.device == "cpu"}
     names = [str(dtype).removeprefix("torch.") for dtype in doctor.DTYPES]
-    assert on_cpu == {(op, backend, dtype) for op in doctor.OPS for backend in expected for dtype in names}
+    convolutions = {(doctor.CONVOLUTION, f"cpu {isa}", "float32") for isa in WINOGRAD_ISAS}
+    assert on_cpu == convolutions | {(op, b, dtype) for op in doctor.OPS for b in expected for dtype in names}
     assert before is None or native.module.isa() == before
     # A bound that is far above what right kernels show would let wrong ones pass.
     for dtype in doctor.DTYPES:
@@ -275,6 +292,25 @@ def test_a_kernel_broken_in_one_place_only(where: str, monkeypatch: pytest.Monke
     assert native.module.isa() == before
 
 
+@pytest.mark.skipif(not WINOGRAD_ISAS, reason="no instruction set has such convolutions")
+@pytest.mark.parametrize("function", ["conv", "input_gradient", "weight_gradient"])
+def test_a_broken_convolution_is_found(function: str, quick: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    right = getattr(winograd, function)
+
+    def broken(*arguments: Any) -> Any:
+        made = right(*arguments)
+        _scale(made[0] if isinstance(made, tuple) else made)
+        return made
+
+    monkeypatch.setattr(winograd, function, broken)
+    failed = [trial for trial in doctor.selftest() if not trial.passed]
+    assert {(t.op, t.backend, t.dtype) for t in failed} == {
+        (doctor.CONVOLUTION, f"cpu {isa}", "float32") for isa in WINOGRAD_ISAS
+    }
+    where = {"conv": "result", "input_gradient": "gradient of x", "weight_gradient": "gradient of weight"}
+    assert all(f"of {where[function]}" in doctor.describe(t) for t in failed)
+
+
 @needs_native
 def test_the_instruction_set_is_put_back_after_an_exception(monkeypatch: pytest.MonkeyPatch) -> None:
     before = native.module.isa()
@@ -314,6 +350,38 @@ def test_the_instruction_set_in_use() -> None:
         assert re.search(rf"\b{ISAS[-1]} \(in use\).*MUNIT_FAST_CPU_ISA=NAME", printed(doctor.examine(), 200))
     finally:
         native.module.set_isa(before)
+
+
+@pytest.fixture
+def isa_in_use() -> Iterator[Callable[[str], None]]:
+    """Sets the instruction set until the test ends."""
+    before = native.module.isa()
+    yield native.module.set_isa
+    native.module.set_isa(before)
+
+
+@needs_native
+@pytest.mark.parametrize("isa", ISAS)
+def test_which_way_convolutions_go(
+    isa: str, isa_in_use: Callable[[str], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rule = conv_plans.ConvRule(
+        (isa,), (torch.float32, torch.float16), 3, 1, 17, 29, 5, 7, "f23", "as [fast] as measured"
+    )
+    monkeypatch.setattr(conv_plans, "TABLE", [rule, rule._replace(isas=("abacus",), plan="f42")])
+    monkeypatch.delenv("MUNIT_FAST_CONV", raising=False)
+    isa_in_use(isa)
+    found = doctor.examine()
+    text = " ".join(printed(found, 200).split())
+    assert found.conv == "auto"
+    if isa in WINOGRAD_ISAS:
+        assert [row["plan"] for row in found.convolutions] == ["f23"]
+        assert re.search(r"3×3.*float32, float16.*f23.*17.*29.*5.*7.*as \[fast\] as measured", text)
+    else:
+        assert found.convolutions == [] and re.search(rf"MUNIT_FAST_CONV=auto: .*{isa}", text)
+    monkeypatch.setenv("MUNIT_FAST_CONV", "direct")
+    text = printed(doctor.examine(), 200)
+    assert "MUNIT_FAST_CONV=direct" in text and "f23" not in text
 
 
 @needs_native

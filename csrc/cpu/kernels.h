@@ -109,6 +109,19 @@ struct WinogradWeights {
   bool streams;         // u is not read at once
 };
 
+// The weight gradient of a square convolution without padding, one of whose tensors has few channels: the input, or,
+// at stride 1, the result's gradient. Both are channels_last.
+struct NarrowGradient {
+  bool of_input;  // the narrow tensor is the input
+  int64_t n, kernel, stride;
+  const float* narrow;
+  int64_t narrow_rows, narrow_columns, narrow_channels;
+  const float* wide;
+  int64_t wide_rows, wide_columns, wide_channels;
+  float* grad_weight;  // [k, c, kernel, kernel], at these steps
+  int64_t step[4];
+};
+
 struct Kernels {
   const char* name;
   void (*forward)(const ForwardParams&);
@@ -119,10 +132,11 @@ struct Kernels {
   double (*lsgan_sum)(const Lsgan&);
   void (*lsgan_backward)(const Lsgan&);
   void (*add_columns)(const Columns&);
-  int64_t vector_floats;  // of a register; 0: no convolutions
+  int64_t vector_floats;  // of a register; 0: none of the convolutions below
   void (*winograd_conv)(const WinogradConv&);
   void (*winograd_weight_gradient)(const WinogradWeightGradient&);
   void (*winograd_weights)(const WinogradWeights&);
+  void (*narrow_gradient)(const NarrowGradient&);
 };
 
 // Tables that this build has; null where the compiler's target is another architecture.

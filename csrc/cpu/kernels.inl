@@ -33,8 +33,9 @@ namespace {
 #include "losses.inl"
 #include "columns.inl"
 #if defined(MUNIT_FAST_AVX2) || defined(MUNIT_FAST_AVX512)
+#include "products.inl"
+#include "narrow_gradient.inl"
 #include "winograd_transforms.inl"
-#include "winograd_products.inl"
 #include "winograd_input.inl"
 #include "winograd.inl"
 #endif
@@ -67,9 +68,9 @@ constexpr Kernels table = {
     MUNIT_FAST_ISA, forward, backward, statistics, l1_sum, l1_backward, lsgan_sum, lsgan_backward,
     add_columns,
 #if defined(MUNIT_FAST_AVX2) || defined(MUNIT_FAST_AVX512)
-    width<float>, winograd_conv, winograd_weight_gradient, winograd_weights,
+    width<float>, winograd_conv, winograd_weight_gradient, winograd_weights, narrow_gradient,
 #else  // with vectors of four numbers there is nothing to gain over a direct convolution
-    0, nullptr, nullptr, nullptr,
+    0, nullptr, nullptr, nullptr, nullptr,
 #endif
 };
 

@@ -444,6 +444,28 @@ void lsgan_backward(const Tensor& output, double target, double grad, const Tens
 }
 
 // columns [N, k·O, H, W + k - 1], channels_last, channel j·O + o; y [N, O, H, W], channels_last.
+void narrow_weight_gradient(const Tensor& grad, const Tensor& x, int64_t stride, const Tensor& grad_weight) {
+  check(active().narrow_gradient, "this instruction set has no gradient of narrow convolutions");
+  check(grad_weight.dim() == 4 && grad.dim() == 4 && x.dim() == 4, "tensors of four dimensions are needed");
+  const int64_t *size = grad_weight.sizes(), *of_x = x.sizes();
+  NarrowGradient a{};
+  a.kernel = size[2], a.stride = stride, a.of_input = size[1] <= size[0], a.n = of_x[0];
+  check(grad_weight.dtype() == Dtype::f32 && size[3] == a.kernel && a.kernel > 0 && stride > 0, "a square float32 kernel is needed");
+  check(a.of_input || stride == 1, "a stride is served of few input channels only");
+  check(of_x[2] >= a.kernel && of_x[3] >= a.kernel &&
+            is_channels_last(x, Dtype::f32, a.n, size[1], of_x[2], of_x[3]) &&
+            is_channels_last(grad, Dtype::f32, a.n, size[0], (of_x[2] - a.kernel) / stride + 1,
+                             (of_x[3] - a.kernel) / stride + 1),
+        "x and grad must be float32, channels_last and of the convolution's sizes");
+  const Tensor &narrow = a.of_input ? x : grad, &wide = a.of_input ? grad : x;
+  a.narrow = static_cast<const float*>(narrow.data()), a.wide = static_cast<const float*>(wide.data());
+  a.narrow_channels = narrow.sizes()[1], a.narrow_rows = narrow.sizes()[2], a.narrow_columns = narrow.sizes()[3];
+  a.wide_channels = wide.sizes()[1], a.wide_rows = wide.sizes()[2], a.wide_columns = wide.sizes()[3];
+  a.grad_weight = static_cast<float*>(grad_weight.mutable_data());
+  std::memcpy(a.step, grad_weight.strides(), sizeof(a.step));
+  active().narrow_gradient(a);
+}
+
 void add_columns(const Tensor& columns, const MaybeTensor& bias, int64_t kernel, const Tensor& y) {
   check(columns.dim() == 4 && y.dim() == 4, "columns and y must have four dimensions");
   const int64_t *from = columns.sizes(), *to = y.sizes(), channels = to[1];
@@ -485,6 +507,7 @@ void register_operators() {
   m.define("l1_backward(Tensor a, Tensor b, float grad, Tensor(a!)? grad_a, Tensor(b!)? grad_b) -> ()");
   m.define("lsgan_sum(Tensor output, float target) -> float");
   m.define("lsgan_backward(Tensor output, float target, float grad, Tensor(a!) grad_output) -> ()");
+  m.define("narrow_weight_gradient(Tensor grad, Tensor x, int stride, Tensor(a!) grad_weight) -> ()");
   m.define("add_columns(Tensor columns, Tensor? bias, int kernel, Tensor(a!) y) -> ()");
 
   Library on_cpu("munit_fast_cpu", "CPU");
@@ -501,6 +524,7 @@ void register_operators() {
   on_cpu.implement<&l1_backward>("l1_backward");
   on_cpu.implement<&lsgan_sum>("lsgan_sum");
   on_cpu.implement<&lsgan_backward>("lsgan_backward");
+  on_cpu.implement<&narrow_weight_gradient>("narrow_weight_gradient");
   on_cpu.implement<&add_columns>("add_columns");
 }
 

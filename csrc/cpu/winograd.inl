@@ -665,8 +665,9 @@ template <class P> class GradientRow {
         const int64_t groups = ceil_div(lanes, most_rows);
         for (int64_t i = 0; i < groups; ++i) {
           const int64_t r0 = lanes * i / groups, r1 = lanes * (i + 1) / groups;
-          column_products[of_c.vectors(pc) - 1][r1 - r0 - 1](g + k * count + r0, lanes, v + c * count,
-                                                             m + (k + r0) * of_c.columns + c, of_c.columns, count, add);
+          const int64_t vectors = of_c.vectors(pc);
+          column_products[vectors - 1][r1 - r0 - 1](g + k * count + r0, lanes, v + c * count, vectors * width<float>,
+                                                    m + (k + r0) * of_c.columns + c, of_c.columns, count, add);
         }
       }
   }

@@ -5,8 +5,6 @@
 // A plan has n, m, r and, on vectors: input (Bᵀ d), weight (G g), output (Aᵀ m), and the adjoints that a weight gradient
 // needs: result (A y) and taps (Gᵀ m). `input_row` says the same as `input` by numbers, for a single row of Bᵀ.
 
-using V = Vector<float>;
-
 // A row of Bᵀ: the entries that are not zero.
 template <int most> struct SparseRow {
   int count;

@@ -5,9 +5,20 @@
 """
 
 from munit_fast.doctor.report import Examination, Service, as_json, cpu_model, examine, gpu_driver, show
-from munit_fast.doctor.trials import DTYPES, OPS, Trial, complaint, describe, selftest, show_trials, tolerance
+from munit_fast.doctor.trials import (
+    CONVOLUTION,
+    DTYPES,
+    OPS,
+    Trial,
+    complaint,
+    describe,
+    selftest,
+    show_trials,
+    tolerance,
+)
 
 __all__ = [
+    "CONVOLUTION",
     "DTYPES",
     "OPS",
     "Examination",

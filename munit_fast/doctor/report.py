@@ -24,6 +24,8 @@ from munit_fast.amp import BF16_FEATURES, Workload, bf16_hardware, cpu_features,
 from munit_fast.doctor.trials import DTYPES, OPS, Trial, devices, dtype_name, layouts_of
 from munit_fast.ops import native
 from munit_fast.ops.backends import BACKENDS, automatic
+from munit_fast.ops.conv_plans import rules
+from munit_fast.utils import env
 from munit_fast.utils.version import __version__
 
 # Reported beside those that begin with MUNIT_FAST_: they decide on threads, devices and how kernels run.
@@ -64,6 +66,8 @@ class Examination:
         no_gpu: Why there is none; None where there is one.
         environment: The variables that munit-fast and its backends read.
         services: For each operator, device, dtype and backend.
+        conv: The value of MUNIT_FAST_CONV; "auto": `convolutions` decide.
+        convolutions: The rows of `munit_fast.ops.conv_plans` for the instruction set in use.
     """
 
     versions: dict[str, str]
@@ -74,6 +78,8 @@ class Examination:
     no_gpu: str | None
     environment: dict[str, str]
     services: list[Service] = field(repr=False)
+    conv: str
+    convolutions: list[dict[str, Any]]
 
 
 def examine() -> Examination:
@@ -105,6 +111,11 @@ def examine() -> Examination:
             if name.startswith("MUNIT_FAST_") or name in VARIABLES
         },
         services=_services(),
+        conv=env.conv(),
+        convolutions=[
+            row._asdict() | {"dtypes": [dtype_name(dtype) for dtype in row.dtypes], "isas": list(row.isas)}
+            for row in rules()
+        ],
     )
 
 
@@ -201,6 +212,36 @@ def show(found: Examination, console: Console) -> None:
     for device, backend, serves, reasons in _grouped(found.services):
         table.add_row(device, backend, serves or "-", escape(reasons))
     console.print(table)
+    _show_convolutions(found, console)
+
+
+def _show_convolutions(found: Examination, console: Console) -> None:
+    isa = found.cpu["in use"]
+    head = f"Convolutions on the CPU, MUNIT_FAST_CONV={found.conv}"
+    if found.conv != "auto":
+        console.print(f"{head}: {_OVERRIDES[found.conv]}")
+        return
+    if not found.convolutions:
+        console.print(
+            f"{head}: all are direct, {f'{isa} has no others' if isa else 'the others need the compiled part'}"
+        )
+        return
+    console.print(f"{head}, {isa}; the first row that fits, else direct:")
+    table = Table("kernel", "dtype", "plan", box=SIMPLE_HEAD, pad_edge=False)
+    for title in ("channels, tiles from", "because"):
+        table.add_column(title, overflow="fold")
+    for row in found.convolutions:
+        least = f"{row['channels']}, {row['tiles']} ({row['tiles_kept']} kept, {row['tiles_weight']} weight)"
+        kernel = f"{row['kernel']}×{row['kernel']}, stride {row['stride']}"
+        table.add_row(kernel, ", ".join(row["dtypes"]), row["plan"], least, escape(row["because"]))
+    console.print(table)
+
+
+_OVERRIDES = {
+    "direct": "all are direct",
+    "winograd": "F(4×4) wherever it can serve",
+    "winograd2": "F(2×2) wherever it can serve",
+}
 
 
 def _facts(found: Examination) -> Iterator[tuple[str, str]]:

@@ -9,18 +9,22 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 import torch
+import torch.nn.functional as F
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
 from munit_fast import functional
-from munit_fast.ops import native
+from munit_fast.ops import native, winograd
 from munit_fast.ops.backends import BACKENDS
 from munit_fast.ops.cases import CaseTensors, EpilogueCase, make_tensors, selftest_cases
+from munit_fast.ops.fused_conv import Conv, ConvOutput, EpilogueArgs, epilogue_conv
+from munit_fast.ops.spec import EpilogueSpec
 from munit_fast.reference import losses
 
 OPS = ("instance_norm", "adain", "layer_norm2d", "bias_act", "l1_loss", "l1_losses", "lsgan_loss")
+CONVOLUTION = "convolution"  # by Winograd's plans, on CPUs: no function of munit_fast.functional
 DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 
 
@@ -29,7 +33,7 @@ class Trial:
     """The comparison of one operator on one backend in one dtype with the reference.
 
     Attributes:
-        op: A function of `munit_fast.functional`.
+        op: A function of `munit_fast.functional`, or CONVOLUTION.
         device: As torch prints it.
         backend: Its name; for "cpu" with the instruction set: "cpu avx2".
         dtype: Name without "torch.".
@@ -130,12 +134,41 @@ def _sides(tensors: dict[str, Tensor]) -> tuple[list[Tensor], list[Tensor]]:
     return values[::2], values[1::2]
 
 
+def _convolutions() -> Iterator[_Comparison]:
+    """Instance norm, relu, reflection and a convolution by each plan that MUNIT's networks take."""
+    for plan in ("f43", "f42"):
+        of_plan = winograd.PLANS[plan]
+        kernel = 20, 3, of_plan.side, of_plan.side
+        tensors = next(filter(None, (_conv_tensors(seed, kernel) for seed in itertools.count())))
+        run, expected = partial(_run_conv, plan), partial(_expected_conv, of_plan.stride)
+        yield _Comparison(CONVOLUTION, run, expected, tensors)
+
+
+def _conv_tensors(seed: int, kernel: tuple[int, ...]) -> dict[str, Tensor] | None:
+    random = torch.Generator().manual_seed(seed)
+    x, weight = _draw(random, 2, 3, 11, 8) + 1, _draw(random, *kernel)
+    return {"x": x, "weight": weight} if F.instance_norm(x).abs().min() > _KINK else None
+
+
+def _run_conv(plan: str, x: Tensor, weight: Tensor, impl: str) -> Tensor:
+    x = x.contiguous(memory_format=torch.channels_last)
+    epilogue = EpilogueArgs(None, None, None, EpilogueSpec("instance", 1e-5, "relu", 0.0, 1, 0, "zero"), impl)
+    stride = winograd.PLANS[plan].stride
+    conv = Conv(weight, None, stride, plan=plan, pad=1, pad_mode="reflect", weight_plan=plan)
+    return epilogue_conv(ConvOutput(x), epilogue, conv).z
+
+
+def _expected_conv(stride: int, x: Tensor, weight: Tensor) -> Tensor:
+    return F.conv2d(F.pad(F.relu(F.instance_norm(x)), (1,) * 4, mode="reflect"), weight, None, stride)
+
+
 def selftest() -> list[Trial]:
     """Compare every operator with the formulas of `munit_fast.reference`, which run in float64 on the CPU.
 
     Returns:
         A trial for each operator, backend, instruction set, device and dtype, over the layouts that the backend serves,
-        forward and backward. A kernel that raises is a failed trial.
+        forward and backward; and one of Winograd's convolutions, in float32, for each instruction set that has them.
+        A kernel that raises is a failed trial.
     """
     comparisons = [*_epilogues(), *_losses()]
     trials = []
@@ -147,6 +180,8 @@ def selftest() -> list[Trial]:
                     if backend.unsupported_reason(device, dtype) is None:
                         of_op = [comparison for comparison in comparisons if comparison.op == op]
                         trials.append(_trial(of_op, op, name, shown, device, dtype))
+                if isa is not None and winograd.available():
+                    trials.append(_trial(list(_convolutions()), CONVOLUTION, name, shown, device, torch.float32))
     return trials
 
 

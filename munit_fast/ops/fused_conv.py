@@ -165,10 +165,12 @@ def _backward_direct(
     a = _activation(source, impl)[0] if read else grad.new_empty(()).expand(source.spec.output_size(source.x))
     narrow = need_a and border is None and narrow_conv.serves_backward(grad, weight, stride)
     grad_a = narrow_conv.backward(grad, weight) if narrow else None
-    need_direct = (need_a and not narrow, need_weight, need_bias)
     grad_weight = grad_bias = grad_border = None
+    if need_weight and narrow_conv.serves_weight_gradient(a, weight, stride):
+        grad_weight, need_weight = narrow_conv.weight_gradient(grad, a, weight, stride), False
+    need_direct = (need_a and not narrow, need_weight, need_bias)
     if any(need_direct):
-        given, grad_weight, grad_bias = torch.ops.aten.convolution_backward.default(
+        given, given_weight, grad_bias = torch.ops.aten.convolution_backward.default(
             grad,
             a,
             weight,
@@ -182,6 +184,7 @@ def _backward_direct(
             need_direct,
         )
         grad_a = grad_a if narrow else given
+        grad_weight = given_weight if need_weight else grad_weight
     if border is not None:
         edges = upsample_conv.Edges.of_padded(a)
         grad_border, of_edges = upsample_conv.correct_reflect_border_backward(grad, edges, border, need_a, need_border)

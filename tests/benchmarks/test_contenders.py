@@ -7,9 +7,22 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
-from munit_fast.benchmarks import SETS, contenders, contenders_training, contenders_translation, runner, select
-from munit_fast.benchmarks.contenders import FROZEN, PUBLISHED, compiled, frozen
+from munit_fast.benchmarks import (
+    SETS,
+    Case,
+    contenders,
+    contenders_convs,
+    contenders_training,
+    contenders_translation,
+    runner,
+    select,
+)
+from munit_fast.benchmarks.cases import CONVOLUTIONS
+from munit_fast.benchmarks.contenders import FROZEN, OURS, PUBLISHED, compiled, frozen
+from munit_fast.ops import winograd
+from munit_fast.ops.conv_plans import DIRECT, Plans
 
 CPU = torch.device("cpu")
 
@@ -58,6 +71,47 @@ def test_modes_of_an_operator() -> None:
             alone, both = contender.make().step(), same.make().step()
             assert len(alone) == 4 and len(both) == 5  # x, weight, bias, residual; and the result
             assert all(torch.equal(a, b) for a, b in zip(alone, both[1:]))
+
+
+@pytest.mark.skipif(not winograd.available(), reason="the instruction set in use has no such convolutions")
+@pytest.mark.parametrize("case", [c for c in SETS["smoke"] if c.name in CONVOLUTIONS], ids=str)
+@pytest.mark.parametrize("planned", [True, False])
+def test_a_convolution_goes_the_way_that_is_chosen(case: Case, planned: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ours by the plan and, beside it, without; what the convolution before would have made is not timed."""
+    chosen = {3: "f43", 4: "f42"}[contenders_convs.SPECS[case.name].kernel] if planned else None
+    monkeypatch.setattr(contenders_convs, "choose", lambda shape: Plans(chosen, chosen))
+    ours = [c for c in contenders_convs.conv_contenders(case, CPU) if c.ours]
+    assert [c.implementation for c in ours] == ([OURS, f"{OURS} direct"] if planned else [OURS])
+    ran = [_operators(c.make().step) for c in ours]
+    forward = case.mode == "forward"
+    for names, by_plan in zip(ran, (planned, False)):
+        assert ("winograd_conv" in names, "conv2d" in names or "convolution" in names) == (by_plan, not by_plan)
+        assert ("winograd_weight_gradient" in names) == (by_plan and not forward)
+        assert ("epilogue" in names) == (not by_plan and contenders_convs.SPECS[case.name].joined)
+        assert "winograd_weights" not in names and "statistics" not in names
+        if by_plan:
+            assert (names["winograd_conv"]["transformed"] is not None) == forward
+
+
+def _operators(step: Any) -> dict[str, dict[str, Any]]:
+    """The operators that a step runs, with their arguments."""
+
+    class Recording(TorchDispatchMode):
+        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            given = zip((argument.name for argument in func._schema.arguments), args)
+            found[func._schema.name.partition("::")[2]] = dict(given)
+            return func(*args, **(kwargs or {}))
+
+    found: dict[str, dict[str, Any]] = {}
+    with Recording():
+        step()
+    return found
+
+
+def test_our_convolution_is_direct_on_a_gpu() -> None:
+    for case in SETS["smoke"]:
+        if case.name in CONVOLUTIONS:
+            assert contenders_convs.plans_of(case, torch.device("cuda")) == DIRECT
 
 
 def test_compiled_contenders_compile_every_convolution(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,6 +9,8 @@ import pytest
 import torch
 
 from munit_fast.benchmarks import Case, contenders_ops, timing
+from munit_fast.ops import winograd
+from munit_fast.ops.fused_conv import Conv, convolution
 
 CPU = torch.device("cpu")
 
@@ -28,6 +30,14 @@ def test_figures_by_hand() -> None:
     assert timing.flops(lambda: [a @ b]) == 2 * 3 * 5 * 7
     image, kernel = torch.randn(1, 2, 6, 6), torch.randn(4, 2, 3, 3)
     assert timing.flops(lambda: [torch.conv2d(image, kernel)]) == 2 * 4 * 16 * 2 * 9
+    for plan, side, stride in (("f43", 3, 1), ("f42", 4, 2)) if winograd.available() else ():
+        x, weight = torch.randn(2, 3, 8, 8, requires_grad=True), torch.randn(5, 3, side, side, requires_grad=True)
+        conv = Conv(weight, None, stride, plan=plan, pad=1, weight_plan=plan)
+
+        def train(x: torch.Tensor = x, weight: torch.Tensor = weight, conv: Conv = conv) -> Any:
+            return torch.autograd.grad(convolution(x, conv).z.sum(), (x, weight))
+
+        assert timing.flops(train) == 3 * 2 * (2 * 5 * (8 // stride) ** 2) * 3 * side**2
     assert timing.peak_bytes(lambda: [torch.empty(1000), torch.empty(500)], CPU) == pytest.approx(6000, abs=128)
     assert timing.Spread.of([float(i) for i in range(11)]) == timing.Spread(2, 5, 8)
 

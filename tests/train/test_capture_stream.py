@@ -11,7 +11,16 @@ import torch
 from helpers import fake_cuda
 from helpers.bench import QUICK, quiet, row
 from helpers.fake_cuda import FakeCuda
-from munit_fast.benchmarks import SETS, Case, contenders, contenders_networks, contenders_ops, runner, timing
+from munit_fast.benchmarks import (
+    SETS,
+    Case,
+    contenders,
+    contenders_convs,
+    contenders_networks,
+    contenders_ops,
+    runner,
+    timing,
+)
 from munit_fast.benchmarks.contenders import Contender, Work, in_graph
 from munit_fast.benchmarks.rows import Row
 from munit_fast.train.cuda_graph import capture_stream
@@ -38,7 +47,7 @@ def forwards(cuda: FakeCuda, monkeypatch: pytest.MonkeyPatch) -> list[Any]:
 
         return made(on_stream, *rest)
 
-    for module in (contenders_ops, contenders_networks):
+    for module in (contenders_ops, contenders_convs, contenders_networks):
         monkeypatch.setattr(module, "differentiable", watched)
     return streams
 

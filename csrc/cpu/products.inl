@@ -1,4 +1,6 @@
-// The products of Winograd's convolutions: small matrix products whose accumulators fill the registers.
+// Small matrix products whose accumulators fill the registers, for the convolutions.
+
+using V = Vector<float>;
 
 #if defined(MUNIT_FAST_AVX512)
 constexpr int most_rows = 14;  // 14 × 2 accumulators, 2 vectors of B and 1 of A: 31 of 32 registers
@@ -55,17 +57,17 @@ void multiply_rows(const float* A, int64_t chunk, const float* B, float* M, int6
     for (int v = 0; v < vectors; ++v) store(sums[r][v], M + r * m_step + v * w);
 }
 
-// M[row][columns] (+)= Σ over i < count of A[i · a_step + row] · B[i][columns].
+// M[row][columns] (+)= Σ over i < count of A[i · a_step + row] · B[i · b_step + columns].
 template <int rows, int vectors>
-void multiply_columns(const float* A, int64_t a_step, const float* B, float* M, int64_t m_step, int64_t count,
-                      bool add) {
+void multiply_columns(const float* A, int64_t a_step, const float* B, int64_t b_step, float* M, int64_t m_step,
+                      int64_t count, bool add) {
   constexpr int w = width<float>;
   V sums[rows][vectors];
 #pragma GCC unroll 16
   for (int r = 0; r < rows; ++r)
 #pragma GCC unroll 2
     for (int v = 0; v < vectors; ++v) sums[r][v] = add ? load(M + r * m_step + v * w) : V{};
-  for (int64_t i = 0; i < count; ++i, A += a_step, B += vectors * w) {
+  for (int64_t i = 0; i < count; ++i, A += a_step, B += b_step) {
     V b[vectors];
 #pragma GCC unroll 2
     for (int v = 0; v < vectors; ++v) b[v] = load(B + v * w);
@@ -83,7 +85,7 @@ void multiply_columns(const float* A, int64_t a_step, const float* B, float* M, 
 }
 
 using MultiplyRows = void (*)(const float*, int64_t, const float*, float*, int64_t, int64_t, int64_t);
-using MultiplyColumns = void (*)(const float*, int64_t, const float*, float*, int64_t, int64_t, bool);
+using MultiplyColumns = void (*)(const float*, int64_t, const float*, int64_t, float*, int64_t, int64_t, bool);
 
 #if defined(MUNIT_FAST_AVX512)
 #define MUNIT_FAST_BY_ROWS(f, v)                                                                                       \
