@@ -55,7 +55,7 @@ def accelerate(module: nn.Module, impl: str = "auto") -> Report:
       in values and gradients, or it is left alone. The trial disturbs neither the module nor the random state;
     - `torch.nn.Conv2d` with kernel 3×3 and stride 1, or 4×4 and stride 2, groups and dilation 1, and padding that is
       equal on all sides and not circular; in a `torch.nn.Sequential` with a padding before it, or with a norm and what
-      stands between the two (CycleGAN's residual blocks, U-Nets). On CPUs and in float32 they run by Winograd's
+      stands between the two (CycleGAN's residual blocks, U-Nets). On CPUs, those with float32 weights run by Winograd's
       algorithms wherever `munit_fast.ops.conv_plans` has a plan for the size at hand, which each call asks; by PyTorch
       otherwise, and with impl other than "auto" and "cpu".
 
