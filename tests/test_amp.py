@@ -15,6 +15,7 @@ from helpers.runs import run
 from munit_fast import amp as precision
 from munit_fast import make_config
 from munit_fast.amp import Measured, Workload
+from munit_fast.ops import conv_plans
 from munit_fast.train import speed
 from munit_fast.train import trainer as trainers
 from munit_fast.train.setup import RunSetup
@@ -73,6 +74,24 @@ def test_what_is_timed_is_the_convolution_of_the_workload(dtype: torch.dtype) ->
     for load in (Workload(), Workload(64, 16, 512, 512), Workload(1, 2048, 8, 8)):
         n, c, h, w = precision.convolution(load._replace(training=False), dtype)().shape  # type: ignore[attr-defined]
         assert 9 * c * c * n * h * w <= 2 * precision._MAX_MACS
+
+
+@pytest.mark.parametrize("training", [False, True])
+def test_what_is_timed_goes_the_way_that_the_networks_go(training: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    load = Workload(1, 16, 8, 8, training)
+    shape = conv_plans.ConvShape(3, 1, 16, 16, 1, 8, 8, torch.float32, not training)
+    plan = conv_plans.serving_plan(shape)
+    if plan is None:
+        pytest.skip("no Winograd convolutions here")
+    found = []
+    for plans in (conv_plans.DIRECT, conv_plans.Plans(plan, plan)):
+        monkeypatch.setattr(conv_plans, "choose", lambda shape, plans=plans: plans)
+        found.append(precision.convolution(load, torch.float32)())
+    direct, planned = ((one if training else (one,)) for one in found)
+    for a, b in zip(direct, planned):
+        if a is not None:
+            assert not torch.equal(a, b)
+            torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4)
 
 
 def test_measuring_asks_nothing_of_the_default_device() -> None:

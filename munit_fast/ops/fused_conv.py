@@ -134,17 +134,15 @@ def _backward(
     """The gradients, those that `need` asks for (in their order); `add` is added to the first one."""
     need_a, need_weight, need_bias, need_border = need
     grad = grad.contiguous(memory_format=torch.channels_last)
-    grad_weight = None
+    grad_weight = grad_bias = None
     if need_weight and conv.weight_plan is not None:
         grad_weight = winograd.weight_gradient(grad, source, conv.weight, conv.weight_plan)
-        need_weight = False
     if conv.plan is None:
-        need = (need_a, need_weight, need_bias, need_border)
-        grads = _backward_direct(grad, source, conv, impl, need, add)
-        return grads if grad_weight is None else grads._replace(weight=grad_weight)
+        return _backward_direct(grad, source, conv, impl, need, add, grad_weight)
+    if need_bias:
+        grad_bias = _bias_gradient(grad, conv)
     border = conv.border_weight
     grad_a = grad_border = None
-    grad_bias = grad.sum((0, 2, 3), dtype=conv.bias.dtype) if need_bias and conv.bias is not None else None
     if need_a:
         grad_a = winograd.input_gradient(grad, conv.weight, source, conv.plan, add)
     if border is not None:
@@ -155,22 +153,36 @@ def _backward(
     return _Gradients(grad_a, grad_weight, grad_bias, grad_border)
 
 
+def _bias_gradient(grad: Tensor, conv: Conv) -> Tensor | None:
+    return None if conv.bias is None else grad.sum((0, 2, 3), dtype=conv.bias.dtype)
+
+
 def _backward_direct(
-    grad: Tensor, source: Source, conv: Conv, impl: str, need: Sequence[bool], add: Tensor | None
+    grad: Tensor,
+    source: Source,
+    conv: Conv,
+    impl: str,
+    need: Sequence[bool],
+    add: Tensor | None,
+    grad_weight: Tensor | None,
 ) -> _Gradients:
+    """As `_backward`, given the gradient of the weight where that has a plan."""
     need_a, need_weight, need_bias, need_border = need
+    need_weight = need_weight and grad_weight is None
     weight, stride, border = conv.weight, conv.stride, conv.border_weight
     # PyTorch reads of the activation no more than its size, where the weight needs no gradient.
     read = need_weight or border is not None
     a = _activation(source, impl)[0] if read else grad.new_empty(()).expand(source.spec.output_size(source.x))
     narrow = need_a and border is None and narrow_conv.serves_backward(grad, weight, stride)
     grad_a = narrow_conv.backward(grad, weight) if narrow else None
-    grad_weight = grad_bias = grad_border = None
+    grad_bias = grad_border = None
     if need_weight and narrow_conv.serves_weight_gradient(a, weight, stride):
         grad_weight, need_weight = narrow_conv.weight_gradient(grad, a, weight, stride), False
+    if need_bias and not need_weight:  # oneDNN would compute the weight's gradient for it
+        grad_bias, need_bias = _bias_gradient(grad, conv), False
     need_direct = (need_a and not narrow, need_weight, need_bias)
     if any(need_direct):
-        given, given_weight, grad_bias = torch.ops.aten.convolution_backward.default(
+        found = torch.ops.aten.convolution_backward.default(
             grad,
             a,
             weight,
@@ -183,8 +195,8 @@ def _backward_direct(
             1,
             need_direct,
         )
-        grad_a = grad_a if narrow else given
-        grad_weight = given_weight if need_weight else grad_weight
+        known = (grad_a, grad_weight, grad_bias)
+        grad_a, grad_weight, grad_bias = (new if needed else old for new, needed, old in zip(found, need_direct, known))
     if border is not None:
         edges = upsample_conv.Edges.of_padded(a)
         grad_border, of_edges = upsample_conv.correct_reflect_border_backward(grad, edges, border, need_a, need_border)
