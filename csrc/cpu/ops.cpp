@@ -169,6 +169,7 @@ struct Cpu {
   }
 
   static void backward(const BackwardArgs& a, Option) {
+    if (a.n == 0) return;  // nothing is written
     Call<BackwardParams> call(a);
     BackwardParams& b = call.params;
     b.grad = a.grad.data(), b.grad_x = mutable_data(a.grad_x), b.grad_residual = mutable_data(a.grad_residual);

@@ -51,18 +51,18 @@ class ConvInput {
   }
 
   // Pixels of one row of image n, in padded coordinates, `step` columns apart from `column` on: [count][stored_channels].
-  // What lies behind the padding is zero, like zero padding.
+  // What lies behind the padding, where the last tiles reach, is like the reference: a constant plane has no edge there.
   void row(int64_t n, int64_t padded_row, int64_t column, int64_t step, int64_t count, const float* reference,
            float* to) const {
     const int64_t r = source(padded_row, height);
     const int64_t first = column - e_.pad;
-    if (r < 0) return zeros(0, count, reference, to);
+    if (r < 0) return outside(r, 0, count, reference, to);
     // Entries [begin, end) lie inside the image.
     const int64_t begin = min64(count, first < 0 ? ceil_div(-first, step) : 0);
     const int64_t end = max64(begin, min64(count, first < width_ ? (width_ - 1 - first) / step + 1 : 0));
     const auto border = [&](int64_t i) {
       const int64_t q = source(column + i * step, width_);
-      if (q < 0) zeros(i, i + 1, reference, to);
+      if (q < 0) outside(q, i, i + 1, reference, to);
       else pixels(n, r, q, 0, 1, reference, to + i * stored_channels, 0);
     };
     for (int64_t i = 0; i < begin; ++i) border(i);
@@ -94,14 +94,16 @@ class ConvInput {
   const PlaneParams<float> planes_;
   const bool plain_;
 
+  static constexpr int64_t behind = -2;  // the padding; zero padding is -1
+
   int64_t source(int64_t padded, int64_t size) const {
-    if (padded >= size + 2 * e_.pad) return -1;
+    if (padded >= size + 2 * e_.pad) return behind;
     return view_.source(padded, size);
   }
-  void zeros(int64_t from, int64_t to_, const float* reference, float* to) const {
+  void outside(int64_t where, int64_t from, int64_t to_, const float* reference, float* to) const {
     for (int64_t i = from; i < to_; ++i)
       for (int64_t k = 0; k < stored_channels; k += width<float>)
-        store(-load(reference + k), to + i * stored_channels + k);
+        store(where == behind ? V{} : -load(reference + k), to + i * stored_channels + k);
   }
   // `count` pixels from (r, q) on, `block · step` columns apart.
   void pixels(int64_t n, int64_t r, int64_t q, int64_t step, int64_t count, const float* reference, float* to,

@@ -29,7 +29,7 @@ _EPS = 1e-5
 T = TypeVar("T")
 
 # The convolutions' weights as they are used: cast, and summed for the phases. Kept for the calls of one context only.
-_cache: ContextVar[dict[Any, tuple[Tensor, Tensor]] | None] = ContextVar("munit_fast_weights", default=None)
+_cache: ContextVar[dict[Any, tuple[Tensor, Any]] | None] = ContextVar("munit_fast_weights", default=None)
 
 
 @contextmanager
@@ -136,7 +136,13 @@ def _planned_weight(conv: nn.Conv2d, plan: str, phases: bool = False) -> tuple[T
 
     if torch.is_grad_enabled() or torch.compiler.is_compiling():
         return weight(), None
-    return winograd.kept_weight(conv.weight, plan, phases, weight, trusted=_cache.get() is not None)
+    cache, key = _cache.get(), (id(conv.weight), plan, phases)
+    if cache is not None and key in cache:  # nobody has changed the parameter since it was compared
+        return cache[key][1]
+    found = winograd.kept_weight(conv.weight, plan, phases, weight)
+    if cache is not None and found[1] is not None:
+        cache[key] = (conv.weight, found)
+    return found
 
 
 def padding(block: Any) -> tuple[int, str]:

@@ -34,7 +34,7 @@ class Conv(NamedTuple):
         pad: pixels of padding that the convolution adds; always 0 for a direct one, whose input is padded already.
         pad_mode: its mode.
         transformed: the weight as the plan takes it, if it was transformed before.
-        weight_plan: the plan of the weight's gradient, which pays for fewer pixels than `plan` does; None: direct.
+        weight_plan: the plan of the weight's gradient, which pays for fewer pixels than `plan` does; None: as `plan`.
     """
 
     weight: Tensor
@@ -135,8 +135,8 @@ def _backward(
     need_a, need_weight, need_bias, need_border = need
     grad = grad.contiguous(memory_format=torch.channels_last)
     grad_weight = grad_bias = None
-    if need_weight and conv.weight_plan is not None:
-        grad_weight = winograd.weight_gradient(grad, source, conv.weight, conv.weight_plan)
+    if need_weight and (weight_plan := conv.weight_plan or conv.plan) is not None:
+        grad_weight = winograd.weight_gradient(grad, source, conv.weight, weight_plan)
     if conv.plan is None:
         return _backward_direct(grad, source, conv, impl, need, add, grad_weight)
     if need_bias:

@@ -40,7 +40,9 @@ def _taps(device: torch.device, dtype: torch.dtype) -> Tensor:
 def phase_weight(weight: Tensor) -> Tensor:
     """[O, C, 5, 5] -> [4·O, C, 3, 3], channel (2i + j)·O + o; differentiable, in the dtype of `weight`."""
     o, c = weight.shape[:2]
-    taps = weight.reshape(o * c, 25) @ _taps(weight.device, weight.dtype)
+    # While a program is traced, a new tensor has no data that another call could use.
+    make = _taps.__wrapped__ if torch.compiler.is_compiling() else _taps
+    taps = weight.reshape(o * c, 25) @ make(weight.device, weight.dtype)
     return taps.view(o, c, 2, 2, 3, 3).permute(2, 3, 0, 1, 4, 5).reshape(4 * o, c, 3, 3)
 
 

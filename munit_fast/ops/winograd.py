@@ -325,44 +325,41 @@ def weight_gradient(grad: Tensor, source: Source, weight: Tensor, plan: str) -> 
 class _Entry:
     """What is known of a weight that was used without a graph."""
 
-    def __init__(self, version: int, address: int) -> None:
-        self.version, self.address = version, address
-        self.fingerprint: int | None = None
+    def __init__(self, content: tuple[int, int]) -> None:
+        self.content = content
         self.value: tuple[Tensor, Tensor] | None = None
 
 
 _kept: WeakIdKeyDictionary = WeakIdKeyDictionary()
 
 
-def kept_weight(
-    source: Tensor, plan: str, phases: bool, weight: Callable[[], Tensor], trusted: bool
-) -> tuple[Tensor, Tensor | None]:
+def _fingerprint(t: Tensor) -> int:
+    return _RAW.fingerprint.default((t if t.is_contiguous() else t.permute(0, 2, 3, 1)).contiguous())
+
+
+def kept_weight(source: Tensor, plan: str, phases: bool, weight: Callable[[], Tensor]) -> tuple[Tensor, Tensor | None]:
     """A weight for inference, and how the plan takes it: kept from its second use on, while `source` does not change.
 
-    In training, whose discriminator step uses each weight once without a graph, nothing is kept.
+    Its content is compared: a change through ``.data`` leaves no other trace, nor does a step of a fused optimizer. In
+    training, whose discriminator step uses each weight once without a graph, nothing is kept.
 
     Args:
         source: the parameter.
         plan: of PLANS.
         phases: tells two weights of one parameter apart.
         weight: makes the weight of the convolution from it.
-        trusted: whether the caller answers for the parameter; else its content is compared, because a change through
-            ``.data`` leaves no other trace.
 
     Returns:
         The weight and its transform; None in place of that at the first use.
     """
     entries = _kept.setdefault(source, {})
     key = (plan, phases, native.module.isa())  # type: ignore[union-attr]
-    # A tensor of inference mode counts no versions.
-    version = -1 if source.is_inference() else source._version
+    content = _fingerprint(source), source.data_ptr()
     entry = entries.get(key)
-    if entry is None or (entry.version, entry.address) != (version, source.data_ptr()):
-        entries[key] = _Entry(version, source.data_ptr())
+    if entry is None or entry.content != content:
+        entries[key] = _Entry(content)
         return weight(), None
-    if entry.value is not None and (trusted or entry.fingerprint == _RAW.fingerprint.default(source)):
-        return entry.value
-    made = weight().detach()
-    entry.value = made, transform_weight(made, plan)
-    entry.fingerprint = _RAW.fingerprint.default(source)
+    if entry.value is None:
+        made = weight().detach()
+        entry.value = made, transform_weight(made, plan)
     return entry.value

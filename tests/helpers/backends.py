@@ -6,3 +6,4 @@ from munit_fast.ops import native
 
 ISAS = native.module.available_isas() if native.module is not None else []
 BACKENDS = ["reference", *(f"cpu-{isa}" for isa in ISAS)]
+WINOGRAD_ISAS = [isa for isa in ISAS if isa.startswith("avx")]

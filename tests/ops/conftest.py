@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-from helpers.backends import BACKENDS, ISAS
+from helpers.backends import BACKENDS, ISAS, WINOGRAD_ISAS
 from munit_fast.ops import native
 
 
@@ -48,6 +48,17 @@ def cpu() -> str:
     if not ISAS:
         pytest.skip(f"the compiled part is missing: {native.native_error}")
     return "cpu"
+
+
+@pytest.fixture(params=WINOGRAD_ISAS or [None])
+def winograd_isa(request: pytest.FixtureRequest) -> Iterator[str]:
+    """Each instruction set with Winograd's convolutions in turn."""
+    if request.param is None:
+        pytest.skip("no instruction set here has Winograd's convolutions")
+    chosen = native.module.isa()
+    native.module.set_isa(request.param)
+    yield request.param
+    native.module.set_isa(chosen)
 
 
 @pytest.fixture
