@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch.utils.weak import WeakIdKeyDictionary
 
 from munit_fast.ops import conv_plans, winograd
 from munit_fast.ops.autograd import distinct
@@ -55,22 +54,11 @@ def has_plan(kernel: int, stride: int, channels: int, out_channels: int) -> bool
     return conv_plans.choose(shape).result is not None
 
 
-_views: WeakIdKeyDictionary = WeakIdKeyDictionary()
-
-
 def _transformed(weight: Tensor, plan: str) -> Tensor | None:
     """The weight as the plan takes it, kept from the second inference with it on; None where it is not at hand."""
     if torch.is_grad_enabled() or torch.compiler.is_compiling():
         return None
-    source = weight
-    if not weight.is_contiguous():
-        # What is kept is found, and compared, by a contiguous tensor: here one with the weight's memory and version.
-        if not weight.is_contiguous(memory_format=torch.channels_last):
-            return None
-        source = _views.get(weight)
-        if source is None or source.data_ptr() != weight.data_ptr():
-            source = _views[weight] = weight.detach().permute(0, 2, 3, 1)
-    return winograd.kept_weight(source, plan, False, lambda: weight, trusted=False)[1]
+    return winograd.kept_weight(weight, plan, False, lambda: weight)[1]
 
 
 def planned_conv(
