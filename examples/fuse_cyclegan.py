@@ -1,4 +1,4 @@
-"""Fuse the norms of a network that knows nothing of munit-fast: a CycleGAN generator.
+"""Fuse the norms and convolutions of a network that knows nothing of munit-fast: a CycleGAN generator.
 
 python examples/fuse_cyclegan.py [--size 128] [--channels 32] [--blocks 6]
 

@@ -133,6 +133,7 @@ FUNCTIONAL: dict[str, Callable[[], Tensor]] = {
     "l1_losses": lambda: mf.functional.l1_losses([(image(), image())]),
     "layer_norm2d": lambda: mf.functional.layer_norm2d(image(4), torch.rand(4), torch.rand(4)),
     "lsgan_loss": lambda: mf.functional.lsgan_loss([image()], 1.0),
+    "norm_act_conv2d": lambda: mf.functional.norm_act_conv2d(image(4), torch.rand(2, 4, 3, 3), padding=1, act="relu"),
 }
 MODULES: dict[str, Callable[[], Tensor]] = {
     "BiasAct": lambda: mf.nn.BiasAct(4, act="relu")(image(4)),

@@ -1,6 +1,6 @@
-"""`munit_fast.accelerate(module)`: a third-party network, with its norms run by the fused functions.
+"""`munit_fast.accelerate(module)`: a third-party network, with its norms and convolutions run by the fused functions.
 
-`search` finds the norms and what follows them, `probe` tries out whether a class computes what its name says, `swaps`
+`search` finds these and what belongs to them, `probe` tries out whether a class computes what its name says, `swaps`
 has the fused forwards and gives them to modules, `report` says what was done.
 """
 

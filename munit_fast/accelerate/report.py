@@ -13,12 +13,13 @@ from munit_fast.accelerate.swaps import Swapped, is_swapped, unswap
 
 @dataclass(frozen=True)
 class Fused:
-    """One norm that now runs fused.
+    """One norm or convolution that now runs fused.
 
     Attributes:
         name: its qualified name in the network.
         what: the modules that became one call: "InstanceNorm2d + ReLU".
-        into: the call: "instance_norm(act=relu)".
+        into: the call: "instance_norm(act=relu)". That of a convolution, "norm_act_conv2d(padding=1)", is made where
+            it has a plan for the tensors at hand.
     """
 
     name: str
@@ -43,7 +44,7 @@ class Report:
     """What one call of `accelerate` did; str() of it is made to be read.
 
     Attributes:
-        replaced: the norms that run fused.
+        replaced: the norms and convolutions that run fused.
         skipped: the modules that were left as they are, with the reasons.
     """
 
@@ -70,11 +71,10 @@ class Report:
             )
 
     def __str__(self) -> str:
-        fused, left = len(self.replaced), len(self.skipped)
-        lines = [
-            f"{fused} norm{'s' * (fused != 1)} fused, {left} module{'s' * (left != 1)} left as "
-            + ("it is" if left == 1 else "they are")
-        ]
+        convolutions = sum(f.into.startswith("norm_act_conv2d") for f in self.replaced)
+        norms, left = len(self.replaced) - convolutions, len(self.skipped)
+        fused = _counted(norms, "norm") + (f" and {_counted(convolutions, 'convolution')}" if convolutions else "")
+        lines = [f"{fused} fused, {_counted(left, 'module')} left as {'it is' if left == 1 else 'they are'}"]
         for what, into in dict.fromkeys((f.what, f.into) for f in self.replaced):
             names = [f.name for f in self.replaced if (f.what, f.into) == (what, into)]
             lines += _paragraph(f"fused  {what} → {into}", names)
@@ -84,6 +84,10 @@ class Report:
 
     def __repr__(self) -> str:
         return f"<accelerate.Report: {len(self.replaced)} fused, {len(self.skipped)} left>"
+
+
+def _counted(number: int, what: str) -> str:
+    return f"{number} {what}{'s' * (number != 1)}"
 
 
 def _paragraph(title: str, names: list[str]) -> list[str]:

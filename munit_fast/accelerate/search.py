@@ -1,4 +1,4 @@
-"""The search for norms in a network, and for what follows them: `accelerate`."""
+"""The search for norms and convolutions in a network, and for what belongs to them: `accelerate`."""
 
 from __future__ import annotations
 
@@ -16,7 +16,10 @@ from munit_fast.accelerate import swaps
 from munit_fast.accelerate.probe import difference
 from munit_fast.accelerate.report import Fused, Report, Skipped
 from munit_fast.accelerate.swaps import Swapped, is_plain, is_swapped, kind_of, swap
+from munit_fast.ops import native, winograd
 from munit_fast.ops.backends import IMPLEMENTATIONS
+from munit_fast.ops.planned_conv import has_plan
+from munit_fast.utils import env
 
 _FUNCTIONS: dict[type[Swapped], str] = {
     swaps.InstanceNorm: "instance_norm",
@@ -32,13 +35,14 @@ _PUBLISHED: dict[str, tuple[str, ...]] = {
     "ResBlock": ("model",),
     "ResnetBlock": ("conv_block",),
 }
+CONVOLUTION = "norm_act_conv2d"
 ITSELF = "(the module itself)"
 HOOKED = "has a hook, so norm and activation stay two calls"
 _OTHER_NORMS = (_NormBase, nn.GroupNorm, nn.LayerNorm, nn.RMSNorm, nn.LocalResponseNorm)
 
 
 def accelerate(module: nn.Module, impl: str = "auto") -> Report:
-    """Run the norms of any network by `munit_fast.functional`, in place, with the activation and padding after them.
+    """Run the norms and convolutions of any network by `munit_fast.functional`, in place, with what belongs to them.
 
     Found are, anywhere inside `module` and in itself:
 
@@ -48,18 +52,24 @@ def accelerate(module: nn.Module, impl: str = "auto") -> Report:
     - MUNIT's own classes, the published ones and those of `munit_fast.reference`: AdaptiveInstanceNorm2d, LayerNorm,
       norm and activation of Conv2dBlock, and the sum of ResBlock; also that of CycleGAN's ResnetBlock. These are known
       by class name and attributes, and then tried out: a small copy of the module and one of its fused form must agree
-      in values and gradients, or it is left alone. The trial disturbs neither the module nor the random state.
+      in values and gradients, or it is left alone. The trial disturbs neither the module nor the random state;
+    - `torch.nn.Conv2d` with kernel 3×3 and stride 1, or 4×4 and stride 2, groups and dilation 1, and padding that is
+      equal on all sides and not circular; in a `torch.nn.Sequential` with a padding before it, or with a norm and what
+      stands between the two (CycleGAN's residual blocks, U-Nets). On CPUs, those with float32 weights run by Winograd's
+      algorithms wherever `munit_fast.ops.conv_plans` has a plan for the size at hand, which each call asks; by PyTorch
+      otherwise, and with impl other than "auto" and "cpu".
 
-    Results and gradients are the same up to rounding. Modules, parameters, buffers, hooks, modes, the state_dict and
-    its order are untouched, so optimizers and checkpoints go on working, and so do deepcopy, pickle (where munit_fast
-    is installed), .to(), DataParallel and torch.compile. Only the class of a module changes, to a subclass with its
-    name: see `munit_fast.accelerate.swaps`. Tensors that the fused functions do not take run as before, and with
-    impl="auto" so do all where no fast backend serves them (`munit-fast doctor` says why). Calling this again finds
-    nothing more to do.
+    Results and gradients are the same up to rounding; `munit_fast.functional.norm_act_conv2d` says how far convolutions
+    differ. Modules, parameters, buffers, hooks, modes, the state_dict and its order are untouched, so optimizers and
+    checkpoints go on working, and so do deepcopy, pickle (where munit_fast is installed), .to(), DataParallel and
+    torch.compile. Only the class of a module changes, to a subclass with its name: see `munit_fast.accelerate.swaps`.
+    Tensors that the fused functions do not take run as before, and with impl="auto" so do all where no fast backend
+    serves them (`munit-fast doctor` says why). Calling this again finds nothing more to do.
 
     Three things do differ. A channels_last input gives a channels_last result, where PyTorch's norms return NCHW
     memory. Under autocast MUNIT's LayerNorm returns x's dtype, where PyTorch's promotion gave float32. And there is no
-    second derivative (gradient penalties raise RuntimeError). restore() before torch.jit.script and torch.onnx.
+    second derivative (gradient penalties raise RuntimeError, through convolutions with a plan too). restore() before
+    torch.jit.script and torch.onnx.
 
     Args:
         module: the network; on any device (meta too), in any dtype and mode.
@@ -80,10 +90,10 @@ def accelerate(module: nn.Module, impl: str = "auto") -> Report:
     named = _named(module, report)
     search = _Search(report, impl, named)
     # Containers after what they contain: a module that is shared may be listed before its second container.
-    for find in (search.norm, search.sequential, search.block, search.residual):
+    for find in (search.norm, search.convolution, search.sequential, search.block, search.residual):
         for name, child in named:
             find(name, child)
-    search.report_norms()
+    search.report_all()
     return report
 
 
@@ -116,6 +126,8 @@ class _Search:
         self.mine: set[nn.Module] = set()
         # What a norm does besides, for each place that it stands in: the name, the modules after it, the keywords.
         self.tails: dict[nn.Module, list[tuple[str, list[str], swaps.Keywords]]] = {}
+        # What a convolution does besides, likewise: the name, the modules before it, and what they ask of it.
+        self.leads: dict[nn.Module, list[tuple[str, list[nn.Module], swaps.Lead]]] = {}
 
     def skip(self, name: str, reason: str) -> None:
         self.report.skipped.append(Skipped(name, reason))
@@ -144,6 +156,15 @@ class _Search:
         elif kind is not None:
             self.swap(name, module, kind)
 
+    def convolution(self, name: str, module: nn.Module) -> None:
+        if not isinstance(module, nn.Conv2d) or is_swapped(module):
+            return
+        reason = _conv_reason(module, self.impl)
+        if reason is None:
+            self.swap(name, module, swaps.Conv2d)
+        else:
+            self.skip(name, f"{type(module).__name__} {reason}")
+
     def sequential(self, name: str, module: nn.Module) -> None:
         if not isinstance(module, nn.Sequential) or is_swapped(module):
             return
@@ -158,13 +179,22 @@ class _Search:
                 continue
             keywords, used = swaps.followers(after)
             found.append((child, _inside(name, names[i]), [type(m).__name__ for m in after[:used]], keywords))
-        if not found:
+        leads = [(i, lead) for i in range(len(children)) if (lead := swaps.lead(children[i:])) is not None]
+        joined = [i + lead.length for i, lead in leads]
+        if not found and not any(
+            lead.length or isinstance(next(iter(children[at + 1 :]), None), swaps.Norm)
+            for at, (_, lead) in zip(joined, leads)
+        ):
             return
         if type(module).forward is not nn.Sequential.forward or "forward" in vars(module):
-            self.skip(name, "a Sequential with its own forward: the norms inside stay calls of their own")
+            self.skip(name, "a Sequential with its own forward: the modules inside stay calls of their own")
         elif self.swap(name, module, swaps.Sequential):
             for run in found:
                 self.tail(*run)
+            for n, (at, (i, lead)) in enumerate(zip(joined, leads)):
+                if at not in joined[:n]:  # a padding that a norm takes with it leads to the same convolution
+                    before = children[i:at]
+                    self.leads.setdefault(children[at], []).append((_inside(name, names[at]), before, lead))
 
     def block(self, name: str, module: Any) -> None:
         if not _has_shape_of(module, "Conv2dBlock") or not isinstance(module.norm, swaps.Norm):
@@ -202,17 +232,24 @@ class _Search:
             return False
         return self.swap(name, module, kind)
 
-    def report_norms(self) -> None:
+    def report_all(self) -> None:
         for module, name in self.names.items():
-            if not isinstance(module, swaps.Norm) or not is_swapped(module):
+            if not isinstance(module, (swaps.Norm, swaps.Conv2d)) or not is_swapped(module):
                 continue
-            if module not in self.mine and module not in self.tails:
+            if module not in self.mine and module not in self.tails and module not in self.leads:
                 self.skip(name, "is accelerated already")
-                continue
-            for place, after, keywords in self.tails.get(module, [(name, [], {})]):
-                shown = ", ".join(f"{k}={_shown(v)}" for k, v in keywords.items())
-                what = " + ".join([type(module).__name__, *after])
-                self.report.replaced.append(Fused(place, what, f"{_FUNCTIONS[kind_of(module)]}({shown})"))
+            elif isinstance(module, swaps.Norm):
+                for place, after, keywords in self.tails.get(module, [(name, [], {})]):
+                    what = " + ".join([type(module).__name__, *after])
+                    self.replace(place, what, _FUNCTIONS[kind_of(module)], keywords)
+            else:
+                for place, before, lead in self.leads.get(module, [(name, [], swaps.Lead(0, None, {}))]):
+                    what = " + ".join(type(m).__name__ for m in [*before, module])
+                    self.replace(place, what, CONVOLUTION, _conv_keywords(before, module, lead))
+
+    def replace(self, name: str, what: str, function: str, keywords: swaps.Keywords) -> None:
+        shown = ", ".join(f"{k}={_shown(v)}" for k, v in keywords.items())
+        self.report.replaced.append(Fused(name, what, f"{function}({shown})"))
 
 
 def _inside(name: str, child: str) -> str:
@@ -278,3 +315,42 @@ def _torch_kind(module: nn.InstanceNorm2d) -> type[swaps.Norm] | str:
         return f"{name} has its own forward"
     reason = None if type(module) is nn.InstanceNorm2d else difference(module, swaps.InstanceNorm, module.num_features)
     return f"{name}: {reason}" if reason else swaps.InstanceNorm
+
+
+def _conv_reason(module: nn.Conv2d, impl: str) -> str | None:
+    """Why a convolution stays as it is; None if it gets a plan."""
+    cls = type(module)
+    if isinstance(module, Swapped) or parametrize.is_parametrized(module):
+        return "has a parametrization, or another class on top"
+    if "forward" in vars(module) or "_conv_forward" in vars(module):
+        return "has a forward that was replaced on the object"
+    if isinstance(module, LazyModuleMixin):
+        return "has no parameters yet: call the network once, then accelerate"
+    if cls.forward is not nn.Conv2d.forward or cls._conv_forward is not nn.Conv2d._conv_forward:
+        return "has its own forward"
+    if "weight" not in module._parameters:
+        return "has a weight that a hook computes (weight or spectral norm, pruning)"
+    found = swaps.geometry(module)
+    if isinstance(found, str):
+        return found
+    if impl not in ("auto", "cpu"):
+        return f"has no plan for impl={impl!r}"
+    if not winograd.available():
+        return f"has no plan on this processor ({native.native_error or 'it needs AVX2 or AVX-512'})"
+    if not has_plan(module.kernel_size[0], found.stride, module.in_channels, module.out_channels):
+        if env.conv() != "auto":
+            return f"has no plan with MUNIT_FAST_CONV={env.conv()}"
+        return f"with {module.in_channels} to {module.out_channels} channels is faster in PyTorch"
+    return None
+
+
+def _conv_keywords(before: list[nn.Module], module: Any, lead: swaps.Lead) -> swaps.Keywords:
+    """What a convolution with a plan does, as the keywords of `munit_fast.functional.norm_act_conv2d`."""
+    found: Any = swaps.geometry(module)
+    pad, mode = (lead.outer["pad"], lead.outer["pad_mode"]) if lead.outer else (found.pad, found.pad_mode)
+    keywords: swaps.Keywords = {"stride": found.stride} if found.stride > 1 else {}
+    if pad:
+        keywords |= {"padding": pad, "padding_mode": "zeros" if mode == "zero" else mode}
+    if lead.inner is not None:
+        keywords |= {"norm": "layer" if isinstance(before[0], swaps.LayerNorm) else "instance", **lead.inner}
+    return keywords

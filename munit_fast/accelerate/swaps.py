@@ -5,9 +5,9 @@ state_dict, references held elsewhere and `isinstance` stay as they are; the sub
 because code for MUNIT compares class names. Replacing the module objects instead would lose hooks and references, and
 an assigned `module.forward` breaks pickling.
 
-Two modules become one call in the forward of their *container*, and only while that runs: the activation after a norm
-is itself never changed. So a child that is called alone, indexed, sliced off, shared, exchanged later or observed by a
-hook computes what it always did.
+Two modules become one call in the forward of their *container*, and only while that runs: the activation after a norm,
+or the padding before a convolution, is itself never changed. So a child that is called alone, indexed, sliced off,
+shared, exchanged later or observed by a hook computes what it always did.
 """
 
 from __future__ import annotations
@@ -15,14 +15,19 @@ from __future__ import annotations
 import copyreg
 from collections.abc import Callable, Sequence
 from functools import cache
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.autograd import forward_ad
 from torch.nn.modules import module as torch_module
 
-from munit_fast import functional
+from munit_fast import ops
+from munit_fast.ops import winograd
 from munit_fast.ops.backends import BACKENDS, choose
+from munit_fast.ops.fused_conv import ConvOutput, EpilogueArgs
+from munit_fast.ops.planned_conv import planned_conv, plans_of
+from munit_fast.ops.spec import EpilogueSpec
 
 MARK = "_munit_fast_impl"
 
@@ -170,34 +175,69 @@ class Norm(Swapped):
     num_features: int
     eps: float
 
-    def _munit_fast_call(self, x: Tensor, style: Style, keywords: Keywords) -> Tensor | None:
+    def _munit_fast_parameters(self, x: Tensor, style: Style) -> tuple[str, Tensor | None, Tensor | None] | None:
+        """The norm as `munit_fast.ops` names it, its weight and bias; None if x or the style is not for it."""
         raise NotImplementedError
 
-    def _munit_fast_fused(self, x: Any, style: Style, keywords: Keywords) -> Tensor | None:
-        """norm(x, *style), activation, residual, padding: [N, C, H, W] -> [N, C, H + 2·pad, W + 2·pad].
+    def _munit_fast_args(self, x: Any, style: Style, keywords: Keywords) -> EpilogueArgs | None:
+        """The norm and what follows it as one epilogue, or None if that is not for these tensors.
 
-        None if the fused function is not for these tensors (no batch, empty, complex, another number of channels, ...):
-        then the modules run one by one, and compute or fail as they always did. They also do where only the formulas
-        of the reference would serve, which are slower than PyTorch's own operators.
+        It is not without a batch, for empty or complex tensors, parameters of another size, and so on: then the modules
+        run one by one, and compute or fail as they always did. They also do where only the formulas of the reference
+        would serve, which are slower than PyTorch's own operators.
         """
-        if not isinstance(x, Tensor) or x.dim() != 4 or not x.is_floating_point():
+        if not isinstance(x, Tensor) or x.dim() != 4 or not x.is_floating_point() or x.layout != torch.strided:
             return None
         n, c, h, w = x.shape
-        residual = keywords.get("residual")
         if n == 0 or h == 0 or w == 0 or c != self.num_features:
             return None
         if keywords.get("pad_mode") == "reflect" and keywords["pad"] >= min(h, w):
             return None
-        if residual is not None and (residual.shape != x.shape or residual.dtype != x.dtype):
-            return None
         if self._munit_fast_impl == "auto" and not is_fast(x.device, x.dtype):
             return None
-        return self._munit_fast_call(x, style, {"eps": self.eps, "impl": self._munit_fast_impl, **keywords})
+        parameters = self._munit_fast_parameters(x, style)
+        if parameters is None:
+            return None
+        norm, weight, bias = parameters
+        slope = keywords.get("slope", 0.0)
+        slopes = slope if isinstance(slope, Tensor) else None
+        spec = EpilogueSpec(
+            norm,
+            self.eps,
+            keywords.get("act", "none"),
+            0.0 if slopes is not None else slope,
+            1,
+            keywords.get("pad", 0),
+            keywords.get("pad_mode", "zero"),
+        )
+        args = EpilogueArgs(weight, bias, slopes, spec, self._munit_fast_impl)
+        return args if _fits(args, x) else None
+
+    def _munit_fast_fused(self, output: ConvOutput, style: Style, keywords: Keywords) -> Tensor | None:
+        """norm(z, *style), activation, residual, padding: [N, C, H, W] -> [N, C, H + 2·pad, W + 2·pad]; or None."""
+        x, stats = output
+        residual = keywords.get("residual")
+        if residual is not None and (residual.shape, residual.dtype, residual.device) != (x.shape, x.dtype, x.device):
+            return None
+        args = self._munit_fast_args(x, style, keywords)
+        if args is None:
+            return None
+        if not (x.is_contiguous() or x.is_contiguous(memory_format=torch.channels_last)):
+            x = x.contiguous()
+        return ops.epilogue(x, args.weight, args.bias, residual, args.slopes, args.spec, args.impl, stats)
 
     def forward(self, *arguments: Any, **keywords: Any) -> Tensor:
         """The norm as one fused operation, or the module's own forward where that cannot be."""
-        y = None if keywords or not arguments else self._munit_fast_fused(arguments[0], arguments[1:], {})
+        y = None if keywords or not arguments else self._munit_fast_fused(ConvOutput(arguments[0]), arguments[1:], {})
         return super().forward(*arguments, **keywords) if y is None else y
+
+
+def _fits(args: EpilogueArgs, x: Tensor) -> bool:
+    n, c = x.shape[:2]
+    tensors = [(args.weight, ((c,), (n, c))), (args.bias, ((c,), (n, c))), (args.slopes, ((1,), (c,)))]
+    return all(
+        t is None or (t.shape in shapes and t.device == x.device and t.is_floating_point()) for t, shapes in tensors
+    )
 
 
 class InstanceNorm(Norm):
@@ -206,10 +246,10 @@ class InstanceNorm(Norm):
     weight: Tensor | None
     bias: Tensor | None
 
-    def _munit_fast_call(self, x: Tensor, style: Style, keywords: Keywords) -> Tensor | None:
+    def _munit_fast_parameters(self, x: Tensor, style: Style) -> tuple[str, Tensor | None, Tensor | None] | None:
         if style or x.shape[2] * x.shape[3] == 1:
             return None
-        return functional.instance_norm(x, self.weight, self.bias, **keywords)
+        return "instance", self.weight, self.bias
 
 
 class LayerNorm(Norm):
@@ -219,19 +259,18 @@ class LayerNorm(Norm):
     gamma: Tensor
     beta: Tensor
 
-    def _munit_fast_call(self, x: Tensor, style: Style, keywords: Keywords) -> Tensor | None:
+    def _munit_fast_parameters(self, x: Tensor, style: Style) -> tuple[str, Tensor | None, Tensor | None] | None:
         if style or x.shape[1] * x.shape[2] * x.shape[3] == 1:
             return None
-        weight, bias = (self.gamma, self.beta) if self.affine else (None, None)
-        return functional.layer_norm2d(x, weight, bias, **keywords)
+        return ("layer", self.gamma, self.beta) if self.affine else ("layer", None, None)
 
 
-def _adain(x: Tensor, weight: Any, bias: Any, keywords: Keywords) -> Tensor | None:
+def _adain(x: Tensor, weight: Any, bias: Any) -> tuple[str, Tensor | None, Tensor | None] | None:
     n, c, h, w = x.shape
     for value in (weight, bias):
         if not isinstance(value, Tensor) or value.numel() != n * c or not value.is_floating_point():
             return None
-    return None if h * w == 1 else functional.adain(x, weight.reshape(n, c), bias.reshape(n, c), **keywords)
+    return None if h * w == 1 else ("instance", weight.reshape(n, c), bias.reshape(n, c))
 
 
 class AssignedAdaIN(Norm):
@@ -240,42 +279,206 @@ class AssignedAdaIN(Norm):
     weight: Tensor | None
     bias: Tensor | None
 
-    def _munit_fast_call(self, x: Tensor, style: Style, keywords: Keywords) -> Tensor | None:
-        return None if style else _adain(x, self.weight, self.bias, keywords)
+    def _munit_fast_parameters(self, x: Tensor, style: Style) -> tuple[str, Tensor | None, Tensor | None] | None:
+        return None if style else _adain(x, self.weight, self.bias)
 
 
 class PassedAdaIN(Norm):
     """AdaIN with weight and bias [N, C] as arguments."""
 
-    def _munit_fast_call(self, x: Tensor, style: Style, keywords: Keywords) -> Tensor | None:
+    def _munit_fast_parameters(self, x: Tensor, style: Style) -> tuple[str, Tensor | None, Tensor | None] | None:
         if len(style) != 2 or any(value.shape != x.shape[:2] for value in style):
             return None
-        return _adain(x, *style, keywords)
+        return _adain(x, *style)
 
 
-def _run(modules: Sequence[Any], x: Any) -> Any:
-    i = 0
+_PADDING_MODES = {"zeros": "zero", "reflect": "reflect", "replicate": "replicate"}
+_PLANNED = {(plan.side, plan.stride) for plan in winograd.PLANS.values()}  # kernel and stride
+
+
+class Geometry(NamedTuple):
+    """A convolution that can have a plan: its stride, pixels of padding and their mode."""
+
+    stride: int
+    pad: int
+    pad_mode: str
+
+
+def _pair(value: Any) -> tuple[Any, Any]:
+    return (value, value) if isinstance(value, int) else tuple(value)
+
+
+def geometry(conv: Any) -> Geometry | str:
+    """The geometry of a `torch.nn.Conv2d`, or why Winograd's algorithms cannot compute it."""
+    (rows, columns), (stride, stride_x), mode = _pair(conv.kernel_size), _pair(conv.stride), conv.padding_mode
+    if rows != columns or stride != stride_x or (rows, stride) not in _PLANNED:
+        return f"{rows}×{columns}, stride {stride}: only 3×3 with stride 1 and 4×4 with stride 2 are planned"
+    if conv.groups != 1:
+        return f"has groups={conv.groups}"
+    if _pair(conv.dilation) != (1, 1):
+        return f"has dilation={conv.dilation}"
+    if mode not in _PADDING_MODES:
+        return f"has padding_mode={mode!r}"
+    if mode != "zeros":
+        sides = tuple(conv._reversed_padding_repeated_twice)  # what its forward reads
+    elif isinstance(conv.padding, str):
+        sides = ((rows - 1) // 2, rows // 2) if conv.padding == "same" else (0, 0)
+    else:
+        sides = _pair(conv.padding)
+    if any(side != sides[0] for side in sides):
+        return f"has padding={conv.padding}, not equal on all sides"
+    return Geometry(stride, sides[0], _PADDING_MODES[mode])
+
+
+def _is_plain_tensor(t: Any) -> bool:
+    """Whether it is a tensor and nothing derived from it, which may give operators another meaning."""
+    return type(t) in (Tensor, nn.Parameter)
+
+
+def _is_transformed() -> bool:
+    """Whether torch.func or forward-mode differentiation is at work, which convolutions with a plan do not know."""
+    return bool(torch._C._are_functorch_transforms_active()) or forward_ad._current_level >= 0
+
+
+def _is_channels_last(t: Tensor) -> bool:
+    return t.stride(1) == 1 and t.shape[1] > 1
+
+
+class Conv2d(Swapped):
+    """`torch.nn.Conv2d` with kernel 3×3 and stride 1, or 4×4 and stride 2: by Winograd's algorithms on CPUs."""
+
+    weight: Tensor
+    bias: Tensor | None
+
+    def _munit_fast_convolved(
+        self, output: ConvOutput, epilogue: EpilogueArgs | None, outer: Keywords, y_norm: str
+    ) -> ConvOutput | None:
+        """conv(pad(epilogue(z))), channels_last, with the statistics that a norm after it needs.
+
+        None where there is no plan for these tensors, and wherever PyTorch would raise.
+
+        Args:
+            output: z, with its statistics where they are at hand.
+            epilogue: what stands before the convolution, without padding.
+            outer: padding before the convolution, as keywords, where it has none itself.
+            y_norm: the norm that follows: "instance", "layer" or "none".
+        """
+        x, weight, bias = output.z, self.weight, self.bias
+        if not (_is_plain_tensor(x) and _is_plain_tensor(weight)) or x.dim() != 4 or x.numel() == 0:
+            return None
+        if bias is not None and not (_is_plain_tensor(bias) and bias.dtype == torch.float32):
+            return None
+        found = geometry(self)
+        if isinstance(found, str) or x.shape[1] != weight.shape[1] or _is_transformed():
+            return None
+        pad, mode = (outer["pad"], outer["pad_mode"]) if outer else (found.pad, found.pad_mode)
+        smallest = min(x.shape[2:])
+        if (mode == "reflect" and pad >= smallest) or smallest + 2 * pad < weight.shape[2]:
+            return None
+        plans = plans_of(x, weight, found.stride, pad, self._munit_fast_impl)
+        if plans.result is None:
+            return None
+        return planned_conv(output, epilogue, weight, bias, plans, pad, mode, y_norm)
+
+    def forward(self, input: Any) -> Any:
+        """The convolution by its plan, or the module's own forward where there is none."""
+        y = self._munit_fast_convolved(ConvOutput(input), None, {}, "none") if isinstance(input, Tensor) else None
+        if y is None:
+            return super().forward(input)
+        return y.z if _is_channels_last(input) or _is_channels_last(self.weight) else y.z.contiguous()
+
+
+def _norm_name(module: Any) -> str:
+    """The statistics that a module wants of its input."""
+    if not isinstance(module, Norm) or not is_plain(module):
+        return "none"
+    return "layer" if isinstance(module, LayerNorm) else "instance"
+
+
+class Lead(NamedTuple):
+    """What stands before a convolution and becomes one call with it.
+
+    Attributes:
+        length: how many modules that are.
+        inner: the activation of a norm, as keywords; None where there is no norm.
+        outer: the padding, as keywords.
+    """
+
+    length: int
+    inner: Keywords | None
+    outer: Keywords
+
+
+def lead(modules: Sequence[Any]) -> Lead | None:
+    """[norm, activation,] [padding,] before the convolution that they lead to; None if they do not, or are watched."""
+    inner, outer, length = None, {}, 0
+    if isinstance(modules[0], Norm):
+        keywords, used = followers(modules[1:3])
+        outer = {name: value for name, value in keywords.items() if name.startswith("pad")}
+        inner, length = {name: value for name, value in keywords.items() if name not in outer}, 1 + used
+    elif (found := padding(modules[0])) is not None:
+        outer, length = found, 1
+    conv = modules[length] if length < len(modules) else None
+    if not isinstance(conv, Conv2d) or not all(is_plain(module) for module in modules[: length + 1]):
+        return None
+    own = geometry(conv)
+    return None if isinstance(own, str) or (outer and own.pad) else Lead(length, inner, outer)
+
+
+def _convolved(modules: Sequence[Any], after: Any, output: ConvOutput) -> tuple[ConvOutput, int] | None:
+    """A convolution with what leads to it at the head of `modules` as one call, and how many modules these are.
+
+    None if that is not what stands there, or if the convolution has no plan for these tensors.
+    """
+    found = lead(modules) if isinstance(output.z, Tensor) else None
+    if found is None:
+        return None
+    conv, args = modules[found.length], None
+    if found.inner is not None:
+        args = modules[0]._munit_fast_args(output.z, (), found.inner)
+        if args is None or args.impl != conv._munit_fast_impl:
+            return None
+    following = [*modules[found.length + 1 :], after]
+    result = conv._munit_fast_convolved(output, args, found.outer, _norm_name(following[0]))
+    return None if result is None else (result, found.length + 1)
+
+
+def _run(modules: Sequence[Any], x: Any, after: Any = None) -> ConvOutput:
+    """The modules in order, with those fused that can be, and the statistics that `after`, the next one, may need."""
+    i, output = 0, ConvOutput(x)
+    moved = False  # whether the tensor is channels_last though PyTorch's would not be: between fused calls only
     while i < len(modules):
-        norm, y = modules[i], None
+        if (joined := _convolved(modules[i:], after, output)) is not None:
+            weight = modules[i + joined[1] - 1].weight
+            moved = not (_is_channels_last(weight) or (_is_channels_last(output.z) and not moved))
+            output, used = joined
+            i += used
+            continue
+        module, y = modules[i], None
         i += 1
-        if isinstance(norm, Norm) and is_plain(norm):
+        if isinstance(module, Norm) and is_plain(module):
             keywords, used = followers(modules[i : i + 2])
-            if used and (y := norm._munit_fast_fused(x, (), keywords)) is not None:
+            if (used or output.stats is not None) and (y := module._munit_fast_fused(output, (), keywords)) is not None:
                 i += used
-        x = norm(x) if y is None else y
-    return x
+        if y is None:
+            y, moved = module(output.z.contiguous() if moved else output.z), False
+        output = ConvOutput(y)
+    return output._replace(z=output.z.contiguous()) if moved else output
 
 
 class Sequential(Swapped):
-    """`torch.nn.Sequential` that runs a norm, the activation after it and the padding after that as one."""
+    """`torch.nn.Sequential` that runs a norm, the activation after it and the padding after that as one.
+
+    With the convolution after that too, where it has a plan.
+    """
 
     def forward(self, input: Any) -> Any:
         """The modules in order, with those fused that can be."""
-        return _run(list(self._modules.values()), input)
+        return _run(list(self._modules.values()), input).z
 
 
 class Block(Swapped):
-    """MUNIT's Conv2dBlock: pad, convolution, then norm and activation as one."""
+    """MUNIT's Conv2dBlock: pad and convolution, then norm and activation as one."""
 
     pad: nn.Module
     conv: nn.Module
@@ -293,11 +496,11 @@ class Block(Swapped):
         if asked is None or isinstance(norm, PassedAdaIN) != (adain is not None):
             return None
         style = () if adain is None else tuple(adain)
-        x = self.conv(self.pad(x))
-        y = norm._munit_fast_fused(x, style, asked if residual is None else {**asked, "residual": residual})
+        output = _run([self.pad, self.conv], x, norm)
+        y = norm._munit_fast_fused(output, style, asked if residual is None else {**asked, "residual": residual})
         if y is not None:
             return y
-        y = norm(x, *style)
+        y = norm(output.z, *style)
         y = y if act is None else act(y)
         return y if residual is None else y + residual
 
@@ -357,6 +560,6 @@ class ResnetBlock(Swapped):
         *modules, last = self.conv_block._modules.values()
         if not isinstance(last, Norm) or not _may_join(x, self.conv_block, last):
             return super().forward(x)
-        y = _run(modules, x)
+        y = _run(modules, x, last)
         joined = last._munit_fast_fused(y, (), {"residual": x})
-        return x + last(y) if joined is None else joined
+        return x + last(y.z) if joined is None else joined

@@ -23,7 +23,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 import munit_fast as mf
 from helpers import published_layers as published
 from munit_fast import nn as fused_nn
-from munit_fast.accelerate import Report, restore, swaps
+from munit_fast.accelerate import Report, Skipped, restore, swaps
 from munit_fast.accelerate.probe import difference
 from munit_fast.ops import backends, native
 from munit_fast.reference import AdaINGen, MsImageDis, VAEGen, layers
@@ -97,6 +97,11 @@ def snapshot(net: nn.Module) -> dict[str, tuple[type, dict[str, Any]]]:
     return {name: (type(m), members(m)) for name, m in net.named_modules()}
 
 
+def norms_left(report: Report) -> list[Skipped]:
+    """What was skipped, but for convolutions: most of these networks' are too small for a plan."""
+    return [s for s in report.skipped if not s.reason.startswith("Conv2d ")]
+
+
 class Calls(TorchDispatchMode):
     """Counts the operators that run."""
 
@@ -130,8 +135,9 @@ def test_same_before_and_after(name: str, dtype: torch.dtype, tolerance: float) 
         state, parameters = copy.deepcopy(net.state_dict()), list(net.parameters())
         expected = snapshot(net)
         report = accelerate(net)
-        assert (sum("+" in f.what for f in report.replaced), len(report.replaced)) == (joined, joined + alone)
-        assert report.skipped == []
+        norms = [f for f in report.replaced if "Conv2d" not in f.what]
+        assert (sum("+" in f.what for f in norms), len(norms)) == (joined, joined + alone)
+        assert norms_left(report) == []
         assert_same(outcome(net, x), before, tolerance)
         assert list(net.state_dict()) == list(state)
         # Spectral norm's vectors advance with every forward.
@@ -185,14 +191,14 @@ def test_the_report() -> None:
             "instance_norm(act=prelu, slope=the weight, pad=3, pad_mode=reflect)",
         ),
     ]
-    [skipped] = report.skipped
+    [skipped] = norms_left(report)
     assert skipped.name == "dis.1" and "BatchNorm2d" in skipped.reason
     text = str(report)
-    assert re.findall(r"\d+", text.splitlines()[0]) == ["5", "1"]
+    assert re.findall(r"\d+", text.splitlines()[0]) == ["5", str(len(report.skipped))]
     assert "fused  InstanceNorm2d + ReLU → instance_norm(act=relu)\n         gen.2, gen.5\n" in text
     assert re.search(r"^left +BatchNorm2d .*\n +dis\.1$", text, re.MULTILINE)
     assert max(map(len, text.splitlines())) <= 120
-    assert repr(report) == "<accelerate.Report: 5 fused, 1 left>"
+    assert repr(report) == f"<accelerate.Report: 5 fused, {len(report.skipped)} left>"
 
 
 def test_a_second_call_finds_nothing_and_undoes_nothing() -> None:
@@ -203,7 +209,7 @@ def test_a_second_call_finds_nothing_and_undoes_nothing() -> None:
     second = accelerate(net)
     assert [type(m) for m in net.modules()] == kinds
     assert second.replaced == []
-    assert {s.reason for s in second.skipped} == {"is accelerated already"}
+    assert {s.reason for s in norms_left(second)} == {"is accelerated already"}
     second.restore()
     assert [type(m) for m in net.modules()] == kinds
     assert_same(outcome(net, x), expected, 1e-10)
@@ -550,8 +556,8 @@ def test_a_lookalike_of_a_container_keeps_its_forward() -> None:
         net = lookalike(base, forward)(*arguments).double()
         expected = outcome(net, x)
         report = accelerate(net)
-        assert [s.name for s in report.skipped] == ["(the module itself)"]
-        assert re.match(rf"{outer}: .*\bresult\b", report.skipped[0].reason)
+        assert [s.name for s in norms_left(report)] == ["(the module itself)"]
+        assert re.match(rf"{outer}: .*\bresult\b", norms_left(report)[0].reason)
         assert report.replaced  # the norms inside
         assert not swaps.is_swapped(net)
         assert_same(outcome(net, x), expected, 1e-10)
@@ -562,7 +568,7 @@ def test_a_block_with_another_activation_fuses_its_norm_only() -> None:
     block.activation = nn.GELU()
     report = mf.accelerate(block)
     assert [(f.name, f.what) for f in report.replaced] == [("norm", "InstanceNorm2d")]
-    assert "GELU" in report.skipped[0].reason
+    assert "GELU" in norms_left(report)[0].reason
 
 
 def test_a_sequential_with_its_own_forward() -> None:
@@ -621,13 +627,14 @@ def test_norms_that_are_not_ours() -> None:
     for module, reason in reasons.items():
         report = accelerate(nn.Sequential(module, nn.ReLU()))
         assert report.replaced == []
-        assert [s.name for s in report.skipped] == ["0"]
-        assert re.search(reason, report.skipped[0].reason)
+        assert [s.name for s in norms_left(report)] == ["0"]
+        assert re.search(reason, norms_left(report)[0].reason)
         assert not swaps.is_swapped(module)
     # A subclass that changes nothing is still an instance norm.
     assert len(accelerate(Replaced(4)).replaced) == 1
     # These have the shape of a block, but nothing in them is ours.
-    assert re.findall(r"\d+", str(accelerate(published.Conv2dBlock(3, 4, 3, 1)))) == ["0", "0"]
+    report = accelerate(published.Conv2dBlock(3, 4, 3, 1))
+    assert report.replaced == norms_left(report) == []
 
 
 def test_torchscript_is_left_alone() -> None:
@@ -826,6 +833,6 @@ def test_a_block_with_dropout_is_fused_with_its_sum() -> None:
     torch.manual_seed(1)
     before = block(x)
     report = mf.accelerate(block)
-    assert not report.skipped, report
+    assert not norms_left(report), report
     torch.manual_seed(1)
     torch.testing.assert_close(block(x), before)
