@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.utils.weak import WeakIdKeyDictionary
 
 from munit_fast.ops import native
-from munit_fast.ops.epilogue import empty_stats, gradients, is_plain_cpu
+from munit_fast.ops.epilogue import empty_stats, gradients, is_plain_cpu, run
 from munit_fast.ops.library import LIBRARY
 from munit_fast.ops.spec import NORMS, PAD_MODES, WINOGRAD_PLANS, EpilogueInputs, EpilogueSpec
 
@@ -140,11 +140,13 @@ def _whole(entries: int, width: int) -> int:
     return (entries + width - 1) // width * width
 
 
-@torch.library.impl(LIBRARY, "winograd_conv", "CPU")
+@torch.library.impl(LIBRARY, "winograd_conv", "CompositeExplicitAutograd")
 def _conv(*arguments: Any) -> tuple[Tensor, Tensor]:
     source = _parse(arguments)
     conv_weight, transformed, conv_bias, plan, y_norm = arguments[12:]
     y, y_stats = _conv_fake(*arguments)
+    if source.x.device.type != "cpu" or not available():  # a program that was exported on another machine
+        return _conv_directly(source, conv_weight, conv_bias, plan, y, y_stats, y_norm)
     _RAW.winograd_conv.default(
         *_raw(source),
         WINOGRAD_PLANS.index(plan),
@@ -159,6 +161,21 @@ def _conv(*arguments: Any) -> tuple[Tensor, Tensor]:
         NORMS.index(y_norm),
         y_stats if y_norm != "none" else None,
     )
+    return y, y_stats
+
+
+def _conv_directly(
+    source: Source, weight: Tensor, bias: Tensor | None, plan: str, y: Tensor, y_stats: Tensor, y_norm: str
+) -> tuple[Tensor, Tensor]:
+    x, stats, norm_weight, norm_bias, slopes, spec = source
+    flags = (*spec, "auto")
+    a, _ = run(x, norm_weight, norm_bias, None, slopes, flags, stats if spec.norm != "none" else None)
+    bias = None if bias is None else bias.to(a.dtype)
+    y.copy_(torch.conv2d(a, weight.to(a.dtype), bias, PLANS[plan].stride))
+    if y_norm != "none":
+        planes = y.to(y_stats.dtype).flatten(1 if y_norm == "layer" else 2)
+        std, mean = torch.std_mean(planes, -1, correction=int(y_norm == "layer"))
+        y_stats.copy_(torch.stack([mean.flatten(), (std if y_norm == "layer" else std.square()).flatten()]))
     return y, y_stats
 
 
