@@ -162,7 +162,9 @@ SETS: dict[str, tuple[Case, ...]] = {
     # A processor with a few cores: about an hour, most of it torch.compile's.
     "cpu": (
         *(_iteration(256, 1, dtype) for dtype in _BOTH),
+        _iteration(256, 4, "fp32"),
         *(_iteration(128, batch, dtype) for batch, dtype in ((1, "fp32"), (1, "bf16"), (4, "bf16"))),
+        _iteration(64, 4, "fp32", dim=16),  # the demonstration's
         *(case for dtype in _BOTH for case in _translations(256, 1, dtype)),
         *_network_cases(256, (1,), _BOTH),
         *_block_cases(256, (1,), _BOTH),

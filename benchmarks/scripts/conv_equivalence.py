@@ -45,7 +45,7 @@ def image(domain: int, side: int, generator: torch.Generator) -> Tensor:
     return torch.where(inside, colour[:, None, None], ground)[None]
 
 
-def train(iterations: int, dim: int, side: int) -> Curves:
+def train(iterations: int, dim: int, side: int, batch: int) -> Curves:
     """The losses of a training, with the convolutions that the environment asks for."""
     torch.set_num_threads(1)
     sizes = {"crop_image_height": side, "crop_image_width": side, "display_size": 1, "ema_half_life": 0}
@@ -56,14 +56,14 @@ def train(iterations: int, dim: int, side: int) -> Curves:
     trainer, generator = MUNIT_Trainer(hp), torch.Generator().manual_seed(1)
     curves: Curves = {}
     for _ in range(iterations):
-        x_a, x_b = (image(domain, side, generator) for domain in (0, 1))
+        x_a, x_b = (torch.cat([image(i, side, generator) for _ in range(batch)]) for i in (0, 1))
         for name, value in trainer.update(x_a, x_b, hp).items():
             curves.setdefault(name, []).append(float(value))
     return {name: values for name, values in curves.items() if any(values)}
 
 
 def in_process(way: dict[str, str], *arguments: int) -> Curves:
-    names = ("--iterations", "--dim", "--side")
+    names = ("--iterations", "--dim", "--side", "--batch")
     options = [part for name, value in zip(names, arguments) for part in (name, str(value))]
     command = [sys.executable, __file__, "--one", *options]
     done = subprocess.run(command, env=os.environ | way, stdout=subprocess.PIPE, text=True, check=True)
@@ -77,10 +77,10 @@ def difference(curve: list[float], other: list[float], window: int) -> float:
 
 
 def compare(
-    iterations: int, dim: int, side: int, window: int, ways: dict[str, dict[str, str]]
+    iterations: int, dim: int, side: int, batch: int, window: int, ways: dict[str, dict[str, str]]
 ) -> dict[str, list[float]]:
     """For each loss, its mean in the last window of the first way, and the difference of each other way."""
-    curves = [in_process(way, iterations, dim, side) for way in ways.values()]
+    curves = [in_process(way, iterations, dim, side, batch) for way in ways.values()]
     first, *others = curves
     return {
         name: [sum(curve[-window:]) / len(curve[-window:]), *(difference(curve, c[name], window) for c in others)]
@@ -93,14 +93,17 @@ def main() -> None:
     parser.add_argument("--iterations", type=int, default=300)
     parser.add_argument("--dim", type=int, default=8, help="channels of the first layers")
     parser.add_argument("--side", type=int, default=64, help="of the images")
+    parser.add_argument("--batch", type=int, default=4, help="images of each domain")
     parser.add_argument("--window", type=int, default=100, help="iterations of the moving average")
     parser.add_argument("--one", action="store_true", help="only train, as the environment says, and print the losses")
     a = parser.parse_args()
     if a.one:
-        print(json.dumps(train(a.iterations, a.dim, a.side)))
+        print(json.dumps(train(a.iterations, a.dim, a.side, a.batch)))
         return
-    rows = compare(a.iterations, a.dim, a.side, a.window, WAYS)
-    print(f"{a.iterations} iterations, {a.side}², dim {a.dim}, batch 1, float32, moving average of {a.window}\n")
+    rows = compare(a.iterations, a.dim, a.side, a.batch, a.window, WAYS)
+    print(
+        f"{a.iterations} iterations, {a.side}², dim {a.dim}, batch {a.batch}, float32, moving average of {a.window}\n"
+    )
     print(f"| loss | {' | '.join(WAYS)} |\n|---|{'---|' * len(WAYS)}")
     for name, (mean, *differences) in rows.items():
         print(f"| {name.removeprefix('loss_')} | {mean:.4g} | {' | '.join(f'{100 * d:.2f} %' for d in differences)} |")

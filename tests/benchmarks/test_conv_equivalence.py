@@ -35,7 +35,7 @@ def test_the_difference_of_two_curves(script: ModuleType) -> None:
 def test_training_with_winograds_convolutions(script: ModuleType) -> None:
     """Every loss's moving average within 3 % of direct convolution's; seen: less than 0.1 % in so few iterations."""
     ways = {name: script.WAYS[name] for name in ("direct", "F(4×4)", "F(2×2)")}
-    rows = script.compare(20, 8, 32, 10, ways)
+    rows = script.compare(20, 8, 32, 1, 10, ways)
     assert len(rows) > 10
     for name, (_, *differences) in rows.items():
         assert max(differences) < 0.03, name
