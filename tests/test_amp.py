@@ -55,6 +55,8 @@ def test_auto_takes_the_faster_one(
     ("found", "expected"),
     [
         (Measured(8.0, 4.0, 1.0, 9.0), "bf16"),  # the convolution decides
+        (Measured(8.0, 4.0, 1.0, 9.0, True), "bf16"),
+        (Measured(8.0, 7.9, 9.0, 1.0, True), "off"),  # a plan makes up for the product
         (Measured(4.0, 8.0, 9.0, 1.0), "off"),
         (Measured(4.0, 4.2, 9.0, 1.0), "bf16"),  # unless both are alike
         (Measured(4.2, 4.0, 1.0, 9.0), "off"),
@@ -96,7 +98,8 @@ def test_what_is_timed_goes_the_way_that_the_networks_go(training: bool, monkeyp
 
 def test_measuring_asks_nothing_of_the_default_device() -> None:
     with torch.device("meta"):
-        assert min(precision.measure.__wrapped__(Workload(1, 4, 8, 8)).__dict__.values()) > 0
+        found = precision.measure.__wrapped__(Workload(1, 4, 8, 8))
+        assert min(found.conv_fp32, found.conv_bf16, found.product_fp32, found.product_bf16) > 0
 
 
 def test_the_clock_decides(monkeypatch: pytest.MonkeyPatch) -> None:
