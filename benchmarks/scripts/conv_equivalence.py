@@ -1,6 +1,6 @@
 """Whether training with Winograd's convolutions is the training that it would be with direct ones.
 
-    python benchmarks/scripts/conv_equivalence.py --iterations 300 --dim 8 --side 64
+    python benchmarks/scripts/conv_equivalence.py --iterations 300 --dim 8 --side 64 --batch 4
 
 A small MUNIT is trained in float32 from the same weights, images and noise in several ways, each in a process of its
 own, on one thread. Ways of direct convolution differ in the order of their sums alone (oneDNN for AVX-512, AVX2 and
