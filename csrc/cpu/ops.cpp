@@ -252,7 +252,8 @@ void check_served() { check(active().winograd_conv, "this instruction set has no
 // [k, c, side, side], in any layout.
 void check_weight(const Tensor& weight, WinogradPlan plan) {
   const int64_t side = plan == WinogradPlan::f42 ? 4 : 3;
-  check(weight.dim() == 4 && weight.dtype() == Dtype::f32 && weight.sizes()[2] == side && weight.sizes()[3] == side,
+  check(weight.dim() == 4 && weight.dtype() == Dtype::f32 && weight.sizes()[2] == side && weight.sizes()[3] == side &&
+            weight.sizes()[0] > 0 && weight.sizes()[1] > 0,
         "the weight must be float32 and [K, C, 3, 3], or 4×4 for f42");
 }
 
@@ -265,6 +266,7 @@ bool is_channels_last(const Tensor& t, Dtype dtype, int64_t n, int64_t c, int64_
 // The statistics that epilogue_forward gives, alone.
 void statistics(const Tensor& x, const Tensor& stats, int64_t norm) {
   const EpilogueArgs args{x, std::nullopt, std::nullopt, std::nullopt, stats, {norm, 0, 0, 0, 1, 0, 0}, true};
+  check(args.norm != Norm::none, "statistics are those of a norm");
   const Call<ForwardParams> call(args);
   active().statistics(call.params);
 }
@@ -273,6 +275,7 @@ template <class Params> struct ConvCall : Call<Params> {
   ConvCall(const EpilogueArgs& a, int64_t plan) : Call<Params>(a) {
     check_served();
     check(a.dtype != Dtype::f64, "float64 is convolved directly");
+    check(a.result_c > 0, "a convolution needs channels");
     WinogradInput& e = this->params;
     e.plan = plan_of(plan);
     e.plain = a.norm == Norm::none && a.act == Act::none && !a.weight.data && !a.bias.data;
@@ -294,33 +297,46 @@ const float* checked(const Tensor& u, int64_t k, int64_t c, WinogradPlan plan, b
   return static_cast<const float*>(u.data());
 }
 
-// A number that other contents of the same memory would not give.
+// What a product carries to its highest bits must come down again, or two changed signs would cancel.
+inline uint64_t mix(uint64_t state, uint64_t next) {
+  state = (state ^ next) * 0x9e3779b97f4a7c15u;
+  return state ^ (state >> 32);
+}
+
+// A number that other contents of the same memory would not give, but by chance once in 2^64.
 int64_t fingerprint(const Tensor& t) {
   check(t.dtype() == Dtype::f32 && t.is_contiguous(), "a contiguous float32 tensor is needed");
-  constexpr int64_t part = 1 << 16, lanes = 16;
-  const int64_t size = t.numel(), parts = (size + part - 1) / part;
-  const uint32_t* bits = static_cast<const uint32_t*>(t.data());
-  std::vector<uint64_t> sums(parts);
+  constexpr int64_t part = 1 << 18, lanes = 8;  // bytes of a task, and independent states
   struct Context {
-    const uint32_t* bits;
+    const char* bytes;
     int64_t size;
-    uint64_t* sums;
-  } context{bits, size, sums.data()};
+    uint64_t* states;
+  };
+  const int64_t size = t.numel() * 4, parts = (size + part - 1) / part;
+  std::vector<uint64_t> states(parts);
+  Context context{static_cast<const char*>(t.data()), size, states.data()};
   run_tasks(parts, [](int64_t i, void* all) {
     const Context& c = *static_cast<const Context*>(all);
     const int64_t end = std::min(c.size, (i + 1) * part);
-    uint32_t state[lanes] = {};
+    uint64_t state[lanes] = {1, 2, 3, 4, 5, 6, 7, 8};
+    const auto take = [&state](const char* bytes) {
+      uint64_t words[lanes];
+      std::memcpy(words, bytes, sizeof(words));
+#pragma GCC unroll 8
+      for (int64_t l = 0; l < lanes; ++l) state[l] = mix(state[l], words[l]);
+    };
     int64_t at = i * part;
-    for (; at + lanes <= end; at += lanes)
-      for (int64_t l = 0; l < lanes; ++l) state[l] = state[l] * 0x9e3779b1u + c.bits[at + l];
-    for (int64_t l = 0; at + l < end; ++l) state[l] = state[l] * 0x9e3779b1u + c.bits[at + l];
-    uint64_t sum = 0;
-    for (int64_t l = 0; l < lanes; ++l) sum = sum * 0x9e3779b97f4a7c15u + state[l];
-    c.sums[i] = sum;
+    for (; at + 8 * lanes <= end; at += 8 * lanes) take(c.bytes + at);
+    char rest[8 * lanes] = {};
+    std::memcpy(rest, c.bytes + at, end - at);
+    take(rest);
+    uint64_t found = 0;
+    for (const uint64_t of_lane : state) found = mix(found, of_lane);
+    c.states[i] = found;
   }, &context);
-  uint64_t all = static_cast<uint64_t>(size);
-  for (const uint64_t sum : sums) all = all * 0x9e3779b97f4a7c15u + sum;
-  return static_cast<int64_t>(all);
+  uint64_t found = static_cast<uint64_t>(size);
+  for (const uint64_t of_part : states) found = mix(found, of_part);
+  return static_cast<int64_t>(found);
 }
 
 void winograd_weights(const Tensor& weight, int64_t plan, const Tensor& u) {

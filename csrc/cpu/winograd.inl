@@ -13,17 +13,21 @@ constexpr int64_t skew = 5 * width<float>;  // between frequencies: powers of tw
 
 // ---- weights ----
 
+inline V gather_one_by_one(const float* p, int64_t step, int64_t count) {
+  V v{};
+  for (int64_t i = 0; i < count; ++i) v[i] = p[i * step];
+  return v;
+}
 // The first `count` numbers that lie `step` apart; the other lanes are zero.
 inline V gather(const float* p, int64_t step, int64_t count) {
   if (step == 1) return load_up_to(p, count);
 #if defined(MUNIT_FAST_AVX512)
+  if (step > INT32_MAX / width<float> || step < INT32_MIN / width<float>) return gather_one_by_one(p, step, count);
   const __m512i at = _mm512_mullo_epi32(_mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15),
                                         _mm512_set1_epi32(int(step)));
   return (V)_mm512_mask_i32gather_ps(_mm512_setzero_ps(), __mmask16((1u << count) - 1), at, p, 4);
 #else
-  V v{};
-  for (int64_t i = 0; i < count; ++i) v[i] = p[i * step];
-  return v;
+  return gather_one_by_one(p, step, count);
 #endif
 }
 

@@ -19,6 +19,7 @@ from munit_fast import functional, ops, reference
 from munit_fast.ops import winograd
 from munit_fast.ops.backends import IMPLEMENTATIONS
 from munit_fast.ops.conv_plans import DIRECT, ConvShape, Plans, choose
+from munit_fast.ops.epilogue import is_plain_cpu
 from munit_fast.ops.fused_conv import Conv, ConvOutput, EpilogueArgs, convolution, epilogue_conv, residual_block
 from munit_fast.ops.spec import EpilogueSpec
 from munit_fast.ops.upsample_conv import phase_weight
@@ -134,7 +135,7 @@ def _planned_weight(conv: nn.Conv2d, plan: str, phases: bool = False) -> tuple[T
     def weight() -> Tensor:
         return _prepared_weight(conv, conv.weight.dtype, phases) if phases else conv.weight
 
-    if torch.is_grad_enabled() or torch.compiler.is_compiling():
+    if torch.is_grad_enabled() or not is_plain_cpu(conv.weight):
         return weight(), None
     cache, key = _cache.get(), (id(conv.weight), plan, phases)
     if cache is not None and key in cache:  # nobody has changed the parameter since it was compared
@@ -224,7 +225,7 @@ class ConvInput(NamedTuple):
             return DIRECT
         n, c, h, w = self.size
         rows, columns = (h + 2 * pad - kernel) // stride + 1, (w + 2 * pad - kernel) // stride + 1
-        kept = not torch.is_grad_enabled()
+        kept = not (torch.is_grad_enabled() or conv.training)  # a training changes the weight before the next use
         return choose(ConvShape(kernel, stride, c, out_channels, n, rows, columns, self.dtype, kept))
 
 

@@ -102,16 +102,16 @@ _AVX512, _AVX2 = ("avx512", "avx512_bf16"), ("avx2",)
 _FP32, _BF16, _FP16 = (torch.float32,), (torch.bfloat16,), (torch.float16,)
 TABLE = [
     ConvRule(
-        _AVX512, _FP32, 3, 1, 16, 32, 4, 16, "f43",
-        "training 1.2×, median 1.7×; kept 1.3×, 2.0×; weight 0.8×, 1.8×",
+        _AVX512, _FP32, 3, 1, 16, 32, 16, 16, "f43",
+        "training 1.2×, median 1.7×; kept 1.3×, 2.0×; weight 0.8× (16 channels), 1.8×",
     ),
     ConvRule(
         _AVX512, _FP32, 4, 2, 16, 64, 16, 16, "f42",
-        "training 1.2×, median 1.4×; kept 1.5×, 1.9×; weight 0.5×, 1.7×",
+        "training 1.2×, median 1.4×; kept 1.5×, 1.9×; weight 0.5× (16 channels), 1.7×",
     ),
     ConvRule(
-        _AVX2, _FP32, 3, 1, 16, 32, 4, 16, "f43",
-        "training 1.2×, median 2.1×; kept 1.3×, 2.2×; weight 0.8×, 2.3×",
+        _AVX2, _FP32, 3, 1, 16, 32, 16, 16, "f43",
+        "training 1.2×, median 2.1×; kept 1.3×, 2.2×; weight 0.8× (16 channels), 2.3×",
     ),
     ConvRule(
         _AVX2, _FP32, 4, 2, 32, 64, 16, 16, "f42",

@@ -8,14 +8,9 @@ from torch import Tensor
 from munit_fast.ops import conv_plans, winograd
 from munit_fast.ops.autograd import distinct
 from munit_fast.ops.conv_plans import DIRECT, ConvShape, Plans
+from munit_fast.ops.epilogue import is_plain_cpu
 from munit_fast.ops.fused_conv import Conv, ConvOutput, EpilogueArgs, convolution, epilogue_conv
 from munit_fast.ops.winograd import NO_EPILOGUE
-
-
-# torch.compile calls it once instead of tracing into the compiled part.
-@torch.compiler.assume_constant_result
-def _choose(*shape: int | torch.dtype | bool) -> Plans:
-    return conv_plans.choose(ConvShape(*shape))  # type: ignore[arg-type]
 
 
 def plans_of(x: Tensor, weight: Tensor, stride: int, pad: int, impl: str = "auto") -> Plans:
@@ -29,8 +24,11 @@ def plans_of(x: Tensor, weight: Tensor, stride: int, pad: int, impl: str = "auto
         impl: the backend of the epilogue.
 
     Returns:
-        As `conv_plans.choose`; DIRECT wherever a plan would give another dtype than PyTorch's convolution, too.
+        As `conv_plans.choose`; DIRECT wherever a plan would give another dtype than PyTorch's convolution, too, and in
+        a compiled program, which may be called with other sizes.
     """
+    if torch.compiler.is_compiling():
+        return DIRECT
     if x.device.type != "cpu" or weight.device.type != "cpu" or impl not in ("auto", "cpu"):
         return DIRECT
     dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else torch.float32
@@ -38,7 +36,8 @@ def plans_of(x: Tensor, weight: Tensor, stride: int, pad: int, impl: str = "auto
     if x.dtype != dtype or weight.dtype != torch.float32 or kernel != columns:
         return DIRECT
     rows, columns = ((side + 2 * pad - kernel) // stride + 1 for side in (h, w))
-    return _choose(kernel, stride, c, out, n, rows, columns, dtype, not torch.is_grad_enabled())
+    kept = not torch.is_grad_enabled()
+    return conv_plans.choose(ConvShape(kernel, stride, c, out, n, rows, columns, dtype, kept))
 
 
 def has_plan(kernel: int, stride: int, channels: int, out_channels: int) -> bool:
@@ -56,7 +55,7 @@ def has_plan(kernel: int, stride: int, channels: int, out_channels: int) -> bool
 
 def _transformed(weight: Tensor, plan: str) -> Tensor | None:
     """The weight as the plan takes it, kept from the second inference with it on; None where it is not at hand."""
-    if torch.is_grad_enabled() or torch.compiler.is_compiling():
+    if torch.is_grad_enabled() or not is_plain_cpu(weight):
         return None
     return winograd.kept_weight(weight, plan, False, lambda: weight)[1]
 

@@ -129,6 +129,8 @@ def _weights(weight: Tensor, plan: str) -> Tensor:
 
 @torch.library.register_fake("munit_fast::winograd_weights", lib=LIBRARY)
 def _weights_fake(weight: Tensor, plan: str) -> Tensor:
+    if not available():
+        raise RuntimeError("the instruction set in use has no Winograd convolutions")
     p, width = PLANS[plan], native.module.vector_floats()  # type: ignore[union-attr]
     k, c = weight.shape[:2]
     rows = c if p.stride == 1 else p.stride**2 * _whole(c, width)
@@ -153,7 +155,7 @@ def _conv(*arguments: Any) -> tuple[Tensor, Tensor]:
         False,
         conv_weight,
         transformed,
-        _contiguous(conv_bias),
+        None if conv_bias is None else conv_bias.to(torch.float32).contiguous(),
         0,
         0,
         None,
@@ -210,6 +212,8 @@ def _input_gradient(
     plan: str,
 ) -> Tensor:
     result = _input_gradient_fake(grad, conv_weight, add, height, width)
+    if add is not None and add.shape != result.shape:
+        raise RuntimeError(f"what is added must have the size {list(result.shape)}; got {list(add.shape)}")
     fold = _folds(result.shape, pad, pad_mode, plan)
     y = result if fold else _empty((*result.shape[:2], height + 2 * pad, width + 2 * pad), grad)
     zeros = NO_EPILOGUE._replace(pad=PLANS[plan].taps - 1)
@@ -342,7 +346,7 @@ def weight_gradient(grad: Tensor, source: Source, weight: Tensor, plan: str) -> 
 class _Entry:
     """What is known of a weight that was used without a graph."""
 
-    def __init__(self, content: tuple[int, int]) -> None:
+    def __init__(self, content: tuple[int, int, int]) -> None:
         self.content = content
         self.value: tuple[Tensor, Tensor] | None = None
 
@@ -371,7 +375,8 @@ def kept_weight(source: Tensor, plan: str, phases: bool, weight: Callable[[], Te
     """
     entries = _kept.setdefault(source, {})
     key = (plan, phases, native.module.isa())  # type: ignore[union-attr]
-    content = _fingerprint(source), source.data_ptr()
+    version = -1 if source.is_inference() else source._version  # a tensor of inference mode counts none
+    content = _fingerprint(source), source.data_ptr(), version
     entry = entries.get(key)
     if entry is None or entry.content != content:
         entries[key] = _Entry(content)

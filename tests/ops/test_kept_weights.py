@@ -238,3 +238,29 @@ def test_each_instruction_set_has_its_own() -> None:
                         use(p)
     finally:
         native.module.set_isa(chosen)
+
+
+def negate_few(p: Tensor) -> None:
+    p.data.view(-1)[:32:16].neg_()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda p: p.data.neg_(),
+        lambda p: p.data[0].neg_(),
+        negate_few,
+        lambda p: p.data.mul_(2),
+        lambda p: p.data.mul_(0.25),
+        lambda p: p.data.copy_(p.data.flip(0)),
+        lambda p: p.data[-1, -1, -1].add_(1e-7),
+    ],
+)
+def test_a_large_weight_is_told_from_what_it_was(change: Callable[[Tensor], object]) -> None:
+    """Changes that a sum of the numbers, or of their bits, would not see."""
+    p = nn.Parameter(torch.randn(256, 64, 3, 3))
+    for _ in range(3):
+        kept = use(p)
+    assert kept is not None
+    change(p)
+    assert use(p) is None

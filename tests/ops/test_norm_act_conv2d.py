@@ -280,10 +280,56 @@ def test_compiles_in_one_graph(conv: Any, choice: str) -> None:
     options: dict[str, Any] = {"norm": "instance", "act": "lrelu", "padding": 1, "padding_mode": "reflect"}
     compiled = torch.compile(mf.norm_act_conv2d, backend="aot_eager", fullgraph=True)
     y, expected = compiled(**given, **options), mf.norm_act_conv2d(**given, **options)
-    torch.testing.assert_close(y, expected)
+    torch.testing.assert_close(y, expected, rtol=1e-4, atol=1e-4)
     leaves = list(given.values())
     for got, want in zip(torch.autograd.grad(y.sum(), leaves), torch.autograd.grad(expected.sum(), leaves)):
-        torch.testing.assert_close(got, want)
+        torch.testing.assert_close(got, want, rtol=1e-4, atol=1e-3)
+
+
+def test_compiles_for_any_size(conv: Any) -> None:
+    conv("winograd")
+    torch._dynamo.reset()
+    weight = torch.randn(5, 4, 3, 3)
+    compiled = torch.compile(mf.norm_act_conv2d, backend="aot_eager", fullgraph=True, dynamic=True)
+    for size in (9, 12, 14):
+        x = torch.randn(2, 4, size, size + 1)
+        got, want = (call(x, weight, padding=1, norm="instance") for call in (compiled, mf.norm_act_conv2d))
+        torch.testing.assert_close(got, want, rtol=1e-4, atol=1e-4)
+
+
+def test_a_trace_keeps_nothing(conv: Any) -> None:
+    conv("winograd")
+    weight, x = torch.randn(5, 4, 3, 3), torch.randn(2, 4, 9, 10)
+    with torch.no_grad():
+        traced = torch.jit.trace(lambda x: mf.norm_act_conv2d(x, weight, padding=1), x)
+        torch.testing.assert_close(traced(x), mf.norm_act_conv2d(x, weight, padding=1), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_a_bias_of_autocasts_dtype(conv: Any, dtype: torch.dtype) -> None:
+    conv("winograd")
+    x, weight, bias = torch.randn(1, 4, 9, 10).to(dtype), torch.randn(5, 4, 3, 3), torch.randn(5).to(dtype)
+    bias.requires_grad_()
+    with torch.autocast("cpu", dtype):
+        y = mf.norm_act_conv2d(x, weight, bias, padding=1)
+    y.float().sum().backward()
+    assert y.dtype == dtype and bias.grad is not None and bias.grad.dtype == dtype
+    expected = torch.conv2d(x.float(), weight, bias.detach().float(), padding=1)
+    torch.testing.assert_close(y.float(), expected, rtol=0.02, atol=0.1)
+
+
+def test_a_weight_whose_rows_lie_far_apart(conv: Any) -> None:
+    conv("winograd")
+    try:
+        memory = torch.empty(16 * 150_000_000)  # of which a few pages are touched
+    except RuntimeError:
+        pytest.skip("no address space")
+    weight = memory.as_strided((16, 4, 3, 3), (150_000_000, 9, 3, 1))
+    weight.copy_(torch.randn(16, 4, 3, 3))
+    x = torch.randn(1, 4, 9, 10)
+    with torch.no_grad():
+        got, want = mf.norm_act_conv2d(x, weight, padding=1), torch.conv2d(x, weight.contiguous(), padding=1)
+    torch.testing.assert_close(got, want, rtol=1e-4, atol=1e-4)
 
 
 X, W = torch.randn(2, 4, 5, 6), torch.randn(3, 4, 3, 3)

@@ -3,7 +3,7 @@
 A tile of results is computed from all its inputs, so a NaN or an infinity spreads further than in direct convolution:
 to every result of the tiles that read the pixel (its 3×3 neighbourhood becomes at most four tiles of 4×4), and, where
 direct convolution gives an infinity, it becomes NaN (∞ - ∞ inside the transforms). Everything else stays as it was, but
-for rounding: where the reference value of a plane, the mean of 16 pixels, is not finite, it is zero.
+for rounding: where the reference value of a plane, a median of 16 pixels, is not finite, it is zero.
 """
 
 from __future__ import annotations
@@ -157,3 +157,17 @@ def test_extremes_do_not_overflow_in_the_reference_value() -> None:
     weight[:, :, 1, 1] = 1e-3
     y, _ = winograd.conv(plain(x), weight, None, None, "f23", "none")
     assert y.shape == (1, 16, 16, 16) and not torch.equal(y, torch.zeros_like(y))
+
+
+@pytest.mark.parametrize("value", [1e3, 1e10])
+@pytest.mark.parametrize("plan", PLANS)
+def test_an_extreme_pixel_spoils_no_other_tile(plan: str, value: float) -> None:
+    """Not even one that the reference value is taken from."""
+    side = PLANS[plan].side
+    x, weight = torch.randn(1, 16, 64, 64), torch.randn(16, 16, side, side)
+    x[..., 8, 8] = value  # one of the 16
+    found, _ = winograd.conv(plain(x), weight, None, None, plan, "none")
+    far = found.shape[2] // 2
+    expected = direct(x.double(), weight.double(), plan, 1, "reflect")[..., far:, far:]
+    error = (found[..., far:, far:].double() - expected).norm() / expected.norm()
+    assert error < winograd_tolerance(plan, 16 * PLANS[plan].stride ** 2)
