@@ -163,7 +163,8 @@ def is_plain_cpu(x: Tensor) -> bool:
     )
 
 
-def _calls_cpu(x: Tensor, impl: str) -> bool:
+def calls_cpu(x: Tensor, impl: str) -> bool:
+    """Whether the CPU's backend serves x and can be called without the registered operators."""
     return is_plain_cpu(x) and choose(impl, x.device, x.dtype) is cpu
 
 
@@ -190,7 +191,7 @@ def run(
     Returns:
         The result and the statistics.
     """
-    if _calls_cpu(x, flags[-1]):
+    if calls_cpu(x, flags[-1]):
         spec = EpilogueSpec._make(flags[:-1])
         if residual is not None:
             residual = rows_in_format(residual, x)
@@ -239,7 +240,7 @@ def gradients(
     rearranged = spec.pad > 0 or spec.block > 1  # else the residual's gradient is `grad` itself
     need_sums = need_weight or need_bias or need_slopes
     wanted = need_x, need_residual and rearranged, need_sums
-    if _calls_cpu(x, flags[-1]):
+    if calls_cpu(x, flags[-1]):
         results = cpu.epilogue_gradients(spec, in_format(grad, x), x, stats, weight, bias, slopes, wanted)
     else:
         results = _EPILOGUE_BACKWARD(grad, x, stats, weight, bias, slopes, *flags, *wanted)

@@ -7,6 +7,8 @@ it; by one of Winograd's (`munit_fast.ops.winograd`) it pads while it reads, and
 
 from __future__ import annotations
 
+import math
+import threading
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -15,7 +17,8 @@ from torch import Tensor
 
 from munit_fast.ops import narrow_conv, upsample_conv, winograd
 from munit_fast.ops.autograd import once_differentiable
-from munit_fast.ops.epilogue import empty_stats, gradients, run
+from munit_fast.ops.backends import cpu
+from munit_fast.ops.epilogue import calls_cpu, empty_stats, gradients, run
 from munit_fast.ops.spec import EpilogueInputs, EpilogueSpec
 from munit_fast.ops.winograd import NO_EPILOGUE, Source
 
@@ -78,12 +81,40 @@ def _with_stats(source: Source) -> Source:
     return source._replace(stats=winograd.statistics(x, norm) if norm != "none" else empty_stats(x, source.spec))
 
 
-def _activation(source: Source, impl: str) -> tuple[Tensor, Tensor | None]:
-    """What the source's epilogue gives, padded, and the statistics of x: for a direct convolution."""
+_memory = threading.local()
+
+
+def _temporary(size: tuple[int, int, int, int], like: Tensor) -> Tensor:
+    """Memory of this thread that the next call takes again: a large tensor mapped afresh costs more than its values."""
+    count = math.prod(size)
+    kept: Tensor | None = getattr(_memory, "bytes", None)
+    if kept is None or kept.numel() < count * like.element_size():
+        with torch.inference_mode(False):
+            kept = _memory.bytes = torch.empty(count * like.element_size(), dtype=torch.uint8)
+    n, c, h, w = size
+    flat = kept[: count * like.element_size()].view(like.dtype)
+    return flat.view(n, h, w, c).permute(0, 3, 1, 2)
+
+
+def _activation(source: Source, impl: str, temporary: bool = False) -> tuple[Tensor, Tensor | None]:
+    """What the source's epilogue gives, padded, and the statistics of x: for a direct convolution.
+
+    Args:
+        source: the input.
+        impl: the backend.
+        temporary: whether the next call may take the result's memory.
+    """
     x, stats, weight, bias, slopes, spec = source
     if spec == NO_EPILOGUE:
         return x, None
-    return run(x, weight, bias, None, slopes, (*spec, impl), stats)
+    flags = (*spec, impl)
+    if not (temporary and calls_cpu(x, impl)):
+        return run(x, weight, bias, None, slopes, flags, stats)
+    has_stats = stats is not None
+    stats = empty_stats(x, spec) if stats is None else stats
+    y = _temporary(spec.output_size(x), x)
+    cpu.epilogue_forward(spec, EpilogueInputs(x, weight, bias, None, slopes), y, stats, has_stats)
+    return y, stats
 
 
 def _edges(source: Source, impl: str) -> upsample_conv.Edges:
@@ -110,7 +141,7 @@ def _convolve(source: Source, conv: Conv, impl: str, y_norm: str) -> tuple[Tenso
         if border is not None:
             upsample_conv.correct_reflect_border(y, _edges(source, impl), border)
         return y, y_stats, source.stats
-    a, stats = _activation(source, impl)
+    a, stats = _activation(source, impl, temporary=True)
     if border is None and narrow_conv.serves_forward(a, conv.weight, conv.stride):
         return narrow_conv.forward(a, conv.weight, conv.bias), None, stats
     y = torch.conv2d(a, conv.weight, conv.bias, conv.stride).contiguous(memory_format=torch.channels_last)
@@ -172,7 +203,11 @@ def _backward_direct(
     weight, stride, border = conv.weight, conv.stride, conv.border_weight
     # PyTorch reads of the activation no more than its size, where the weight needs no gradient.
     read = need_weight or border is not None
-    a = _activation(source, impl)[0] if read else grad.new_empty(()).expand(source.spec.output_size(source.x))
+    a = (
+        _activation(source, impl, temporary=True)[0]
+        if read
+        else grad.new_empty(()).expand(source.spec.output_size(source.x))
+    )
     narrow = need_a and border is None and narrow_conv.serves_backward(grad, weight, stride)
     grad_a = narrow_conv.backward(grad, weight) if narrow else None
     grad_bias = grad_border = None
