@@ -7,8 +7,6 @@ it; by one of Winograd's (`munit_fast.ops.winograd`) it pads while it reads, and
 
 from __future__ import annotations
 
-import math
-import threading
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -16,9 +14,10 @@ import torch
 from torch import Tensor
 
 from munit_fast.ops import narrow_conv, upsample_conv, winograd
-from munit_fast.ops.autograd import once_differentiable
+from munit_fast.ops.autograd import needs_gradient, once_differentiable
 from munit_fast.ops.backends import cpu
 from munit_fast.ops.epilogue import calls_cpu, empty_stats, gradients, run
+from munit_fast.ops.memory import reused
 from munit_fast.ops.spec import EpilogueInputs, EpilogueSpec
 from munit_fast.ops.winograd import NO_EPILOGUE, Source
 
@@ -81,38 +80,17 @@ def _with_stats(source: Source) -> Source:
     return source._replace(stats=winograd.statistics(x, norm) if norm != "none" else empty_stats(x, source.spec))
 
 
-_memory = threading.local()
-
-
-def _temporary(size: tuple[int, int, int, int], like: Tensor) -> Tensor:
-    """Memory of this thread that the next call takes again: a large tensor mapped afresh costs more than its values."""
-    count = math.prod(size)
-    kept: Tensor | None = getattr(_memory, "bytes", None)
-    if kept is None or kept.numel() < count * like.element_size():
-        with torch.inference_mode(False):
-            kept = _memory.bytes = torch.empty(count * like.element_size(), dtype=torch.uint8)
-    n, c, h, w = size
-    flat = kept[: count * like.element_size()].view(like.dtype)
-    return flat.view(n, h, w, c).permute(0, 3, 1, 2)
-
-
-def _activation(source: Source, impl: str, temporary: bool = False) -> tuple[Tensor, Tensor | None]:
-    """What the source's epilogue gives, padded, and the statistics of x: for a direct convolution.
-
-    Args:
-        source: the input.
-        impl: the backend.
-        temporary: whether the next call may take the result's memory.
-    """
+def _activation(source: Source, impl: str) -> tuple[Tensor, Tensor | None]:
+    """What the source's epilogue gives, padded, and the statistics of x: for a direct convolution."""
     x, stats, weight, bias, slopes, spec = source
     if spec == NO_EPILOGUE:
         return x, None
     flags = (*spec, impl)
-    if not (temporary and calls_cpu(x, impl)):
+    if not calls_cpu(x, impl):
         return run(x, weight, bias, None, slopes, flags, stats)
     has_stats = stats is not None
     stats = empty_stats(x, spec) if stats is None else stats
-    y = _temporary(spec.output_size(x), x)
+    y = reused(spec.output_size(x), x, once=True)
     cpu.epilogue_forward(spec, EpilogueInputs(x, weight, bias, None, slopes), y, stats, has_stats)
     return y, stats
 
@@ -131,17 +109,19 @@ def _edges(source: Source, impl: str) -> upsample_conv.Edges:
     return upsample_conv.Edges.of_inner(rows, columns)
 
 
-def _convolve(source: Source, conv: Conv, impl: str, y_norm: str) -> tuple[Tensor, Tensor | None, Tensor | None]:
+def _convolve(
+    source: Source, conv: Conv, impl: str, y_norm: str, reuse: bool = False
+) -> tuple[Tensor, Tensor | None, Tensor | None]:
     """The result, its statistics where they are at hand, and the statistics of the source."""
     border = conv.border_weight
     if conv.plan is not None:
         source = _with_stats(source)
         wanted = "none" if border is not None else y_norm
-        y, y_stats = winograd.conv(source, conv.weight, conv.transformed, conv.bias, conv.plan, wanted)
+        y, y_stats = winograd.conv(source, conv.weight, conv.transformed, conv.bias, conv.plan, wanted, reuse)
         if border is not None:
             upsample_conv.correct_reflect_border(y, _edges(source, impl), border)
         return y, y_stats, source.stats
-    a, stats = _activation(source, impl, temporary=True)
+    a, stats = _activation(source, impl)
     if border is None and narrow_conv.serves_forward(a, conv.weight, conv.stride):
         return narrow_conv.forward(a, conv.weight, conv.bias), None, stats
     y = torch.conv2d(a, conv.weight, conv.bias, conv.stride).contiguous(memory_format=torch.channels_last)
@@ -203,11 +183,7 @@ def _backward_direct(
     weight, stride, border = conv.weight, conv.stride, conv.border_weight
     # PyTorch reads of the activation no more than its size, where the weight needs no gradient.
     read = need_weight or border is not None
-    a = (
-        _activation(source, impl, temporary=True)[0]
-        if read
-        else grad.new_empty(()).expand(source.spec.output_size(source.x))
-    )
+    a = _activation(source, impl)[0] if read else grad.new_empty(()).expand(source.spec.output_size(source.x))
     narrow = need_a and border is None and narrow_conv.serves_backward(grad, weight, stride)
     grad_a = narrow_conv.backward(grad, weight) if narrow else None
     grad_bias = grad_border = None
@@ -395,6 +371,9 @@ def convolution(a: Tensor, conv: Conv, y_norm: str = "none") -> ConvOutput:
     Returns:
         [N, O, (H + 2·pad - k) // stride + 1, …], channels_last, with its statistics where they are at hand.
     """
+    if not needs_gradient((a, *_tensors(conv))):
+        source = Source(a, None, None, None, None, _padded(NO_EPILOGUE, conv))
+        return ConvOutput(*_convolve(source, conv, "auto", y_norm, reuse=True)[:2])
     return ConvOutput(*_ConvFunction.apply(a, *_tensors(conv), _rest(conv), y_norm))
 
 
@@ -411,6 +390,9 @@ def epilogue_conv(output: ConvOutput, epilogue: EpilogueArgs, conv: Conv, y_norm
         As `convolution`.
     """
     weight, bias, slopes, spec, impl = epilogue
+    if not needs_gradient((output.z, weight, bias, slopes, *_tensors(conv))):
+        source = Source(*output, weight, bias, slopes, _padded(spec, conv))
+        return ConvOutput(*_convolve(source, conv, impl, y_norm, reuse=True)[:2])
     of_conv = (*_tensors(conv), _rest(conv), y_norm)
     return ConvOutput(*_EpilogueConvFunction.apply(*output, weight, bias, slopes, *of_conv, (*spec, impl)))
 

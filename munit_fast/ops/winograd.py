@@ -18,6 +18,7 @@ from torch.utils.weak import WeakIdKeyDictionary
 from munit_fast.ops import native
 from munit_fast.ops.epilogue import empty_stats, gradients, is_plain_cpu, run
 from munit_fast.ops.library import LIBRARY
+from munit_fast.ops.memory import reused
 from munit_fast.ops.spec import NORMS, PAD_MODES, WINOGRAD_PLANS, EpilogueInputs, EpilogueSpec
 
 
@@ -144,9 +145,13 @@ def _whole(entries: int, width: int) -> int:
 
 @torch.library.impl(LIBRARY, "winograd_conv", "CompositeExplicitAutograd")
 def _conv(*arguments: Any) -> tuple[Tensor, Tensor]:
+    y, y_stats = _conv_fake(*arguments)
+    return _conv_into(y, y_stats, arguments)
+
+
+def _conv_into(y: Tensor, y_stats: Tensor, arguments: Sequence[Any]) -> tuple[Tensor, Tensor]:
     source = _parse(arguments)
     conv_weight, transformed, conv_bias, plan, y_norm = arguments[12:]
-    y, y_stats = _conv_fake(*arguments)
     if source.x.device.type != "cpu" or not available():  # a program that was exported on another machine
         return _conv_directly(source, conv_weight, conv_bias, plan, y, y_stats, y_norm)
     _RAW.winograd_conv.default(
@@ -183,9 +188,13 @@ def _conv_directly(
 
 @torch.library.register_fake("munit_fast::winograd_conv", lib=LIBRARY)
 def _conv_fake(*arguments: Any) -> tuple[Tensor, Tensor]:
+    return _conv_results(arguments, _empty)
+
+
+def _conv_results(arguments: Sequence[Any], empty: Callable[..., Tensor]) -> tuple[Tensor, Tensor]:
     source = _parse(arguments)
     conv_weight, _, _, plan, y_norm = arguments[12:]
-    y = _empty(output_size(source.spec.output_size(source.x), conv_weight.shape[0], plan), source.x)
+    y = empty(output_size(source.spec.output_size(source.x), conv_weight.shape[0], plan), source.x)
     return y, empty_stats(y, NO_EPILOGUE._replace(norm=y_norm))
 
 
@@ -290,7 +299,13 @@ def statistics(x: Tensor, norm: str) -> Tensor:
 
 
 def conv(
-    source: Source, weight: Tensor, transformed: Tensor | None, bias: Tensor | None, plan: str, y_norm: str
+    source: Source,
+    weight: Tensor,
+    transformed: Tensor | None,
+    bias: Tensor | None,
+    plan: str,
+    y_norm: str,
+    reuse: bool = False,
 ) -> tuple[Tensor, Tensor | None]:
     """The convolution of a source, and the statistics of the result.
 
@@ -301,13 +316,18 @@ def conv(
         bias: [K], float32; or None.
         plan: of PLANS.
         y_norm: the norm whose statistics of the result are wanted: "instance", "layer" or "none".
+        reuse: whether the result takes memory of earlier ones, as fits one that is soon forgotten.
 
     Returns:
         [N, K, …] in the dtype of the source, channels_last, and statistics [2, R] in float32, or None.
     """
     x, stats, norm_weight, norm_bias, slopes, spec = source
-    call = _conv if is_plain_cpu(x) else _OPS.winograd_conv.default
-    y, y_stats = call(x, stats, norm_weight, norm_bias, slopes, *spec, weight, transformed, bias, plan, y_norm)
+    arguments = (x, stats, norm_weight, norm_bias, slopes, *spec, weight, transformed, bias, plan, y_norm)
+    if is_plain_cpu(x):
+        y, y_stats = _conv_results(arguments, reused if reuse else _empty)
+        _conv_into(y, y_stats, arguments)
+    else:
+        y, y_stats = _OPS.winograd_conv.default(*arguments)
     return y, y_stats if y_norm != "none" else None
 
 
