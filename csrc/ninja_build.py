@@ -36,7 +36,13 @@ INSTRUCTION_SETS = {
     "csrc/cpu/isa_avx2.cpp": _AVX2,
     "csrc/cpu/isa_baseline.cpp": [],
 }
-SOURCES = ["csrc/module.cpp", "csrc/cpu/ops.cpp", "csrc/cpu/dispatch.cpp", *INSTRUCTION_SETS]
+SOURCES = [
+    "csrc/module.cpp",
+    "csrc/cpu/ops.cpp",
+    "csrc/cpu/conv_ops.cpp",
+    "csrc/cpu/dispatch.cpp",
+    *INSTRUCTION_SETS,
+]
 CUDA_SOURCES = ["csrc/cuda/ops.cpp", "csrc/cuda/launch.cpp", "csrc/cuda/tiling.cpp"]
 CUDA_KERNELS = [f"csrc/cuda/{name}.cu" for name in ("epilogue_bf16", "epilogue_f16", "epilogue_f32", "losses")]
 CUDA_FLAGS = ["-std=c++20", "-O3", "-Xcompiler=-fPIC,-fvisibility=hidden"]
