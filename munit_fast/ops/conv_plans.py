@@ -96,18 +96,19 @@ DIRECT = Plans()
 # What benchmarks/scripts/conv_tune.py measured on an AMD EPYC (Zen 5), two threads: how many times as fast as direct an
 # epilogue and its convolution are, the least and the median of the row's grid; "training" forward and backward, "kept"
 # forward with a weight that was transformed before, "weight" the gradient of the weight alone, without the epilogue.
-# With few tiles the transforms of the weights decide: 256 channels with 16 tiles took 1.4 times as long in training as
+# With few tiles the transforms of the weights decide: 512 channels with 16 tiles took 1.2 times as long in training as
 # directly. Weight gradients below 1 are those of the fewest channels. "lacking" tells where direct ones are emulated.
+# Rows but AVX-512's in float32 were measured on a busy machine, by the processor's time.
 _AVX512, _AVX2 = ("avx512", "avx512_bf16"), ("avx2",)
 _FP32, _BF16, _FP16 = (torch.float32,), (torch.bfloat16,), (torch.float16,)
 TABLE = [
     ConvRule(
         _AVX512, _FP32, 3, 1, 16, 32, 16, 16, "f43",
-        "training 1.2×, median 1.7×; kept 1.3×, 2.0×; weight 0.8× (16 channels), 1.8×",
+        "training 1.3×, median 1.6×; kept 1.4×, 2.4×; weight 0.8× (16 channels), 1.9×",
     ),
     ConvRule(
         _AVX512, _FP32, 4, 2, 16, 64, 16, 16, "f42",
-        "training 1.2×, median 1.4×; kept 1.5×, 1.9×; weight 0.5× (16 channels), 1.7×",
+        "training 1.1×, median 1.4×; kept 1.4×, 1.8×; weight 0.5× (16 channels), 1.7×",
     ),
     ConvRule(
         _AVX2, _FP32, 3, 1, 16, 32, 16, 16, "f43",

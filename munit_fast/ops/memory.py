@@ -1,7 +1,7 @@
 """Memory for large intermediate results on CPUs, taken again once nobody refers to it.
 
 An allocator gives memory of several megabytes back to the system, which maps and clears it page by page the next time:
-16 MB took 14 ms, as long as two of the convolutions that fill it.
+to fill 17.6 MB took 1.4 ms instead of 0.15, in huge pages.
 """
 
 from __future__ import annotations

@@ -94,7 +94,7 @@ def backward(grad: Tensor, weight: Tensor) -> Tensor:
 def serves_weight_gradient(a: Tensor, weight: Tensor, stride: int) -> bool:
     """Whether `weight_gradient` takes a convolution with weight [O, C, k, k]: few C, or few O and stride 1.
 
-    oneDNN's takes up to fifty times as long for a batch: 3 -> 16 channels, 7×7, four images of 64² 11 ms.
+    On two cores of an AMD EPYC, 7×7 and 256²: 64 -> 3 channels 14.4 -> 3.4 ms, 3 -> 64 3.4 -> 3.0 ms.
     """
     o, c, *kernel = weight.shape
     return (

@@ -360,7 +360,8 @@ def weight_gradient(grad: Tensor, source: Source, weight: Tensor, plan: str) -> 
         plan: of PLANS.
     """
     x, stats, norm_weight, norm_bias, slopes, spec = source
-    return _OPS.winograd_weight_gradient.default(grad, x, stats, norm_weight, norm_bias, slopes, *spec, weight, plan)
+    call = _weight_gradient if is_plain_cpu(grad) else _OPS.winograd_weight_gradient.default
+    return call(grad, x, stats, norm_weight, norm_bias, slopes, *spec, weight, plan)
 
 
 class _Entry:
