@@ -41,12 +41,11 @@ bool is_channels_last(const Tensor& t, Dtype dtype, int64_t n, int64_t c, int64_
 }
 
 template <class Params> struct ConvCall : Call<Params> {
-  ConvCall(const EpilogueArgs& a, int64_t plan) : Call<Params>(a) {
+  explicit ConvCall(const EpilogueArgs& a) : Call<Params>(a) {
     check_served();
     check(a.dtype != Dtype::f64, "float64 is convolved directly");
     check(a.result_c > 0, "a convolution needs channels");
     WinogradInput& e = this->params;
-    e.plan = plan_of(plan);
     e.plain = a.norm == Norm::none && a.act == Act::none && !a.weight.data && !a.bias.data;
   }
 };
@@ -131,8 +130,9 @@ void winograd_conv(const Tensor& x, const MaybeTensor& weight, const MaybeTensor
                    const MaybeTensor& conv_bias, int64_t fold, int64_t fold_mode, const MaybeTensor& add,
                    const Tensor& y, int64_t y_norm, const MaybeTensor& y_stats) {
   const EpilogueArgs args{x, weight, bias, slopes, stats, {norm, eps, act, slope, block, pad, pad_mode}, true};
-  ConvCall<WinogradConv> call(args, plan);
+  ConvCall<WinogradConv> call(args);
   WinogradConv& a = call.params;
+  a.plan = plan_of(plan);
   check(y.dim() == 4, "y must have four dimensions");
   a.transposed = transposed, a.k = y.sizes()[1], a.fold = fold;
   a.fold_mode = enum_of<PadMode>("fold_mode", fold_mode, pad_mode_names);
@@ -185,8 +185,9 @@ void winograd_weight_gradient(const Tensor& grad, const Tensor& x, const MaybeTe
                               double slope, int64_t block, int64_t pad, int64_t pad_mode, int64_t plan,
                               const Tensor& grad_weight) {
   const EpilogueArgs args{x, weight, bias, slopes, stats, {norm, eps, act, slope, block, pad, pad_mode}, true};
-  ConvCall<WinogradWeightGradient> call(args, plan);
+  ConvCall<WinogradWeightGradient> call(args);
   WinogradWeightGradient& a = call.params;
+  a.plan = plan_of(plan);
   check_weight(grad_weight, a.plan);
   a.k = grad_weight.sizes()[0];
   const int64_t step = a.plan == WinogradPlan::f42 ? 2 : 1, side = a.plan == WinogradPlan::f42 ? 4 : 3;
@@ -197,6 +198,47 @@ void winograd_weight_gradient(const Tensor& grad, const Tensor& x, const MaybeTe
   a.grad = grad.data(), a.grad_weight = static_cast<float*>(grad_weight.mutable_data());
   std::memcpy(a.step, grad_weight.strides(), sizeof(a.step));
   active().winograd_weight_gradient(a);
+}
+
+// Of the border of an upsampling convolution: its 5×5 kernel, and its result or that one's gradient.
+void describe_border(const EpilogueArgs& args, PhaseBorder& a, const Tensor& weight, const Tensor& y) {
+  check(args.pad == 0 && args.result_h > 1 && args.result_w > 1, "a border has no padding, and two pixels a side");
+  check(weight.dim() == 4 && weight.dtype() == Dtype::f32 && weight.sizes()[1] == args.result_c &&
+            weight.sizes()[2] == 5 && weight.sizes()[3] == 5 && weight.sizes()[0] > 0,
+        "the weight must be float32 and [O, C, 5, 5]");
+  a.o = weight.sizes()[0], a.weight = static_cast<const float*>(weight.data());
+  std::memcpy(a.step, weight.strides(), sizeof(a.step));
+  check(is_channels_last(y, args.dtype, args.n, 4 * a.o, args.result_h, args.result_w),
+        "the result, or its gradient, must be [N, 4·O, H, W], channels_last, like x");
+}
+
+void phase_border(const Tensor& x, const MaybeTensor& weight, const MaybeTensor& bias, const MaybeTensor& slopes,
+                  const Tensor& stats, int64_t norm, double eps, int64_t act, double slope, int64_t block, int64_t pad,
+                  int64_t pad_mode, const Tensor& border_weight, const Tensor& y) {
+  const EpilogueArgs args{x, weight, bias, slopes, stats, {norm, eps, act, slope, block, pad, pad_mode}, true};
+  ConvCall<PhaseBorder> call(args);
+  describe_border(args, call.params, border_weight, y);
+  call.params.y = y.mutable_data();
+  active().phase_border(call.params);
+}
+
+void phase_border_backward(const Tensor& grad, const Tensor& x, const MaybeTensor& weight, const MaybeTensor& bias,
+                           const MaybeTensor& slopes, const Tensor& stats, int64_t norm, double eps, int64_t act,
+                           double slope, int64_t block, int64_t pad, int64_t pad_mode, const Tensor& border_weight,
+                           const MaybeTensor& grad_x, const MaybeTensor& grad_weight) {
+  const EpilogueArgs args{x, weight, bias, slopes, stats, {norm, eps, act, slope, block, pad, pad_mode}, true};
+  ConvCall<PhaseBorder> call(args);
+  PhaseBorder& a = call.params;
+  describe_border(args, a, border_weight, grad);
+  check(!grad_x || is_channels_last(*grad_x, args.dtype, args.n, args.result_c, args.result_h, args.result_w),
+        "the gradient of the input must be like it, channels_last");
+  check(!grad_weight || (grad_weight->dtype() == Dtype::f32 && grad_weight->dim() == 4 &&
+                         std::equal(grad_weight->sizes(), grad_weight->sizes() + 4, border_weight.sizes()) &&
+                         std::equal(grad_weight->strides(), grad_weight->strides() + 4, border_weight.strides())),
+        "the gradient of the weight must be like it");
+  a.grad = grad.data(), a.grad_x = mutable_data(grad_x);
+  a.grad_weight = static_cast<float*>(mutable_data(grad_weight));
+  active().phase_border_backward(a);
 }
 
 void narrow_weight_gradient(const Tensor& grad, const Tensor& x, int64_t stride, const Tensor& grad_weight) {
@@ -243,10 +285,13 @@ void add_columns(const Tensor& columns, const MaybeTensor& bias, int64_t kernel,
 void define_convolutions(Library& m) {
   const std::string input =
       "Tensor x, Tensor? weight, Tensor? bias, Tensor? slopes, Tensor stats, int norm, float eps, int act, float slope, "
-      "int block, int pad, int pad_mode, int plan, ";
-  m.define(("winograd_conv(" + input + "bool transposed, Tensor conv_weight, Tensor? u, Tensor? conv_bias, int fold, "
+      "int block, int pad, int pad_mode, ";
+  m.define(("winograd_conv(" + input + "int plan, bool transposed, Tensor conv_weight, Tensor? u, Tensor? conv_bias, int fold, "
             "int fold_mode, Tensor? add, Tensor(a!) y, int y_norm, Tensor(b!)? y_stats) -> ()").c_str());
-  m.define(("winograd_weight_gradient(Tensor grad, " + input + "Tensor(a!) grad_weight) -> ()").c_str());
+  m.define(("winograd_weight_gradient(Tensor grad, " + input + "int plan, Tensor(a!) grad_weight) -> ()").c_str());
+  m.define(("phase_border(" + input + "Tensor border_weight, Tensor(a!) y) -> ()").c_str());
+  m.define(("phase_border_backward(Tensor grad, " + input + "Tensor border_weight, Tensor(a!)? grad_x, "
+            "Tensor(b!)? grad_weight) -> ()").c_str());
   m.define("winograd_weights(Tensor weight, int plan, Tensor(a!) u) -> ()");
   m.define("fingerprint(Tensor t) -> int");
   m.define("narrow_weight_gradient(Tensor grad, Tensor x, int stride, Tensor(a!) grad_weight) -> ()");
@@ -256,6 +301,8 @@ void define_convolutions(Library& m) {
 void implement_convolutions(Library& on_cpu) {
   on_cpu.implement<&winograd_conv>("winograd_conv");
   on_cpu.implement<&winograd_weight_gradient>("winograd_weight_gradient");
+  on_cpu.implement<&phase_border>("phase_border");
+  on_cpu.implement<&phase_border_backward>("phase_border_backward");
   on_cpu.implement<&winograd_weights>("winograd_weights");
   on_cpu.implement<&fingerprint>("fingerprint");
   on_cpu.implement<&narrow_weight_gradient>("narrow_weight_gradient");

@@ -291,7 +291,7 @@ template <class T> void backward_of(const BackwardParams& b) {
       for (int64_t i = 0; need_sums && i < samples * tasks; ++i) sum_task(n * samples + i / tasks, i % tasks);
       finish(n);
       for (int64_t i = samples * tasks - 1; need_rows && i >= 0; --i) rows_of(n * samples + i / tasks, i % tasks);
-    });
+    }, b.n * b.c * b.h * b.w);
     return;
   }
   for (int64_t first = 0; first < b.n; first += batch.together) {

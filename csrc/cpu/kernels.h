@@ -122,6 +122,18 @@ struct NarrowGradient {
   int64_t step[4];
 };
 
+// The border of an upsampling convolution behind reflection padding: what it adds to the result of the phases. Of
+// WinogradInput the plan is not read.
+struct PhaseBorder : WinogradInput {
+  int64_t o;            // channels of a phase
+  const float* weight;  // [o, c, 5, 5], at these steps
+  int64_t step[4];
+  void* y;              // [n, 4·o, h, w], added to
+  const void* grad;     // like y
+  void* grad_x;         // [n, c, h, w] of the epilogue's result, added to; or null
+  float* grad_weight;   // like weight; or null
+};
+
 struct Kernels {
   const char* name;
   void (*forward)(const ForwardParams&);
@@ -136,6 +148,8 @@ struct Kernels {
   void (*winograd_conv)(const WinogradConv&);
   void (*winograd_weight_gradient)(const WinogradWeightGradient&);
   void (*winograd_weights)(const WinogradWeights&);
+  void (*phase_border)(const PhaseBorder&);
+  void (*phase_border_backward)(const PhaseBorder&);
   void (*narrow_gradient)(const NarrowGradient&);
 };
 

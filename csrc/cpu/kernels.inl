@@ -38,6 +38,7 @@ namespace {
 #include "winograd_transforms.inl"
 #include "winograd_input.inl"
 #include "winograd.inl"
+#include "phase_border.inl"
 #endif
 
 #define MUNIT_FAST_BY_DTYPE(function, arguments)                  \
@@ -68,9 +69,10 @@ constexpr Kernels table = {
     MUNIT_FAST_ISA, forward, backward, statistics, l1_sum, l1_backward, lsgan_sum, lsgan_backward,
     add_columns,
 #if defined(MUNIT_FAST_AVX2) || defined(MUNIT_FAST_AVX512)
-    width<float>, winograd_conv, winograd_weight_gradient, winograd_weights, narrow_gradient,
+    width<float>, winograd_conv, winograd_weight_gradient, winograd_weights, phase_border,
+    phase_border_backward, narrow_gradient,
 #else  // with vectors of four numbers there is nothing to gain over a direct convolution
-    0, nullptr, nullptr, nullptr, nullptr,
+    0, nullptr, nullptr, nullptr, nullptr, nullptr, nullptr,
 #endif
 };
 

@@ -162,7 +162,6 @@ void lsgan_backward(const Tensor& output, double target, double grad, const Tens
   active().lsgan_backward(l);
 }
 
-// columns [N, k·O, H, W + k - 1], channels_last, channel j·O + o; y [N, O, H, W], channels_last.
 }  // namespace
 
 void register_operators() {

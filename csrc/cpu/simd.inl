@@ -208,8 +208,14 @@ template <class T> inline void add(const T* from, Accumulator<T>* to, int64_t n)
   if (i < n) store_some(load_some(to + i, n - i) + load_some(from + i, n - i), to + i, n - i);
 }
 
-// Tasks over torch's threads, for any callable.
-template <class Body> inline void parallel(int64_t count, const Body& body) {
+// Tasks over torch's threads, for any callable. Work of fewer nanoseconds stays on the calling thread: to wake one that
+// sleeps while it waits (OMP_WAIT_POLICY=passive) takes as long.
+constexpr int64_t least_shared = 20000;
+template <class Body> inline void parallel(int64_t count, const Body& body, int64_t nanoseconds = least_shared) {
+  if (nanoseconds < least_shared) {
+    for (int64_t i = 0; i < count; ++i) body(i);
+    return;
+  }
   run_tasks(count, [](int64_t i, void* context) { (*static_cast<const Body*>(context))(i); },
             const_cast<void*>(static_cast<const void*>(&body)));
 }

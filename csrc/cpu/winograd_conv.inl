@@ -331,7 +331,7 @@ template <class P> void finish_unit_moments(const WinogradConv& a, const TileGri
     for (int64_t k = 1; k < a.k; ++k) Merge(double(k) * pixels, pixels)(all, plane[k]);
     stats[image] = float(all.mean);
     stats[a.n + image] = float(::sqrt(all.squares / (pixels * double(a.k) - 1)));
-  });
+  }, a.n * units * a.k);
 }
 
 template <class P, class T> void conv_of(const WinogradConv& a) {

@@ -187,5 +187,5 @@ template <class P, class T> void weight_gradient_of(const WinogradWeightGradient
           for (int64_t l = 0; l < lanes; ++l) to[l * a.step[1]] = room[i * r + j][l];
         }
     }
-  });
+  }, a.k * of_c.columns * r * r);
 }

@@ -88,7 +88,7 @@ template <class P> void weights_of(const WinogradWeights& a) {
       }
     }
     finish_streams();
-  });
+  }, a.k * a.c * phases * n * n / 4);
   // The columns that pad the last vector.
   const int64_t panel = panels.count() - 1, end = to - panels.begin(panel), line = panels.vectors(panel) * w;
   if (to == panels.columns) return;

@@ -16,7 +16,7 @@ from torch import Tensor
 from munit_fast.ops import narrow_conv, upsample_conv, winograd
 from munit_fast.ops.autograd import needs_gradient, once_differentiable
 from munit_fast.ops.backends import cpu
-from munit_fast.ops.epilogue import calls_cpu, empty_stats, gradients, run
+from munit_fast.ops.epilogue import calls_cpu, empty_stats, gradients, is_plain_cpu, run
 from munit_fast.ops.memory import reused
 from munit_fast.ops.spec import EpilogueInputs, EpilogueSpec
 from munit_fast.ops.winograd import NO_EPILOGUE, Source
@@ -30,7 +30,7 @@ class Conv(NamedTuple):
         bias: [O], or [4·O]; or None.
         stride: of both axes.
         border_weight: the 5×5 kernel [O, C, 5, 5] of a phase convolution behind reflection padding, whose border needs
-            a correction; else None.
+            a correction; else None. Float32 where there is a plan.
         unused_bias: a bias that has no influence and is not added; its gradient is exactly zero.
         plan: of `winograd.PLANS`, for the result and the input's gradient; None: a direct convolution.
         pad: pixels of padding that the convolution adds; always 0 for a direct one, whose input is padded already.
@@ -118,8 +118,10 @@ def _convolve(
         source = _with_stats(source)
         wanted = "none" if border is not None else y_norm
         y, y_stats = winograd.conv(source, conv.weight, conv.transformed, conv.bias, conv.plan, wanted, reuse)
-        if border is not None:
-            upsample_conv.correct_reflect_border(y, _edges(source, impl), border)
+        if border is not None and is_plain_cpu(y):
+            winograd.phase_border(source, border, y)
+        elif border is not None:
+            upsample_conv.correct_reflect_border(y, _edges(source, impl), border.to(y.dtype))
         return y, y_stats, source.stats
     a, stats = _activation(source, impl)
     if border is None and narrow_conv.serves_forward(a, conv.weight, conv.stride):
@@ -156,11 +158,15 @@ def _backward(
     grad_a = grad_border = None
     if need_a:
         grad_a = winograd.input_gradient(grad, conv.weight, source, conv.plan, add)
-    if border is not None:
-        edges = _edges(source, impl)
-        grad_border, of_edges = upsample_conv.correct_reflect_border_backward(grad, edges, border, need_a, need_border)
+    if border is not None and is_plain_cpu(grad):
+        grad_border = winograd.phase_border_gradients(grad, source, border, grad_a, need_border)
+    elif border is not None:
+        grad_border, of_edges = upsample_conv.correct_reflect_border_backward(
+            grad, _edges(source, impl), border.to(grad.dtype), need_a, need_border
+        )
         if grad_a is not None and of_edges is not None:
             of_edges.add_to_inner(grad_a)
+        grad_border = None if grad_border is None else grad_border.to(border.dtype)
     return _Gradients(grad_a, grad_weight, grad_bias, grad_border)
 
 

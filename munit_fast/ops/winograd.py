@@ -364,6 +364,41 @@ def weight_gradient(grad: Tensor, source: Source, weight: Tensor, plan: str) -> 
     return call(grad, x, stats, norm_weight, norm_bias, slopes, *spec, weight, plan)
 
 
+def phase_border(source: Source, border_weight: Tensor, y: Tensor) -> None:
+    """`upsample_conv.correct_reflect_border` of what the source's epilogue gives, where `is_plain_cpu`.
+
+    Args:
+        source: the input; its padding is not read.
+        border_weight: [O, C, 5, 5], float32.
+        y: [N, 4·O, H, W], channels_last, in the dtype of the source; changed in place.
+    """
+    _RAW.phase_border.default(*_raw(_without_padding(source)), border_weight, y)
+
+
+def phase_border_gradients(
+    grad: Tensor, source: Source, border_weight: Tensor, grad_x: Tensor | None, need_weight: bool
+) -> Tensor | None:
+    """The backward of `phase_border`.
+
+    Args:
+        grad: [N, 4·O, H, W], channels_last.
+        source: the input; its padding is not read.
+        border_weight: [O, C, 5, 5], float32.
+        grad_x: the gradient of what the source's epilogue gives, [N, C, H, W], channels_last, added to; or None.
+        need_weight: whether the gradient of `border_weight` is needed.
+
+    Returns:
+        That gradient, like it; None where it is not needed.
+    """
+    grad_weight = torch.empty_like(border_weight) if need_weight else None
+    _RAW.phase_border_backward.default(grad, *_raw(_without_padding(source)), border_weight, grad_x, grad_weight)
+    return grad_weight
+
+
+def _without_padding(source: Source) -> Source:
+    return source._replace(spec=source.spec._replace(pad=0, pad_mode="zero"))
+
+
 class _Entry:
     """What is known of a weight that was used without a graph."""
 

@@ -233,10 +233,11 @@ def test_export(way: Way, tmp_path: Any) -> None:
             want = part(*arguments)
         names = {str(node.target) for module in program.graph_module.modules() for node in module.graph.nodes}
         assert "munit_fast.winograd_conv.default" in names
-        assert torch.equal(program.module()(*arguments), want)
+        found = program.module()(*arguments)
+        assert relative(found, want) < 1e-6  # the border of an upsampling convolution is exported as plain operators
         if part is net.dec:
             torch.export.save(program, tmp_path / "decoder.pt2")
-            assert torch.equal(torch.export.load(tmp_path / "decoder.pt2").module()(*arguments), want)
+            assert torch.equal(torch.export.load(tmp_path / "decoder.pt2").module()(*arguments), found)
 
 
 def test_kept_weights_of_a_network_are_never_stale(way: Way) -> None:
