@@ -12,7 +12,9 @@ Common to all of them:
   residual or upstream gradient in the other layout, is copied once into x's.
 - Dtypes: float32, bfloat16, float16 (float64 on the "reference" and "cpu" backends). Arithmetic and statistics are
   float32 (float64 for float64), with one rounding at the end; parameters may have any floating dtype.
-- Gradients: for every tensor argument; a second derivative raises RuntimeError.
+- Gradients: for every tensor argument, of any order. With create_graph=True a backward runs the formulas of
+  `munit_fast.reference` in plain PyTorch, at their cost.
+- torch.func, forward-mode differentiation, torch.jit.trace and exports see the formulas too, whatever `impl` is.
 - act: "none", "relu", "lrelu" (slope: a number), "prelu" (slope: a tensor [1] or [C]), "selu", "tanh", "silu".
 - pad_mode: "reflect" (pad must be smaller than each side), "replicate", "zero".
 - impl: "auto" takes the fastest backend that can serve the tensors and logs once when that is not the fastest of the
@@ -25,13 +27,14 @@ Common to all of them:
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from munit_fast import ops
+from munit_fast.ops import formulas
 from munit_fast.ops.backends import IMPLEMENTATIONS
 from munit_fast.ops.conv_plans import DIRECT
 from munit_fast.ops.fused_conv import ConvOutput, EpilogueArgs
@@ -47,50 +50,64 @@ __all__ = [
     "layer_norm2d",
     "lsgan_loss",
     "norm_act_conv2d",
+    "scale_bias_act",
 ]
 
 
 def instance_norm(
-    x: Tensor,  # [N, C, H, W]
+    x: Tensor,  # [N, C, *spatial]
     weight: Tensor | None = None,  # [C]
     bias: Tensor | None = None,  # [C]
     *,
     eps: float = 1e-5,
     act: str = "none",
     slope: float | Tensor = 0.2,
-    residual: Tensor | None = None,  # [N, C, H, W]
+    residual: Tensor | None = None,  # [N, C, *spatial]
     pad: int = 0,
     pad_mode: str = "reflect",
     impl: str = "auto",
-) -> Tensor:  # [N, C, H + 2·pad, W + 2·pad]
+) -> Tensor:  # [N, C, *spatial], or [N, C, H + 2·pad, W + 2·pad]
     """Instance norm (Ulyanov et al., 2016, eq. 3), activation, residual and padding as one operation.
 
         y = pad(act(weight · (x - mean) / sqrt(var + eps) + bias) + residual)
 
-    Mean and biased variance are those of each plane x[n, c], in training and in evaluation alike. Layouts, dtypes,
-    activations, padding, `impl` and bytes moved: see `munit_fast.functional`.
+    Mean and biased variance are those of each plane x[n, c], in training and in evaluation alike. A volume or a line is
+    an image with one long side to the kernels; only images are padded. Layouts, dtypes, activations, padding, `impl`
+    and bytes moved: see `munit_fast.functional`.
 
     Args:
-        x: [N, C, H, W], NCHW or channels_last; any floating dtype that the backend serves.
+        x: [N, C, L], [N, C, H, W] or [N, C, D, H, W]; contiguous, channels_last or channels_last_3d; any floating dtype
+            that the backend serves.
         weight: [C], any floating dtype; None: one.
         bias: [C], any floating dtype; None: zero.
         eps: added to the variance, inside the root.
         act: the activation: see `munit_fast.functional`.
         slope: of "lrelu" a number; of "prelu" a tensor [1] or [C].
-        residual: [N, C, H, W], added after the activation; x's dtype.
-        pad: pixels of padding on each side.
+        residual: like x, added after the activation; x's dtype.
+        pad: pixels of padding on each side of an image.
         pad_mode: "reflect", "replicate" or "zero".
         impl: the backend: see `munit_fast.functional`.
 
     Returns:
-        [N, C, H + 2·pad, W + 2·pad] in x's dtype and layout.
+        [N, C, H + 2·pad, W + 2·pad], or x's shape, in x's dtype and layout.
 
     Raises:
-        ValueError: x is not [N, C, H, W], is empty or has 1×1 planes (their variance is zero by definition); weight or
-            bias is not [C]; residual is not like x; pad does not fit; an option has an unknown name.
+        ValueError: x has not one to three spatial dimensions, is empty or has planes of one number (their variance is
+            zero by definition); weight or bias is not [C]; residual is not like x; pad does not fit; an option has an
+            unknown name.
         TypeError: a tensor is not floating-point, or residual has another dtype than x.
         RuntimeError: `impl` cannot serve these tensors.
     """
+    _check_floating("x", x)
+    if x.dim() in (3, 5):
+        return _of_image(
+            x,
+            residual,
+            pad,
+            lambda x, residual: instance_norm(
+                x, weight, bias, eps=eps, act=act, slope=slope, residual=residual, impl=impl
+            ),
+        )
     spec = _spec("instance", x, act, slope, residual, pad, pad_mode, impl, eps=eps)
     _check_planes(x)
     _check_parameter("weight", weight, x, (x.shape[1],))
@@ -241,6 +258,56 @@ def bias_act(
     return _run(x, None, bias, residual, slope, spec, impl)
 
 
+def scale_bias_act(
+    x: Tensor,  # [N, C, *spatial]
+    scale: Tensor | None = None,  # [C]
+    bias: Tensor | None = None,  # [C]
+    *,
+    act: str = "none",
+    slope: float | Tensor = 0.2,
+    residual: Tensor | None = None,  # [N, C, *spatial]
+    pad: int = 0,
+    pad_mode: str = "reflect",
+    impl: str = "auto",
+) -> Tensor:  # [N, C, *spatial], or [N, C, H + 2·pad, W + 2·pad]
+    """A scale and a bias for each channel, activation, residual and padding: y = pad(act(scale · x + bias) + residual).
+
+    What a norm with stored statistics is. Layouts, dtypes, activations, padding, `impl` and bytes moved: see
+    `munit_fast.functional`.
+
+    Args:
+        x: as in `instance_norm`.
+        scale: [C], any floating dtype; None: one.
+        bias: [C], any floating dtype; None: zero.
+        act: the activation: see `munit_fast.functional`.
+        slope: of "lrelu" a number; of "prelu" a tensor [1] or [C].
+        residual: like x, added after the activation; x's dtype.
+        pad: pixels of padding on each side of an image.
+        pad_mode: "reflect", "replicate" or "zero".
+        impl: the backend: see `munit_fast.functional`.
+
+    Returns:
+        [N, C, H + 2·pad, W + 2·pad], or x's shape, in x's dtype and layout.
+
+    Raises:
+        ValueError: as `instance_norm`, except that planes of one number are welcome.
+        TypeError: as `instance_norm`.
+        RuntimeError: `impl` cannot serve these tensors.
+    """
+    _check_floating("x", x)
+    if x.dim() in (3, 5):
+        return _of_image(
+            x,
+            residual,
+            pad,
+            lambda x, residual: scale_bias_act(x, scale, bias, act=act, slope=slope, residual=residual, impl=impl),
+        )
+    spec = _spec("none", x, act, slope, residual, pad, pad_mode, impl)
+    _check_parameter("scale", scale, x, (x.shape[1],))
+    _check_parameter("bias", bias, x, (x.shape[1],))
+    return _run(x, scale, bias, residual, slope, spec, impl)
+
+
 def norm_act_conv2d(
     x: Tensor,  # [N, C, H, W]
     conv_weight: Tensor,  # [O, C, kh, kw]
@@ -326,6 +393,8 @@ def norm_act_conv2d(
         if not plain or spec.pad or impl != "auto":
             x = ops.epilogue(_dense(x), weight, bias, None, slopes, spec, impl)
         y = torch.conv2d(x, conv_weight, conv_bias, steps, pad)
+    if formulas.are_needed():
+        return y
     # A single channel lies the same either way, and its strides say which is meant.
     channels_last = is_channels_last(x) or (c == 1 and x.stride(1) == 1)
     return y.contiguous(memory_format=torch.channels_last if channels_last else torch.contiguous_format)
@@ -469,11 +538,7 @@ def _spec(
         )
     if residual is not None:
         _check_floating("residual", residual)
-        _check_device("residual", residual, x.device, "x")
-        if residual.shape != x.shape:
-            raise ValueError(f"residual must have x's shape {list(x.shape)}; got {list(residual.shape)}")
-        if residual.dtype != x.dtype:
-            raise TypeError(f"residual must have x's dtype {x.dtype}; got {residual.dtype}")
+        _check_residual(residual, x)
     if act == "prelu":
         if not isinstance(slope, Tensor):
             raise TypeError("slope must be a tensor [1] or [C] for act='prelu' (a number is act='lrelu')")
@@ -487,6 +552,14 @@ def _spec(
     return EpilogueSpec(norm, eps, act, number, block, pad, pad_mode)
 
 
+def _check_residual(residual: Tensor, x: Tensor) -> None:
+    _check_device("residual", residual, x.device, "x")
+    if residual.shape != x.shape:
+        raise ValueError(f"residual must have x's shape {list(x.shape)}; got {list(residual.shape)}")
+    if residual.dtype != x.dtype:
+        raise TypeError(f"residual must have x's dtype {x.dtype}; got {residual.dtype}")
+
+
 def _run(
     x: Tensor,
     weight: Tensor | None,
@@ -498,6 +571,36 @@ def _run(
 ) -> Tensor:
     slopes = slope if isinstance(slope, Tensor) else None
     return ops.epilogue(_dense(x), weight, bias, residual, slopes, spec, impl)
+
+
+def _as_image(x: Tensor) -> Tensor:
+    """[N, C, L] as [N, C, 1, L], and [N, C, D, H, W] as [N, C, D·H, W]: a view of a dense x in either layout."""
+    if x.dim() == 3:
+        return x.unsqueeze(2)
+    n, c, d, h, w = x.shape
+    last = not x.is_contiguous() and x.permute(0, 2, 3, 4, 1).is_contiguous()
+    return x.permute(0, 2, 3, 4, 1).reshape(n, d * h, w, c).permute(0, 3, 1, 2) if last else x.reshape(n, c, d * h, w)
+
+
+def _of_image(
+    x: Tensor, residual: Tensor | None, pad: int, function: Callable[[Tensor, Tensor | None], Tensor]
+) -> Tensor:
+    """function(x, residual) of a line or a volume as an image; its result has the shape of x."""
+    if pad:
+        raise ValueError(f"pad must be 0 where x is not [N, C, H, W]; got pad={pad} for {list(x.shape)}")
+    if x.numel() == 0:
+        raise ValueError(f"x must not be empty (a batch needs at least one image); got {list(x.shape)}")
+    if residual is not None:
+        _check_floating("residual", residual)
+        _check_residual(residual, x)
+        residual = _as_image(residual)
+    y = function(_as_image(x), residual)
+    if x.dim() == 3:
+        return y.squeeze(2)
+    n, c, d, h, w = x.shape
+    if y.is_contiguous():
+        return y.reshape(n, c, d, h, w)
+    return y.permute(0, 2, 3, 1).reshape(n, d, h, w, c).permute(0, 4, 1, 2, 3)
 
 
 _PADDING_MODES = {"zeros": "zero", "reflect": "reflect", "replicate": "replicate"}  # as PyTorch names them
@@ -648,6 +751,8 @@ def _check_parameter(name: str, value: Tensor | None, x: Tensor, shape: tuple[in
 
 def _dense(x: Tensor) -> Tensor:
     """x itself if it is dense in memory, NCHW-contiguous or channels_last; else a contiguous copy."""
+    if formulas.are_needed():  # which take any layout, and vmap knows none
+        return x
     if x.is_contiguous() or (x.dim() == 4 and x.is_contiguous(memory_format=torch.channels_last)):
         return x
     return x.contiguous()
@@ -655,6 +760,8 @@ def _dense(x: Tensor) -> Tensor:
 
 def _like(b: Tensor, a: Tensor) -> Tensor:
     """b in a's memory order."""
+    if formulas.are_needed():
+        return b
     if b.stride() == a.stride():
         return b
     return b.contiguous() if a.is_contiguous() else b.contiguous(memory_format=torch.channels_last)

@@ -6,13 +6,24 @@ follows the norm. A learned slope (act="prelu") is the module's parameter `slope
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
 from munit_fast import functional
 from munit_fast.reference import layers
 
-__all__ = ["AdaptiveInstanceNorm2d", "BiasAct", "InstanceNorm2d", "L1Loss", "LSGANLoss", "LayerNorm2d"]
+__all__ = [
+    "AdaptiveInstanceNorm2d",
+    "BiasAct",
+    "InstanceNorm1d",
+    "InstanceNorm2d",
+    "InstanceNorm3d",
+    "L1Loss",
+    "LSGANLoss",
+    "LayerNorm2d",
+]
 
 
 class _EpilogueModule(nn.Module):
@@ -42,11 +53,123 @@ class _EpilogueModule(nn.Module):
         return "".join(f", {part}" for part in shown)
 
 
-class InstanceNorm2d(nn.InstanceNorm2d, _EpilogueModule):
+class _InstanceNorm(_EpilogueModule):
+    """The forward of the three instance norms, over the parameters and buffers of PyTorch's."""
+
+    spatial: int  # dimensions
+    eps: float
+    momentum: float | None
+    track_running_stats: bool
+    weight: Tensor | None
+    bias: Tensor | None
+    running_mean: Tensor | None
+    running_var: Tensor | None
+
+    def _set_bias(self, bias: bool) -> None:
+        if not bias:  # torch's own argument came with 2.13
+            self.register_parameter("bias", None)
+
+    def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
+        """Norm, activation, residual and, of images, padding.
+
+        Args:
+            x: [N, C, *spatial], or one sample [C, *spatial].
+            residual: like x, added after the activation; or None.
+
+        Returns:
+            [N, C, *spatial], padded, or without N, in x's dtype and layout.
+
+        Raises:
+            ValueError: As `functional.instance_norm`.
+            TypeError: As `functional.instance_norm`.
+            RuntimeError: `impl` cannot serve these tensors.
+        """
+        if x.dim() == self.spatial + 1:  # one sample without a batch, as PyTorch's modules take it
+            return self.forward(x[None], None if residual is None else residual[None])[0]
+        if x.dim() != self.spatial + 2:
+            shape = ("L", "H, W", "D, H, W")[self.spatial - 1]
+            raise ValueError(f"x must be [N, C, {shape}] or [C, {shape}]; got {list(x.shape)}")
+        options: dict[str, Any] = {"residual": residual, **self._epilogue()}
+        if not self.track_running_stats:
+            return functional.instance_norm(x, self.weight, self.bias, eps=self.eps, **options)
+        assert self.running_mean is not None and self.running_var is not None
+        if self.training:
+            y = functional.instance_norm(x, self.weight, self.bias, eps=self.eps, **options)
+            self._track(x)
+            return y
+        scale = (self.running_var + self.eps).rsqrt()
+        scale = scale if self.weight is None else scale * self.weight
+        shift = -self.running_mean * scale if self.bias is None else self.bias - self.running_mean * scale
+        return functional.scale_bias_act(x, scale, shift, **options)
+
+    @torch.no_grad()
+    def _track(self, x: Tensor) -> None:
+        """The running statistics as torch.nn.functional.instance_norm updates them: momentum None counts as zero."""
+        wide = x.to(torch.promote_types(x.dtype, torch.float32))
+        variance, mean = torch.var_mean(wide.flatten(2), 2)
+        for running, value in ((self.running_mean, mean), (self.running_var, variance)):
+            assert running is not None
+            running.lerp_(value.mean(0).to(running.dtype), self.momentum or 0.0)
+
+    def extra_repr(self) -> str:
+        """The options, for `repr`."""
+        return super().extra_repr() + self._epilogue_repr()
+
+
+class InstanceNorm1d(_InstanceNorm, nn.InstanceNorm1d):
+    """`torch.nn.InstanceNorm1d` with what follows it; see `functional.instance_norm`.
+
+    With track_running_stats=True the running statistics are updated in training, which normalises by those of each
+    plane, and replace them in evaluation, as one scale and one shift a channel.
+
+    Shape: [N, C, L] -> [N, C, L].
+
+    Args:
+        num_features: number of channels C.
+        eps: added to the variance.
+        momentum: as in `torch.nn.InstanceNorm1d`.
+        affine: whether weight and bias [C] are learned.
+        track_running_stats: as in `torch.nn.InstanceNorm1d`.
+        device: of the parameters and buffers.
+        dtype: of the parameters and buffers.
+        bias: False: with affine=True a weight only.
+        act: the activation, as in `munit_fast.functional`.
+        slope: of "lrelu"; of "prelu" the initial value of the learned slope [1].
+        impl: the backend, as in `munit_fast.functional`.
+
+    Raises:
+        ValueError: act or impl is unknown.
+    """
+
+    spatial = 1
+
+    def __init__(
+        self,
+        num_features: int,
+        eps: float = 1e-5,
+        momentum: float = 0.1,
+        affine: bool = False,
+        track_running_stats: bool = False,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+        *,
+        bias: bool = True,
+        act: str = "none",
+        slope: float = 0.2,
+        impl: str = "auto",
+    ) -> None:
+        nn.InstanceNorm1d.__init__(self, num_features, eps, momentum, affine, track_running_stats, device, dtype)
+        self._set_bias(bias)
+        self._set_epilogue(act, slope, 0, "zero", impl)
+
+
+class InstanceNorm2d(_InstanceNorm, nn.InstanceNorm2d):
     """`torch.nn.InstanceNorm2d` with what follows it; see `functional.instance_norm`.
 
-    With track_running_stats=True and in evaluation, when the running statistics are used, and while they are being
-    tracked, the norm itself is PyTorch's. Shape: [N, C, H, W] -> [N, C, H + 2·pad, W + 2·pad].
+    With track_running_stats=True the running statistics are updated in training, which normalises by those of each
+    plane, and replace them in evaluation, as one scale and one shift a channel.
+
+    Shape: [N, C, H, W] -> [N, C, H + 2·pad, W + 2·pad].
 
     Args:
         num_features: number of channels C.
@@ -67,6 +190,8 @@ class InstanceNorm2d(nn.InstanceNorm2d, _EpilogueModule):
         ValueError: act, pad_mode or impl is unknown.
     """
 
+    spatial = 2
+
     def __init__(
         self,
         num_features: int,
@@ -84,42 +209,56 @@ class InstanceNorm2d(nn.InstanceNorm2d, _EpilogueModule):
         pad_mode: str = "reflect",
         impl: str = "auto",
     ) -> None:
-        super().__init__(num_features, eps, momentum, affine, track_running_stats, device, dtype)
-        if not bias:  # torch's own argument came with 2.13
-            self.register_parameter("bias", None)
+        nn.InstanceNorm2d.__init__(self, num_features, eps, momentum, affine, track_running_stats, device, dtype)
+        self._set_bias(bias)
         self._set_epilogue(act, slope, pad, pad_mode, impl)
 
-    def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
-        """Norm, activation, residual and padding.
 
-        Args:
-            x: [N, C, H, W], or one image [C, H, W].
-            residual: like x, added after the activation; or None.
+class InstanceNorm3d(_InstanceNorm, nn.InstanceNorm3d):
+    """`torch.nn.InstanceNorm3d` with what follows it; see `functional.instance_norm`.
 
-        Returns:
-            [N, C, H + 2·pad, W + 2·pad], or without N, in x's dtype and layout.
+    With track_running_stats=True the running statistics are updated in training, which normalises by those of each
+    plane, and replace them in evaluation, as one scale and one shift a channel.
 
-        Raises:
-            ValueError: As `functional.instance_norm`.
-            TypeError: As `functional.instance_norm`.
-            RuntimeError: `impl` cannot serve these tensors.
-        """
-        if x.dim() == 3:  # one image without a batch, as torch.nn.InstanceNorm2d takes it
-            return self.forward(x[None], None if residual is None else residual[None])[0]
-        if self.track_running_stats:
-            return functional.bias_act(super().forward(x), residual=residual, **self._epilogue())  # type: ignore[arg-type]
-        return functional.instance_norm(
-            x,
-            self.weight,
-            self.bias,
-            eps=self.eps,
-            residual=residual,
-            **self._epilogue(),  # type: ignore[arg-type]
-        )
+    Shape: [N, C, D, H, W] -> [N, C, D, H, W].
 
-    def extra_repr(self) -> str:
-        """The options, for `repr`."""
-        return super().extra_repr() + self._epilogue_repr()
+    Args:
+        num_features: number of channels C.
+        eps: added to the variance.
+        momentum: as in `torch.nn.InstanceNorm3d`.
+        affine: whether weight and bias [C] are learned.
+        track_running_stats: as in `torch.nn.InstanceNorm3d`.
+        device: of the parameters and buffers.
+        dtype: of the parameters and buffers.
+        bias: False: with affine=True a weight only.
+        act: the activation, as in `munit_fast.functional`.
+        slope: of "lrelu"; of "prelu" the initial value of the learned slope [1].
+        impl: the backend, as in `munit_fast.functional`.
+
+    Raises:
+        ValueError: act or impl is unknown.
+    """
+
+    spatial = 3
+
+    def __init__(
+        self,
+        num_features: int,
+        eps: float = 1e-5,
+        momentum: float = 0.1,
+        affine: bool = False,
+        track_running_stats: bool = False,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+        *,
+        bias: bool = True,
+        act: str = "none",
+        slope: float = 0.2,
+        impl: str = "auto",
+    ) -> None:
+        nn.InstanceNorm3d.__init__(self, num_features, eps, momentum, affine, track_running_stats, device, dtype)
+        self._set_bias(bias)
+        self._set_epilogue(act, slope, 0, "zero", impl)
 
 
 class AdaptiveInstanceNorm2d(layers.AdaptiveInstanceNorm2d, _EpilogueModule):

@@ -66,10 +66,10 @@ def accelerate(module: nn.Module, impl: str = "auto") -> Report:
     Tensors that the fused functions do not take run as before, and with impl="auto" so do all where no fast backend
     serves them (`munit-fast doctor` says why). Calling this again finds nothing more to do.
 
-    Three things do differ. A channels_last input gives a channels_last result, where PyTorch's norms return NCHW
-    memory. Under autocast MUNIT's LayerNorm returns x's dtype, where PyTorch's promotion gave float32. And there is no
-    second derivative (gradient penalties raise RuntimeError, through convolutions with a plan too). restore() before
-    torch.jit.script and torch.onnx.
+    Two things do differ. A channels_last input gives a channels_last result, where PyTorch's norms return NCHW memory.
+    And under autocast MUNIT's LayerNorm returns x's dtype, where PyTorch's promotion gave float32. Second derivatives,
+    the transforms of torch.func, torch.jit.trace and exports run in PyTorch's own operators; restore() before
+    torch.jit.script, which reads a module's source.
 
     Args:
         module: the network; on any device (meta too), in any dtype and mode.

@@ -19,11 +19,10 @@ from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.autograd import forward_ad
 from torch.nn.modules import module as torch_module
 
 from munit_fast import ops
-from munit_fast.ops import winograd
+from munit_fast.ops import formulas, winograd
 from munit_fast.ops.backends import BACKENDS, choose
 from munit_fast.ops.fused_conv import ConvOutput, EpilogueArgs
 from munit_fast.ops.planned_conv import planned_conv, plans_of
@@ -188,6 +187,8 @@ class Norm(Swapped):
         """
         if not isinstance(x, Tensor) or x.dim() != 4 or not x.is_floating_point() or x.layout != torch.strided:
             return None
+        if formulas.are_needed():  # PyTorch's own operators are these
+            return None
         n, c, h, w = x.shape
         if n == 0 or h == 0 or w == 0 or c != self.num_features:
             return None
@@ -335,11 +336,6 @@ def _is_plain_tensor(t: Any) -> bool:
     return type(t) in (Tensor, nn.Parameter)
 
 
-def _is_transformed() -> bool:
-    """Whether torch.func or forward-mode differentiation is at work, which convolutions with a plan do not know."""
-    return bool(torch._C._are_functorch_transforms_active()) or forward_ad._current_level >= 0
-
-
 def _is_channels_last(t: Tensor) -> bool:
     return t.stride(1) == 1 and t.shape[1] > 1
 
@@ -369,7 +365,7 @@ class Conv2d(Swapped):
         if bias is not None and not (_is_plain_tensor(bias) and bias.dtype == torch.float32):
             return None
         found = geometry(self)
-        if isinstance(found, str) or x.shape[1] != weight.shape[1] or _is_transformed():
+        if isinstance(found, str) or x.shape[1] != weight.shape[1] or formulas.are_needed():
             return None
         pad, mode = (outer["pad"], outer["pad_mode"]) if outer else (found.pad, found.pad_mode)
         smallest = min(x.shape[2:])

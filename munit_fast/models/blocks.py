@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from munit_fast import functional, ops, reference
-from munit_fast.ops import winograd
+from munit_fast.ops import formulas, winograd
 from munit_fast.ops.backends import IMPLEMENTATIONS
 from munit_fast.ops.conv_plans import DIRECT, ConvShape, Plans, choose
 from munit_fast.ops.epilogue import is_plain_cpu
@@ -31,6 +31,11 @@ T = TypeVar("T")
 
 # The convolutions' weights as they are used: cast, and summed for the phases. Kept for the calls of one context only.
 _cache: ContextVar[dict[Any, tuple[Tensor, Any]] | None] = ContextVar("munit_fast_weights", default=None)
+
+
+def _shared() -> dict[Any, tuple[Tensor, Any]] | None:
+    # torch.compile knows no context variables, and puts equal expressions together itself.
+    return None if torch.compiler.is_compiling() else _cache.get()
 
 
 @contextmanager
@@ -95,8 +100,8 @@ class Fused(nn.Module):
 
     @property
     def uses_reference(self) -> bool:
-        """Whether the reference's own forward runs."""
-        return self.impl == "reference"
+        """Whether the reference's own forward runs: by choice, and where `munit_fast.ops.formulas` are needed."""
+        return self.impl == "reference" or formulas.are_needed()
 
     @property
     def layers(self) -> Any:
@@ -119,7 +124,7 @@ def compute_dtype(x: Tensor, dtype: torch.dtype) -> torch.dtype:
 
 def _prepared_weight(conv: nn.Conv2d, dtype: torch.dtype, phases: bool = False) -> Tensor:
     """The weight in `dtype` and channels_last, summed for the four phases if asked; once in `shared_weights`."""
-    cache, key = _cache.get(), (id(conv.weight), dtype, phases, torch.is_grad_enabled(), conv.weight.requires_grad)
+    cache, key = _shared(), (id(conv.weight), dtype, phases, torch.is_grad_enabled(), conv.weight.requires_grad)
     if cache is not None and key in cache:
         return cache[key][1]
     weight = phase_weight(conv.weight) if phases else conv.weight
@@ -137,7 +142,7 @@ def _planned_weight(conv: nn.Conv2d, plan: str, phases: bool = False) -> tuple[T
 
     if torch.is_grad_enabled() or not is_plain_cpu(conv.weight):
         return weight(), None
-    cache, key = _cache.get(), (id(conv.weight), plan, phases)
+    cache, key = _shared(), (id(conv.weight), plan, phases)
     if cache is not None and key in cache:  # nobody has changed the parameter since it was compared
         return cache[key][1]
     found = winograd.kept_weight(conv.weight, plan, phases, weight)
@@ -223,10 +228,10 @@ class ConvInput(NamedTuple):
         """The plans of a convolution with `pad` pixels of padding."""
         if self.device.type != "cpu" or self.impl not in ("auto", "cpu") or conv.weight.dtype != torch.float32:
             return DIRECT
-        n, c, h, w = self.size
+        n, _, h, w = self.size
         rows, columns = (h + 2 * pad - kernel) // stride + 1, (w + 2 * pad - kernel) // stride + 1
         kept = not (torch.is_grad_enabled() or conv.training)  # a training changes the weight before the next use
-        return choose(ConvShape(kernel, stride, c, out_channels, n, rows, columns, self.dtype, kept))
+        return choose(ConvShape(kernel, stride, conv.in_channels, out_channels, n, rows, columns, self.dtype, kept))
 
 
 def conv_args(block: Any, x: ConvInput, padded: bool = False) -> Conv:

@@ -8,54 +8,56 @@ from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
-from torch.autograd import forward_ad
 
 T = TypeVar("T", Tensor, Tensor | None)
 
-
-class _NoSecondDerivative(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, gradient: Tensor, *sources: Tensor) -> Tensor:
-        return gradient.view_as(gradient)
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        raise RuntimeError(
-            "the fused operators of munit_fast have no second derivative; for a gradient penalty through them, use the "
-            "formulas of munit_fast.reference (PyTorch differentiates those as often as needed)"
-        )
+# (ctx, saved tensors) -> the result in plain PyTorch, and the arguments of `forward` that it was computed from.
+Formula = Callable[[Any, Sequence[Any]], tuple[Tensor, Sequence[Tensor | None]]]
 
 
-def once_differentiable(backward: Callable[..., tuple[Tensor | None, ...]]) -> Any:
-    """Makes a backward(ctx, saved, *grads) whose own derivative raises; saved: ctx.saved_tensors.
+def differentiable(formula: Formula) -> Callable[[Callable[..., Any]], Any]:
+    """Makes a backward(ctx, saved, *grads) that can be differentiated again; saved: ctx.saved_tensors.
 
-    Those are unpacked once only: activation checkpointing refuses a second time, and save_on_cpu would copy again.
-    torch's decorator of this name is silent where the upstream gradient needs no gradient but the inputs do: the second
-    derivative is then zero instead of missing.
+    With create_graph=True the gradients are those of `formula`, so derivatives of any order are PyTorch's own; that
+    costs a forward and a backward of the formula. Without, the backward runs as it is. The saved tensors are unpacked
+    once only: activation checkpointing refuses a second time, and save_on_cpu would copy again.
+
+    Args:
+        formula: the first result of `forward` again.
     """
 
-    @functools.wraps(backward)
-    def wrapped(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
-        saved = ctx.saved_tensors
-        if torch.compiler.is_compiling():  # which refuses second derivatives itself
-            return backward(ctx, saved, *grads)
-        if not torch.is_grad_enabled():  # without create_graph=True
-            return backward(ctx, saved, *grads)
-        with torch.no_grad():
-            results = backward(ctx, saved, *grads)
-        sources = [t for t in (*grads, *saved) if t is not None and t.requires_grad]
-        if not sources:
-            return results
-        return tuple(None if result is None else _NoSecondDerivative.apply(result, *sources) for result in results)
+    def decorate(backward: Callable[..., tuple[Tensor | None, ...]]) -> Any:
+        @functools.wraps(backward)
+        def wrapped(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
+            saved = ctx.saved_tensors
+            if torch.compiler.is_compiling() or not torch.is_grad_enabled():
+                return backward(ctx, saved, *grads)
+            return _of_formula(formula, ctx, saved, grads[0])
 
-    return wrapped
+        return wrapped
+
+    return decorate
+
+
+def _of_formula(formula: Formula, ctx: Any, saved: Sequence[Any], grad: Tensor | None) -> tuple[Tensor | None, ...]:
+    needs: Sequence[bool] = ctx.needs_input_grad
+    if grad is None:
+        return (None,) * len(needs)
+    # Aliases: an input may have been computed from another one, whose gradient must not count that way too.
+    saved = [t.view_as(t) if isinstance(t, Tensor) and t.requires_grad else t for t in saved]
+    result, arguments = formula(ctx, saved)
+    wanted = {i: argument for i, argument in enumerate(arguments) if argument is not None and needs[i]}
+    if not result.requires_grad:  # only what has no influence needs a gradient
+        found = [torch.zeros_like(argument) for argument in wanted.values()]
+    else:
+        found = torch.autograd.grad(result, list(wanted.values()), grad, create_graph=True, materialize_grads=True)
+    of_argument = dict(zip(wanted, found))
+    return tuple(of_argument.get(i) for i in range(len(needs)))
 
 
 def needs_gradient(tensors: Sequence[Tensor | None]) -> bool:
-    """Whether autograd must see an operation on these: outside of it, forward-mode derivatives would be zero."""
-    if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors):
-        return True
-    return forward_ad._current_level >= 0  # then autograd.Function raises where there is a tangent
+    """Whether autograd must see an operation on these."""
+    return torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors)
 
 
 def distinct(tensors: Sequence[T]) -> list[T]:

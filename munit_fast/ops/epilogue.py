@@ -10,7 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from munit_fast.ops.autograd import distinct, needs_gradient, once_differentiable
+from munit_fast.ops import formulas
+from munit_fast.ops.autograd import differentiable, distinct, needs_gradient
 from munit_fast.ops.backends import Problem, choose, cpu
 from munit_fast.ops.library import LIBRARY
 from munit_fast.ops.spec import (
@@ -254,6 +255,14 @@ def gradients(
     )
 
 
+def _formula(ctx: Any, saved: Sequence[Any]) -> tuple[Tensor, Sequence[Tensor | None]]:
+    x, _, weight, bias, slopes = saved
+    # No gradient depends on the residual, which is not kept.
+    residual = torch.zeros_like(x, requires_grad=True) if ctx.needs_input_grad[4] else None
+    y = formulas.epilogue(x, weight, bias, residual, slopes, EpilogueSpec._make(ctx.flags[:-1]))
+    return y, (None, x, weight, bias, residual, slopes)
+
+
 class _EpilogueFunction(torch.autograd.Function):
     @staticmethod
     def forward(
@@ -274,7 +283,7 @@ class _EpilogueFunction(torch.autograd.Function):
         return y
 
     @staticmethod
-    @once_differentiable
+    @differentiable(_formula)
     def backward(ctx: Any, saved: Sequence[Tensor], grad: Tensor | None) -> tuple[Tensor | None, ...]:
         if grad is None:
             return (None, None, None, None, None, None, None)
@@ -311,6 +320,8 @@ def epilogue(
     Raises:
         RuntimeError: `impl` cannot serve these tensors.
     """
+    if formulas.are_needed():
+        return formulas.epilogue(x, weight, bias, residual, slopes, spec)
     tensors = (x, weight, bias, residual, slopes)
     if needs_gradient(tensors):
         return _EpilogueFunction.apply(stats, *distinct(tensors), (*spec, impl))

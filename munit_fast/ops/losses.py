@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from munit_fast.ops.autograd import distinct, needs_gradient, once_differentiable
+from munit_fast.ops import formulas
+from munit_fast.ops.autograd import differentiable, distinct, needs_gradient
 from munit_fast.ops.backends import Problem, choose
 from munit_fast.ops.library import LIBRARY
 from munit_fast.ops.spec import accumulator_dtype
@@ -81,6 +82,15 @@ def _lsgan_backward_fake(grad: Tensor, outputs: list[Tensor], target: float, imp
     return [torch.empty_like(output) for output in outputs]
 
 
+def _l1_formula(ctx: Any, tensors: Sequence[Any]) -> tuple[Tensor, Sequence[Tensor | None]]:
+    count = len(tensors) // 2
+    return formulas.l1_losses(tensors[:count], tensors[count:]), (None, *tensors)
+
+
+def _lsgan_formula(ctx: Any, outputs: Sequence[Any]) -> tuple[Tensor, Sequence[Tensor | None]]:
+    return formulas.lsgan_loss(outputs, ctx.target), (None, None, *outputs)
+
+
 class _L1Losses(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, impl: str, *tensors: Tensor) -> Tensor:
@@ -91,7 +101,7 @@ class _L1Losses(torch.autograd.Function):
         return torch.ops.munit_fast.l1_losses(tensors[:count], tensors[count:], impl)
 
     @staticmethod
-    @once_differentiable
+    @differentiable(_l1_formula)
     def backward(ctx: Any, tensors: Sequence[Tensor], grad: Tensor | None) -> tuple[Tensor | None, ...]:
         need = ctx.needs_input_grad[1:]
         if grad is None:
@@ -110,7 +120,7 @@ class _LsganLoss(torch.autograd.Function):
         return torch.ops.munit_fast.lsgan_loss(outputs, target, impl)
 
     @staticmethod
-    @once_differentiable
+    @differentiable(_lsgan_formula)
     def backward(ctx: Any, outputs: Sequence[Tensor], grad: Tensor | None) -> tuple[Tensor | None, ...]:
         if grad is None:
             return (None, None, *(None for _ in outputs))
@@ -128,6 +138,8 @@ def l1_losses(first: list[Tensor], second: list[Tensor], impl: str) -> Tensor:
     Returns:
         [P] in float32 (float64 for float64).
     """
+    if formulas.are_needed():
+        return formulas.l1_losses(first, second)
     if needs_gradient([*first, *second]):
         return _L1Losses.apply(impl, *distinct([*first, *second]))
     return torch.ops.munit_fast.l1_losses(first, second, impl)
@@ -144,6 +156,8 @@ def lsgan_loss(outputs: list[Tensor], target: float, impl: str) -> Tensor:
     Returns:
         A scalar in float32 (float64 for float64).
     """
+    if formulas.are_needed():
+        return formulas.lsgan_loss(outputs, target)
     if needs_gradient(outputs):
         return _LsganLoss.apply(target, impl, *distinct(outputs))
     return torch.ops.munit_fast.lsgan_loss(outputs, target, impl)

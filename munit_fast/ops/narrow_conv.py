@@ -12,7 +12,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from munit_fast.ops import native
+from munit_fast.ops import native, winograd
 from munit_fast.ops.library import LIBRARY
 
 # The kernel's columns are summed as float32 numbers, which is what `serves_forward` and `serves_backward` ask for.
@@ -102,8 +102,7 @@ def serves_weight_gradient(a: Tensor, weight: Tensor, stride: int) -> bool:
         and a.dtype == weight.dtype == torch.float32
         and kernel[0] == kernel[1]
         and (c <= _CHANNELS if c <= o else o <= _CHANNELS and stride == 1)
-        and native.module is not None
-        and native.module.vector_floats() > 0
+        and winograd.available()
     )
 
 

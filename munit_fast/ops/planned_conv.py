@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from munit_fast.ops import conv_plans, winograd
+from munit_fast.ops import conv_plans, formulas, winograd
 from munit_fast.ops.autograd import distinct
 from munit_fast.ops.conv_plans import DIRECT, ConvShape, Plans
 from munit_fast.ops.epilogue import is_plain_cpu
@@ -27,7 +27,7 @@ def plans_of(x: Tensor, weight: Tensor, stride: int, pad: int, impl: str = "auto
         As `conv_plans.choose`; DIRECT wherever a plan would give another dtype than PyTorch's convolution, too, and in
         a compiled program, which may be called with other sizes.
     """
-    if torch.compiler.is_compiling():
+    if torch.compiler.is_compiling() or formulas.are_needed():
         return DIRECT
     if x.device.type != "cpu" or weight.device.type != "cpu" or impl not in ("auto", "cpu"):
         return DIRECT
@@ -93,7 +93,7 @@ def planned_conv(
     z, norm_weight, norm_bias, slopes, used, bias = distinct(tensors)
     assert z is not None and used is not None
     conv = Conv(used, bias, stride, None, None, plan, pad, pad_mode, _transformed(weight, plan), weight_plan)
-    if e.spec == NO_EPILOGUE:
+    if epilogue is None:
         return convolution(z, conv, y_norm)
     e = e._replace(weight=norm_weight, bias=norm_bias, slopes=slopes)
     return epilogue_conv(ConvOutput(z, output.stats), e, conv, y_norm)

@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.utils.weak import WeakIdKeyDictionary
 
 from munit_fast.ops import native
-from munit_fast.ops.epilogue import empty_stats, gradients, is_plain_cpu, run
+from munit_fast.ops.epilogue import empty_stats, gradients, is_plain_cpu
 from munit_fast.ops.library import LIBRARY
 from munit_fast.ops.memory import reused
 from munit_fast.ops.spec import NORMS, PAD_MODES, WINOGRAD_PLANS, EpilogueInputs, EpilogueSpec
@@ -55,7 +55,7 @@ LIBRARY.define(
     "-> (Tensor y, Tensor y_stats)"
 )
 LIBRARY.define(
-    "winograd_input_gradient(Tensor grad, Tensor conv_weight, Tensor? add, int height, int width, int pad, "
+    "winograd_input_gradient(Tensor grad, Tensor conv_weight, Tensor? add, SymInt height, SymInt width, int pad, "
     "str pad_mode, str plan) -> Tensor"
 )
 LIBRARY.define(f"winograd_weight_gradient(Tensor grad, {_EPILOGUE}, Tensor conv_weight, str plan) -> Tensor")
@@ -81,7 +81,14 @@ class Source(NamedTuple):
     slopes: Tensor | None
     spec: EpilogueSpec
 
+    @property
+    def is_plain(self) -> bool:
+        """Whether it is x itself, but for padding."""
+        _, _, weight, bias, _, spec = self
+        return weight is None and bias is None and spec.norm == spec.act == "none" and spec.block == 1
 
+
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
 def available() -> bool:
     """Whether the instruction set in use has these convolutions."""
     return native.module is not None and native.module.vector_floats() > 0
@@ -143,7 +150,7 @@ def _whole(entries: int, width: int) -> int:
     return (entries + width - 1) // width * width
 
 
-@torch.library.impl(LIBRARY, "winograd_conv", "CompositeExplicitAutograd")
+@torch.library.impl(LIBRARY, "winograd_conv", "CPU")
 def _conv(*arguments: Any) -> tuple[Tensor, Tensor]:
     y, y_stats = _conv_fake(*arguments)
     return _conv_into(y, y_stats, arguments)
@@ -152,8 +159,6 @@ def _conv(*arguments: Any) -> tuple[Tensor, Tensor]:
 def _conv_into(y: Tensor, y_stats: Tensor, arguments: Sequence[Any]) -> tuple[Tensor, Tensor]:
     source = _parse(arguments)
     conv_weight, transformed, conv_bias, plan, y_norm = arguments[12:]
-    if source.x.device.type != "cpu" or not available():  # a program that was exported on another machine
-        return _conv_directly(source, conv_weight, conv_bias, plan, y, y_stats, y_norm)
     _RAW.winograd_conv.default(
         *_raw(source),
         WINOGRAD_PLANS.index(plan),
@@ -168,21 +173,6 @@ def _conv_into(y: Tensor, y_stats: Tensor, arguments: Sequence[Any]) -> tuple[Te
         NORMS.index(y_norm),
         y_stats if y_norm != "none" else None,
     )
-    return y, y_stats
-
-
-def _conv_directly(
-    source: Source, weight: Tensor, bias: Tensor | None, plan: str, y: Tensor, y_stats: Tensor, y_norm: str
-) -> tuple[Tensor, Tensor]:
-    x, stats, norm_weight, norm_bias, slopes, spec = source
-    flags = (*spec, "auto")
-    a, _ = run(x, norm_weight, norm_bias, None, slopes, flags, stats if spec.norm != "none" else None)
-    bias = None if bias is None else bias.to(a.dtype)
-    y.copy_(torch.conv2d(a, weight.to(a.dtype), bias, PLANS[plan].stride))
-    if y_norm != "none":
-        planes = y.to(y_stats.dtype).flatten(1 if y_norm == "layer" else 2)
-        std, mean = torch.std_mean(planes, -1, correction=int(y_norm == "layer"))
-        y_stats.copy_(torch.stack([mean.flatten(), (std if y_norm == "layer" else std.square()).flatten()]))
     return y, y_stats
 
 

@@ -46,7 +46,7 @@ def statistics(x: Tensor, norm: str) -> Tensor:
     rows = x.flatten(0, 1).flatten(1) if norm == "instance" else x.flatten(1)
     mean = rows.mean(1)
     centred = rows - mean[:, None]
-    variance = centred.square().sum(1) / (rows.shape[1] - (norm == "layer"))
+    variance = centred.square().sum(1) / (rows.shape[1] - int(norm == "layer"))
     return torch.stack([mean, variance if norm == "instance" else variance.sqrt()])
 
 
@@ -91,9 +91,9 @@ def depth_to_space(x: Tensor, block: int) -> Tensor:
     if block == 1:
         return x
     n, c, h, w = x.shape
-    p = c // block**2
-    y = x.view(n, block, block, p, h, w).permute(0, 3, 4, 1, 5, 2)
-    return y.reshape(n, p, h * block, w * block)
+    # As torch.pixel_shuffle, which exporters know with sizes that are not.
+    p_first = x.reshape(n, block**2, c // block**2, h, w).transpose(1, 2).reshape(n, c, h, w)
+    return F.pixel_shuffle(p_first, block)
 
 
 def space_to_depth(y: Tensor, block: int) -> Tensor:

@@ -232,9 +232,9 @@ def test_export(way: Way, tmp_path: Any) -> None:
             program = torch.export.export(part, arguments, strict=False)
             want = part(*arguments)
         names = {str(node.target) for module in program.graph_module.modules() for node in module.graph.nodes}
-        assert "munit_fast.winograd_conv.default" in names
+        assert not [name for name in names if "munit_fast" in name]
         found = program.module()(*arguments)
-        assert relative(found, want) < 1e-6  # the border of an upsampling convolution is exported as plain operators
+        assert relative(found, want) < 1e-5
         if part is net.dec:
             torch.export.save(program, tmp_path / "decoder.pt2")
             assert torch.equal(torch.export.load(tmp_path / "decoder.pt2").module()(*arguments), found)

@@ -257,7 +257,19 @@ def test_half_precision_and_one_channel() -> None:
         assert mf.norm_act_conv2d(x, torch.randn(4, 1, 3, 3)).is_contiguous(memory_format=layout)
 
 
-def test_one_tensor_in_two_places_and_no_second_derivative(conv: Any) -> None:
+@pytest.mark.parametrize("choice", ["direct", "winograd"])
+def test_a_bias_counts_whatever_the_slope_is(conv: Any, choice: str) -> None:
+    conv(choice)
+    for slope in (0.0, 0.2):
+        check(
+            {"x": torch.randn(1, 16, 12, 12), "conv_weight": torch.randn(16, 16, 3, 3), "bias": torch.randn(16)},
+            1e-5,
+            padding=1,
+            slope=slope,
+        )
+
+
+def test_one_tensor_in_two_places(conv: Any) -> None:
     conv("winograd")
     x = torch.randn(18, 18, 3, 3)
     check({"x": x, "conv_weight": torch.randn_like(x)}, 1e-5, padding=1)
@@ -265,11 +277,10 @@ def test_one_tensor_in_two_places_and_no_second_derivative(conv: Any) -> None:
     y = mf.norm_act_conv2d(both, both, padding=1, act="relu")
     [grad] = torch.autograd.grad(y.sum(), both, create_graph=True)
     exact = x.double().requires_grad_()
-    [expected] = torch.autograd.grad(formula(exact, exact, padding=1, act="relu").sum(), exact)
-    assert error(grad.detach(), expected) < 1e-5
-    if winograd.available():
-        with pytest.raises(RuntimeError, match="second derivative"):
-            grad.sum().backward()
+    [expected] = torch.autograd.grad(formula(exact, exact, padding=1, act="relu").sum(), exact, create_graph=True)
+    assert error(grad.detach(), expected.detach()) < 1e-5
+    [second] = torch.autograd.grad(grad.square().sum(), both)
+    assert error(second, torch.autograd.grad(expected.square().sum(), exact)[0]) < 1e-5
 
 
 @pytest.mark.parametrize("choice", ["direct", "winograd"])

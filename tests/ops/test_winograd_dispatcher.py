@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from helpers.convolutions import Results, WinogradCase, grid, lay_out, make_tensors, run
-from munit_fast.ops import native, winograd
+from munit_fast.ops import winograd
 from munit_fast.ops.winograd import NO_EPILOGUE, PLANS, Source
 
 pytestmark = pytest.mark.usefixtures("winograd_isa")
@@ -139,23 +139,3 @@ def test_a_sample_does_not_depend_on_its_batch() -> None:
             grad = lay_out(torch.randn(y.shape, generator=torch.Generator().manual_seed(1)), "channels_last")
             together = winograd.input_gradient(grad, weight, source._replace(x=x), plan)
             assert torch.equal(winograd.input_gradient(grad[i : i + 1], weight, source, plan)[0], together[i])
-
-
-@pytest.mark.parametrize("y_norm", ["none", "instance", "layer"])
-@pytest.mark.parametrize("norm", ["none", "instance", "layer"])
-@pytest.mark.parametrize("plan", PLANS)
-def test_a_program_from_another_machine(plan: str, norm: str, y_norm: str) -> None:
-    """Where the operator has no kernel, it computes the same directly: so an exported program runs there."""
-    side = PLANS[plan].side
-    weight, bias = torch.randn(6, 5, side, side), torch.randn(6)
-    x = lay_out(torch.randn(2, 5, 9, 12), "channels_last")
-    stats = winograd.statistics(x, norm) if norm != "none" else None
-    flags = (norm, 1e-5, "relu", 0.0, 1, 1, "reflect")
-    found = []
-    for isa in (native.module.isa(), native.module.available_isas()[-1]):  # type: ignore[union-attr]
-        native.module.set_isa(isa)  # type: ignore[union-attr]
-        assert winograd.available() == (not found)
-        found.append(OPS.winograd_conv(x, stats, None, None, None, *flags, weight, None, bias, plan, y_norm))
-    for got, wanted in zip(*found):
-        torch.testing.assert_close(got, wanted, rtol=1e-4, atol=1e-4)
-        assert got.stride() == wanted.stride()
