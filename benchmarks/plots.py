@@ -129,7 +129,7 @@ def _roofline(summaries: list[Summary]) -> Any:
             if row.flops is None:
                 continue
             right.plot(row.flops / 1e9, row.share_of_matrix, markers[row.precision], color=colour, alpha=0.7, ms=5)
-    right.set_xlabel("GFLOP that are computed")
+    right.set_xlabel("GFLOP, with direct convolutions")
     right.set_ylabel("share of the measured matrix rate")
     right.set_title("blocks, networks, iterations", fontsize=10)
     for marker, dtype, colour, label in (
