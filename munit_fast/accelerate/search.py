@@ -38,6 +38,7 @@ _PUBLISHED: dict[str, tuple[str, ...]] = {
 CONVOLUTION = "norm_act_conv2d"
 ITSELF = "(the module itself)"
 HOOKED = "has a hook, so norm and activation stay two calls"
+_INSTANCE_NORMS = (nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d)
 _OTHER_NORMS = (_NormBase, nn.GroupNorm, nn.LayerNorm, nn.RMSNorm, nn.LocalResponseNorm)
 
 
@@ -46,7 +47,7 @@ def accelerate(module: nn.Module, impl: str = "auto") -> Report:
 
     Found are, anywhere inside `module` and in itself:
 
-    - `torch.nn.InstanceNorm2d` without running statistics;
+    - `torch.nn.InstanceNorm1d`, 2d and 3d without running statistics;
     - in a `torch.nn.Sequential`: such a norm with ReLU or another activation of `swaps.ACTIVATIONS` after it, then with
       ReflectionPad2d, ReplicationPad2d or ZeroPad2d of four equal sides (CycleGAN, pix2pix, U-Nets, PatchGAN);
     - MUNIT's own classes, the published ones and those of `munit_fast.reference`: AdaptiveInstanceNorm2d, LayerNorm,
@@ -172,12 +173,12 @@ class _Search:
         found: list[tuple[nn.Module, str, list[str], swaps.Keywords]] = []
         for i, child in enumerate(children):
             after = children[i + 1 : i + 3]
-            if not isinstance(child, swaps.Norm) or not _fits(after[:1]):
+            if not isinstance(child, swaps.Norm) or not _fits(child, after[:1]):
                 continue
             if hooked := next((n for n, m in zip(names[i:], [child, *after[:1]]) if not is_plain(m)), None):
                 self.skip(_inside(name, hooked), HOOKED)
                 continue
-            keywords, used = swaps.followers(after)
+            keywords, used = swaps.followers(child, after)
             found.append((child, _inside(name, names[i]), [type(m).__name__ for m in after[:used]], keywords))
         leads = [(i, lead) for i in range(len(children)) if (lead := swaps.lead(children[i:])) is not None]
         joined = [i + lead.length for i, lead in leads]
@@ -260,9 +261,12 @@ def _shown(value: Any) -> str:
     return "the weight" if isinstance(value, torch.Tensor) else str(value)
 
 
-def _fits(modules: list[nn.Module]) -> bool:
+def _fits(norm: nn.Module, modules: list[nn.Module]) -> bool:
     """Whether the first module can follow a norm in one call, hooks aside."""
-    return bool(modules) and (swaps.activation(modules[0]) is not None or swaps.padding(modules[0]) is not None)
+    if not modules:
+        return False
+    images = swaps.spatial_dimensions(norm) == 2
+    return swaps.activation(modules[0]) is not None or (images and swaps.padding(modules[0]) is not None)
 
 
 def _has_shape_of(module: nn.Module, name: str) -> bool:
@@ -286,7 +290,7 @@ def _norm_kind(module: Any) -> type[swaps.Norm] | str | None:
         return f"{cls.__name__}: its forward was replaced on the object"
     if isinstance(module, LazyModuleMixin):
         return f"{cls.__name__} has no parameters yet: call the network once, then accelerate"
-    if isinstance(module, nn.InstanceNorm2d):
+    if isinstance(module, _INSTANCE_NORMS):
         return _torch_kind(module)
     if isinstance(module, _OTHER_NORMS):
         return f"{cls.__name__} has no fused form"
@@ -307,13 +311,13 @@ def _norm_kind(module: Any) -> type[swaps.Norm] | str | None:
     return f"{cls.__name__}: {reason}" if reason else kind
 
 
-def _torch_kind(module: nn.InstanceNorm2d) -> type[swaps.Norm] | str:
+def _torch_kind(module: Any) -> type[swaps.Norm] | str:
     name = type(module).__name__
     if module.track_running_stats:
         return f"{name} uses running statistics (track_running_stats=True)"
-    if type(module).forward is not nn.InstanceNorm2d.forward:
+    if type(module).forward is not nn.InstanceNorm2d.forward:  # that of all three
         return f"{name} has its own forward"
-    reason = None if type(module) is nn.InstanceNorm2d else difference(module, swaps.InstanceNorm, module.num_features)
+    reason = None if type(module) in _INSTANCE_NORMS else difference(module, swaps.InstanceNorm, module.num_features)
     return f"{name}: {reason}" if reason else swaps.InstanceNorm
 
 
