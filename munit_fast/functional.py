@@ -27,7 +27,8 @@ Common to all of them:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+import math
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 import torch
@@ -99,17 +100,7 @@ def instance_norm(
         TypeError: a tensor is not floating-point, or residual has another dtype than x.
         RuntimeError: `impl` cannot serve these tensors.
     """
-    _check_floating("x", x)
-    if x.dim() in (3, 5):
-        return _of_image(
-            x,
-            residual,
-            pad,
-            lambda x, residual: instance_norm(
-                x, weight, bias, eps=eps, act=act, slope=slope, residual=residual, impl=impl
-            ),
-        )
-    spec = _spec("instance", x, act, slope, residual, pad, pad_mode, impl, eps=eps)
+    spec = _spec("instance", x, act, slope, residual, pad, pad_mode, impl, eps=eps, dimensions=(3, 4, 5))
     _check_planes(x)
     _check_parameter("weight", weight, x, (x.shape[1],))
     _check_parameter("bias", bias, x, (x.shape[1],))
@@ -295,15 +286,7 @@ def scale_bias_act(
         TypeError: as `instance_norm`.
         RuntimeError: `impl` cannot serve these tensors.
     """
-    _check_floating("x", x)
-    if x.dim() in (3, 5):
-        return _of_image(
-            x,
-            residual,
-            pad,
-            lambda x, residual: scale_bias_act(x, scale, bias, act=act, slope=slope, residual=residual, impl=impl),
-        )
-    spec = _spec("none", x, act, slope, residual, pad, pad_mode, impl)
+    spec = _spec("none", x, act, slope, residual, pad, pad_mode, impl, dimensions=(3, 4, 5))
     _check_parameter("scale", scale, x, (x.shape[1],))
     _check_parameter("bias", bias, x, (x.shape[1],))
     return _run(x, scale, bias, residual, slope, spec, impl)
@@ -518,18 +501,22 @@ def _spec(
     *,
     eps: float = 0.0,
     block: int = 1,
+    dimensions: tuple[int, ...] = (4,),
 ) -> EpilogueSpec:
     _check_floating("x", x)
-    if x.dim() != 4:
-        raise ValueError(f"x must be [N, C, H, W]; got {x.dim()} dimensions, {list(x.shape)}")
-    n, c, h, w = x.shape
-    if n == 0 or c == 0 or h == 0 or w == 0:
+    if x.dim() not in dimensions:
+        shapes = "[N, C, H, W]" if len(dimensions) == 1 else "[N, C, L], [N, C, H, W] or [N, C, D, H, W]"
+        raise ValueError(f"x must be {shapes}; got {x.dim()} dimensions, {list(x.shape)}")
+    c, (h, w) = x.shape[1], x.shape[-2:]
+    if any(size == 0 for size in x.shape):
         raise ValueError(f"x must not be empty (a batch needs at least one image); got {list(x.shape)}")
     check_names(act, pad_mode, impl)
     eps = _number("eps", eps)
     if not 0 <= eps < float("inf"):
         raise ValueError(f"eps must be a finite number, not negative; got {eps}")
     pad = _whole("pad", pad, 0)
+    if pad and x.dim() != 4:
+        raise ValueError(f"pad must be 0 where x is not [N, C, H, W]; got pad={pad} for {list(x.shape)}")
     if c % block**2:
         raise ValueError(f"depth_to_space={block} needs channels divisible by {block**2}; x has {c}")
     if pad_mode == "reflect" and pad > 0 and (pad >= block * h or pad >= block * w):
@@ -571,22 +558,9 @@ def _run(
     impl: str,
 ) -> Tensor:
     slopes = slope if isinstance(slope, Tensor) else None
-    return ops.epilogue(_dense(x), weight, bias, residual, slopes, spec, impl)
-
-
-def _of_image(
-    x: Tensor, residual: Tensor | None, pad: int, function: Callable[[Tensor, Tensor | None], Tensor]
-) -> Tensor:
-    """function(x, residual) of a line or a volume as an image; its result has the shape of x."""
-    if pad:
-        raise ValueError(f"pad must be 0 where x is not [N, C, H, W]; got pad={pad} for {list(x.shape)}")
-    if x.numel() == 0:
-        raise ValueError(f"x must not be empty (a batch needs at least one image); got {list(x.shape)}")
-    if residual is not None:
-        _check_floating("residual", residual)
-        _check_residual(residual, x)
-        residual = as_image(residual)
-    return from_image(function(as_image(x), residual), x)
+    residual = None if residual is None else as_image(residual)
+    y = ops.epilogue(_dense(as_image(x)), weight, bias, residual, slopes, spec, impl)
+    return from_image(y, x)
 
 
 _PADDING_MODES = {"zeros": "zero", "reflect": "reflect", "replicate": "replicate"}  # as PyTorch names them
@@ -711,7 +685,7 @@ def _check_device(name: str, value: Tensor, device: torch.device, other: str) ->
 
 
 def _check_planes(x: Tensor) -> None:
-    if x.shape[2] * x.shape[3] == 1:
+    if math.prod(x.shape[2:]) == 1:
         raise ValueError(f"x must have planes larger than 1×1 to be normalised; got {list(x.shape)}")
 
 

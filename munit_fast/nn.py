@@ -6,12 +6,14 @@ follows the norm. A learned slope (act="prelu") is the module's parameter `slope
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from munit_fast import functional
+from munit_fast.ops import formulas
 from munit_fast.reference import layers
 
 __all__ = [
@@ -64,6 +66,7 @@ class _InstanceNorm(_EpilogueModule):
     bias: Any
     running_mean: Tensor | None
     running_var: Tensor | None
+    _apply_instance_norm: Callable[[Tensor], Tensor]
 
     def _set_bias(self, bias: bool) -> None:
         if not bias:  # torch's own argument came with 2.13
@@ -90,21 +93,28 @@ class _InstanceNorm(_EpilogueModule):
             shape = ("L", "H, W", "D, H, W")[self.spatial - 1]
             raise ValueError(f"x must be [N, C, {shape}] or [C, {shape}]; got {list(x.shape)}")
         options: dict[str, Any] = {"residual": residual, **self._epilogue()}
-        if not self.track_running_stats:
-            return functional.instance_norm(x, self.weight, self.bias, eps=self.eps, **options)
-        assert self.running_mean is not None and self.running_var is not None
-        if self.training:
+        mean, variance = self.running_mean, self.running_var
+        if self.training or not self.track_running_stats:  # as PyTorch's modules decide and track
+            if mean is not None and formulas.are_needed():  # whose function may change buffers under torch.func
+                return functional.scale_bias_act(self._apply_instance_norm(x), **options)
             y = functional.instance_norm(x, self.weight, self.bias, eps=self.eps, **options)
-            self._track(x)
+            if mean is not None:
+                self._track(x)
             return y
-        scale = (self.running_var + self.eps).rsqrt()
+        if mean is None or variance is None:
+            raise RuntimeError("there are no running statistics: build the module with track_running_stats=True")
+        wide = torch.promote_types(mean.dtype, torch.float32)
+        scale = (variance.to(wide) + self.eps).rsqrt()
         scale = scale if self.weight is None else scale * self.weight
-        shift = -self.running_mean * scale if self.bias is None else self.bias - self.running_mean * scale
+        shift = -mean.to(wide) * scale if self.bias is None else self.bias - mean.to(wide) * scale
         return functional.scale_bias_act(x, scale, shift, **options)
 
     @torch.no_grad()
     def _track(self, x: Tensor) -> None:
         """The running statistics as torch.nn.functional.instance_norm updates them: momentum None counts as zero."""
+        assert self.running_mean is not None
+        if x.shape[1] != self.running_mean.shape[0]:
+            raise ValueError(f"x must have {self.running_mean.shape[0]} channels; got {list(x.shape)}")
         wide = x.to(torch.promote_types(x.dtype, torch.float32))
         variance, mean = torch.var_mean(wide.flatten(2), 2)
         for running, value in ((self.running_mean, mean), (self.running_var, variance)):

@@ -40,6 +40,7 @@ from munit_fast.models.blocks import (
     res_blocks,
     shared_weights,
 )
+from munit_fast.ops import formulas
 from munit_fast.ops.fused_conv import convolution, epilogue_conv
 from munit_fast.reference.networks import Params, split_adain_params
 
@@ -405,7 +406,8 @@ class MsImageDis(reference.MsImageDis, Fused):
     @property
     def uses_reference(self) -> bool:
         """Whether the reference's own forward runs, also for norms that no epilogue has."""
-        return super().uses_reference or not self.fused_norm
+        # Not through super(): torch.compile would take the property itself for its value.
+        return self.impl == "reference" or not self.fused_norm or formulas.are_needed()
 
     def forward(self, x: Tensor) -> list[Tensor]:
         """The patch maps of images.

@@ -9,6 +9,8 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
+from munit_fast.ops import formulas
+
 T = TypeVar("T", Tensor, Tensor | None)
 
 # (ctx, saved tensors) -> the result in plain PyTorch, and the arguments of `forward` that it was computed from.
@@ -30,27 +32,39 @@ def differentiable(formula: Formula) -> Callable[[Callable[..., Any]], Any]:
         @functools.wraps(backward)
         def wrapped(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
             saved = ctx.saved_tensors
-            if torch.compiler.is_compiling() or not torch.is_grad_enabled():
+            if torch.compiler.is_compiling():
                 return backward(ctx, saved, *grads)
-            return _of_formula(formula, ctx, saved, grads[0])
+            # Dual and batched gradients reach a backward that nobody differentiates, too.
+            if torch.is_grad_enabled() or formulas.are_needed() or _is_batched(grads[0]):
+                return _of_formula(formula, ctx, saved, grads[0])
+            return backward(ctx, saved, *grads)
 
         return wrapped
 
     return decorate
 
 
+def _is_batched(grad: Tensor | None) -> bool:
+    """Whether it is one of many gradients: is_grads_batched=True and what is made from it have a vmap of their own."""
+    return grad is not None and bool(torch._C._functorch.is_legacy_batchedtensor(grad))
+
+
 def _of_formula(formula: Formula, ctx: Any, saved: Sequence[Any], grad: Tensor | None) -> tuple[Tensor | None, ...]:
     needs: Sequence[bool] = ctx.needs_input_grad
     if grad is None:
         return (None,) * len(needs)
-    # Aliases: an input may have been computed from another one, whose gradient must not count that way too.
-    saved = [t.view_as(t) if isinstance(t, Tensor) and t.requires_grad else t for t in saved]
-    result, arguments = formula(ctx, saved)
+    create_graph = torch.is_grad_enabled()
+    # The forward had its dtypes; the autocast of whoever calls the backward is not its own.
+    with torch.enable_grad(), torch.autocast(grad.device.type, enabled=False):
+        # Aliases: an input may have been computed from another one, whose gradient must not count that way too.
+        saved = [t.view_as(t) if isinstance(t, Tensor) and t.requires_grad else t for t in saved]
+        result, arguments = formula(ctx, saved)
     wanted = {i: argument for i, argument in enumerate(arguments) if argument is not None and needs[i]}
     if not result.requires_grad:  # only what has no influence needs a gradient
         found = tuple(torch.zeros_like(argument) for argument in wanted.values())
     else:
-        found = torch.autograd.grad(result, list(wanted.values()), grad, create_graph=True, materialize_grads=True)
+        inputs = list(wanted.values())
+        found = torch.autograd.grad(result, inputs, grad, create_graph=create_graph, materialize_grads=True)
     of_argument = dict(zip(wanted, found))
     return tuple(of_argument.get(i) for i in range(len(needs)))
 

@@ -26,13 +26,11 @@ def are_needed() -> bool:
     That is so under the transforms of torch.func, in forward-mode differentiation, and while a program is traced by
     torch.jit or exported: what comes out then needs no munit_fast to run.
     """
+    if torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0:
+        return True
     if torch.compiler.is_compiling():
         return torch.compiler.is_exporting()
-    return (
-        bool(torch._C._are_functorch_transforms_active())
-        or forward_ad._current_level >= 0
-        or torch._C._get_tracing_state() is not None
-    )
+    return torch._C._get_tracing_state() is not None
 
 
 def epilogue(

@@ -82,8 +82,8 @@ def test_one_graph_for_every_size(part: str) -> None:
     torch._dynamo.reset()
     net, function = PARTS[part]()
     compiled = torch.compile(function, fullgraph=True, dynamic=True, backend="aot_eager")
-    for side in (32, 64, 48):
-        x = torch.randn(2, 3, side, side)
+    for sides in ((32, 48), (64, 40), (48, 48)):  # torch.compile takes two sides that are equal at first for one
+        x = torch.randn(2, 3, *sides)
         with torch._dynamo.config.patch(error_on_recompile=True):
             found = results(net, compiled, x)
         for got, want in zip(found, results(net, function, x), strict=True):

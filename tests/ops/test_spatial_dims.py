@@ -145,3 +145,33 @@ def test_statistics_are_tracked_in_the_dtype_of_the_buffers() -> None:
     module(draw(3, torch.bfloat16))
     assert module.running_var is not None and module.running_var.dtype == torch.float32
     assert not torch.equal(module.running_var, torch.ones(5))
+
+
+@SPATIAL
+def test_tracked_modules_under_transforms(spatial: int) -> None:
+    ours, theirs = (M[spatial](5, track_running_stats=True).double() for M in (OURS, THEIRS))
+    x = draw(spatial)
+    found, expected = (torch.func.grad(lambda x, m=m: m(x).pow(3).sum())(x) for m in (ours, theirs))
+    torch.testing.assert_close(found, expected)
+    torch.testing.assert_close(ours.running_mean, theirs.running_mean)
+
+
+def test_stored_statistics_in_bfloat16_lose_no_more_than_the_result() -> None:
+    module = mnn.InstanceNorm2d(3, track_running_stats=True, affine=True).eval()
+    module.running_mean.fill_(7.3), module.running_var.fill_(0.03)  # type: ignore[union-attr]
+    module.bfloat16()
+    x = (torch.randn(2, 3, 8, 8) * 0.17 + 7.3).bfloat16()
+    exact = F.instance_norm(x.double(), module.running_mean.double(), module.running_var.double(), None, None, False)  # type: ignore[union-attr]
+    assert (module(x).double() - exact).abs().max() < 0.01
+
+
+def test_tracking_that_is_switched_on_later() -> None:
+    ours, theirs = mnn.InstanceNorm2d(5), nn.InstanceNorm2d(5)
+    x = draw(2, torch.float32)
+    for module in (ours, theirs):
+        module.track_running_stats = True
+    torch.testing.assert_close(ours(x), theirs(x), rtol=1e-4, atol=1e-5)
+    with pytest.raises(RuntimeError, match="running statistics"):
+        ours.eval()(x)
+    with pytest.raises(ValueError, match="5 channels"):
+        mnn.InstanceNorm2d(5, track_running_stats=True)(x[:, :4])

@@ -290,3 +290,54 @@ def test_a_planned_convolution_twice(monkeypatch: pytest.MonkeyPatch) -> None:
     for found, expected in zip(*results):
         assert (found - expected).norm() <= 1e-4 * expected.norm()
     conv_plans._override.cache_clear()
+
+
+def cubed(x: Tensor) -> Tensor:
+    return (mf.instance_norm(x, act="tanh") ** 3).sum()
+
+
+COMPILED: dict[str, Function] = {
+    "grad": grad(cubed),
+    "jvp": lambda x: jvp(cubed, (x,), (x.sin(),))[1],
+    "vmap of grad": lambda x: vmap(grad(lambda y: cubed(y[None])))(x),
+    "second": grad(lambda x: grad(cubed)(x).square().sum()),
+}
+
+
+@pytest.mark.parametrize("name", COMPILED)
+def test_transforms_in_a_compiled_program(name: str) -> None:
+    torch._dynamo.reset()
+    function, x = COMPILED[name], torch.randn(2, 3, 4, 4, dtype=torch.float64)
+    close(torch.compile(function, backend="eager")(x), function(x))
+
+
+def test_gradients_in_a_batch(case: Case) -> None:
+    ours, plain, arguments = case
+    for vectorize in (True, False):
+        found, expected = (
+            torch.autograd.functional.jacobian(f, tuple(arguments), vectorize=vectorize) for f in (ours, plain)
+        )
+        close(found, expected)
+
+
+def test_a_dual_gradient(case: Case) -> None:
+    ours, plain, arguments = case
+    tangents = []
+    if ours in (CASES["instance_norm of volumes"][0], CASES["layer_norm2d"][0]):
+        pytest.skip("PyTorch's backward of silu has no forward derivative")
+    for function in (ours, plain):
+        first = arguments[0].clone().requires_grad_()
+        y = function(first, *arguments[1:])
+        with forward_ad.dual_level():
+            upstream = forward_ad.make_dual(torch.ones_like(y), y.detach())
+            tangents.append(forward_ad.unpack_dual(torch.autograd.grad(y, first, upstream)[0]).tangent)
+    close(tangents[0], tangents[1])
+
+
+def test_autocast_around_the_backward_changes_nothing() -> None:
+    x, w = torch.randn(2, 3, 6, 6, requires_grad=True), torch.randn(4, 3, 3, 3, requires_grad=True)
+    y = mf.norm_act_conv2d(x, w, norm="instance", act="tanh", padding=1).square().mean()
+    (expected,) = torch.autograd.grad(y, x, create_graph=True)
+    with torch.autocast("cpu", torch.bfloat16):
+        (found,) = torch.autograd.grad(y, x, create_graph=True)
+    torch.testing.assert_close(found, expected)
