@@ -39,6 +39,7 @@ from munit_fast.ops.backends import IMPLEMENTATIONS
 from munit_fast.ops.conv_plans import DIRECT
 from munit_fast.ops.fused_conv import ConvOutput, EpilogueArgs
 from munit_fast.ops.planned_conv import planned_conv, plans_of
+from munit_fast.ops.spatial import as_image, from_image
 from munit_fast.ops.spec import ACTIVATIONS, NORMS, PAD_MODES, EpilogueSpec, is_channels_last
 
 __all__ = [
@@ -573,15 +574,6 @@ def _run(
     return ops.epilogue(_dense(x), weight, bias, residual, slopes, spec, impl)
 
 
-def _as_image(x: Tensor) -> Tensor:
-    """[N, C, L] as [N, C, 1, L], and [N, C, D, H, W] as [N, C, D·H, W]: a view of a dense x in either layout."""
-    if x.dim() == 3:
-        return x.unsqueeze(2)
-    n, c, d, h, w = x.shape
-    last = not x.is_contiguous() and x.permute(0, 2, 3, 4, 1).is_contiguous()
-    return x.permute(0, 2, 3, 4, 1).reshape(n, d * h, w, c).permute(0, 3, 1, 2) if last else x.reshape(n, c, d * h, w)
-
-
 def _of_image(
     x: Tensor, residual: Tensor | None, pad: int, function: Callable[[Tensor, Tensor | None], Tensor]
 ) -> Tensor:
@@ -593,14 +585,8 @@ def _of_image(
     if residual is not None:
         _check_floating("residual", residual)
         _check_residual(residual, x)
-        residual = _as_image(residual)
-    y = function(_as_image(x), residual)
-    if x.dim() == 3:
-        return y.squeeze(2)
-    n, c, d, h, w = x.shape
-    if y.is_contiguous():
-        return y.reshape(n, c, d, h, w)
-    return y.permute(0, 2, 3, 1).reshape(n, d, h, w, c).permute(0, 4, 1, 2, 3)
+        residual = as_image(residual)
+    return from_image(function(as_image(x), residual), x)
 
 
 _PADDING_MODES = {"zeros": "zero", "reflect": "reflect", "replicate": "replicate"}  # as PyTorch names them

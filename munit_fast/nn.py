@@ -60,8 +60,8 @@ class _InstanceNorm(_EpilogueModule):
     eps: float
     momentum: float | None
     track_running_stats: bool
-    weight: Tensor | None
-    bias: Tensor | None
+    weight: Any  # as PyTorch's modules declare these
+    bias: Any
     running_mean: Tensor | None
     running_var: Tensor | None
 

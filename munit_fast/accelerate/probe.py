@@ -21,10 +21,11 @@ from munit_fast.accelerate.swaps import (
     is_swapped,
     kind_of,
     original_class,
+    spatial_dimensions,
     swap,
 )
 
-SIDES = (9, 8)  # the published networks pad by up to 3
+SIDES = {1: (9,), 2: (9, 8), 3: (3, 5, 4)}  # by dimensions; the published networks pad by up to 3
 TOLERANCE = 1e-9
 
 
@@ -75,7 +76,7 @@ def _outcome(
     buffers = {f"the buffer {name}": value for name, value in twin.named_buffers()}
     buffers_before = {name: value.clone() for name, value in buffers.items()}
     # Far from zero mean and unit variance, where wrong statistics would be nearly right.
-    x = (2 * draw(count, channels, *SIDES) + 3).requires_grad_()
+    x = (2 * draw(count, channels, *SIDES[spatial_dimensions(module)]) + 3).requires_grad_()
     inputs = {"the gradient of x": x}
     norms = _adains(module, kind)
     styles = [tuple(draw(count, channels).requires_grad_() for _ in range(2)) for _ in norms]

@@ -39,6 +39,7 @@ _PUBLISHED: dict[str, tuple[str, ...]] = {
 CONVOLUTION = "norm_act_conv2d"
 ITSELF = "(the module itself)"
 HOOKED = "has a hook, so norm and activation stay two calls"
+_INSTANCE_NORMS = (nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d)
 _OTHER_NORMS = (_NormBase, nn.GroupNorm, nn.LayerNorm, nn.RMSNorm, nn.LocalResponseNorm)
 
 
@@ -47,7 +48,7 @@ def accelerate(module: nn.Module, impl: str = "auto") -> Report:
 
     Found are, anywhere inside `module` and in itself:
 
-    - `torch.nn.InstanceNorm2d`, and that of `munit_fast.reference`, without running statistics;
+    - `torch.nn.InstanceNorm1d`, 2d and 3d, and that of `munit_fast.reference`, without running statistics;
     - in a `torch.nn.Sequential`: such a norm with ReLU or another activation of `swaps.ACTIVATIONS` after it, then with
       ReflectionPad2d, ReplicationPad2d or ZeroPad2d of four equal sides (CycleGAN, pix2pix, U-Nets, PatchGAN);
     - MUNIT's own classes, the published ones and those of `munit_fast.reference`: AdaptiveInstanceNorm2d, LayerNorm,
@@ -173,12 +174,12 @@ class _Search:
         found: list[tuple[nn.Module, str, list[str], swaps.Keywords]] = []
         for i, child in enumerate(children):
             after = children[i + 1 : i + 3]
-            if not isinstance(child, swaps.Norm) or not _fits(after[:1]):
+            if not isinstance(child, swaps.Norm) or not _fits(child, after[:1]):
                 continue
             if hooked := next((n for n, m in zip(names[i:], [child, *after[:1]]) if not is_plain(m)), None):
                 self.skip(_inside(name, hooked), HOOKED)
                 continue
-            keywords, used = swaps.followers(after)
+            keywords, used = swaps.followers(child, after)
             found.append((child, _inside(name, names[i]), [type(m).__name__ for m in after[:used]], keywords))
         leads = [(i, lead) for i in range(len(children)) if (lead := swaps.lead(children[i:])) is not None]
         joined = [i + lead.length for i, lead in leads]
@@ -261,9 +262,12 @@ def _shown(value: Any) -> str:
     return "the weight" if isinstance(value, torch.Tensor) else str(value)
 
 
-def _fits(modules: list[nn.Module]) -> bool:
+def _fits(norm: nn.Module, modules: list[nn.Module]) -> bool:
     """Whether the first module can follow a norm in one call, hooks aside."""
-    return bool(modules) and (swaps.activation(modules[0]) is not None or swaps.padding(modules[0]) is not None)
+    if not modules:
+        return False
+    images = swaps.spatial_dimensions(norm) == 2
+    return swaps.activation(modules[0]) is not None or (images and swaps.padding(modules[0]) is not None)
 
 
 def _has_shape_of(module: nn.Module, name: str) -> bool:
@@ -287,7 +291,7 @@ def _norm_kind(module: Any) -> type[swaps.Norm] | str | None:
         return f"{cls.__name__}: its forward was replaced on the object"
     if isinstance(module, LazyModuleMixin):
         return f"{cls.__name__} has no parameters yet: call the network once, then accelerate"
-    if isinstance(module, nn.InstanceNorm2d):
+    if isinstance(module, _INSTANCE_NORMS):
         return _torch_kind(module)
     if isinstance(module, _OTHER_NORMS):
         return f"{cls.__name__} has no fused form"
@@ -308,13 +312,14 @@ def _norm_kind(module: Any) -> type[swaps.Norm] | str | None:
     return f"{cls.__name__}: {reason}" if reason else kind
 
 
-def _torch_kind(module: nn.InstanceNorm2d) -> type[swaps.Norm] | str:
+def _torch_kind(module: Any) -> type[swaps.Norm] | str:
     name = type(module).__name__
     if module.track_running_stats:
         return f"{name} uses running statistics (track_running_stats=True)"
-    if type(module).forward not in (nn.InstanceNorm2d.forward, layers.InstanceNorm2d.forward):
+    own = layers.InstanceNorm2d
+    if type(module).forward not in (nn.InstanceNorm2d.forward, own.forward):  # torch's is that of all three
         return f"{name} has its own forward"
-    itself = type(module) in (nn.InstanceNorm2d, layers.InstanceNorm2d)
+    itself = type(module) in (*_INSTANCE_NORMS, own)
     reason = None if itself else difference(module, swaps.InstanceNorm, module.num_features)
     return f"{name}: {reason}" if reason else swaps.InstanceNorm
 

@@ -26,6 +26,7 @@ from munit_fast.ops import formulas, winograd
 from munit_fast.ops.backends import BACKENDS, choose
 from munit_fast.ops.fused_conv import ConvOutput, EpilogueArgs
 from munit_fast.ops.planned_conv import planned_conv, plans_of
+from munit_fast.ops.spatial import as_image, from_image
 from munit_fast.ops.spec import EpilogueSpec
 
 MARK = "_munit_fast_impl"
@@ -145,11 +146,18 @@ def padding(module: Any) -> Keywords | None:
     return None if left < 0 or any(side != left for side in others) else {"pad": left, "pad_mode": mode}
 
 
-def followers(modules: Sequence[nn.Module]) -> tuple[Keywords, int]:
+def spatial_dimensions(module: nn.Module) -> int:
+    """How many spatial dimensions the input of a norm has."""
+    if isinstance(module, nn.InstanceNorm1d):
+        return 1
+    return 3 if isinstance(module, nn.InstanceNorm3d) else 2
+
+
+def followers(norm: nn.Module, modules: Sequence[nn.Module]) -> tuple[Keywords, int]:
     """What the modules after a norm ask of it, as keywords (activation, then padding), and how many they are."""
     keywords: Keywords = {}
     used = 0
-    for asked in (activation, padding):
+    for asked in (activation, padding) if spatial_dimensions(norm) == 2 else (activation,):
         if used < len(modules) and is_plain(modules[used]) and (found := asked(modules[used])) is not None:
             keywords |= found
             used += 1
@@ -187,8 +195,6 @@ class Norm(Swapped):
         """
         if not isinstance(x, Tensor) or x.dim() != 4 or not x.is_floating_point() or x.layout != torch.strided:
             return None
-        if formulas.are_needed():  # PyTorch's own operators are these
-            return None
         n, c, h, w = x.shape
         if n == 0 or h == 0 or w == 0 or c != self.num_features:
             return None
@@ -217,15 +223,23 @@ class Norm(Swapped):
     def _munit_fast_fused(self, output: ConvOutput, style: Style, keywords: Keywords) -> Tensor | None:
         """norm(z, *style), activation, residual, padding: [N, C, H, W] -> [N, C, H + 2·pad, W + 2·pad]; or None."""
         x, stats = output
+        spatial = spatial_dimensions(self)
+        if (
+            not isinstance(x, Tensor) or x.dim() != spatial + 2 or formulas.are_needed()
+        ):  # PyTorch's operators are these
+            return None
         residual = keywords.get("residual")
         if residual is not None and (residual.shape, residual.dtype, residual.device) != (x.shape, x.dtype, x.device):
             return None
-        args = self._munit_fast_args(x, style, keywords)
+        image = as_image(x)
+        args = self._munit_fast_args(image, style, keywords)
         if args is None:
             return None
-        if not (x.is_contiguous() or x.is_contiguous(memory_format=torch.channels_last)):
-            x = x.contiguous()
-        return ops.epilogue(x, args.weight, args.bias, residual, args.slopes, args.spec, args.impl, stats)
+        if not (image.is_contiguous() or image.is_contiguous(memory_format=torch.channels_last)):
+            image = image.contiguous()
+        residual = None if residual is None else as_image(residual)
+        y = ops.epilogue(image, args.weight, args.bias, residual, args.slopes, args.spec, args.impl, stats)
+        return from_image(y, x)
 
     def forward(self, *arguments: Any, **keywords: Any) -> Tensor:
         """The norm as one fused operation, or the module's own forward where that cannot be."""
@@ -242,7 +256,7 @@ def _fits(args: EpilogueArgs, x: Tensor) -> bool:
 
 
 class InstanceNorm(Norm):
-    """`torch.nn.InstanceNorm2d` without running statistics."""
+    """`torch.nn.InstanceNorm1d`, 2d or 3d without running statistics."""
 
     weight: Tensor | None
     bias: Tensor | None
@@ -409,7 +423,9 @@ def lead(modules: Sequence[Any]) -> Lead | None:
     """[norm, activation,] [padding,] before the convolution that they lead to; None if they do not, or are watched."""
     inner, outer, length = None, {}, 0
     if isinstance(modules[0], Norm):
-        keywords, used = followers(modules[1:3])
+        if spatial_dimensions(modules[0]) != 2:
+            return None
+        keywords, used = followers(modules[0], modules[1:3])
         outer = {name: value for name, value in keywords.items() if name.startswith("pad")}
         inner, length = {name: value for name, value in keywords.items() if name not in outer}, 1 + used
     elif (found := padding(modules[0])) is not None:
@@ -453,7 +469,7 @@ def _run(modules: Sequence[Any], x: Any, after: Any = None) -> ConvOutput:
         module, y = modules[i], None
         i += 1
         if isinstance(module, Norm) and is_plain(module):
-            keywords, used = followers(modules[i : i + 2])
+            keywords, used = followers(module, modules[i : i + 2])
             if (used or output.stats is not None) and (y := module._munit_fast_fused(output, (), keywords)) is not None:
                 i += used
         if y is None:

@@ -101,7 +101,7 @@ class Fused(nn.Module):
 
     @property
     def uses_reference(self) -> bool:
-        """Whether the reference's own forward runs: by choice, and where `munit_fast.ops.formulas` are needed."""
+        """Whether the reference's own forward runs, by choice or where `munit_fast.ops.formulas` are needed."""
         return self.impl == "reference" or formulas.are_needed()
 
     @property

@@ -404,7 +404,7 @@ class MsImageDis(reference.MsImageDis, Fused):
 
     @property
     def uses_reference(self) -> bool:
-        """Whether the reference's own forward runs: also for norms that no epilogue has."""
+        """Whether the reference's own forward runs, also for norms that no epilogue has."""
         return super().uses_reference or not self.fused_norm
 
     def forward(self, x: Tensor) -> list[Tensor]:

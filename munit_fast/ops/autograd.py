@@ -48,7 +48,7 @@ def _of_formula(formula: Formula, ctx: Any, saved: Sequence[Any], grad: Tensor |
     result, arguments = formula(ctx, saved)
     wanted = {i: argument for i, argument in enumerate(arguments) if argument is not None and needs[i]}
     if not result.requires_grad:  # only what has no influence needs a gradient
-        found = [torch.zeros_like(argument) for argument in wanted.values()]
+        found = tuple(torch.zeros_like(argument) for argument in wanted.values())
     else:
         found = torch.autograd.grad(result, list(wanted.values()), grad, create_graph=True, materialize_grads=True)
     of_argument = dict(zip(wanted, found))

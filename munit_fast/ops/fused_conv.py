@@ -277,8 +277,8 @@ def _epilogue_conv_formula(ctx: Any, saved: Sequence[Any]) -> tuple[Tensor, Sequ
 def _residual_block_formula(ctx: Any, saved: Sequence[Any]) -> tuple[Tensor, Sequence[Tensor | None]]:
     tensors_1, tensors_2, parameters_1, parameters_2 = (saved[i:j] for i, j in _BLOCK_PARTS)
     h, (rest_1, rest_2), (flags_1, flags_2) = saved[14], ctx.rest, ctx.flags
-    first = EpilogueArgs(*parameters_1, EpilogueSpec._make(flags_1[:-1]))
-    second = EpilogueArgs(*parameters_2, EpilogueSpec._make(flags_2[:-1]))
+    first = EpilogueArgs._make((*parameters_1, EpilogueSpec._make(flags_1[:-1]), flags_1[-1]))
+    second = EpilogueArgs._make((*parameters_2, EpilogueSpec._make(flags_2[:-1]), flags_2[-1]))
     y = _residual_block(h, _conv_of(tensors_1, rest_1), first, _conv_of(tensors_2, rest_2), second, ctx.pad)
     return y, (h, *saved[:14])
 

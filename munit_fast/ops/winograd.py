@@ -88,7 +88,7 @@ class Source(NamedTuple):
         return weight is None and bias is None and spec.norm == spec.act == "none" and spec.block == 1
 
 
-@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+@torch.compiler.assume_constant_result
 def available() -> bool:
     """Whether the instruction set in use has these convolutions."""
     return native.module is not None and native.module.vector_floats() > 0
