@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import warnings
 from collections.abc import Iterator
 from functools import cache
@@ -12,20 +14,27 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from helpers import torch_samples
 from munit_fast import functional as mf
 from munit_fast import nn as mnn
 
 OURS = {1: mnn.InstanceNorm1d, 2: mnn.InstanceNorm2d, 3: mnn.InstanceNorm3d}
 SPATIAL = pytest.mark.parametrize("spatial", OURS)
-DTYPE = pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
+DTYPE = pytest.mark.parametrize("dtype", torch_samples.DTYPES, ids=str)
 LAYOUT = pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
 # ONNX's names of the modes that bias_act has; "wrap" is not among them.
 PAD_MODES = {"reflect": "reflect", "edge": "replicate", "constant": "zero"}
 
 
-def torchs_own(module: str) -> Any:
-    """torch.testing._internal.`module`, which needs expecttest."""
-    return pytest.importorskip(f"torch.testing._internal.{module}", exc_type=ImportError)
+@pytest.fixture(scope="module")
+def of_torch(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """What helpers/torch_samples.py writes."""
+    file = tmp_path_factory.mktemp("samples") / "samples.pt"
+    subprocess.run([sys.executable, "-W", "ignore", torch_samples.__file__, str(file)], check=True)
+    samples = torch.load(file, weights_only=True)
+    if "missing" in samples:
+        pytest.skip(f"torch.testing._internal cannot be imported: {samples['missing']}")
+    return samples
 
 
 @cache
@@ -51,7 +60,7 @@ def cases_of(operator: str) -> Iterator[tuple[str, dict[str, Any], dict[str, Ten
 
 
 def lay_out(x: Tensor, layout: str) -> Tensor:
-    """A copy of x [N, C, *spatial], or of [C, *spatial] with the channels last where there is no batch."""
+    """A copy; "channels_last": with dimension 1 last in memory, or dimension 0 of a line without a batch."""
     if layout == "contiguous":
         return x.clone(memory_format=torch.contiguous_format)
     channel = 0 if x.dim() == 2 else 1
@@ -70,23 +79,20 @@ def assert_same(got: Any, expected: Any) -> None:
 
 @DTYPE
 @LAYOUT
-def test_opinfo_samples(impl: str, dtype: torch.dtype, layout: str) -> None:
-    invocations = torchs_own("common_methods_invocations")
-    (info,) = (op for op in invocations.op_db if op.name == "nn.functional.instance_norm")
+def test_opinfo_samples(of_torch: dict[str, Any], impl: str, dtype: torch.dtype, layout: str) -> None:
     compared = {"function": 0, "module": 0}
-    for sample in info.sample_inputs("cpu", dtype, requires_grad=True):
-        options = dict(sample.kwargs)
-        assert not sample.args
+    for sample in of_torch["function"][dtype]:
+        options = dict(sample)
         if not options.pop("use_input_stats", True):
             continue  # a scale and a shift: test_moduleinfo_samples has them as modules in evaluation
-        tensors = {"x": sample.input, "weight": options.pop("weight", None), "bias": options.pop("bias", None)}
+        tensors = {"x": options.pop("input"), "weight": options.pop("weight", None), "bias": options.pop("bias", None)}
         tensors = {
-            name: lay_out(t.detach(), layout if name == "x" else "contiguous").requires_grad_()
+            name: lay_out(t, layout if name == "x" else "contiguous").requires_grad_()
             for name, t in tensors.items()
             if t is not None
         }
         running = {name: options.pop(name, None) for name in ("running_mean", "running_var")}
-        running = {name: t.detach().clone() for name, t in running.items() if t is not None}
+        running = {name: t.clone() for name, t in running.items() if t is not None}
         theirs_running = {name: t.clone() for name, t in running.items()}
         x, parameters = tensors["x"], {name: t for name, t in tensors.items() if name != "x"}
         expected = F.instance_norm(x, **theirs_running, **parameters, **options)
@@ -122,13 +128,12 @@ def test_opinfo_samples(impl: str, dtype: torch.dtype, layout: str) -> None:
 @DTYPE
 @LAYOUT
 @pytest.mark.parametrize("training", [True, False])
-def test_moduleinfo_samples(impl: str, spatial: int, dtype: torch.dtype, layout: str, training: bool) -> None:
-    modules = torchs_own("common_modules")
+def test_moduleinfo_samples(
+    of_torch: dict[str, Any], impl: str, spatial: int, dtype: torch.dtype, layout: str, training: bool
+) -> None:
     theirs_class = getattr(nn, f"InstanceNorm{spatial}d")
-    (info,) = (info for info in modules.module_db if info.module_cls is theirs_class)
     compared = []
-    for sample in info.module_inputs_func(info, device="cpu", dtype=dtype, requires_grad=True, training=training):
-        arguments, options = sample.constructor_input.args, sample.constructor_input.kwargs
+    for arguments, options, given in of_torch["modules"][spatial, dtype, training]:
         theirs = theirs_class(*arguments, **options, dtype=dtype).train(training)
         ours = OURS[spatial](*arguments, **options, dtype=dtype, impl=impl).train(training)
         assert isinstance(ours, theirs_class)
@@ -137,8 +142,7 @@ def test_moduleinfo_samples(impl: str, spatial: int, dtype: torch.dtype, layout:
                 if t.is_floating_point():
                     t.uniform_(0.5, 2)
         ours.load_state_dict(theirs.state_dict())
-        (given,) = sample.forward_input.args
-        x = lay_out(given.detach(), layout).requires_grad_()
+        x = lay_out(given, layout).requires_grad_()
         y, expected = ours(x), theirs(x)
         assert_same(y, expected)
         assert_same(dict(ours.state_dict()), dict(theirs.state_dict()))
