@@ -129,6 +129,7 @@ FUNCTIONAL: dict[str, Callable[[], Tensor]] = {
     "adain": lambda: mf.functional.adain(image(4), torch.rand(2, 4), torch.rand(2, 4)),
     "bias_act": lambda: mf.functional.bias_act(image(4), torch.rand(4), act="relu"),
     "instance_norm": lambda: mf.functional.instance_norm(image(4), act="relu", pad=1),
+    "scale_bias_act": lambda: mf.functional.scale_bias_act(image(4), torch.rand(4), torch.rand(4), act="relu"),
     "l1_loss": lambda: mf.functional.l1_loss(image(), image()),
     "l1_losses": lambda: mf.functional.l1_losses([(image(), image())]),
     "layer_norm2d": lambda: mf.functional.layer_norm2d(image(4), torch.rand(4), torch.rand(4)),
@@ -137,7 +138,9 @@ FUNCTIONAL: dict[str, Callable[[], Tensor]] = {
 }
 MODULES: dict[str, Callable[[], Tensor]] = {
     "BiasAct": lambda: mf.nn.BiasAct(4, act="relu")(image(4)),
+    "InstanceNorm1d": lambda: mf.nn.InstanceNorm1d(4, act="relu")(image(4).flatten(2)),
     "InstanceNorm2d": lambda: mf.nn.InstanceNorm2d(4, act="relu")(image(4)),
+    "InstanceNorm3d": lambda: mf.nn.InstanceNorm3d(4, act="relu")(image(4)[:, :, None]),
     "L1Loss": lambda: mf.nn.L1Loss()(image(), image()),
     "LSGANLoss": lambda: mf.nn.LSGANLoss()([image()], 0.0),
     "LayerNorm2d": lambda: mf.nn.LayerNorm2d(4, act="relu")(image(4)),
