@@ -123,6 +123,42 @@ def test_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     assert doctor.examine().environment == {"MUNIT_FAST_MAX_PIXELS": "123"}
 
 
+@pytest.mark.parametrize("wrong", [False, True])
+def test_a_torch_whose_instance_norm_has_wrong_gradients(wrong: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The installed one may be either."""
+
+    class Norm(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: Any, x: torch.Tensor) -> torch.Tensor:
+            ctx.save_for_backward(x)
+            return torch.instance_norm(x, None, None, None, None, True, 0.1, 1e-5, False)
+
+        @staticmethod
+        def backward(ctx: Any, grad: torch.Tensor) -> torch.Tensor:
+            with torch.enable_grad():
+                x = ctx.saved_tensors[0].detach().requires_grad_()
+                y = torch.instance_norm(x, None, None, None, None, True, 0.1, 1e-5, False)
+                shuffled = grad.permute(0, 2, 3, 1).reshape(grad.shape)
+                return torch.autograd.grad(y, x, shuffled if wrong else grad.contiguous())[0]
+
+    monkeypatch.setattr(torch.nn.functional, "instance_norm", Norm.apply)
+    found = doctor.examine()
+    assert len(found.torch_bugs) == wrong
+    text = " ".join(printed(found, 300).split())
+    assert text.count("troubleshooting") == wrong
+    assert all(torch.__version__ in bug and bug in text for bug in found.torch_bugs)
+
+
+def test_the_installed_torch_is_measured() -> None:
+    x = torch.randn(1, 3, 5, 6, dtype=torch.float64, requires_grad=True)
+    upstream = torch.randn_like(x)
+    in_each = [
+        torch.autograd.grad(torch.nn.functional.instance_norm(x), x, upstream.contiguous(memory_format=layout))[0]
+        for layout in (torch.contiguous_format, torch.channels_last)
+    ]
+    assert bool(doctor.examine().torch_bugs) != torch.allclose(*in_each)
+
+
 def test_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     """Its facts, told from a stand-in; with a real one too, where there is one."""
     properties = SimpleNamespace(name="Model [X]", major=9, minor=0, total_memory=80 * 2**30, multi_processor_count=132)

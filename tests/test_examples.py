@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 ROOT = Path(__file__).parents[1]
@@ -56,6 +57,15 @@ def test_python_blocks_of_a_page_run(page: str, tmp_path: Path) -> None:
     _run(["-c", "\n".join(blocks)], tmp_path)
 
 
-def _run(command: list[str], folder: Path) -> None:
+def test_upstream_scripts_run_on_torch_alone(tmp_path: Path) -> None:
+    scripts = sorted((ROOT / "docs/upstream").glob("*.py"))
+    assert scripts
+    for script in scripts:
+        assert "munit_fast" not in script.read_text(encoding="utf-8")
+        assert torch.__version__ in _run([str(script)], tmp_path)
+
+
+def _run(command: list[str], folder: Path) -> str:
     result = subprocess.run([sys.executable, *command], cwd=folder, capture_output=True, text=True, timeout=240)
     assert result.returncode == 0, f"{command[0]}\n{result.stdout}\n{result.stderr}"
+    return result.stdout

@@ -19,6 +19,7 @@ from munit_fast.accelerate.swaps import Swapped, is_plain, is_swapped, kind_of, 
 from munit_fast.ops import native, winograd
 from munit_fast.ops.backends import IMPLEMENTATIONS
 from munit_fast.ops.planned_conv import has_plan
+from munit_fast.reference import layers
 from munit_fast.utils import env
 
 _FUNCTIONS: dict[type[Swapped], str] = {
@@ -47,7 +48,7 @@ def accelerate(module: nn.Module, impl: str = "auto") -> Report:
 
     Found are, anywhere inside `module` and in itself:
 
-    - `torch.nn.InstanceNorm1d`, 2d and 3d without running statistics;
+    - `torch.nn.InstanceNorm1d`, 2d and 3d, and that of `munit_fast.reference`, without running statistics;
     - in a `torch.nn.Sequential`: such a norm with ReLU or another activation of `swaps.ACTIVATIONS` after it, then with
       ReflectionPad2d, ReplicationPad2d or ZeroPad2d of four equal sides (CycleGAN, pix2pix, U-Nets, PatchGAN);
     - MUNIT's own classes, the published ones and those of `munit_fast.reference`: AdaptiveInstanceNorm2d, LayerNorm,
@@ -315,9 +316,11 @@ def _torch_kind(module: Any) -> type[swaps.Norm] | str:
     name = type(module).__name__
     if module.track_running_stats:
         return f"{name} uses running statistics (track_running_stats=True)"
-    if type(module).forward is not nn.InstanceNorm2d.forward:  # that of all three
+    own = layers.InstanceNorm2d
+    if type(module).forward not in (nn.InstanceNorm2d.forward, own.forward):  # torch's is that of all three
         return f"{name} has its own forward"
-    reason = None if type(module) in _INSTANCE_NORMS else difference(module, swaps.InstanceNorm, module.num_features)
+    itself = type(module) in (*_INSTANCE_NORMS, own)
+    reason = None if itself else difference(module, swaps.InstanceNorm, module.num_features)
     return f"{name}: {reason}" if reason else swaps.InstanceNorm
 
 

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.markup import escape
@@ -25,6 +26,7 @@ from munit_fast.doctor.trials import DTYPES, OPS, Trial, devices, dtype_name, la
 from munit_fast.ops import native
 from munit_fast.ops.backends import BACKENDS, automatic
 from munit_fast.ops.conv_plans import rules
+from munit_fast.reference import epilogue as reference
 from munit_fast.utils import env
 from munit_fast.utils.version import __version__
 
@@ -68,6 +70,7 @@ class Examination:
         services: For each operator, device, dtype and backend.
         conv: The value of MUNIT_FAST_CONV; "auto": `convolutions` decide.
         convolutions: The rows of `munit_fast.ops.conv_plans` for the instruction set in use.
+        torch_bugs: What the installed torch computes wrong, one sentence each.
     """
 
     versions: dict[str, str]
@@ -80,6 +83,7 @@ class Examination:
     services: list[Service] = field(repr=False)
     conv: str
     convolutions: list[dict[str, Any]]
+    torch_bugs: list[str]
 
 
 def examine() -> Examination:
@@ -116,7 +120,31 @@ def examine() -> Examination:
             row._asdict() | {"dtypes": [dtype_name(dtype) for dtype in row.dtypes], "isas": list(row.isas)}
             for row in rules()
         ],
+        torch_bugs=_torch_bugs(),
     )
+
+
+def _torch_bugs() -> list[str]:
+    error = _instance_norm_gradient_error()
+    if error < 1e-6:
+        return []
+    return [
+        f"torch {torch.__version__} computes wrong gradients of instance norm on CPUs (relative error {error:.1f}) "
+        "for one image whose gradient comes in channels_last. munit-fast's norms are right; see docs/troubleshooting.md"
+    ]
+
+
+def _instance_norm_gradient_error() -> float:
+    """‖got - expected‖ / ‖expected‖ of torch's gradient for a channels_last one, in float64 on the CPU."""
+    random = torch.Generator().manual_seed(0)
+    x, upstream = (torch.randn(1, 2, 3, 4, generator=random, dtype=torch.float64, device="cpu") for _ in range(2))
+    with torch.inference_mode(False), torch.enable_grad():
+        x = x.clone().requires_grad_()
+        expected = reference.epilogue(x, norm="instance")
+        y = F.instance_norm(x)
+        (got,) = torch.autograd.grad(y, x, upstream.contiguous(memory_format=torch.channels_last))
+        (wanted,) = torch.autograd.grad(expected, x, upstream)
+    return float((got - wanted).norm() / wanted.norm())
 
 
 def _precision() -> dict[str, str]:
@@ -271,6 +299,8 @@ def _facts(found: Examination) -> Iterator[tuple[str, str]]:
         yield "GPU", f"none: {found.no_gpu}"
     variables = [f"{name}={value}" for name, value in found.environment.items()]
     yield "environment", "\n".join(variables) or "no variable is set"
+    for bug in found.torch_bugs:
+        yield "warning", bug
 
 
 def _grouped(services: list[Service]) -> Iterator[tuple[str, str, str, str]]:

@@ -23,6 +23,7 @@ from munit_fast.ops.epilogue import is_plain_cpu
 from munit_fast.ops.fused_conv import Conv, ConvOutput, EpilogueArgs, convolution, epilogue_conv, residual_block
 from munit_fast.ops.spec import EpilogueSpec
 from munit_fast.ops.upsample_conv import phase_weight
+from munit_fast.reference import layers
 
 _PAD_MODES = {nn.ReflectionPad2d: "reflect", nn.ReplicationPad2d: "replicate", nn.ZeroPad2d: "zero"}
 _EPS = 1e-5
@@ -172,7 +173,7 @@ def norm_of(block: Any) -> str:
     """The norm of `block`, as `EpilogueSpec` names it."""
     norms = {
         type(None): "none",
-        nn.InstanceNorm2d: "instance",
+        layers.InstanceNorm2d: "instance",
         reference.AdaptiveInstanceNorm2d: "instance",
         reference.LayerNorm: "layer",
     }

@@ -55,12 +55,38 @@ def make_norm(name: str, channels: int) -> nn.Module | None:
     if name == "bn":
         return nn.BatchNorm2d(channels)
     if name == "in":
-        return nn.InstanceNorm2d(channels)
+        return InstanceNorm2d(channels)
     if name == "ln":
         return LayerNorm(channels)
     if name == "adain":
         return AdaptiveInstanceNorm2d(channels)
     return None
+
+
+class InstanceNorm2d(nn.InstanceNorm2d):
+    """`torch.nn.InstanceNorm2d`, bit for bit, with the right gradient at batch 1 whatever layout it comes in.
+
+    On CPUs, torch's gradient is wrong where one image's gradient is channels_last
+    (docs/upstream/instance_norm_gradient.py). Lines have one layout only, and a plane is a line to an instance norm.
+
+    Shape: [N, C, H, W] or [C, H, W], kept.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The norm of x, in its dtype and shape."""
+        if x.dim() == 3:
+            return self.forward(x[None])[0]
+        y = F.instance_norm(
+            x.flatten(2),
+            self.running_mean,
+            self.running_var,
+            self.weight,
+            self.bias,
+            self.training or not self.track_running_stats,
+            self.momentum or 0.0,
+            self.eps,
+        )
+        return y.view(x.shape)
 
 
 class LayerNorm(nn.Module):
@@ -148,9 +174,12 @@ class AdaptiveInstanceNorm2d(nn.Module):
         for name, value in (("weight", weight), ("bias", bias)):
             if value.shape != (n, c):
                 raise ValueError(f"{name} must have shape [{n}, {c}] for x {list(x.shape)}; got {list(value.shape)}")
-        # A batch norm over one sample of N·C channels is an instance norm with one (weight, bias) per sample.
+        # A batch norm over one sample of N·C channels is an instance norm with one (weight, bias) per sample. To
+        # reshape one image would only change a stride, by which torch mistakes channels_last for NCHW in the gradient
+        # on CPUs (docs/upstream/instance_norm_gradient.py). A trace of one image must serve several, so it reshapes.
+        as_it_is = torch._C._get_tracing_state() is None and n == 1
         y = F.batch_norm(
-            x.reshape(1, n * c, h, w),
+            x if as_it_is else x.reshape(1, n * c, h, w),
             None,
             None,
             weight.reshape(-1),
@@ -158,7 +187,7 @@ class AdaptiveInstanceNorm2d(nn.Module):
             training=True,
             eps=self.eps,
         )
-        return y.view(n, c, h, w)
+        return y if as_it_is else y.view(n, c, h, w)
 
     def extra_repr(self) -> str:
         """The options, for `repr`."""
