@@ -252,7 +252,7 @@ def bias_act(
 
 def scale_bias_act(
     x: Tensor,  # [N, C, *spatial]
-    scale: Tensor | None = None,  # [C]
+    weight: Tensor | None = None,  # [C]
     bias: Tensor | None = None,  # [C]
     *,
     act: str = "none",
@@ -262,14 +262,14 @@ def scale_bias_act(
     pad_mode: str = "reflect",
     impl: str = "auto",
 ) -> Tensor:  # [N, C, *spatial], or [N, C, H + 2·pad, W + 2·pad]
-    """A scale and a bias for each channel, activation, residual and padding: y = pad(act(scale · x + bias) + residual).
+    """Scale, bias, activation, residual and padding as one operation: y = pad(act(weight · x + bias) + residual).
 
     What a norm with stored statistics is. Layouts, dtypes, activations, padding, `impl` and bytes moved: see
     `munit_fast.functional`.
 
     Args:
         x: as in `instance_norm`.
-        scale: [C], any floating dtype; None: one.
+        weight: [C], any floating dtype; None: one.
         bias: [C], any floating dtype; None: zero.
         act: the activation: see `munit_fast.functional`.
         slope: of "lrelu" a number; of "prelu" a tensor [1] or [C].
@@ -287,9 +287,9 @@ def scale_bias_act(
         RuntimeError: `impl` cannot serve these tensors.
     """
     spec = _spec("none", x, act, slope, residual, pad, pad_mode, impl, dimensions=(3, 4, 5))
-    _check_parameter("scale", scale, x, (x.shape[1],))
+    _check_parameter("weight", weight, x, (x.shape[1],))
     _check_parameter("bias", bias, x, (x.shape[1],))
-    return _run(x, scale, bias, residual, slope, spec, impl)
+    return _run(x, weight, bias, residual, slope, spec, impl)
 
 
 def norm_act_conv2d(

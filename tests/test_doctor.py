@@ -225,7 +225,7 @@ def _raise() -> None:
 
 
 NORMED = {"instance_norm", "adain", "layer_norm2d"}
-EPILOGUES = NORMED | {"bias_act"}
+EPILOGUES = NORMED | {"bias_act", "scale_bias_act"}
 # A function of a backend, what is done to its arguments when it is through with them, the operators that are then
 # wrong, and how the report names the tensor.
 BREAKS: dict[str, tuple[str, Callable[..., Any], set[str], str]] = {

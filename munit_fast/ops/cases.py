@@ -53,6 +53,7 @@ _OPS = {
     "layer_shuffled": _Op("layer_norm2d", "layer", block=2),
     "layer_shared": _Op("layer_norm2d", "layer", block=2),  # weight and bias shared by the phases
     "bias_act": _Op("bias_act", "none", weight=False),
+    "scale_bias_act": _Op("scale_bias_act", "none"),
 }
 OPS = tuple(_OPS)
 
@@ -204,6 +205,7 @@ def selftest_cases() -> list[EpilogueCase]:
         EpilogueCase("layer_shared", (2, 32, 5, 3), pad=1, pad_mode="replicate"),
         EpilogueCase("bias_act", size, act="selu", pad=1),
         EpilogueCase("bias_act", size, act="prelu", residual=True),
+        EpilogueCase("scale_bias_act", size, act="lrelu", pad=1, pad_mode="replicate", residual=True),
     ]
     seen = {case.act for case in cases}
     cases += [EpilogueCase("bias_act", size, act=act, pad=1, pad_mode="zero") for act in ACTIVATIONS if act not in seen]

@@ -37,8 +37,12 @@ else:
 ROOT = Path(__file__).parents[2]
 FOLDERS = [ROOT / name for name in ("munit_fast", "kernels", "benchmarks", "csrc", "tests")]
 SOURCES = [*sorted(path for folder in FOLDERS for path in folder.rglob("*.py")), ROOT / "setup.py"]
-# Own modules, pickled by the test itself: a person's whole-module files must survive `accelerate`.
-OWN_PICKLES = {"tests/accelerate/test_accelerate.py": 1, "tests/accelerate/test_convolutions.py": 1}
+# Own modules and traces, written by the test itself: a person's whole-module files must survive `accelerate`.
+OWN_PICKLES = {
+    "tests/accelerate/test_accelerate.py": 1,
+    "tests/accelerate/test_convolutions.py": 1,
+    "tests/ops/test_transforms.py": 1,
+}
 
 
 # ---- the tree
