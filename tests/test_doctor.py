@@ -241,7 +241,7 @@ BREAKS: dict[str, tuple[str, Callable[..., Any], set[str], str]] = {
     "gradient of the residual": (
         "epilogue_backward",
         lambda *a: _scale(a[-1].residual),
-        NORMED,
+        NORMED | {"scale_bias_act"},
         "of gradient of residual",
     ),
     "not finite": (
