@@ -195,7 +195,7 @@ def choose(shape: ConvShape) -> Plans:
 
 
 # A compiled program may be called with other sizes; and torch.compile cannot look into the compiled part.
-@torch.compiler.assume_constant_result
+@native.constant_when_compiled
 def _of_large_images(
     kernel: int, stride: int, channels: int, out_channels: int, dtype: torch.dtype, kept: bool
 ) -> Plans:

@@ -154,11 +154,15 @@ def is_plain_cpu(x: Tensor) -> bool:
 
     Whoever looks at what is called, such as a compiler, a dispatch mode or a functional transform, gets the operators.
     """
+    return torch._C._len_torch_dispatch_stack() == 0 and is_real_cpu(x)
+
+
+def is_real_cpu(x: Tensor) -> bool:
+    """Whether x is on the CPU with memory of its own, for operators without fakes; a dispatch mode may look on."""
     return (
         not torch.compiler.is_compiling()
         and type(x) in (Tensor, torch.nn.Parameter)
         and x.device.type == "cpu"
-        and torch._C._len_torch_dispatch_stack() == 0
         and not torch._C._are_functorch_transforms_active()
         and torch._C._get_tracing_state() is None
     )

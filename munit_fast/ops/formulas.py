@@ -41,7 +41,7 @@ def epilogue(
     slopes: Tensor | None,
     spec: EpilogueSpec,
 ) -> Tensor:
-    """`munit_fast.ops.epilogue`; a result of several images in channels_last for an x in it.
+    """`munit_fast.ops.epilogue`: [N, C / block², block·H + 2·pad, block·W + 2·pad], in any layout.
 
     Args:
         x: as the members of `EpilogueInputs`, and so the other tensors.

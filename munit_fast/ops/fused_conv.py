@@ -16,7 +16,7 @@ from torch import Tensor
 from munit_fast.ops import formulas, narrow_conv, upsample_conv, winograd
 from munit_fast.ops.autograd import differentiable, needs_gradient
 from munit_fast.ops.backends import cpu
-from munit_fast.ops.epilogue import calls_cpu, empty_stats, gradients, is_plain_cpu, run
+from munit_fast.ops.epilogue import calls_cpu, empty_stats, gradients, is_real_cpu, run
 from munit_fast.ops.memory import reused
 from munit_fast.ops.spec import EpilogueInputs, EpilogueSpec
 from munit_fast.ops.winograd import Source
@@ -118,7 +118,7 @@ def _convolve(
         source = _with_stats(source)
         wanted = "none" if border is not None else y_norm
         y, y_stats = winograd.conv(source, conv.weight, conv.transformed, conv.bias, conv.plan, wanted, reuse)
-        if border is not None and is_plain_cpu(y):
+        if border is not None and is_real_cpu(y):
             winograd.phase_border(source, border, y)
         elif border is not None:
             upsample_conv.correct_reflect_border(y, _edges(source, impl), border.to(y.dtype))
@@ -161,7 +161,7 @@ def _backward(
     grad_a = grad_border = None
     if need_a:
         grad_a = winograd.input_gradient(grad, conv.weight, source, conv.plan, add)
-    if border is not None and is_plain_cpu(grad):
+    if border is not None and is_real_cpu(grad):
         grad_border = winograd.phase_border_gradients(grad, source, border, grad_a, need_border)
     elif border is not None:
         grad_border, of_edges = upsample_conv.correct_reflect_border_backward(
@@ -177,7 +177,8 @@ def _bias_gradient(grad: Tensor, conv: Conv) -> Tensor | None:
     if conv.bias is None:
         return None
     pixels = grad.numel() // grad.shape[1]
-    if is_plain_cpu(grad) and 0 < pixels <= _FEW_PIXELS and grad.dtype == conv.bias.dtype:
+    on_cpu = grad.device.type == "cpu" and not torch.compiler.is_compiling()
+    if on_cpu and 0 < pixels <= _FEW_PIXELS and grad.dtype == conv.bias.dtype:
         # As a matrix product: on small maps 0.01 ms, where torch's sum over three dimensions takes 0.07.
         return torch.mv(grad.permute(0, 2, 3, 1).reshape(pixels, -1).t(), grad.new_ones(pixels))
     return grad.sum((0, 2, 3), dtype=conv.bias.dtype)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import importlib
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
+from typing import Any, TypeVar
 
 import torch
 
@@ -13,6 +15,8 @@ from munit_fast.utils import env
 from munit_fast.utils.version import check_torch
 
 check_torch(torch.__version__)
+
+F = TypeVar("F", bound=Callable[..., Any])
 
 module: ModuleType | None = None
 native_error: str | None = None
@@ -47,6 +51,16 @@ def _outdated_reason(built: ModuleType) -> str | None:
                 f"this version's {', '.join(names)}; {_REBUILD}"
             )
     return None
+
+
+def constant_when_compiled(function: F) -> F:
+    """As `torch.compiler.assume_constant_result`, which imports torch._dynamo, and Triton with it, at once.
+
+    Args:
+        function: asks the compiled part, which torch.compile cannot trace.
+    """
+    function._dynamo_marked_constant = True  # type: ignore[attr-defined]
+    return function
 
 
 try:

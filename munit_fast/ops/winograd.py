@@ -88,7 +88,7 @@ class Source(NamedTuple):
         return weight is None and bias is None and spec.norm == spec.act == "none" and spec.block == 1
 
 
-@torch.compiler.assume_constant_result
+@native.constant_when_compiled
 def available() -> bool:
     """Whether the instruction set in use has these convolutions."""
     return native.module is not None and native.module.vector_floats() > 0
@@ -355,7 +355,7 @@ def weight_gradient(grad: Tensor, source: Source, weight: Tensor, plan: str) -> 
 
 
 def phase_border(source: Source, border_weight: Tensor, y: Tensor) -> None:
-    """`upsample_conv.correct_reflect_border` of what the source's epilogue gives, where `is_plain_cpu`.
+    """`upsample_conv.correct_reflect_border` of what the source's epilogue gives, where `is_real_cpu`.
 
     Args:
         source: the input; its padding is not read.

@@ -191,6 +191,10 @@ def test_inductor() -> None:
         torch.testing.assert_close(got, want, rtol=1e-4, atol=1e-5)
 
 
+# Exported are the formulas.
+ROUNDED: dict[str, Any] = {"rtol": 1e-4, "atol": 1e-5, "check_stride": False}
+
+
 @pytest.mark.parametrize("strict", [False, True])
 @pytest.mark.parametrize("frozen", [False, True])
 def test_export(frozen: bool, strict: bool) -> None:
@@ -198,9 +202,9 @@ def test_export(frozen: bool, strict: bool) -> None:
     x = torch.randn(2, 3, 16, 18)
     with torch.set_grad_enabled(not frozen):
         program = torch.export.export(net, (x,), strict=strict)
-    torch.testing.assert_close(program.module()(x), net(x), rtol=0, atol=0)
+    torch.testing.assert_close(program.module()(x), net(x), **ROUNDED)
     names = {str(node.target) for module in program.graph_module.modules() for node in module.graph.nodes}
-    assert "munit_fast.epilogue.default" in names
+    assert not [name for name in names if "munit_fast" in name]
 
 
 def test_export_with_dynamic_shapes() -> None:
@@ -210,13 +214,13 @@ def test_export_with_dynamic_shapes() -> None:
         program = torch.export.export(net, (torch.randn(2, 3, 16, 18),), dynamic_shapes=({0: n, 2: h, 3: w},))
         for size in ((2, 16, 18), (5, 9, 31), (1, 40, 8)):
             x = torch.randn(size[0], 3, *size[1:])
-            torch.testing.assert_close(program.module()(x), net(x), rtol=0, atol=0)
+            torch.testing.assert_close(program.module()(x), net(x), **ROUNDED)
 
 
 def test_exported_programs_can_be_saved(tmp_path: Any) -> None:
     net, x = network().eval(), torch.randn(2, 3, 16, 18)
     torch.export.save(torch.export.export(net, (x,)), tmp_path / "net.pt2")
-    torch.testing.assert_close(torch.export.load(tmp_path / "net.pt2").module()(x), net(x), rtol=0, atol=0)
+    torch.testing.assert_close(torch.export.load(tmp_path / "net.pt2").module()(x), net(x), **ROUNDED)
 
 
 def test_export_of_the_losses() -> None:
@@ -227,15 +231,7 @@ def test_export_of_the_losses() -> None:
     a, b = torch.randn(2, 3, 4, 4), torch.randn(2, 3, 4, 4)
     program = torch.export.export(Losses(), (a, b))
     for got, expected in zip(program.module()(a, b), Losses()(a, b)):
-        torch.testing.assert_close(got, expected, rtol=0, atol=0)
-
-
-def test_the_choice_of_backend_is_made_at_run_time() -> None:
-    """An exported graph says "auto", so that it can be exported here and run elsewhere."""
-    program = torch.export.export(network().eval(), (torch.randn(2, 3, 16, 18),))
-    calls = [node for node in program.graph.nodes if str(node.target) == "munit_fast.epilogue.default"]
-    assert len(calls) == 3
-    assert all(node.args[-1] == "auto" for node in calls)
+        torch.testing.assert_close(got, expected, **ROUNDED)
 
 
 def test_meta_tensors() -> None:

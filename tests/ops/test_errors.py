@@ -27,8 +27,8 @@ def raises(error: Any, match: str, function: Callable[..., object], *arguments: 
 
 
 ARGUMENTS: list[tuple[dict[str, Any], type[Exception], str]] = [
-    ({"x": X[0]}, ValueError, r"^x .*\[N, C, H, W\].*\b3 .*\[4, 5, 6\]"),
-    ({"x": X[None]}, ValueError, r"^x .*\[N, C, H, W\].*\b5 "),
+    ({"x": X[0, 0]}, ValueError, r"^x .*\[N, C, H, W\].*\b2 .*\[5, 6\]"),
+    ({"x": X[None, None]}, ValueError, r"^x .*\[N, C, H, W\].*\b6 "),
     ({"x": X.int()}, TypeError, r"^x .*floating-point .*torch\.int32"),
     ({"x": X.to(torch.complex64)}, TypeError, "^x .*floating-point"),
     ({"x": X.bool()}, TypeError, "^x .*floating-point"),

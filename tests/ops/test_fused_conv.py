@@ -286,14 +286,6 @@ def test_half_precision(dtype: torch.dtype) -> None:
         assert relative(found[name], want[name]) < 2 * limit, name
 
 
-def test_a_second_derivative_is_refused() -> None:
-    z = torch.randn(1, 20, 8, 8, requires_grad=True)
-    y = convolution(lay_out(z, "channels_last"), Conv(torch.randn(20, 20, 3, 3), plan="f43", pad=1)).z
-    (gradient,) = torch.autograd.grad(y.square().sum(), z, create_graph=True)
-    with pytest.raises(RuntimeError):
-        gradient.sum().backward()
-
-
 def test_sizes_that_do_not_fit() -> None:
     x, weight = torch.randn(1, 4, 2, 2), torch.randn(4, 4, 3, 3)
     source = winograd.Source(x, None, None, None, None, winograd.NO_EPILOGUE)
