@@ -154,7 +154,7 @@ def is_plain_cpu(x: Tensor) -> bool:
 
     Whoever looks at what is called, such as a compiler, a dispatch mode or a functional transform, gets the operators.
     """
-    return torch._C._len_torch_dispatch_stack() == 0 and is_real_cpu(x)
+    return is_real_cpu(x) and torch._C._len_torch_dispatch_stack() == 0  # torch.compile cannot trace the second
 
 
 def is_real_cpu(x: Tensor) -> bool:
