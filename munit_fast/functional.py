@@ -213,41 +213,40 @@ def layer_norm2d(
 
 
 def bias_act(
-    x: Tensor,  # [N, C, H, W]
+    x: Tensor,  # [N, C, *spatial]
     bias: Tensor | None = None,  # [C]
     *,
     act: str = "none",
     slope: float | Tensor = 0.2,
-    residual: Tensor | None = None,  # [N, C, H, W]
+    residual: Tensor | None = None,  # [N, C, *spatial]
     pad: int = 0,
     pad_mode: str = "reflect",
     impl: str = "auto",
-) -> Tensor:  # [N, C, H + 2·pad, W + 2·pad]
+) -> Tensor:  # [N, C, *spatial], or [N, C, H + 2·pad, W + 2·pad]
     """Bias, activation, residual and padding as one operation: y = pad(act(x + bias) + residual).
 
-    Layouts, dtypes, activations, padding, `impl` and bytes moved: see `munit_fast.functional`.
+    `scale_bias_act` without a scale. Layouts, dtypes, activations, padding, `impl` and bytes moved: see
+    `munit_fast.functional`.
 
     Args:
-        x: [N, C, H, W], NCHW or channels_last; any floating dtype that the backend serves.
+        x: as in `instance_norm`.
         bias: [C], any floating dtype; None: zero.
         act: the activation: see `munit_fast.functional`.
         slope: of "lrelu" a number; of "prelu" a tensor [1] or [C].
-        residual: [N, C, H, W], added after the activation; x's dtype.
-        pad: pixels of padding on each side.
+        residual: like x, added after the activation; x's dtype.
+        pad: pixels of padding on each side of an image.
         pad_mode: "reflect", "replicate" or "zero".
         impl: the backend: see `munit_fast.functional`.
 
     Returns:
-        [N, C, H + 2·pad, W + 2·pad] in x's dtype and layout.
+        [N, C, H + 2·pad, W + 2·pad], or x's shape, in x's dtype and layout.
 
     Raises:
-        ValueError: as `instance_norm`, except that 1×1 planes are welcome.
+        ValueError: as `instance_norm`, except that planes of one number are welcome.
         TypeError: as `instance_norm`.
         RuntimeError: `impl` cannot serve these tensors.
     """
-    spec = _spec("none", x, act, slope, residual, pad, pad_mode, impl)
-    _check_parameter("bias", bias, x, (x.shape[1],))
-    return _run(x, None, bias, residual, slope, spec, impl)
+    return scale_bias_act(x, None, bias, act=act, slope=slope, residual=residual, pad=pad, pad_mode=pad_mode, impl=impl)
 
 
 def scale_bias_act(

@@ -68,9 +68,26 @@ class _InstanceNorm(_EpilogueModule):
     running_var: Tensor | None
     _apply_instance_norm: Callable[[Tensor], Tensor]
 
-    def _set_bias(self, bias: bool) -> None:
+    def __init__(
+        self,
+        num_features: int,
+        eps: float = 1e-5,
+        momentum: float = 0.1,
+        affine: bool = False,
+        track_running_stats: bool = False,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+        *,
+        bias: bool = True,
+        act: str = "none",
+        slope: float = 0.2,
+        impl: str = "auto",
+    ) -> None:
+        # Behind this class and its base comes PyTorch's module of each.
+        super().__init__(num_features, eps, momentum, affine, track_running_stats, device, dtype)
         if not bias:  # torch's own argument came with 2.13
             self.register_parameter("bias", None)
+        self._set_epilogue(act, slope, 0, "zero", impl)
 
     def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
         """Norm, activation, residual and, of images, padding.
@@ -153,25 +170,6 @@ class InstanceNorm1d(_InstanceNorm, nn.InstanceNorm1d):
 
     spatial = 1
 
-    def __init__(
-        self,
-        num_features: int,
-        eps: float = 1e-5,
-        momentum: float = 0.1,
-        affine: bool = False,
-        track_running_stats: bool = False,
-        device: torch.device | str | None = None,
-        dtype: torch.dtype | None = None,
-        *,
-        bias: bool = True,
-        act: str = "none",
-        slope: float = 0.2,
-        impl: str = "auto",
-    ) -> None:
-        nn.InstanceNorm1d.__init__(self, num_features, eps, momentum, affine, track_running_stats, device, dtype)
-        self._set_bias(bias)
-        self._set_epilogue(act, slope, 0, "zero", impl)
-
 
 class InstanceNorm2d(_InstanceNorm, nn.InstanceNorm2d):
     """`torch.nn.InstanceNorm2d` with what follows it; see `functional.instance_norm`.
@@ -219,9 +217,10 @@ class InstanceNorm2d(_InstanceNorm, nn.InstanceNorm2d):
         pad_mode: str = "reflect",
         impl: str = "auto",
     ) -> None:
-        nn.InstanceNorm2d.__init__(self, num_features, eps, momentum, affine, track_running_stats, device, dtype)
-        self._set_bias(bias)
-        self._set_epilogue(act, slope, pad, pad_mode, impl)
+        functional.check_names(act, pad_mode, impl)
+        options: dict[str, Any] = {"bias": bias, "act": act, "slope": slope, "impl": impl}
+        super().__init__(num_features, eps, momentum, affine, track_running_stats, device, dtype, **options)
+        self.pad, self.pad_mode = pad, pad_mode
 
 
 class InstanceNorm3d(_InstanceNorm, nn.InstanceNorm3d):
@@ -250,25 +249,6 @@ class InstanceNorm3d(_InstanceNorm, nn.InstanceNorm3d):
     """
 
     spatial = 3
-
-    def __init__(
-        self,
-        num_features: int,
-        eps: float = 1e-5,
-        momentum: float = 0.1,
-        affine: bool = False,
-        track_running_stats: bool = False,
-        device: torch.device | str | None = None,
-        dtype: torch.dtype | None = None,
-        *,
-        bias: bool = True,
-        act: str = "none",
-        slope: float = 0.2,
-        impl: str = "auto",
-    ) -> None:
-        nn.InstanceNorm3d.__init__(self, num_features, eps, momentum, affine, track_running_stats, device, dtype)
-        self._set_bias(bias)
-        self._set_epilogue(act, slope, 0, "zero", impl)
 
 
 class AdaptiveInstanceNorm2d(layers.AdaptiveInstanceNorm2d, _EpilogueModule):

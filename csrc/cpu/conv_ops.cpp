@@ -16,12 +16,12 @@ constexpr int64_t plan_inputs[] = {6, 4, 5}, plan_taps[] = {3, 3, 2};  // n and 
 WinogradPlan plan_of(int64_t code) { return enum_of<WinogradPlan>("plan", code, winograd_plan_names); }
 int64_t phases_of(WinogradPlan plan) { return plan == WinogradPlan::f42 ? 4 : 1; }
 
-// Entries of the transformed weights [n² + 1][rows][columns]; see weights_of in winograd.inl.
+// Entries of the transformed weights [n² + 1][rows][columns]; see winograd_weights.inl.
 int64_t transformed_size(int64_t k, int64_t c, WinogradPlan plan, bool transposed) {
   const int64_t w = active().vector_floats, n = plan_inputs[static_cast<int>(plan)], phases = phases_of(plan);
   const auto whole = [w](int64_t entries) { return (entries + w - 1) / w * w; };
   const int64_t rows = transposed ? k : phases == 1 ? c : phases * whole(c);
-  return (n * n + 1) * (rows * whole(transposed ? phases * c : k) + 5 * w);  // frequency_size in winograd.inl
+  return (n * n + 1) * (rows * whole(transposed ? phases * c : k) + 5 * w);  // frequency_size there
 }
 
 void check_served() { check(active().winograd_conv, "this instruction set has no Winograd convolutions"); }
@@ -247,7 +247,8 @@ void narrow_weight_gradient(const Tensor& grad, const Tensor& x, int64_t stride,
   const int64_t *size = grad_weight.sizes(), *of_x = x.sizes();
   NarrowGradient a{};
   a.kernel = size[2], a.stride = stride, a.of_input = size[1] <= size[0], a.n = of_x[0];
-  check(grad_weight.dtype() == Dtype::f32 && size[3] == a.kernel && a.kernel > 0 && stride > 0, "a square float32 kernel is needed");
+  check(grad_weight.dtype() == Dtype::f32 && size[3] == a.kernel && a.kernel > 0 && stride > 0,
+        "a square float32 kernel is needed");
   check(a.of_input || stride == 1, "a stride is served of few input channels only");
   check(of_x[2] >= a.kernel && of_x[3] >= a.kernel &&
             is_channels_last(x, Dtype::f32, a.n, size[1], of_x[2], of_x[3]) &&
@@ -286,8 +287,8 @@ void define_convolutions(Library& m) {
   const std::string input =
       "Tensor x, Tensor? weight, Tensor? bias, Tensor? slopes, Tensor stats, int norm, float eps, int act, float slope, "
       "int block, int pad, int pad_mode, ";
-  m.define(("winograd_conv(" + input + "int plan, bool transposed, Tensor conv_weight, Tensor? u, Tensor? conv_bias, int fold, "
-            "int fold_mode, Tensor? add, Tensor(a!) y, int y_norm, Tensor(b!)? y_stats) -> ()").c_str());
+  m.define(("winograd_conv(" + input + "int plan, bool transposed, Tensor conv_weight, Tensor? u, Tensor? conv_bias, "
+            "int fold, int fold_mode, Tensor? add, Tensor(a!) y, int y_norm, Tensor(b!)? y_stats) -> ()").c_str());
   m.define(("winograd_weight_gradient(Tensor grad, " + input + "int plan, Tensor(a!) grad_weight) -> ()").c_str());
   m.define(("phase_border(" + input + "Tensor border_weight, Tensor(a!) y) -> ()").c_str());
   m.define(("phase_border_backward(Tensor grad, " + input + "Tensor border_weight, Tensor(a!)? grad_x, "

@@ -223,10 +223,9 @@ class Norm(Swapped):
     def _munit_fast_fused(self, output: ConvOutput, style: Style, keywords: Keywords) -> Tensor | None:
         """norm(z, *style), activation, residual, padding: [N, C, H, W] -> [N, C, H + 2·pad, W + 2·pad]; or None."""
         x, stats = output
-        spatial = spatial_dimensions(self)
-        if (
-            not isinstance(x, Tensor) or x.dim() != spatial + 2 or formulas.are_needed()
-        ):  # PyTorch's operators are these
+        if not isinstance(x, Tensor) or x.dim() != spatial_dimensions(self) + 2:
+            return None
+        if formulas.are_needed():  # PyTorch's own operators are these
             return None
         residual = keywords.get("residual")
         if residual is not None and (residual.shape, residual.dtype, residual.device) != (x.shape, x.dtype, x.device):

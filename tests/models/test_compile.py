@@ -77,6 +77,22 @@ def results(net: nn.Module, function: Callable[[Tensor], Any], x: Tensor) -> lis
 
 @pytest.mark.slow
 @pytest.mark.parametrize("part", PARTS)
+def test_the_compiled_program_has_the_fused_operators(part: str) -> None:
+    torch._dynamo.reset()
+    found: set[str] = set()
+
+    def backend(program: torch.fx.GraphModule, _: Any) -> Any:
+        modules = [m for m in program.modules() if isinstance(m, torch.fx.GraphModule)]
+        found.update(str(node.target) for m in modules for node in m.graph.nodes)
+        return program
+
+    _, function = PARTS[part]()
+    torch.compile(function, fullgraph=True, dynamic=True, backend=backend)(torch.randn(2, 3, 32, 48))
+    assert [name for name in found if name.startswith("munit_fast.")]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("part", PARTS)
 def test_one_graph_for_every_size(part: str) -> None:
     torch.manual_seed(0)
     torch._dynamo.reset()

@@ -64,7 +64,7 @@ CASES: dict[str, tuple[Function, Function, list[tuple[int, ...]]]] = {
     ),
     "layer_norm2d": (
         lambda x, w, b: mf.layer_norm2d(x, w, b, act="silu", depth_to_space=2),
-        lambda x, w, b: mf_depth_to_space(F.silu(layer_normalised(x) * of_channel(w, x) + of_channel(b, x))),
+        lambda x, w, b: depth_to_space(F.silu(layer_normalised(x) * of_channel(w, x) + of_channel(b, x))),
         [(2, 4, 3, 3), (4,), (4,)],
     ),
     "bias_act": (
@@ -97,7 +97,7 @@ CASES: dict[str, tuple[Function, Function, list[tuple[int, ...]]]] = {
 }
 
 
-def mf_depth_to_space(x: Tensor) -> Tensor:
+def depth_to_space(x: Tensor) -> Tensor:
     """Phases are the slow part of the channels: ONNX's DCR."""
     n, c, h, w = x.shape
     return x.view(n, 2, 2, c // 4, h, w).permute(0, 3, 4, 1, 5, 2).reshape(n, c // 4, 2 * h, 2 * w)
