@@ -16,10 +16,10 @@ SELU_ALPHA = tl.constexpr(1.6732632423543772848170429916717)
 @triton.jit
 def reciprocal(b_spread, eps, NORM: tl.constexpr):
     """r: one over the standard deviation, from the second statistic; where eps goes is part of each norm."""
-    if NORM == "instance":
-        return tl.rsqrt(b_spread + eps)
-    else:
+    if NORM == "layer":
         return 1.0 / (b_spread + eps)
+    else:
+        return tl.rsqrt(b_spread + eps)
 
 
 @triton.jit

@@ -3,7 +3,7 @@
 // its own when it is imported.
 #pragma once
 
-#define MUNIT_FAST_NORMS(X) X(none) X(instance) X(layer)
+#define MUNIT_FAST_NORMS(X) X(none) X(instance) X(layer) X(group)
 #define MUNIT_FAST_ACTIVATIONS(X) X(none) X(relu) X(lrelu) X(prelu) X(selu) X(tanh) X(silu)
 #define MUNIT_FAST_PAD_MODES(X) X(reflect) X(replicate) X(zero)
 
