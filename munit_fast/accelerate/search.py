@@ -173,10 +173,11 @@ class _Search:
         names, children = list(module._modules), list(module._modules.values())
         found: list[tuple[nn.Module, str, list[str], swaps.Keywords]] = []
         for i, child in enumerate(children):
-            after = children[i + 1 : i + 3]
-            if not isinstance(child, swaps.Norm) or not _fits(child, after[:1]):
+            after = children[i + 1 :]
+            idle = next((n for n, m in enumerate(after) if not swaps.is_idle(m)), len(after))
+            if not isinstance(child, swaps.Norm) or not _fits(child, after[idle : idle + 1]):
                 continue
-            if hooked := next((n for n, m in zip(names[i:], [child, *after[:1]]) if not is_plain(m)), None):
+            if hooked := next((n for n, m in zip(names[i:], [child, *after[: idle + 1]]) if not is_plain(m)), None):
                 self.skip(_inside(name, hooked), HOOKED)
                 continue
             keywords, used = swaps.followers(child, after)
