@@ -4,7 +4,8 @@
 #pragma once
 
 #define MUNIT_FAST_NORMS(X) X(none) X(instance) X(layer)
-#define MUNIT_FAST_ACTIVATIONS(X) X(none) X(relu) X(lrelu) X(prelu) X(selu) X(tanh) X(silu)
+#define MUNIT_FAST_ACTIVATIONS(X) \
+  X(none) X(relu) X(lrelu) X(prelu) X(selu) X(tanh) X(silu) X(gelu) X(gelu_tanh)
 #define MUNIT_FAST_PAD_MODES(X) X(reflect) X(replicate) X(zero)
 
 #define MUNIT_FAST_WINOGRAD_PLANS(X) X(f43) X(f23) X(f42)
