@@ -15,7 +15,8 @@ Common to all of them:
 - Gradients: for every tensor argument, of any order. With create_graph=True a backward runs the formulas of
   `munit_fast.reference` in plain PyTorch, at their cost.
 - torch.func, forward-mode differentiation, torch.jit.trace and exports see the formulas too, whatever `impl` is.
-- act: "none", "relu", "lrelu" (slope: a number), "prelu" (slope: a tensor [1] or [C]), "selu", "tanh", "silu".
+- act: "none", "relu", "lrelu" (slope: a number), "prelu" (slope: a tensor [1] or [C]), "selu", "tanh", "silu",
+  "gelu" and "gelu_tanh" (`torch.nn.GELU` with approximate="none" and "tanh").
 - pad_mode: "reflect" (pad must be smaller than each side), "replicate", "zero".
 - impl: "auto" takes the fastest backend that can serve the tensors and logs once when that is not the fastest of the
   device; "triton", "cuda" (channels_last on NVIDIA GPUs), "cpu" or "reference" must serve or raise RuntimeError with

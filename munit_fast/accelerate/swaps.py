@@ -124,6 +124,7 @@ ACTIVATIONS: dict[type, Callable[[Any], Keywords]] = {
     nn.SELU: lambda m: {"act": "selu"},
     nn.Tanh: lambda m: {"act": "tanh"},
     nn.SiLU: lambda m: {"act": "silu"},
+    nn.GELU: lambda m: {"act": "gelu_tanh" if m.approximate == "tanh" else "gelu"},
 }
 _PADDINGS: dict[type, str] = {
     nn.ReflectionPad2d: "reflect",

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 NORMS = ("none", "instance", "layer", "group")
-ACTIVATIONS = ("none", "relu", "lrelu", "prelu", "selu", "tanh", "silu")
+ACTIVATIONS = ("none", "relu", "lrelu", "prelu", "selu", "tanh", "silu", "gelu", "gelu_tanh")
 PAD_MODES = ("reflect", "replicate", "zero")
 
 WINOGRAD_PLANS = ("f43", "f23", "f42")

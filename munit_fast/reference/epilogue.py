@@ -17,6 +17,9 @@ from torch import Tensor
 
 SELU_SCALE = 1.0507009873554804934193349852946
 SELU_ALPHA = 1.6732632423543772848170429916717
+GELU_TANH_SCALE = 2 * math.sqrt(2 / math.pi)
+GELU_TANH_CUBE = 0.044715
+GELU_SQUARE_MAX = 1e4  # from here on σ'(w) = 0, and must not be multiplied by infinity
 
 _PAD_MODES = {"reflect": "reflect", "replicate": "replicate", "zero": "constant"}
 
@@ -74,7 +77,8 @@ def activate(z: Tensor, act: str, slope: float | Tensor = 0.2) -> Tensor:
     Args:
         z: [N, C, H, W].
         act: "none"; "relu"; "lrelu"; "prelu" (He et al., 2015); "selu" (Klambauer et al., 2017); "tanh"; "silu",
-            z · σ(z) (Hendrycks & Gimpel, 2016; Elfwing et al., 2017).
+            z · σ(z) (Hendrycks & Gimpel, 2016; Elfwing et al., 2017); "gelu", z · Φ(z) with the normal distribution
+            function Φ, and "gelu_tanh", z · (1 + tanh(√(2/π) · (z + 0.044715 z³))) / 2 (Hendrycks & Gimpel, 2016).
         slope: of "lrelu" a number; of "prelu" a tensor [1] or [C].
 
     Returns:
@@ -91,6 +95,10 @@ def activate(z: Tensor, act: str, slope: float | Tensor = 0.2) -> Tensor:
         return torch.tanh(z)
     if act == "silu":
         return F.silu(z)
+    if act == "gelu":
+        return F.gelu(z)
+    if act == "gelu_tanh":
+        return F.gelu(z, approximate="tanh")
     return z
 
 
@@ -267,6 +275,14 @@ def epilogue_backward(
         gz = g * (1 - torch.tanh(z).square())
     elif act == "silu":  # σ · (1 + z · (1 - σ)), where 1 - σ(z) = σ(-z) keeps its digits
         gz = g * torch.sigmoid(z) * (1 + z * torch.sigmoid(-z))
+    elif act == "gelu":  # Φ + z · φ
+        density = torch.exp(z.square() / -2) / math.sqrt(2 * math.pi)
+        gz = g * (torch.erfc(z * -math.sqrt(0.5)) / 2 + z * density)
+    elif act == "gelu_tanh":  # z · σ(w) with w = 2 √(2/π) · (z + 0.044715 z³), as (1 + tanh(w / 2)) / 2 = σ(w)
+        square = z.square().clamp_max(GELU_SQUARE_MAX)
+        w = GELU_TANH_SCALE * z * (1 + GELU_TANH_CUBE * square)
+        dw = GELU_TANH_SCALE * (1 + 3 * GELU_TANH_CUBE * square)
+        gz = g * (torch.sigmoid(w) + z * (dw * (torch.sigmoid(w) * torch.sigmoid(-w))))
 
     sums = torch.stack([gz.sum((2, 3)), (gz * normalised).sum((2, 3)), slope_sum])
     dx = gz if weight is None else gz * _per_channel(weight, gz)

@@ -248,6 +248,7 @@ def _network_cases() -> list[KernelCase]:
 
 
 NETWORK_CASES = _network_cases()
+LONGEST_CASE = KernelCase((1, 256, 64, 64), norm="instance", act="gelu", pad=1)
 
 
 def variants(case: KernelCase, dtypes: tuple[torch.dtype, ...], channels_last: tuple[bool, ...]) -> list[KernelCase]:

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import torch
@@ -69,6 +70,19 @@ def frozen(case: EpilogueCase, inputs: CaseTensors) -> CaseTensors:
     return CaseTensors(*(t if t is None else t.clone().requires_grad_() for t in folded))
 
 
+def exact_activation(z: Tensor, act: str, slope: float | Tensor = 0.2) -> Tensor:
+    """The activation of a float64 z, small and infinite values included; differentiable.
+
+    PyTorch's gelu adds 1 to erf or tanh, which leaves no digits far below zero, and what it gives at infinity depends
+    on dtype and processor.
+    """
+    if act == "gelu":
+        return z / 2 * torch.erfc(z * -math.sqrt(0.5))
+    if act == "gelu_tanh":
+        return z * torch.sigmoid(math.sqrt(8 / math.pi) * (z + 0.044715 * z**3))
+    return formulas.activate(z, act, slope)
+
+
 def away_from_kinks(case: EpilogueCase, fixed: CaseTensors) -> Tensor:
     """1 where the result does not depend on a z near an activation's kink, else 0."""
     z = fixed.x * fixed.weight[:, :, None, None] + fixed.bias[:, :, None, None]
@@ -90,8 +104,8 @@ def errors(case: EpilogueCase, impl: str, device: str = "cpu") -> dict[str, tupl
     double = in_double(inputs)
     y, expected = run(case, inputs, impl), case.specification(double)
     fixed = frozen(case, double)
-    # Differences too, whose terms are of the size of 1: 1 - tanh², and silu's derivative where it changes its sign.
-    smooth = case.act in ("tanh", "silu")
+    # Differences too, whose terms are of the size of 1: 1 - tanh², and the derivatives that change their sign.
+    smooth = case.act in ("tanh", "silu", "gelu", "gelu_tanh")
     direct = (replace(case, act="none") if smooth else case).specification(fixed, norm="none")
 
     upstream = torch.randn(y.shape, generator=torch.Generator().manual_seed(case.seed + 1), dtype=torch.float64)
