@@ -1,6 +1,6 @@
 // The norms, activations and padding modes of an epilogue, the plans of Winograd's convolutions, and the data types that
-// kernels compute on. Each list below gives an enum and the names of its codes; munit_fast._C.enums() hands the names to Python, which compares them with
-// its own when it is imported.
+// kernels compute on. Each list below gives an enum and the names of its codes; munit_fast._C.enums() hands the names to
+// Python, which compares them with its own when it is imported.
 #pragma once
 
 #define MUNIT_FAST_NORMS(X) X(none) X(instance) X(layer) X(group)
