@@ -20,10 +20,10 @@ GELU_TANH_CUBE = tl.constexpr(0.044715)
 @triton.jit
 def reciprocal(b_spread, eps, NORM: tl.constexpr):
     """r: one over the standard deviation, from the second statistic; where eps goes is part of each norm."""
-    if NORM == "instance":
-        return tl.rsqrt(b_spread + eps)
-    else:
+    if NORM == "layer":
         return 1.0 / (b_spread + eps)
+    else:
+        return tl.rsqrt(b_spread + eps)
 
 
 @triton.jit

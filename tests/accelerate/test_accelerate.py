@@ -785,7 +785,7 @@ def test_impl(caplog: pytest.LogCaptureFixture) -> None:
     assert torch.allclose(net(x), expected, atol=1e-5)
     restore(net)
     accelerate(net, impl="triton")
-    with pytest.raises(RuntimeError, match=r"^impl='triton' .*cpu"):
+    with pytest.raises(RuntimeError, match=r"^impl='triton' .*cpu.*report\.restore\(\)"):
         net(x)
     with pytest.raises(ValueError, match=r"^impl .*auto, triton, cuda, cpu, reference.*'gpu'"):
         accelerate(net, impl="gpu")
@@ -797,7 +797,7 @@ def test_impl(caplog: pytest.LogCaptureFixture) -> None:
 def no_native(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(native, "module", None)
     monkeypatch.setattr(native, "native_error", "not built")
-    caches = (swaps._is_fast, backends.choose, backends._warn_once)
+    caches = (swaps._is_served, backends.choose, backends._warn_once)
     for cached in caches:
         cached.cache_clear()
     yield

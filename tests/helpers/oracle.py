@@ -55,6 +55,10 @@ def frozen(case: EpilogueCase, inputs: CaseTensors) -> CaseTensors:
     elif case.norm == "layer":
         mean, scale = x.mean((1, 2, 3)), 1 / (x.std((1, 2, 3)) + case.eps)
         mean, scale = mean[:, None].expand(n, c), scale[:, None].expand(n, c)
+    elif case.norm == "group":
+        rows = x.reshape(n, case.groups, -1)
+        mean, scale = rows.mean(2), (rows.var(2, correction=0) + case.eps).rsqrt()
+        mean, scale = (value.repeat_interleave(c // case.groups, 1) for value in (mean, scale))
 
     def planes(value: Tensor | None, otherwise: float) -> Tensor:
         value = x.new_tensor([otherwise]) if value is None else value
@@ -90,8 +94,8 @@ def condition(case: EpilogueCase, inputs: CaseTensors) -> float:
     """The largest |mean| / sqrt(var + eps) of a plane (or sample)."""
     if case.norm == "none":
         return 0.0
-    mean, spread = formulas.statistics(inputs.x.detach(), case.norm)
-    return float((mean.abs() / ((spread + case.eps).sqrt() if case.norm == "instance" else spread + case.eps)).max())
+    mean, spread = formulas.statistics(inputs.x.detach(), case.norm, case.groups)
+    return float((mean.abs() / (spread + case.eps if case.norm == "layer" else (spread + case.eps).sqrt())).max())
 
 
 def errors(case: EpilogueCase, impl: str, device: str = "cpu") -> dict[str, tuple[float, float]]:
@@ -114,7 +118,8 @@ def errors(case: EpilogueCase, impl: str, device: str = "cpu") -> dict[str, tupl
     terms = gradients(direct, fixed, upstream.double())
 
     n, c, h, w = case.shape
-    length = {"none": 1, "instance": h * w, "layer": c * h * w}[case.norm]
+    planes = {"instance": 1, "group": c // case.groups, "layer": c}
+    length = planes[case.norm] * h * w if case.norm != "none" else 1
     off = condition(case, double)
 
     def compare(kind: str, value: Tensor, reference: Tensor, scale: float, length: int) -> tuple[float, float]:

@@ -140,7 +140,7 @@ def test_other_layouts(name: str, simulator: Simulator, margins: Margins) -> Non
 
 def test_far_from_the_centre(simulator: Simulator, monkeypatch: pytest.MonkeyPatch) -> None:
     """At a mean of 1000 deviations the bounds leave no room for E[x²] - E[x]²."""
-    for way, op in itertools.product(("passes", "slab"), ("instance", "layer_affine")):
+    for way, op in itertools.product(("passes", "slab"), ("instance", "layer_affine", "group")):
         monkeypatch.setattr(cuda, "_way", way)
         for shape in (*WIDE, *LARGE):
             oracle.check(
@@ -153,10 +153,12 @@ def test_the_mean_to_its_last_digit(way: str, simulator: Simulator, monkeypatch:
     """Rounding alone is 1.8e-8 here; plain sums are 4e-8 to 8e-8 off. The spread: 3e-6, and 6e-2 by E[x²] - E[x]²."""
     torch.manual_seed(0)
     monkeypatch.setattr(cuda, "_way", way)
-    for norm, shape in itertools.product(("instance", "layer"), LARGE):
+    for norm, shape in itertools.product(("instance", "layer", "group"), LARGE):
         x = (torch.randn(shape) + 1000).contiguous(memory_format=torch.channels_last)
-        _, stats = torch.ops.munit_fast.epilogue(x, *[None] * 4, norm, 1e-5, "none", 0.0, 1, 0, "zero", "cuda")
-        expected = formulas.statistics(x.double(), norm)
+        groups = 4 if norm == "group" else 1
+        flags = (norm, 1e-5, "none", 0.0, 1, 0, "zero", groups, "cuda")
+        _, stats = torch.ops.munit_fast.epilogue(x, *[None] * 4, *flags)
+        expected = formulas.statistics(x.double(), norm, groups)
         assert float((stats[0] - expected[0]).norm() / expected[0].norm()) <= 3.5e-8, (norm, shape)
         assert float((stats[1] - expected[1]).norm() / expected[1].norm()) <= 1e-5, (norm, shape)
 

@@ -82,12 +82,12 @@ def test_tiles_that_begin_where_the_border_ends(channels_last: bool, monkeypatch
     checks.check_backward(case, inputs, torch.empty(2, 0))
 
 
-@pytest.mark.parametrize("norm", ["none", "layer"])
+@pytest.mark.parametrize("norm", ["none", "layer", "group"])
 def test_only_what_is_needed(norm: str, monkeypatch: pytest.MonkeyPatch) -> None:
     case = KernelCase((1, 8, 2, 3), norm=norm, act="prelu", weight="shared", pad=1, tile=SMALL)
     cases.use_tile(case, monkeypatch)
     inputs = cases.make_inputs(case)
-    checks.check_needs(case, inputs, reference.statistics(inputs.x, norm))
+    checks.check_needs(case, inputs, reference.statistics(inputs.x, norm, case.groups))
 
 
 def test_no_reduction_that_nobody_needs(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -100,20 +100,20 @@ def test_no_reduction_that_nobody_needs(monkeypatch: pytest.MonkeyPatch) -> None
     assert len(launched) == 1
 
 
-@pytest.mark.parametrize("norm", ["instance", "layer"])
+@pytest.mark.parametrize("norm", ["instance", "layer", "group"])
 @pytest.mark.parametrize("channels_last", [True, False])
 def test_statistics_far_from_zero(norm: str, channels_last: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     case = KernelCase((1, 4, 7, 11), norm=norm, channels_last=channels_last, mean=1000.0, tile=SPLIT)
     cases.use_tile(case, monkeypatch)
     x = cases.make_inputs(case).x
-    mean, spread = stats = torch.empty(2, 4 if norm == "instance" else 1)
-    statistics(x, norm, channels_last, stats)
-    expected = reference.statistics(x.double(), norm)
+    mean, spread = stats = torch.empty(2, 1 if norm == "layer" else 4)
+    statistics(x, norm, case.groups, channels_last, stats)
+    expected = reference.statistics(x.double(), norm, case.groups)
     assert checks.error(mean, expected[0]) < 1e-7
     assert checks.error(spread, expected[1]) < 1e-5
 
 
-@pytest.mark.parametrize("norm", ["instance", "layer"])
+@pytest.mark.parametrize("norm", ["instance", "layer", "group"])
 def test_a_constant_plane(norm: str, monkeypatch: pytest.MonkeyPatch) -> None:
     case = KernelCase((1, 4, 3, 5), norm=norm, act="none", pad=1, tile=SPLIT)
     cases.use_tile(case, monkeypatch)
