@@ -16,13 +16,18 @@ struct EpilogueParams {
   Act act;
   PadMode pad_mode;
   bool channels_last;
-  int64_t n, c, h, w, block, pad;
+  int64_t n, c, h, w, block, pad, groups;
   double eps;
   const void* x;
   const void* weight;  // accumulator [n, c]: one entry for each plane of x
   const void* bias;    // accumulator [n, c]
   const void* slope;   // accumulator [n, c]; read by lrelu and prelu
-  void* stats;         // accumulator [2, R]: mean and spread; R = n·c (instance), n (layer), 0 (none)
+  void* stats;         // accumulator [2, R]: mean and spread; R = n·c (instance, group), n (layer), 0 (none)
+
+  // Whether it is a norm of planes, alone or a few together, rather than of whole samples.
+  bool normalises_planes() const { return norm == Norm::instance || norm == Norm::group; }
+  // How many neighbouring planes one mean and one spread are of.
+  int64_t planes_together() const { return norm == Norm::layer ? c : norm == Norm::group ? c / groups : 1; }
 };
 
 struct ForwardParams : EpilogueParams {

@@ -35,6 +35,9 @@ __device__ inline void store_norm_grad_terms(const EpilogueParams& e, int sample
     if (e.norm == Norm::instance) {
       shift = weight * sums[i] / area * scale;
       along = weight * sums[columns + i] / area * scale * scale;
+    } else if (e.norm == Norm::group) {  // these are group_terms
+      shift = sums[i] * scale;
+      along = sums[columns + i] * scale * scale;
     } else if (e.norm == Norm::layer) {  // no second term where the deviation is zero
       const float count = e.c * area, deviation = e.stats[e.n + sample];
       shift = total / count * scale;

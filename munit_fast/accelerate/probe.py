@@ -18,6 +18,7 @@ from munit_fast.accelerate.swaps import (
     PassedAdaIN,
     ResBlock,
     Swapped,
+    channels_of,
     is_swapped,
     kind_of,
     original_class,
@@ -159,7 +160,7 @@ def _child(module: nn.Module, name: str, child: nn.Module, random: torch.Generat
     if original_class(module).__name__ != "Conv2dBlock" or name != "conv":
         return _copy(child, random, swapped)
     # A stand-in that keeps channels and size and costs nothing: the convolution may be of any kind, and large.
-    channels: Any = module.get_submodule("norm").num_features
+    channels = channels_of(module.get_submodule("norm"))
     padding: Any = getattr(module.get_submodule("pad"), "padding", (0,))
     conv = nn.Conv2d(channels, channels, 2 * padding[0] + 1, groups=channels, dtype=torch.float64)
     for parameter in conv.parameters():

@@ -124,6 +124,7 @@ ACTIVATIONS: dict[type, Callable[[Any], Keywords]] = {
     nn.SELU: lambda m: {"act": "selu"},
     nn.Tanh: lambda m: {"act": "tanh"},
     nn.SiLU: lambda m: {"act": "silu"},
+    nn.GELU: lambda m: {"act": "gelu_tanh" if m.approximate == "tanh" else "gelu"},
 }
 _PADDINGS: dict[type, str] = {
     nn.ReflectionPad2d: "reflect",
@@ -147,8 +148,14 @@ def padding(module: Any) -> Keywords | None:
     return None if left < 0 or any(side != left for side in others) else {"pad": left, "pad_mode": mode}
 
 
+def channels_of(norm: Any) -> int:
+    """The channels of a norm's input."""
+    channels: int = norm.num_channels if isinstance(norm, nn.GroupNorm) else norm.num_features
+    return channels
+
+
 def spatial_dimensions(module: nn.Module) -> int:
-    """How many spatial dimensions the input of a norm has."""
+    """How many spatial dimensions the input of a norm has; of a group norm, which takes any number, those of images."""
     if isinstance(module, nn.InstanceNorm1d):
         return 1
     return 3 if isinstance(module, nn.InstanceNorm3d) else 2
@@ -225,8 +232,19 @@ def _narrows(following: Sequence[nn.Module]) -> bool:
 class Norm(Swapped):
     """A norm; `_munit_fast_fused` also does what follows it."""
 
-    num_features: int
     eps: float
+
+    def _munit_fast_takes(self, x: Tensor) -> bool:
+        """Whether the norm is one of tensors with x's dimensions and channels."""
+        return x.dim() == spatial_dimensions(self) + 2 and x.shape[1] == channels_of(self)
+
+    def _munit_fast_groups(self) -> int:
+        """Of channels, of a group norm; else 1."""
+        return 1
+
+    def _munit_fast_input(self, x: Tensor) -> Tensor:
+        """x in the dtype in which autocast would have the norm."""
+        return x
 
     def _munit_fast_parameters(self, x: Tensor, style: Style) -> tuple[str, Tensor | None, Tensor | None] | None:
         """The norm as `munit_fast.ops` names it, its weight and bias; None if x or the style is not for it."""
@@ -241,8 +259,8 @@ class Norm(Swapped):
         """
         if not isinstance(x, Tensor) or x.dim() != 4 or not x.is_floating_point() or x.layout != torch.strided:
             return None
-        n, c, h, w = x.shape
-        if n == 0 or h == 0 or w == 0 or c != self.num_features:
+        n, _, h, w = x.shape
+        if n == 0 or h == 0 or w == 0:
             return None
         if keywords.get("pad_mode") == "reflect" and keywords["pad"] >= min(h, w):
             return None
@@ -268,6 +286,7 @@ class Norm(Swapped):
             1,
             keywords.get("pad", 0),
             keywords.get("pad_mode", "zero"),
+            self._munit_fast_groups(),
         )
         args = EpilogueArgs(weight, bias, slopes, spec, self._munit_fast_impl)
         return args if _fits(args, x) else None
@@ -275,7 +294,9 @@ class Norm(Swapped):
     def _munit_fast_fused(self, output: ConvOutput, style: Style, keywords: Keywords) -> Tensor | None:
         """norm(z, *style), activation, residual, padding: [N, C, H, W] -> [N, C, H + 2·pad, W + 2·pad]; or None."""
         x, stats = output
-        if not isinstance(x, Tensor) or x.dim() != spatial_dimensions(self) + 2:
+        if not isinstance(x, Tensor) or x.dim() < 2 or not self._munit_fast_takes(x):
+            return None
+        if x.dim() != 4 and "pad" in keywords:
             return None
         if formulas.are_needed():  # PyTorch's own operators are these
             return None
@@ -294,7 +315,9 @@ class Norm(Swapped):
 
     def forward(self, *arguments: Any, **keywords: Any) -> Tensor:
         """The norm as one fused operation, or the module's own forward where that cannot be."""
-        y = None if keywords or not arguments else self._munit_fast_fused(ConvOutput(arguments[0]), arguments[1:], {})
+        y = None
+        if arguments and not keywords and isinstance(arguments[0], Tensor):
+            y = self._munit_fast_fused(ConvOutput(self._munit_fast_input(arguments[0])), arguments[1:], {})
         return super().forward(*arguments, **keywords) if y is None else y
 
 
@@ -307,7 +330,7 @@ def _fits(args: EpilogueArgs, x: Tensor) -> bool:
 
 
 def _suits(parameter: Tensor, x: Tensor) -> bool:
-    """Whether PyTorch's instance norm takes this weight or bias for x."""
+    """Whether PyTorch's instance or group norm takes this weight or bias for x."""
     mixed = parameter.dtype == torch.float32 and x.dtype in (torch.bfloat16, torch.float16)
     return parameter.shape == x.shape[1:2] and (parameter.dtype == x.dtype or mixed)
 
@@ -329,6 +352,34 @@ class InstanceNorm(Norm):
         if any(t is not None and not _suits(t, x) for t in (self.weight, self.bias)):
             return None
         return "instance", self.weight, self.bias
+
+
+# Where autocast computes group norms in float32, whatever it is given.
+_WIDE_GROUP_NORMS = ("cuda",)
+
+
+class GroupNorm(Norm):
+    """`torch.nn.GroupNorm`."""
+
+    num_groups: int
+    weight: Tensor | None
+    bias: Tensor | None
+
+    def _munit_fast_takes(self, x: Tensor) -> bool:
+        return x.dim() <= 5 and x.shape[1] % self.num_groups == 0
+
+    def _munit_fast_groups(self) -> int:
+        return self.num_groups
+
+    def _munit_fast_input(self, x: Tensor) -> Tensor:
+        return x.float() if x.device.type in _WIDE_GROUP_NORMS and _cast_dtype(x) == x.dtype else x
+
+    def _munit_fast_parameters(self, x: Tensor, style: Style) -> tuple[str, Tensor | None, Tensor | None] | None:
+        if style or x.numel() == self.num_groups:
+            return None
+        if any(t is not None and not _suits(t, x) for t in (self.weight, self.bias)):
+            return None
+        return "group", self.weight, self.bias
 
 
 class LayerNorm(Norm):
@@ -463,8 +514,8 @@ class Conv2d(Swapped):
 
 
 def _norm_name(module: Any) -> str:
-    """The statistics that a module wants of its input."""
-    if not isinstance(module, Norm) or not is_plain(module):
+    """The statistics that a module wants of its input, if a convolution can give them."""
+    if not isinstance(module, Norm) or isinstance(module, GroupNorm) or not is_plain(module):
         return "none"
     return "layer" if isinstance(module, LayerNorm) else "instance"
 
@@ -511,7 +562,8 @@ def _convolved(modules: Sequence[Any], after: Any, output: ConvOutput) -> tuple[
         return None
     conv, args = modules[found.length], None
     if found.inner is not None:
-        args = modules[0]._munit_fast_args(output.z, (), found.inner)
+        norm = modules[0]
+        args = norm._munit_fast_args(output.z, (), found.inner) if norm._munit_fast_takes(output.z) else None
         if args is None or args.impl != conv._munit_fast_impl:
             return None
     following = [*modules[found.length + 1 :], after]
@@ -534,6 +586,8 @@ def _run(modules: Sequence[Any], x: Any, after: Any = None) -> ConvOutput:
         i += 1
         if isinstance(module, Norm) and is_plain(module):
             keywords, used = followers(module, modules[i:])
+            if isinstance(output.z, Tensor) and not _narrows(modules[i + used : i + used + 1]):
+                output = output._replace(z=module._munit_fast_input(output.z))
             if (used or output.stats is not None) and (y := module._munit_fast_fused(output, (), keywords)) is not None:
                 i += used
                 if _is_widened(y, keywords) and not _narrows(modules[i : i + 1]):
@@ -575,6 +629,7 @@ class Block(Swapped):
             return None
         style = () if adain is None else tuple(adain)
         output = _run([self.pad, self.conv], x, norm)
+        output = output._replace(z=norm._munit_fast_input(output.z))
         y = norm._munit_fast_fused(output, style, asked if residual is None else {**asked, "residual": residual})
         if y is not None:
             return y
@@ -631,5 +686,6 @@ class ResnetBlock(Swapped):
         if not isinstance(last, Norm) or not _may_join(x, self.conv_block, last):
             return super().forward(x)
         y = _run(modules, x, last)
+        y = y._replace(z=last._munit_fast_input(y.z))
         joined = last._munit_fast_fused(y, (), {"residual": x})
         return x + last(y.z) if joined is None else joined

@@ -21,6 +21,8 @@ MODULES = {
     "selu": nn.SELU(),
     "tanh": nn.Tanh(),
     "silu": nn.SiLU(),
+    "gelu": nn.GELU(),
+    "gelu_tanh": nn.GELU(approximate="tanh"),
 }
 PAD_MODULES = {"reflect": nn.ReflectionPad2d, "replicate": nn.ReplicationPad2d, "zero": nn.ZeroPad2d}
 

@@ -72,6 +72,11 @@ CASES: dict[str, tuple[Function, Function, list[tuple[int, ...]]]] = {
         lambda x, b, s: F.prelu(x + of_channel(b, x), s),
         [(2, 3, 3, 3), (3,), (1,)],
     ),
+    "bias_act and gelu": (
+        lambda x, b: mf.bias_act(x, b, act="gelu"),
+        lambda x, b: F.gelu(x + of_channel(b, x)),
+        [(2, 3, 3, 3), (3,)],
+    ),
     "scale_bias_act": (
         lambda x, w, b: mf.scale_bias_act(x, w, b, act="tanh"),
         lambda x, w, b: torch.tanh(x * of_channel(w, x) + of_channel(b, x)),
