@@ -27,8 +27,6 @@ class Network:
         make: Builds it; its argument is the channels of its first layer.
         inputs: Channels of its images.
         dims: Their spatial dimensions.
-        width: Channels of the first layer where it is timed: those of the paper, or of the package's example.
-        side: Of the images where it is timed.
         least: The smallest side that it takes.
         further: What its forward takes besides images, from their number and a generator of random numbers.
     """
@@ -36,8 +34,6 @@ class Network:
     make: Callable[[int], nn.Module]
     inputs: int
     dims: int
-    width: int
-    side: int
     least: int
     further: Callable[[int, torch.Generator], tuple[Tensor, ...]] = lambda n, random: ()
 
@@ -124,24 +120,24 @@ def _unet_256(width: int) -> nn.Module:
 
 
 NETWORKS: dict[str, Network] = {
-    "CycleGAN generator": Network(translation.ResnetGenerator, 3, 2, 64, 256, 16),
-    "pix2pix U-Net": Network(_unet_256, 3, 2, 64, 256, 32),
-    "PatchGAN": Network(translation.NLayerDiscriminator, 3, 2, 64, 256, 32),
-    "CUT generator": Network(partial(translation.ResnetGenerator, antialias=True), 3, 2, 64, 128, 16),
-    "StarGAN v2 generator": Network(translation.StarGenerator, 3, 2, 64, 128, 32, _style),
-    "StarGAN v2 discriminator": Network(partial(translation.StarDiscriminator, levels=3), 3, 2, 64, 32, 32, _domains),
-    "FUNIT generator": Network(translation.FewShotGenerator, 3, 2, 64, 128, 16, _picture),
-    "EdgeConnect edges": Network(partial(translation.EdgeGenerator, 3, 1), 3, 2, 64, 128, 16),
-    "EdgeConnect colours": Network(partial(translation.EdgeGenerator, 4, 3, spectral=False), 4, 2, 64, 128, 16),
-    "EdgeConnect discriminator": Network(partial(translation.EdgeDiscriminator, 3), 3, 2, 64, 128, 32),
-    "nnU-Net plain 2d": Network(partial(_nnunet, segmentation.PlainConvUNet, 2), 1, 2, 32, 256, 16),
-    "nnU-Net plain 3d": Network(partial(_nnunet, segmentation.PlainConvUNet, 3), 1, 3, 32, 32, 16),
-    "nnU-Net residual 2d": Network(partial(_nnunet, segmentation.ResidualEncoderUNet, 2), 1, 2, 32, 256, 16),
-    "nnU-Net residual 3d": Network(partial(_nnunet, segmentation.ResidualEncoderUNet, 3), 1, 3, 32, 32, 16),
-    "MONAI UNet 2d": Network(partial(_monai_unet, 2), 1, 2, 16, 256, 16),
-    "MONAI UNet 3d": Network(partial(_monai_unet, 3), 1, 3, 16, 64, 16),
-    "MONAI DynUNet 3d": Network(partial(_dynunet, False), 1, 3, 32, 32, 16),
-    "MONAI DynUNet residual 3d": Network(partial(_dynunet, True), 1, 3, 32, 32, 16),
-    "MONAI SegResNet 3d": Network(_segresnet, 1, 3, 8, 64, 16),
-    "MONAI AutoencoderKL 2d": Network(_autoencoder, 1, 2, 32, 128, 16),
+    "CycleGAN generator": Network(translation.ResnetGenerator, 3, 2, 16),
+    "pix2pix U-Net": Network(_unet_256, 3, 2, 32),
+    "PatchGAN": Network(translation.NLayerDiscriminator, 3, 2, 32),
+    "CUT generator": Network(partial(translation.ResnetGenerator, antialias=True), 3, 2, 16),
+    "StarGAN v2 generator": Network(translation.StarGenerator, 3, 2, 32, _style),
+    "StarGAN v2 discriminator": Network(partial(translation.StarDiscriminator, levels=3), 3, 2, 32, _domains),
+    "FUNIT generator": Network(translation.FewShotGenerator, 3, 2, 16, _picture),
+    "EdgeConnect edges": Network(partial(translation.EdgeGenerator, 3, 1), 3, 2, 16),
+    "EdgeConnect colours": Network(partial(translation.EdgeGenerator, 4, 3, spectral=False), 4, 2, 16),
+    "EdgeConnect discriminator": Network(partial(translation.EdgeDiscriminator, 3), 3, 2, 32),
+    "nnU-Net plain 2d": Network(partial(_nnunet, segmentation.PlainConvUNet, 2), 1, 2, 16),
+    "nnU-Net plain 3d": Network(partial(_nnunet, segmentation.PlainConvUNet, 3), 1, 3, 16),
+    "nnU-Net residual 2d": Network(partial(_nnunet, segmentation.ResidualEncoderUNet, 2), 1, 2, 16),
+    "nnU-Net residual 3d": Network(partial(_nnunet, segmentation.ResidualEncoderUNet, 3), 1, 3, 16),
+    "MONAI UNet 2d": Network(partial(_monai_unet, 2), 1, 2, 16),
+    "MONAI UNet 3d": Network(partial(_monai_unet, 3), 1, 3, 16),
+    "MONAI DynUNet 3d": Network(partial(_dynunet, False), 1, 3, 16),
+    "MONAI DynUNet residual 3d": Network(partial(_dynunet, True), 1, 3, 16),
+    "MONAI SegResNet 3d": Network(_segresnet, 1, 3, 16),
+    "MONAI AutoencoderKL 2d": Network(_autoencoder, 1, 2, 16),
 }
