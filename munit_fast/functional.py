@@ -170,8 +170,8 @@ def group_norm(
         RuntimeError: `impl` cannot serve these tensors.
     """
     groups = whole_number("num_groups", num_groups, 1)
-    options = {"eps": eps, "groups": groups, "dimensions": (2, 3, 4, 5)}
-    spec = epilogue_spec("group", x, act, slope, residual, pad, pad_mode, impl, **options)
+    given = (x, act, slope, residual, pad, pad_mode, impl)
+    spec = epilogue_spec("group", *given, eps=eps, groups=groups, dimensions=(2, 3, 4, 5))
     check_groups(x, groups)
     check_parameter("weight", weight, x, (x.shape[1],))
     check_parameter("bias", bias, x, (x.shape[1],))

@@ -217,7 +217,7 @@ void collect_sums(const BackwardParams& b, const TensorView& v, const PlaneParam
 template <class A>
 void coefficients(const BackwardParams& b, const PlaneParams<A>& planes, const double* plane_sums, int64_t first,
                   int64_t last) {
-  const int64_t together = b.planes_together();
+  const int64_t together = planes_together(b);
   const double count = double(b.h * b.w) * double(together);
   const A* weight = static_cast<const A*>(b.weight);
   for (int64_t p = first; p < last; p += together) {
@@ -232,7 +232,7 @@ void coefficients(const BackwardParams& b, const PlaneParams<A>& planes, const d
       const double std = double(static_cast<const A*>(b.stats)[b.n + p / b.c]);
       c1 = r * along_1 / count;
       c2 = std > 0 ? r * along_x / ((count - 1) * std) : 0;
-    } else if (b.normalises_planes()) {
+    } else if (normalises_planes(b)) {
       c1 = r * along_1 / count;
       c2 = r * r * along_x / count;
     }
@@ -260,8 +260,8 @@ template <class T> void backward_of(const BackwardParams& b) {
   };
   for (int64_t p = 0; p < 2 * planes.count; ++p) plane_sums[p] = 0;
 
-  const int64_t together = b.planes_together();
-  if (b.normalises_planes() && !b.channels_last && b.block == 1 && need_sums &&
+  const int64_t together = planes_together(b);
+  if (normalises_planes(b) && !b.channels_last && b.block == 1 && need_sums &&
       v.samples >= 2 * together * thread_count()) {
     parallel(v.samples / together, [&](int64_t i) {
       const int64_t first = i * together, end = first + together;

@@ -90,8 +90,8 @@ void forward_rows(const ForwardParams& f, const TensorView& v, const PlaneParams
 template <class A>
 void finish_statistics(const EpilogueParams& e, const StatisticsSplit& plan, const Moments* moments, int64_t i) {
   A* stats = static_cast<A*>(e.stats);
-  const int64_t first = i * e.planes_together(), end = first + e.planes_together();
-  const double pixels = double(plan.pixels), count = pixels * double(e.planes_together());
+  const int64_t first = i * planes_together(e), end = first + planes_together(e);
+  const double pixels = double(plan.pixels), count = pixels * double(planes_together(e));
   Moments all{};
   for (int64_t p = first; p < end; ++p) {
     Moments plane = sample_moments(plan, moments, p / plan.channels, p % plan.channels);
@@ -118,9 +118,9 @@ template <class T> void forward_of(const ForwardParams& f) {
                   moments + (sample * plan.parts + part) * plan.channels, scratch.as<A>());
   };
 
-  const int64_t together = f.planes_together();
+  const int64_t together = planes_together(f);
   // NCHW planes are normalised right after their statistics, while they are in the cache.
-  if (f.normalises_planes() && !f.has_statistics && !f.channels_last && f.block == 1 &&
+  if (normalises_planes(f) && !f.has_statistics && !f.channels_last && f.block == 1 &&
       plan.samples >= 2 * together * thread_count()) {
     parallel(plan.samples / together, [&](int64_t i) {
       const int64_t first = i * together, end = first + together;
@@ -184,6 +184,6 @@ template <class T> void statistics_of(const EpilogueParams& e) {
     part_moments(plan, x + sample * plan.pixels * plan.channels, i % plan.parts, moments + i * plan.channels,
                   scratch.as<Accumulator<T>>());
   });
-  for (int64_t i = 0; i < e.n * e.c / e.planes_together(); ++i)
+  for (int64_t i = 0; i < e.n * e.c / planes_together(e); ++i)
     finish_statistics<Accumulator<T>>(e, plan, moments, i);
 }

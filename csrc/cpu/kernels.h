@@ -23,11 +23,6 @@ struct EpilogueParams {
   const void* bias;    // accumulator [n, c]
   const void* slope;   // accumulator [n, c]; read by lrelu and prelu
   void* stats;         // accumulator [2, R]: mean and spread; R = n·c (instance, group), n (layer), 0 (none)
-
-  // Whether it is a norm of planes, alone or a few together, rather than of whole samples.
-  bool normalises_planes() const { return norm == Norm::instance || norm == Norm::group; }
-  // How many neighbouring planes one mean and one spread are of.
-  int64_t planes_together() const { return norm == Norm::layer ? c : norm == Norm::group ? c / groups : 1; }
 };
 
 struct ForwardParams : EpilogueParams {

@@ -20,7 +20,7 @@ template <class A> struct PlaneParams {
     double mean_of = 0, r_of = 1;
     if (e.norm == Norm::layer) {
       mean_of = stats[p / e.c], r_of = 1.0 / (double(stats[e.n + p / e.c]) + e.eps);
-    } else if (e.normalises_planes()) {
+    } else if (normalises_planes(e)) {
       mean_of = stats[p], r_of = 1.0 / ::sqrt(double(stats[count + p]) + e.eps);
     }
     mean()[p] = A(mean_of), r()[p] = A(r_of);

@@ -3,6 +3,14 @@
 // rest, that difference is itself part of the variance. Parts are merged (Chan, Golub & LeVeque 1983) in double precision.
 // The division into parts depends on the sizes alone, so the bits do not depend on the threads.
 
+// Whether it is a norm of planes, alone or a few together, rather than of whole samples.
+inline bool normalises_planes(const EpilogueParams& e) { return e.norm == Norm::instance || e.norm == Norm::group; }
+
+// How many neighbouring planes one mean and one spread are of.
+inline int64_t planes_together(const EpilogueParams& e) {
+  return e.norm == Norm::layer ? e.c : e.norm == Norm::group ? e.c / e.groups : 1;
+}
+
 constexpr int64_t centre_entries = 4096;
 constexpr int64_t part_entries = 65536;
 

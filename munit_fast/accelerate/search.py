@@ -38,6 +38,7 @@ _PUBLISHED: dict[str, tuple[str, ...]] = {
     "ResnetBlock": ("conv_block",),
 }
 CONVOLUTION = "norm_act_conv2d"
+_CONV_NORMS: dict[type[Swapped], str] = {swaps.LayerNorm: "layer", swaps.GroupNorm: "group"}  # its names for them
 ITSELF = "(the module itself)"
 HOOKED = "has a hook, so norm and activation stay two calls"
 _INSTANCE_NORMS = (nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d)
@@ -375,6 +376,5 @@ def _conv_keywords(before: list[nn.Module], module: Any, lead: swaps.Lead) -> sw
     if pad:
         keywords |= {"padding": pad, "padding_mode": "zeros" if mode == "zero" else mode}
     if lead.inner is not None:
-        kind = kind_of(before[0])
-        keywords |= {"norm": {swaps.LayerNorm: "layer", swaps.GroupNorm: "group"}.get(kind, "instance"), **lead.inner}
+        keywords |= {"norm": _CONV_NORMS.get(kind_of(before[0]), "instance"), **lead.inner}
     return keywords

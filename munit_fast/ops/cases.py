@@ -215,7 +215,7 @@ def selftest_cases() -> list[EpilogueCase]:
         EpilogueCase("adain", size, act="tanh", eps=0.1, residual=True),
         EpilogueCase("layer_affine", size, act="relu", pad=2),
         EpilogueCase("group", (2, 6, 7, 9), act="silu", pad=1),
-        EpilogueCase("group_affine", (2, 70, 3, 5), act="relu", residual=True),
+        EpilogueCase("group_affine", (2, 70, 3, 5), act="relu", pad=1, residual=True),
         EpilogueCase("group_affine", (2, 16, 5, 7), eps=0.1, pad=2, pad_mode="replicate"),
         EpilogueCase("layer_shuffled", shuffled, act="selu", pad=1),
         EpilogueCase("layer_shared", shuffled, eps=0.1, residual=True),

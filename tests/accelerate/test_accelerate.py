@@ -620,7 +620,7 @@ def test_norms_that_are_not_ours() -> None:
     reasons = {
         nn.InstanceNorm1d(4, track_running_stats=True): "track_running_stats=True",
         nn.InstanceNorm3d(4, track_running_stats=True): "track_running_stats=True",
-        nn.GroupNorm(1, 4): "^GroupNorm .*no fused",
+        nn.LocalResponseNorm(4): "^LocalResponseNorm .*no fused",
         nn.BatchNorm2d(4): "^BatchNorm2d .*no fused",
         nn.LayerNorm(4): "^LayerNorm .*no fused",
         nn.InstanceNorm2d(4, track_running_stats=True): "track_running_stats=True",
