@@ -1,7 +1,8 @@
 """`munit_fast.accelerate(module)`: a third-party network, with its norms and convolutions run by the fused functions.
 
 `search` finds these and what belongs to them, `probe` tries out whether a class computes what its name says, `swaps`
-has the fused forwards and gives them to modules, `report` says what was done.
+gives a module another forward and takes it back, `norms`, `convolutions` and `containers` have these forwards, `report`
+says what was done.
 """
 
 from __future__ import annotations

@@ -12,19 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from munit_fast.accelerate.swaps import (
-    MARK,
-    AssignedAdaIN,
-    PassedAdaIN,
-    ResBlock,
-    Swapped,
-    channels_of,
-    is_swapped,
-    kind_of,
-    original_class,
-    spatial_dimensions,
-    swap,
-)
+from munit_fast.accelerate.containers import ResBlock
+from munit_fast.accelerate.norms import AssignedAdaIN, PassedAdaIN, channels_of, spatial_dimensions
+from munit_fast.accelerate.swaps import MARK, Swapped, is_swapped, kind_of, original_class, swap
 
 SIDES = {1: (9,), 2: (9, 8), 3: (3, 5, 4)}  # by dimensions; the published networks pad by up to 3
 TOLERANCE = 1e-9

@@ -12,7 +12,7 @@ from torch.nn.modules.lazy import LazyModuleMixin
 from torch.nn.utils import parametrize
 
 from munit_fast import nn as fused_nn
-from munit_fast.accelerate import swaps
+from munit_fast.accelerate import containers, convolutions, norms, swaps
 from munit_fast.accelerate.probe import difference
 from munit_fast.accelerate.report import Fused, Report, Skipped
 from munit_fast.accelerate.swaps import Swapped, is_plain, is_swapped, kind_of, swap
@@ -23,11 +23,11 @@ from munit_fast.reference import layers
 from munit_fast.utils import env
 
 _FUNCTIONS: dict[type[Swapped], str] = {
-    swaps.InstanceNorm: "instance_norm",
-    swaps.GroupNorm: "group_norm",
-    swaps.LayerNorm: "layer_norm2d",
-    swaps.AssignedAdaIN: "adain",
-    swaps.PassedAdaIN: "adain",
+    norms.InstanceNorm: "instance_norm",
+    norms.GroupNorm: "group_norm",
+    norms.LayerNorm: "layer_norm2d",
+    norms.AssignedAdaIN: "adain",
+    norms.PassedAdaIN: "adain",
 }
 # The attributes that the published class of this name has.
 _PUBLISHED: dict[str, tuple[str, ...]] = {
@@ -38,7 +38,7 @@ _PUBLISHED: dict[str, tuple[str, ...]] = {
     "ResnetBlock": ("conv_block",),
 }
 CONVOLUTION = "norm_act_conv2d"
-_CONV_NORMS: dict[type[Swapped], str] = {swaps.LayerNorm: "layer", swaps.GroupNorm: "group"}  # its names for them
+_CONV_NORMS: dict[type[Swapped], str] = {norms.LayerNorm: "layer", norms.GroupNorm: "group"}  # its names for them
 ITSELF = "(the module itself)"
 HOOKED = "has a hook, so norm and activation stay two calls"
 _INSTANCE_NORMS = (nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d)
@@ -52,7 +52,7 @@ def accelerate(module: nn.Module, impl: str = "auto") -> Report:
 
     - `torch.nn.InstanceNorm1d`, 2d and 3d, and that of `munit_fast.reference`, without running statistics; and
       `torch.nn.GroupNorm`;
-    - in a `torch.nn.Sequential`: such a norm with ReLU or another activation of `swaps.ACTIVATIONS` after it, then with
+    - in a `torch.nn.Sequential`: such a norm with ReLU or another activation of `norms.ACTIVATIONS` after it, then with
       ReflectionPad2d, ReplicationPad2d or ZeroPad2d of four equal sides (CycleGAN, pix2pix, U-Nets, PatchGAN);
     - MUNIT's own classes, the published ones and those of `munit_fast.reference`: AdaptiveInstanceNorm2d, LayerNorm,
       norm and activation of Conv2dBlock, and the sum of ResBlock; also that of CycleGAN's ResnetBlock. These are known
@@ -71,10 +71,11 @@ def accelerate(module: nn.Module, impl: str = "auto") -> Report:
     Tensors that the fused functions do not take run as before, and with impl="auto" so do all where no fast backend
     serves them (`munit-fast doctor` says why). Calling this again finds nothing more to do.
 
-    Two things do differ. A channels_last input gives a channels_last result, where PyTorch's norms return NCHW memory.
-    And under autocast MUNIT's LayerNorm returns x's dtype, where PyTorch's promotion gave float32. Second derivatives,
-    the transforms of torch.func, torch.jit.trace and exports run in PyTorch's own operators; restore() before
-    torch.jit.script, which reads a module's source.
+    Three things do differ. A channels_last input gives a channels_last result, where PyTorch's norms return NCHW
+    memory. Under autocast MUNIT's LayerNorm returns x's dtype, where PyTorch's promotion gave float32; and a group norm
+    before a convolution in a Sequential keeps x's dtype, where autocast on a GPU makes it float32 in between. Second
+    derivatives, the transforms of torch.func, torch.jit.trace and exports run in PyTorch's own operators; restore()
+    before torch.jit.script, which reads a module's source.
 
     Args:
         module: the network; on any device (meta too), in any dtype and mode.
@@ -132,7 +133,7 @@ class _Search:
         # What a norm does besides, for each place that it stands in: the name, the modules after it, the keywords.
         self.tails: dict[nn.Module, list[tuple[str, list[str], swaps.Keywords]]] = {}
         # What a convolution does besides, likewise: the name, the modules before it, and what they ask of it.
-        self.leads: dict[nn.Module, list[tuple[str, list[nn.Module], swaps.Lead]]] = {}
+        self.leads: dict[nn.Module, list[tuple[str, list[nn.Module], convolutions.Lead]]] = {}
 
     def skip(self, name: str, reason: str) -> None:
         self.report.skipped.append(Skipped(name, reason))
@@ -166,7 +167,7 @@ class _Search:
             return
         reason = _conv_reason(module, self.impl)
         if reason is None:
-            self.swap(name, module, swaps.Conv2d)
+            self.swap(name, module, convolutions.Conv2d)
         else:
             self.skip(name, f"{type(module).__name__} {reason}")
 
@@ -177,24 +178,24 @@ class _Search:
         found: list[tuple[nn.Module, str, list[str], swaps.Keywords]] = []
         for i, child in enumerate(children):
             after = children[i + 1 :]
-            idle = next((n for n, m in enumerate(after) if not swaps.is_idle(m)), len(after))
-            if not isinstance(child, swaps.Norm) or not _fits(child, after[idle : idle + 1]):
+            idle = next((n for n, m in enumerate(after) if not norms.is_idle(m)), len(after))
+            if not isinstance(child, norms.Norm) or not _fits(child, after[idle : idle + 1]):
                 continue
             if hooked := next((n for n, m in zip(names[i:], [child, *after[: idle + 1]]) if not is_plain(m)), None):
                 self.skip(_inside(name, hooked), HOOKED)
                 continue
-            keywords, used = swaps.followers(child, after)
+            keywords, used = norms.followers(child, after)
             found.append((child, _inside(name, names[i]), [type(m).__name__ for m in after[:used]], keywords))
-        leads = [(i, lead) for i in range(len(children)) if (lead := swaps.lead(children[i:])) is not None]
+        leads = [(i, lead) for i in range(len(children)) if (lead := convolutions.lead(children[i:])) is not None]
         joined = [i + lead.length for i, lead in leads]
         if not found and not any(
-            lead.length or isinstance(next(iter(children[at + 1 :]), None), swaps.Norm)
+            lead.length or isinstance(next(iter(children[at + 1 :]), None), norms.Norm)
             for at, (_, lead) in zip(joined, leads)
         ):
             return
         if type(module).forward is not nn.Sequential.forward or "forward" in vars(module):
             self.skip(name, "a Sequential with its own forward: the modules inside stay calls of their own")
-        elif self.swap(name, module, swaps.Sequential):
+        elif self.swap(name, module, containers.Sequential):
             for run in found:
                 self.tail(*run)
             for n, (at, (i, lead)) in enumerate(zip(joined, leads)):
@@ -203,28 +204,28 @@ class _Search:
                     self.leads.setdefault(children[at], []).append((_inside(name, names[at]), before, lead))
 
     def block(self, name: str, module: Any) -> None:
-        if not _has_shape_of(module, "Conv2dBlock") or not isinstance(module.norm, swaps.Norm):
+        if not _has_shape_of(module, "Conv2dBlock") or not isinstance(module.norm, norms.Norm):
             return
         act = module.activation
-        asked = {} if act is None else swaps.activation(act)
+        asked = {} if act is None else norms.activation(act)
         if asked is None:
             return self.skip(name, f"its activation {type(act).__name__} has no fused form; its norm is fused alone")
         parts = {n: m for n, m in module._modules.items() if n in ("norm", "activation") and m is not None}
         if hooked := next((n for n, m in parts.items() if not is_plain(m)), None):
             return self.skip(_inside(name, hooked), HOOKED)
-        if self.tried(name, module, swaps.Block, swaps.channels_of(module.norm)) and act is not None:
+        if self.tried(name, module, containers.Block, norms.channels_of(module.norm)) and act is not None:
             self.tail(module.norm, _inside(name, "norm"), [type(act).__name__], asked)
 
     def residual(self, name: str, module: Any) -> None:
         last: Any = None
-        kind: type[Swapped] = swaps.ResBlock
+        kind: type[Swapped] = containers.ResBlock
         if _has_shape_of(module, "ResBlock") and type(module.model) is nn.Sequential:
             blocks = list(module.model)
-            if len(blocks) == 2 and all(isinstance(block, swaps.Block) for block in blocks):
+            if len(blocks) == 2 and all(isinstance(block, containers.Block) for block in blocks):
                 last = blocks[-1].norm
         elif _has_shape_of(module, "ResnetBlock") and isinstance(module.conv_block, nn.Sequential):
-            kind, last = swaps.ResnetBlock, next(reversed(module.conv_block), None)
-        if isinstance(last, swaps.Norm) and self.tried(name, module, kind, swaps.channels_of(last)):
+            kind, last = containers.ResnetBlock, next(reversed(module.conv_block), None)
+        if isinstance(last, norms.Norm) and self.tried(name, module, kind, norms.channels_of(last)):
             self.tail_with_sum(last, self.names[last])
 
     def tried(self, name: str, module: nn.Module, kind: type[Swapped], channels: int) -> bool:
@@ -240,16 +241,16 @@ class _Search:
 
     def report_all(self) -> None:
         for module, name in self.names.items():
-            if not isinstance(module, (swaps.Norm, swaps.Conv2d)) or not is_swapped(module):
+            if not isinstance(module, (norms.Norm, convolutions.Conv2d)) or not is_swapped(module):
                 continue
             if module not in self.mine and module not in self.tails and module not in self.leads:
                 self.skip(name, "is accelerated already")
-            elif isinstance(module, swaps.Norm):
+            elif isinstance(module, norms.Norm):
                 for place, after, keywords in self.tails.get(module, [(name, [], {})]):
                     what = " + ".join([type(module).__name__, *after])
                     self.replace(place, what, _FUNCTIONS[kind_of(module)], keywords)
             else:
-                for place, before, lead in self.leads.get(module, [(name, [], swaps.Lead(0, None, {}))]):
+                for place, before, lead in self.leads.get(module, [(name, [], convolutions.Lead(0, None, {}))]):
                     what = " + ".join(type(m).__name__ for m in [*before, module])
                     self.replace(place, what, CONVOLUTION, _conv_keywords(before, module, lead))
 
@@ -270,8 +271,8 @@ def _fits(norm: nn.Module, modules: list[nn.Module]) -> bool:
     """Whether the first module can follow a norm in one call, hooks aside."""
     if not modules:
         return False
-    images = swaps.spatial_dimensions(norm) == 2
-    return swaps.activation(modules[0]) is not None or (images and swaps.padding(modules[0]) is not None)
+    images = norms.spatial_dimensions(norm) == 2
+    return norms.activation(modules[0]) is not None or (images and norms.padding(modules[0]) is not None)
 
 
 def _has_shape_of(module: nn.Module, name: str) -> bool:
@@ -281,7 +282,7 @@ def _has_shape_of(module: nn.Module, name: str) -> bool:
     return all(hasattr(module, attribute) for attribute in _PUBLISHED[name])
 
 
-def _norm_kind(module: Any) -> type[swaps.Norm] | str | None:
+def _norm_kind(module: Any) -> type[norms.Norm] | str | None:
     """The fused forward of a norm; or why there is none; or None for a module that is no norm."""
     cls = type(module)
     is_norm = isinstance(module, (nn.GroupNorm, *_OTHER_NORMS)) or cls.__name__ in (
@@ -309,9 +310,9 @@ def _norm_kind(module: Any) -> type[swaps.Norm] | str | None:
         missing = [name for name in ("gamma", "beta") if name not in module._parameters]
     if missing:
         return f"{cls.__name__} is not MUNIT's: it has no {', '.join(missing)}"
-    kinds: dict[str, dict[int, type[swaps.Norm]]] = {
-        "LayerNorm": {1: swaps.LayerNorm},
-        "AdaptiveInstanceNorm2d": {1: swaps.AssignedAdaIN, 3: swaps.PassedAdaIN},
+    kinds: dict[str, dict[int, type[norms.Norm]]] = {
+        "LayerNorm": {1: norms.LayerNorm},
+        "AdaptiveInstanceNorm2d": {1: norms.AssignedAdaIN, 3: norms.PassedAdaIN},
     }
     arguments = _arguments(module)
     kind = kinds[cls.__name__].get(len(arguments))
@@ -321,7 +322,7 @@ def _norm_kind(module: Any) -> type[swaps.Norm] | str | None:
     return f"{cls.__name__}: {reason}" if reason else kind
 
 
-def _torch_kind(module: Any) -> type[swaps.Norm] | str:
+def _torch_kind(module: Any) -> type[norms.Norm] | str:
     name = type(module).__name__
     if module.track_running_stats:
         return f"{name} uses running statistics (track_running_stats=True)"
@@ -329,16 +330,16 @@ def _torch_kind(module: Any) -> type[swaps.Norm] | str:
     if type(module).forward not in (nn.InstanceNorm2d.forward, own.forward):  # torch's is that of all three
         return f"{name} has its own forward"
     itself = type(module) in (*_INSTANCE_NORMS, own)
-    reason = None if itself else difference(module, swaps.InstanceNorm, module.num_features)
-    return f"{name}: {reason}" if reason else swaps.InstanceNorm
+    reason = None if itself else difference(module, norms.InstanceNorm, module.num_features)
+    return f"{name}: {reason}" if reason else norms.InstanceNorm
 
 
-def _group_kind(module: nn.GroupNorm) -> type[swaps.Norm] | str:
+def _group_kind(module: nn.GroupNorm) -> type[norms.Norm] | str:
     name = type(module).__name__
     if type(module).forward is not nn.GroupNorm.forward:
         return f"{name} has its own forward"
-    reason = None if type(module) is nn.GroupNorm else difference(module, swaps.GroupNorm, module.num_channels)
-    return f"{name}: {reason}" if reason else swaps.GroupNorm
+    reason = None if type(module) is nn.GroupNorm else difference(module, norms.GroupNorm, module.num_channels)
+    return f"{name}: {reason}" if reason else norms.GroupNorm
 
 
 def _conv_reason(module: nn.Conv2d, impl: str) -> str | None:
@@ -354,7 +355,7 @@ def _conv_reason(module: nn.Conv2d, impl: str) -> str | None:
         return "has its own forward"
     if "weight" not in module._parameters:
         return "has a weight that a hook computes (weight or spectral norm, pruning)"
-    found = swaps.geometry(module)
+    found = convolutions.geometry(module)
     if isinstance(found, str):
         return found
     if impl not in ("auto", "cpu"):
@@ -368,9 +369,9 @@ def _conv_reason(module: nn.Conv2d, impl: str) -> str | None:
     return None
 
 
-def _conv_keywords(before: list[nn.Module], module: Any, lead: swaps.Lead) -> swaps.Keywords:
+def _conv_keywords(before: list[nn.Module], module: Any, lead: convolutions.Lead) -> swaps.Keywords:
     """What a convolution with a plan does, as the keywords of `munit_fast.functional.norm_act_conv2d`."""
-    found: Any = swaps.geometry(module)
+    found: Any = convolutions.geometry(module)
     pad, mode = (lead.outer["pad"], lead.outer["pad_mode"]) if lead.outer else (found.pad, found.pad_mode)
     keywords: swaps.Keywords = {"stride": found.stride} if found.stride > 1 else {}
     if pad:

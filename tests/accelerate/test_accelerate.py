@@ -23,7 +23,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 import munit_fast as mf
 from helpers import published_layers as published
 from munit_fast import nn as fused_nn
-from munit_fast.accelerate import Report, Skipped, restore, swaps
+from munit_fast.accelerate import Report, Skipped, norms, restore, swaps
 from munit_fast.accelerate.probe import difference
 from munit_fast.ops import backends, native
 from munit_fast.reference import AdaINGen, MsImageDis, VAEGen, layers
@@ -797,7 +797,7 @@ def test_impl(caplog: pytest.LogCaptureFixture) -> None:
 def no_native(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(native, "module", None)
     monkeypatch.setattr(native, "native_error", "not built")
-    caches = (swaps._is_served, backends.choose, backends._warn_once)
+    caches = (norms._is_served, backends.choose, backends._warn_once)
     for cached in caches:
         cached.cache_clear()
     yield
@@ -825,9 +825,9 @@ def test_symbolic_tracing_still_works() -> None:
 
 
 def test_what_the_trial_answers() -> None:
-    assert difference(published.LayerNorm(3), swaps.LayerNorm, 3) is None
-    assert difference(nn.InstanceNorm2d(3, affine=True, eps=0.1), swaps.InstanceNorm, 3) is None
-    assert difference(published.LayerNorm(3), swaps.InstanceNorm, 3) is not None
+    assert difference(published.LayerNorm(3), norms.LayerNorm, 3) is None
+    assert difference(nn.InstanceNorm2d(3, affine=True, eps=0.1), norms.InstanceNorm, 3) is None
+    assert difference(published.LayerNorm(3), norms.InstanceNorm, 3) is not None
     assert isinstance(accelerate(nn.Identity()), Report)
 
 

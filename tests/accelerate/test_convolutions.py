@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrizations, prune
 
 import munit_fast as mf
-from munit_fast.accelerate import restore, swaps
+from munit_fast.accelerate import convolutions, restore, swaps
 from munit_fast.ops import conv_plans, native, winograd
 from munit_fast.ops.conv_plans import ConvRule
 
@@ -130,13 +130,13 @@ def conv(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], None]]:
 def calls(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str | None, str]]:
     """The convolutions that ran by a plan: (plan, norm and activation that joined, norm whose statistics it gave)."""
     seen: list[tuple[str, str | None, str]] = []
-    real = swaps.planned_conv
+    real = convolutions.planned_conv
 
     def watched(output: Any, e: Any, w: Any, b: Any, plans: Any, pad: int, mode: str, y_norm: str) -> Any:
         seen.append((plans.result, None if e is None else f"{e.spec.norm} {e.spec.act}", y_norm))
         return real(output, e, w, b, plans, pad, mode, y_norm)
 
-    monkeypatch.setattr(swaps, "planned_conv", watched)
+    monkeypatch.setattr(convolutions, "planned_conv", watched)
     return seen
 
 

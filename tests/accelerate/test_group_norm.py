@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 import munit_fast as mf
-from munit_fast.accelerate import swaps
+from munit_fast.accelerate import norms
 from munit_fast.ops import winograd
 
 
@@ -74,7 +74,7 @@ def test_a_norm_before_a_planned_convolution_is_one_call_with_it(monkeypatch: py
     expected = net(x)
     into = [f.into for f in mf.accelerate(net).replaced]
     assert into == ["group_norm(act=silu)", "norm_act_conv2d(padding=1, padding_mode=zeros, norm=group, act=silu)"]
-    monkeypatch.setattr(swaps.ops, "epilogue", None)
+    monkeypatch.setattr(norms.ops, "epilogue", None)
     torch.testing.assert_close(net(x), expected, rtol=1e-3, atol=1e-3)
 
 
@@ -119,14 +119,14 @@ def test_second_derivatives() -> None:
 
 def test_where_autocast_computes_group_norms_in_float32(monkeypatch: pytest.MonkeyPatch) -> None:
     """As it does on GPUs: the result is float32, but for a convolution, which would cast it back."""
-    monkeypatch.setattr(swaps, "_WIDE_GROUP_NORMS", ("cpu",))
-    seen, original = [], swaps.ops.epilogue
+    monkeypatch.setattr(norms, "_WIDE_GROUP_NORMS", ("cpu",))
+    seen, original = [], norms.ops.epilogue
 
     def recorded(x: Tensor, *rest: object) -> Tensor:
         seen.append(x.dtype)
         return original(x, *rest)
 
-    monkeypatch.setattr(swaps.ops, "epilogue", recorded)
+    monkeypatch.setattr(norms.ops, "epilogue", recorded)
     x = torch.randn(2, 8, 6, 7, dtype=torch.bfloat16)
     alone = nn.Sequential(nn.GroupNorm(2, 8), nn.SiLU())
     before_a_convolution = nn.Sequential(nn.GroupNorm(2, 8), nn.SiLU(), nn.Conv2d(8, 8, 1))

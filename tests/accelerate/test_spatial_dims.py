@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 import munit_fast as mf
-from munit_fast.accelerate import swaps
+from munit_fast.accelerate import norms
 
 CONVS = {1: nn.Conv1d, 3: nn.Conv3d}
 TRANSPOSED = {1: nn.ConvTranspose1d, 3: nn.ConvTranspose3d}
@@ -60,13 +60,13 @@ def test_the_same_before_and_after(
     plain = copy.deepcopy(net)
     report = mf.accelerate(net)
     assert [f.what for f in report.replaced] == [f"InstanceNorm{spatial}d + LeakyReLU"] * 3
-    calls, original = [], swaps.ops.epilogue
+    calls, original = [], norms.ops.epilogue
 
     def counted(*arguments: object) -> Tensor:
         calls.append(arguments)
         return original(*arguments)
 
-    monkeypatch.setattr(swaps.ops, "epilogue", counted)
+    monkeypatch.setattr(norms.ops, "epilogue", counted)
     tolerance = 1e-10 if dtype == torch.float64 else 1e-4
     for found, want in zip(results(net, x), expected, strict=True):
         torch.testing.assert_close(found, want, rtol=tolerance, atol=tolerance)
