@@ -8,7 +8,7 @@ from itertools import product
 
 import torch
 
-LEVELS = ("op", "block", "network", "training", "translation")
+LEVELS = ("op", "block", "network", "training", "translation", "accelerated")
 MODES = ("forward", "backward", "training")  # the last: forward and backward together
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 STYLES = {"in 10 styles": 10, "in 1 style": 1}  # translations by name
@@ -20,9 +20,10 @@ class Case:
 
     Attributes:
         level: Of LEVELS. An op or block runs alone on [batch, channels, side, side]; network, training and translation
-            take images [batch, 3, side, side].
+            take images [batch, 3, side, side]; accelerated is a network of `networks_of_others`.
         name: Of the operator, block, network or work.
-        mode: "forward" without autograd's graph, "backward" alone, or "training", both; an iteration is "training".
+        mode: "forward" without autograd's graph, "backward" alone, or "training", both; an iteration is "training",
+            and so is a step of an accelerated network, with Adam's.
         dtype: A key of DTYPES; for networks and iterations the dtype of autocast, fp32 being none.
         batch: Samples.
         channels: Of the tensor, or of the networks' first layer (the configurations' `dim`).
@@ -40,10 +41,15 @@ class Case:
     @property
     def shape(self) -> str:
         """The size for readers, batch×channels×side²."""
-        return f"{self.batch}×{self.channels}×{self.side}²"
+        return shape_of(self.name, self.batch, self.channels, self.side)
 
     def __str__(self) -> str:
         return f"{self.level} {self.name} {self.mode} {self.shape} {self.dtype}"
+
+
+def shape_of(name: str, batch: int, channels: int, side: int) -> str:
+    """batch×channels×side², of volumes side³."""
+    return f"{batch}×{channels}×{side}{'³' if name.endswith('3d') else '²'}"
 
 
 # What stands between two convolutions of MUNIT, then its losses.
@@ -132,6 +138,37 @@ def _translations(px: int, batch: int, dtype: str, dim: int = 64) -> Iterator[Ca
         yield Case("translation", name, "forward", dtype, batch, dim, px)
 
 
+# Networks of `networks_of_others`: channels of the first layer as published, and a side whose training step takes a few
+# seconds at most on two cores.
+_OTHERS: dict[str, tuple[int, int]] = {
+    "CycleGAN generator": (64, 256),
+    "pix2pix U-Net": (64, 256),
+    "PatchGAN": (64, 256),
+    "CUT generator": (64, 128),
+    "StarGAN v2 generator": (64, 128),
+    "StarGAN v2 discriminator": (64, 32),
+    "FUNIT generator": (64, 128),
+    "EdgeConnect edges": (64, 128),
+    "EdgeConnect colours": (64, 128),
+    "EdgeConnect discriminator": (64, 128),
+    "nnU-Net plain 2d": (32, 256),
+    "nnU-Net plain 3d": (32, 32),
+    "nnU-Net residual 2d": (32, 256),
+    "nnU-Net residual 3d": (32, 32),
+    "MONAI UNet 2d": (16, 256),
+    "MONAI UNet 3d": (16, 64),
+    "MONAI DynUNet 3d": (32, 32),
+    "MONAI DynUNet residual 3d": (32, 32),
+    "MONAI SegResNet 3d": (8, 64),
+    "MONAI AutoencoderKL 2d": (32, 128),
+}
+
+
+def _accelerated(batches: Iterable[int]) -> Iterator[Case]:
+    for (name, (channels, side)), batch, mode in product(_OTHERS.items(), batches, _TWO):
+        yield Case("accelerated", name, mode, "fp32", batch, channels, side)
+
+
 _BOTH = ("fp32", "bf16")
 
 SETS: dict[str, tuple[Case, ...]] = {
@@ -144,7 +181,11 @@ SETS: dict[str, tuple[Case, ...]] = {
         *_network_cases(32, (1,), ("fp32",), dim=8),
         _iteration(32, 1, "fp32", dim=8),
         *_translations(32, 1, "fp32", dim=8),
+        *(Case("accelerated", "PatchGAN", mode, "fp32", 1, 8, 32) for mode in _TWO),
+        Case("accelerated", "nnU-Net plain 3d", "training", "fp32", 1, 8, 16),
     ),
+    # Other people's networks before and after `munit_fast.accelerate`: about ten minutes on two cores with --rounds 3.
+    "others": tuple(_accelerated((1, 4))),
     # What a GPU gate affords, what matters most first: it stops where the time is up.
     "gate": (
         _iteration(256, 1, "bf16"),

@@ -64,11 +64,11 @@ def _figure(width: float, height: float) -> tuple[Any, Any]:
 
 
 def _speed(summaries: list[Summary]) -> Any:
-    """Bars for everything above the level of operations."""
-    chosen = [s for s in summaries if s.first.level != "op"]
+    """Bars for all of MUNIT above the level of operations."""
+    order = {"training": 0, "translation": 1, "network": 2, "block": 3}
+    chosen = [s for s in summaries if s.first.level in order]
     if not chosen:
         return None
-    order = {"training": 0, "translation": 1, "network": 2, "block": 3}
     chosen.sort(key=lambda s: (order[s.first.level], s.first.name, s.first.side, s.first.batch, s.first.dtype))
     figure, axes = _figure(9, 0.34 * len(chosen) + 1.2)
     for i, s in enumerate(chosen):
@@ -102,7 +102,7 @@ def _speed(summaries: list[Summary]) -> Any:
 def _roofline(summaries: list[Summary]) -> Any:
     """What is bound by memory beside what is bound by arithmetic, each against its own measured ceiling."""
     moved = [s for s in summaries if s.ours and s.ours.share_of_copy and s.first.level == "op"]
-    counted = [s for s in summaries if s.ours and s.ours.share_of_matrix and s.first.level != "op"]
+    counted = [s for s in summaries if s.ours and s.ours.share_of_matrix and s.first.level not in ("op", "accelerated")]
     if not moved or not counted:
         return None
     from matplotlib.figure import Figure

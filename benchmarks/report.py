@@ -43,6 +43,7 @@ Every figure is a row in `benchmarks/results`, with processor, versions, commit,
 
 ```sh
 munit-fast bench --set cpu --output benchmarks/results/cpu.jsonl   # --level, --name, --side, --batch, --dtype; --list
+munit-fast bench --set others --rounds 3 --output FILE             # networks before and after `accelerate`
 munit-fast bench --report                                          # these pages and the README's rows
 munit-fast bench --compare REVISION_OR_FILE                        # what changed, beside the noise
 make bench                                                         # the first two

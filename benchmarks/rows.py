@@ -9,6 +9,7 @@ from dataclasses import MISSING, asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, NamedTuple, get_args, get_type_hints
 
+from munit_fast.benchmarks.cases import shape_of
 from munit_fast.io.atomic import write_error
 
 
@@ -130,7 +131,7 @@ class Row:
     @property
     def shape(self) -> str:
         """The size for readers, batch×channels×side²."""
-        return f"{self.batch}×{self.channels}×{self.side}²"
+        return shape_of(self.name, self.batch, self.channels, self.side)
 
     @property
     def bandwidth(self) -> float | None:

@@ -17,6 +17,7 @@ from rich.console import Console
 from torch import Tensor
 
 from munit_fast.benchmarks import (
+    contenders_accelerated,
     contenders_convs,
     contenders_networks,
     contenders_ops,
@@ -54,6 +55,7 @@ LIMITS = {
     "training": {"fp32": 1e-3, "bf16": 0.1, "fp16": 0.05},
     "moved": {"fp32": 0.1, "bf16": 0.6, "fp16": 0.6},
     "translation": {"fp32": 2e-3, "bf16": 0.1, "fp16": 0.05},
+    "accelerated": {"fp32": 2e-2, "bf16": 0.4, "fp16": 0.15},
 }
 
 
@@ -198,6 +200,8 @@ def contenders(case: Case, device: torch.device) -> list[Contender]:
         return contenders_training.training_contenders(case, device)
     if case.level == "translation":
         return contenders_translation.translation_contenders(case, device)
+    if case.level == "accelerated":
+        return contenders_accelerated.accelerated_contenders(case, device)
     if case.level in ("block", "network"):
         return contenders_networks.block_contenders(case, device)
     if case.name in contenders_convs.SPECS:
@@ -277,8 +281,8 @@ def _measured(case: Case, options: BenchOptions, where: dict[str, Any]) -> tuple
 def check(case: Case, contender: Contender, numbers: Sequence[Tensor], expected: Sequence[Tensor]) -> float:
     """The worst relative error of a contender's results; see LIMITS.
 
-    In blocks and networks a vector that is all but zero beside the others, the gradient of a bias before an instance
-    norm, is compared with a twentieth of the largest.
+    In networks and their blocks a vector that is all but zero beside the others, the gradient of a bias before an
+    instance norm, is compared with a twentieth of the largest.
 
     Args:
         case: Its level and dtype choose the limits.
@@ -296,7 +300,7 @@ def check(case: Case, contender: Contender, numbers: Sequence[Tensor], expected:
     worst = 0.0
     for a, b in zip(numbers, expected):
         a, b = a.double().cpu(), b.double().cpu()
-        floor = 0.05 * size if b.dim() == 1 and case.level in ("block", "network") else 1e-30
+        floor = 0.05 * size if b.dim() == 1 and case.level in ("block", "network", "accelerated") else 1e-30
         error = float((a - b).norm() / max(float(b.norm()), floor))
         limit = LIMITS["moved" if case.level == "training" and b.dim() == 1 else case.level][precision]
         if not error <= limit:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict
 from statistics import geometric_mean
 
-from munit_fast.benchmarks.cases import HEADLINES, STYLES, Case
+from munit_fast.benchmarks.cases import HEADLINES, STYLES, Case, shape_of
 from munit_fast.benchmarks.contenders import COMPILED, FROZEN, ONNX_RUNTIME, OPENVINO, PUBLISHED
 from munit_fast.benchmarks.rows import Machine, Row
 from munit_fast.benchmarks.summary import Summary, by_machine, complete, summarize
@@ -224,9 +224,43 @@ def _memory_cell(row: Row) -> str:
     return f"{row.peak_bytes / 1e6:.0f}{whole}"
 
 
+def _accelerated_table(summaries: list[Summary]) -> str:
+    """One line for each network, with a pair of columns for each batch: before and after."""
+    batches = sorted({s.first.batch for s in summaries})
+    found = {(s.first.name, s.first.channels, s.first.side, s.first.mode, s.first.batch): s for s in summaries}
+    lines = []
+    for name, channels, side, mode in dict.fromkeys(key[:4] for key in found):
+        cells = [f"{name}, {shape_of(name, 1, channels, side).partition('×')[2]}", _MODES.get(mode, mode)]
+        for batch in batches:
+            s = found.get((name, channels, side, mode, batch))
+            cells += [NONE] * 3 if s is None else _before_and_after(s)
+        lines.append(cells)
+    header = ["channels and side", ""]
+    for batch in batches:
+        header += [f"batch {batch}: seconds before → after", "as fast", "peak MB before → after"]
+    text = (
+        "**Networks of others**, before and after `munit_fast.accelerate`, in eager NCHW float32. A training step is "
+        "forward, loss, backward and Adam's step; peak memory is beyond weights and moments."
+    )
+    return f"{text}\n\n{_table(header, lines)}"
+
+
+_MODES = {"training": "training step"}
+
+
+def _before_and_after(s: Summary) -> list[str]:
+    assert s.ours is not None and s.best_baseline is not None
+    before, after = s.best_baseline, s.ours
+    memory = NONE
+    if before.peak_bytes and after.peak_bytes:
+        memory = f"{before.peak_bytes / 1e6:.0f} → {after.peak_bytes / 1e6:.0f}"
+    return [f"{before.seconds:.3g} → {after.seconds:.3g}", f"{s.speedup:.2f}×", memory]
+
+
 _TABLES = {
     "training": _whole_table,
     "translation": _whole_table,
+    "accelerated": _accelerated_table,
     "network": _part_table,
     "block": _part_table,
     "op": _op_table,

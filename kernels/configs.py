@@ -28,8 +28,11 @@ COMBINE_ELEMENTS = 2048
 
 COMBINE_WARPS = 4
 
-LAYER_CHANNELS = 256
-"""Channels that the layer norm's backward adds up at a time."""
+TOTALS_CHANNELS = 256
+"""Channels that the backward of the layer and the group norm adds up at a time."""
+
+GROUP_ELEMENTS, GROUP_WARPS = 1024, 4
+"""Partial results that a program of the group norm's combine holds at a time, and its warps."""
 
 LOSS_ELEMENTS, LOSS_WARPS = 2048, 4
 """Elements of a tile, and warps of a program, of the loss kernels."""

@@ -1,6 +1,7 @@
 """The epilogue on a GPU: what `munit_fast.reference.epilogue` says, from the kernels beside this file.
 
-Forward: `statistics` where there is a norm, then one pass. Backward: one pass without a norm, two with one.
+Forward: `statistics` where there is a norm, then one pass. Backward: one pass without a norm, two with one. What the
+planes of a group norm share is made once for each of them, so that the passes know of planes only.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ import torch
 from torch import Tensor
 
 from . import configs, launch
-from .epilogue_backward import epilogue_bwd_kernel, sums_combine_bwd_kernel
+from .epilogue_backward import epilogue_bwd_kernel, group_terms_bwd_kernel, sums_combine_bwd_kernel
 from .epilogue_forward import epilogue_fwd_kernel
 from .statistics import statistics
 
@@ -30,6 +31,7 @@ def epilogue_forward(
     block: int,
     pad: int,
     pad_mode: str,
+    groups: int,
     channels_last: bool,
 ) -> None:
     """`reference.epilogue.epilogue` of x into y, and `reference.epilogue.statistics` into stats.
@@ -46,13 +48,14 @@ def epilogue_forward(
         y: [N, P, block·H + 2·pad, block·W + 2·pad], laid out as x; written.
         stats: fp32 [2, R], R as `reference.epilogue.statistics` has it; written unless has_stats.
         has_stats: whether stats holds the statistics already.
-        norm: "none", "instance" or "layer".
-        eps: added to the variance ("instance") or to the standard deviation ("layer").
+        norm: "none", "instance", "layer" or "group".
+        eps: added to the variance ("instance", "group") or to the standard deviation ("layer").
         act: one of `munit_fast.ops.spec.ACTIVATIONS`.
         slope: of lrelu.
         block: side of the blocks of depth-to-space; 1 for none.
         pad: pixels of padding on each side.
         pad_mode: "reflect", "replicate" or "zero".
+        groups: of channels, of the norm "group".
         channels_last: the layout of x.
 
     Raises:
@@ -64,7 +67,7 @@ def epilogue_forward(
     _, p, oh, ow = y.shape
     launch.check_size(n, c, max(c * h * w, p * oh * ow))
     if norm != "none" and not has_stats:
-        statistics(x, norm, channels_last, stats)
+        statistics(x, norm, groups, channels_last, stats)
     table = f"forward, {'channels_last' if channels_last else 'contiguous'}"
     tile = configs.tile(table, x.element_size(), p, oh * ow, x.device)
     p_run, area_run = (launch.run_length(p), 1) if channels_last else (1, launch.run_length(oh * ow))
@@ -93,7 +96,7 @@ def epilogue_forward(
         tile.tiles,
         float(slope),
         float(eps),
-        NORM=norm,
+        NORM="instance" if norm == "group" else norm,
         ACT=act,
         BLOCK=block,
         PAD=pad,
@@ -137,6 +140,38 @@ def combine_sums(
     )
 
 
+def group_terms(sums: Tensor, weight: Tensor | None, groups: int, area: int) -> Tensor:
+    """What the gradient of x behind a group norm takes from the sums.
+
+    Args:
+        sums: fp32 [3, N, C].
+        weight: [P] or [N, P] with dense rows; or None.
+        groups: of channels.
+        area: pixels of a plane.
+
+    Returns:
+        fp32 [2, N, C]: the means of gx̂ and gx̂·x̂ over the group of each plane.
+    """
+    _, n, c = sums.shape
+    terms, members = sums.new_empty(2, n, c), c // groups
+    launch.run(
+        group_terms_bwd_kernel,
+        (groups, n),
+        sums.device,
+        sums,
+        weight,
+        terms,
+        c,
+        members,
+        area,
+        launch.entries(weight),
+        launch.row_stride(weight),
+        TILE=min(configs.power_of_two(members), configs.TOTALS_CHANNELS),
+        num_warps=1,
+    )
+    return terms
+
+
 def epilogue_backward(
     grad: Tensor,
     x: Tensor,
@@ -154,6 +189,7 @@ def epilogue_backward(
     block: int,
     pad: int,
     pad_mode: str,
+    groups: int,
     channels_last: bool,
 ) -> None:
     """`reference.epilogue.epilogue_backward` into the results that are given.
@@ -178,6 +214,7 @@ def epilogue_backward(
         block: as in the forward.
         pad: as in the forward.
         pad_mode: as in the forward.
+        groups: as in the forward.
         channels_last: the layout of x.
 
     Raises:
@@ -192,6 +229,7 @@ def epilogue_backward(
     p_run, area_run = (launch.run_length(p), 1) if channels_last else (1, launch.run_length(h * w))
 
     def run(
+        norm: str,
         tile: configs.TileConfig,
         tiles: int,
         splits: int,
@@ -237,7 +275,7 @@ def epilogue_backward(
             AREA_RUN=area_run,
             TILE_PIXELS=tile.pixels,
             TILE_CHANNELS=tile.channels,
-            TILE_TOTALS=configs.LAYER_CHANNELS,
+            TILE_TOTALS=configs.TOTALS_CHANNELS,
             num_warps=tile.num_warps,
         )
 
@@ -253,10 +291,14 @@ def epilogue_backward(
             totals = torch.empty(3, n, c, dtype=torch.float32, device=x.device)
         partial = totals if splits == 1 else torch.empty(3, splits, n, c, dtype=torch.float32, device=x.device)
         done = norm == "none"
-        run(tile, tiles, splits, partial=partial, **(written if done else {}))
+        of_planes = "instance" if norm == "group" else norm
+        run(of_planes, tile, tiles, splits, partial=partial, **(written if done else {}))
         if splits > 1:
             combine_sums(partial, totals)
     if not done and (grad_x is not None or grad_residual is not None):
         tile = configs.tile(f"backward, {layout}", x.element_size(), p, h * w, x.device)
         splits = configs.cdiv(h * w, tile.pixels * tile.tiles)
-        run(tile, tile.tiles, splits, totals=totals if norm != "none" else None, **written)
+        if norm == "group" and grad_x is not None:
+            assert totals is not None
+            totals = group_terms(totals, weight, groups, h * w)
+        run(norm, tile, tile.tiles, splits, totals=totals if norm != "none" else None, **written)

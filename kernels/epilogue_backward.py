@@ -64,9 +64,11 @@ def load_unpadded(
 
 
 @triton.jit
-def layer_totals(p_sums, p_weight, plane, channels, channels_p, WEIGHT_PHASES: tl.constexpr, TILE: tl.constexpr):
-    """Σ gx̂ and Σ gx̂·x̂ over one sample, from the sums over its planes. p_sums points at the sample's first channel;
-    `plane` is the distance from a row of sums to the next."""
+def weighted_totals(p_sums, p_weight, plane, channels, first, entries, CYCLES: tl.constexpr, TILE: tl.constexpr):
+    """Σ gx̂ and Σ gx̂·x̂ over `channels` planes from channel `first` of a sample on, from the sums over each.
+
+    p_sums points at the first plane, p_weight at the sample's weights; `plane` is the distance from a row of sums to
+    the next. CYCLES: the weights are fewer than the channels, which read them in turn."""
     b_first = tl.zeros([TILE], tl.float32)
     b_second = tl.zeros([TILE], tl.float32)
     for i in range(0, channels, TILE):
@@ -75,7 +77,7 @@ def layer_totals(p_sums, p_weight, plane, channels, channels_p, WEIGHT_PHASES: t
         b_sum = tl.load(p_sums + b_c, m_c, other=0)
         b_along = tl.load(p_sums + plane + b_c, m_c, other=0)
         if p_weight is not None:
-            b_entry = b_c if WEIGHT_PHASES else b_c % channels_p
+            b_entry = (first + b_c) % entries if CYCLES else first + b_c
             b_weight = tl.load(p_weight + b_entry, m_c, other=0).to(tl.float32)
             b_sum *= b_weight
             b_along *= b_weight
@@ -94,7 +96,7 @@ def epilogue_bwd_kernel(
     p_weight,  # [P] or [N, P], with WEIGHT_PHASES [C] or [N, C]; or None
     p_bias,  # the same with BIAS_PHASES
     p_slope,  # [1] or [C] or None (then `slope` is the number)
-    p_sums,  # fp32 [3, N, C], read; needed for grad_x behind a norm
+    p_sums,  # fp32 [3, N, C], or what group_terms_bwd_kernel made of them; read for grad_x behind a norm
     p_grad_x,  # [N, C, H, W], written, or None
     p_grad_residual,  # [N, C, H, W], written, or None
     p_partial,  # fp32 [3, S, N, C], written: the sums over each split's pixels; or None
@@ -156,7 +158,7 @@ def epilogue_bwd_kernel(
     if p_bias is not None:
         b_bias = tl.load(p_bias + i_n * bias_row + (b_c if BIAS_PHASES else b_p), m_p, other=0).to(tl.float32)
     b_slope = slope if p_slope is None else tl.load(p_slope + b_c * slope_step, m_p, other=0).to(tl.float32)
-    if NORM == "instance":
+    if NORM == "instance" or NORM == "group":
         p_mean = p_stats + i_n * channels + b_c
         b_mean = tl.load(p_mean, m_p, other=0)
         b_scale = reciprocal(tl.load(p_mean + tl.num_programs(2).to(tl.int64) * channels, m_p, other=1), eps, NORM)
@@ -173,9 +175,12 @@ def epilogue_bwd_kernel(
         if p_weight is not None:
             b_shift *= b_weight
             b_along *= b_weight
+    elif p_grad_x is not None and NORM == "group":
+        b_shift = tl.load(p_sums + i_n * channels + b_c, m_p, other=0)
+        b_along = tl.load(p_sums + plane + i_n * channels + b_c, m_p, other=0) * b_scale
     elif p_grad_x is not None and NORM == "layer":
-        b_shift, b_along = layer_totals(
-            p_sums + i_n * channels, p_weight, plane, channels, channels_p, WEIGHT_PHASES, TILE_TOTALS
+        b_shift, b_along = weighted_totals(
+            p_sums + i_n * channels, p_weight, plane, channels, 0, channels_p, not WEIGHT_PHASES, TILE_TOTALS
         )
         count = (channels * area).to(tl.float32)
         b_shift = b_shift / count
@@ -253,6 +258,35 @@ def epilogue_bwd_kernel(
         tl.store(p_out, tl.sum(b_sum, axis, keep_dims=True), m_p)
         tl.store(p_out + next_row, tl.sum(b_sum_along, axis, keep_dims=True), m_p)
         tl.store(p_out + 2 * next_row, tl.sum(b_sum_slope, axis, keep_dims=True), m_p)
+
+
+@triton.jit(do_not_specialize=["channels", "members", "area", "entries", "weight_row"])
+def group_terms_bwd_kernel(
+    p_sums,  # fp32 [3, N, C]
+    p_weight,  # [P] or [N, P], where P divides C; or None
+    p_terms,  # fp32 [2, N, C], written
+    channels,  # C
+    members,  # channels of a group
+    area,  # H·W
+    entries,  # P
+    weight_row,  # elements from one sample's weights to the next's; 0: they are shared
+    TILE: tl.constexpr,
+):
+    """Grid (groups, N). The means of gx̂ and gx̂·x̂ over each group, for each of its planes. Reads and writes 8 bytes a
+    plane."""
+    i_n = tl.program_id(1).to(tl.int64)
+    first = tl.program_id(0) * members
+    plane = tl.num_programs(1).to(tl.int64) * channels
+    if p_weight is not None:
+        p_weight += i_n * weight_row
+    p_sums += i_n * channels + first
+    p_terms += i_n * channels + first
+    total, total_along = weighted_totals(p_sums, p_weight, plane, members, first, entries, True, TILE)
+    count = members.to(tl.float32) * area.to(tl.float32)
+    for i in range(0, members, TILE):
+        b_c = i + tl.arange(0, TILE)
+        tl.store(p_terms + b_c, total / count, b_c < members)
+        tl.store(p_terms + plane + b_c, total_along / count, b_c < members)
 
 
 @triton.jit(do_not_specialize=["splits", "columns"])

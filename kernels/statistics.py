@@ -1,7 +1,8 @@
-"""Mean and spread of planes (instance norm) or samples (layer norm): one read of x.
+"""Mean and spread of planes (instance norm), groups of them (group norm) or samples (layer norm): one read of x.
 
 x is seen as [G, L, K] and reduced over L. In channels_last memory an instance norm has G = N, L = H·W, K = C; in every
 other case the reduced elements are contiguous: G = N·C, L = H·W (instance) or G = N, L = C·H·W (layer), and K = 1.
+A group norm reduces planes, which are then united.
 """
 
 from __future__ import annotations
@@ -31,11 +32,11 @@ def merge(b_count, b_mean, b_m2, AXIS: tl.constexpr):
 
 @triton.jit
 def spread(b_m2, length, NORM: tl.constexpr):
-    """The second statistic: the biased variance (instance) or the unbiased standard deviation (layer)."""
-    if NORM == "instance":
-        return b_m2 / length
-    else:
+    """The second statistic: the biased variance (instance, group) or the unbiased standard deviation (layer)."""
+    if NORM == "layer":
         return tl.sqrt(b_m2 / (length - 1.0))
+    else:
+        return b_m2 / length
 
 
 @triton.jit(do_not_specialize=["length_runs", "lane_runs", "tiles"])
@@ -118,9 +119,59 @@ def statistics_combine_fwd_kernel(
     tl.store(p_stats + columns + b_r, spread(b_m2, length.to(tl.float32), NORM), m_r)
 
 
+@triton.jit(do_not_specialize=["splits", "members", "length", "split_length"])
+def group_statistics_fwd_kernel(
+    p_partial,  # fp32 [2, S, N·C]
+    p_stats,  # fp32 [2, N·C]
+    splits,  # S
+    members,  # planes of a group
+    length,  # L of a plane
+    split_length,  # elements of every split but the last, which has the rest
+    BLOCK: tl.constexpr,
+):
+    """Grid (groups of all samples). Unites the splits of a group's planes: reads 8·S bytes, writes 8 bytes a plane."""
+    planes = tl.num_programs(0).to(tl.int64) * members
+    p_partial += tl.program_id(0).to(tl.int64) * members
+    p_stats += tl.program_id(0).to(tl.int64) * members
+    entries = splits * members
+    total = length.to(tl.float32) * members
+
+    # As `merge`, in two rounds: what is united may be more than a program holds.
+    b_sum = tl.zeros([BLOCK], tl.float32)
+    for i in range(0, entries, BLOCK):
+        b_i = i + tl.arange(0, BLOCK)
+        b_split = b_i // members
+        m = b_i < entries
+        b_mean = tl.load(p_partial + b_split * planes + b_i % members, m, other=0)
+        b_count = tl.minimum(length - tl.minimum(b_split, splits - 1) * split_length, split_length)
+        b_sum += tl.where(m, b_count, 0).to(tl.float32) * b_mean
+    estimate = tl.sum(b_sum, 0) / total
+    b_first = tl.zeros([BLOCK], tl.float32)
+    b_second = tl.zeros([BLOCK], tl.float32)
+    for i in range(0, entries, BLOCK):
+        b_i = i + tl.arange(0, BLOCK)
+        b_split = b_i // members
+        m = b_i < entries
+        p_at = p_partial + b_split * planes + b_i % members
+        b_deviation = tl.where(m, tl.load(p_at, m, other=0) - estimate, 0.0)
+        b_m2 = tl.load(p_at + splits * planes, m, other=0)
+        b_count = tl.minimum(length - tl.minimum(b_split, splits - 1) * split_length, split_length)
+        b_count = tl.where(m, b_count, 0).to(tl.float32)
+        b_first += b_count * b_deviation
+        b_second += b_m2 + b_count * b_deviation * b_deviation
+    first = tl.sum(b_first, 0)
+    mean = estimate + first / total
+    variance = spread(tl.sum(b_second, 0) - first * first / total, total, "group")
+    for i in range(0, members, BLOCK):
+        b_i = i + tl.arange(0, BLOCK)
+        tl.store(p_stats + b_i, mean, b_i < members)
+        tl.store(p_stats + planes + b_i, variance, b_i < members)
+
+
 def statistics(
     x: Tensor,
     norm: str,
+    groups: int,
     channels_last: bool,
     stats: Tensor,
 ) -> None:
@@ -128,32 +179,34 @@ def statistics(
 
     Args:
         x: [N, C, H, W], contiguous or channels_last.
-        norm: "instance" or "layer".
+        norm: "instance", "layer" or "group".
+        groups: of channels, of the norm "group".
         channels_last: the layout of x.
-        stats: fp32 [2, R], written; R = N·C ("instance") or N ("layer").
+        stats: fp32 [2, R], written; R = N·C, or N ("layer").
     """
     n, c, h, w = x.shape
     if norm == "layer":
-        groups, length, lanes = n, c * h * w, 1
+        rows, length, lanes = n, c * h * w, 1
     else:
-        groups, length, lanes = (n, h * w, c) if channels_last else (n * c, h * w, 1)
+        rows, length, lanes = (n, h * w, c) if channels_last else (n * c, h * w, 1)
     table = "statistics, rows" if lanes == 1 else "statistics, columns"
     tile = configs.tile(table, x.element_size(), lanes, length, x.device)
-    lane_blocks, columns = configs.cdiv(lanes, tile.channels), groups * lanes
-    tiles, splits = configs.split(configs.cdiv(length, tile.pixels), tile.tiles, groups * lane_blocks)
-    partial = stats if splits == 1 else torch.empty(2, splits, columns, dtype=torch.float32, device=x.device)
+    lane_blocks, columns = configs.cdiv(lanes, tile.channels), rows * lanes
+    tiles, splits = configs.split(configs.cdiv(length, tile.pixels), tile.tiles, rows * lane_blocks)
+    final = splits == 1 and norm != "group"
+    partial = stats if final else torch.empty(2, splits, columns, dtype=torch.float32, device=x.device)
     length_run, lane_run = (launch.run_length(length), 1) if lanes == 1 else (1, launch.run_length(lanes))
     launch.run(
         statistics_fwd_kernel,
-        (groups, splits, lane_blocks),
+        (rows, splits, lane_blocks),
         x.device,
         x,
         partial,
         length // length_run,
         lanes // lane_run,
         tiles,
-        NORM=norm,
-        FINAL=splits == 1,
+        NORM="layer" if norm == "layer" else "instance",
+        FINAL=final,
         ONE_LANE=lanes == 1,
         LENGTH_RUN=length_run,
         LANE_RUN=lane_run,
@@ -161,7 +214,22 @@ def statistics(
         BLOCK_K=tile.channels,
         num_warps=tile.num_warps,
     )
-    if splits > 1:
+    if norm == "group":
+        members = c // groups
+        launch.run(
+            group_statistics_fwd_kernel,
+            (n * groups,),
+            x.device,
+            partial,
+            stats,
+            splits,
+            members,
+            length,
+            tiles * tile.pixels,
+            BLOCK=min(configs.power_of_two(splits * members), configs.GROUP_ELEMENTS),
+            num_warps=configs.GROUP_WARPS,
+        )
+    elif splits > 1:
         block_s = configs.power_of_two(splits)
         block_r = max(configs.COMBINE_ELEMENTS // block_s, 1)
         launch.run(

@@ -14,11 +14,13 @@ from torch import Tensor, nn
 
 from munit_fast import functional
 from munit_fast.ops import formulas
+from munit_fast.ops.arguments import check_names
 from munit_fast.reference import layers
 
 __all__ = [
     "AdaptiveInstanceNorm2d",
     "BiasAct",
+    "GroupNorm",
     "InstanceNorm1d",
     "InstanceNorm2d",
     "InstanceNorm3d",
@@ -34,7 +36,7 @@ class _EpilogueModule(nn.Module):
     slope: float | Tensor
 
     def _set_epilogue(self, act: str, slope: float, pad: int, pad_mode: str, impl: str) -> None:
-        functional.check_names(act, pad_mode, impl)
+        check_names(act, pad_mode, impl)
         self.act, self.pad, self.pad_mode, self.impl = act, pad, pad_mode, impl
         # As torch.nn.PReLU: one slope for all channels.
         self.slope = nn.Parameter(torch.full((1,), float(slope))) if act == "prelu" else slope
@@ -217,7 +219,7 @@ class InstanceNorm2d(_InstanceNorm, nn.InstanceNorm2d):
         pad_mode: str = "reflect",
         impl: str = "auto",
     ) -> None:
-        functional.check_names(act, pad_mode, impl)
+        check_names(act, pad_mode, impl)
         options: dict[str, Any] = {"bias": bias, "act": act, "slope": slope, "impl": impl}
         super().__init__(num_features, eps, momentum, affine, track_running_stats, device, dtype, **options)
         self.pad, self.pad_mode = pad, pad_mode
@@ -249,6 +251,77 @@ class InstanceNorm3d(_InstanceNorm, nn.InstanceNorm3d):
     """
 
     spatial = 3
+
+
+class GroupNorm(_EpilogueModule, nn.GroupNorm):
+    """`torch.nn.GroupNorm` with what follows it; see `functional.group_norm`.
+
+    Shape: [N, C, *spatial] -> [N, C, *spatial], or [N, C, H, W] -> [N, C, H + 2·pad, W + 2·pad].
+
+    Args:
+        num_groups: a divisor of C.
+        num_channels: number of channels C.
+        eps: added to the variance.
+        affine: whether weight and bias [C] are learned.
+        device: of the parameters.
+        dtype: of the parameters.
+        bias: False: with affine=True a weight only.
+        act: the activation, as in `munit_fast.functional`.
+        slope: of "lrelu"; of "prelu" the initial value of the learned slope [1].
+        pad: pixels of padding on each side of an image.
+        pad_mode: "reflect", "replicate" or "zero".
+        impl: the backend, as in `munit_fast.functional`.
+
+    Raises:
+        ValueError: num_groups does not divide num_channels; act, pad_mode or impl is unknown.
+    """
+
+    weight: Any  # as PyTorch's module declares these
+    bias: Any
+
+    def __init__(
+        self,
+        num_groups: int,
+        num_channels: int,
+        eps: float = 1e-5,
+        affine: bool = True,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+        *,
+        bias: bool = True,
+        act: str = "none",
+        slope: float = 0.2,
+        pad: int = 0,
+        pad_mode: str = "reflect",
+        impl: str = "auto",
+    ) -> None:
+        check_names(act, pad_mode, impl)
+        super().__init__(num_groups, num_channels, eps, affine, device, dtype)
+        if not bias:  # torch's own argument came with 2.13
+            self.register_parameter("bias", None)
+        self._set_epilogue(act, slope, pad, pad_mode, impl)
+
+    def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
+        """Norm, activation, residual and, of images, padding.
+
+        Args:
+            x: [N, C, *spatial], with up to three spatial dimensions.
+            residual: like x, added after the activation; or None.
+
+        Returns:
+            [N, C, *spatial], padded, in x's dtype and layout.
+
+        Raises:
+            ValueError: As `functional.group_norm`.
+            TypeError: As `functional.group_norm`.
+            RuntimeError: `impl` cannot serve these tensors.
+        """
+        options: dict[str, Any] = {"residual": residual, **self._epilogue()}
+        return functional.group_norm(x, self.num_groups, self.weight, self.bias, eps=self.eps, **options)
+
+    def extra_repr(self) -> str:
+        """The options, for `repr`."""
+        return super().extra_repr() + self._epilogue_repr()
 
 
 class AdaptiveInstanceNorm2d(layers.AdaptiveInstanceNorm2d, _EpilogueModule):

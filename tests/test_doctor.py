@@ -224,7 +224,7 @@ def _raise() -> None:
     raise RuntimeError("no such kernel\nsecond line")
 
 
-NORMED = {"instance_norm", "adain", "layer_norm2d"}
+NORMED = {"instance_norm", "adain", "layer_norm2d", "group_norm"}
 EPILOGUES = NORMED | {"bias_act", "scale_bias_act"}
 # A function of a backend, what is done to its arguments when it is through with them, the operators that are then
 # wrong, and how the report names the tensor.

@@ -1,10 +1,11 @@
-// The norms, activations and padding modes of an epilogue, the plans of Winograd's convolutions, and the data types that kernels compute on. Each list below
-// gives an enum and the names of its codes; munit_fast._C.enums() hands the names to Python, which compares them with
-// its own when it is imported.
+// The norms, activations and padding modes of an epilogue, the plans of Winograd's convolutions, and the data types that
+// kernels compute on. Each list below gives an enum and the names of its codes; munit_fast._C.enums() hands the names to
+// Python, which compares them with its own when it is imported.
 #pragma once
 
-#define MUNIT_FAST_NORMS(X) X(none) X(instance) X(layer)
-#define MUNIT_FAST_ACTIVATIONS(X) X(none) X(relu) X(lrelu) X(prelu) X(selu) X(tanh) X(silu)
+#define MUNIT_FAST_NORMS(X) X(none) X(instance) X(layer) X(group)
+#define MUNIT_FAST_ACTIVATIONS(X) \
+  X(none) X(relu) X(lrelu) X(prelu) X(selu) X(tanh) X(silu) X(gelu) X(gelu_tanh)
 #define MUNIT_FAST_PAD_MODES(X) X(reflect) X(replicate) X(zero)
 
 #define MUNIT_FAST_WINOGRAD_PLANS(X) X(f43) X(f23) X(f42)

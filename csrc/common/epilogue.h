@@ -36,13 +36,18 @@ Enum enum_of(const char* name, int64_t code, const char* const (&)[count]) {
   return static_cast<Enum>(code);
 }
 
+// R of the statistics [2, R]: one column a plane, or a sample (layer). The planes of a group have equal entries.
+inline int64_t stats_columns(Norm norm, int64_t n, int64_t c) {
+  return norm == Norm::none ? 0 : norm == Norm::layer ? n : n * c;
+}
+
 // The arguments of both operators that are numbers, in the order of the schema.
 struct EpilogueFlags {
   int64_t norm;
   double eps;
   int64_t act;
   double slope;
-  int64_t block, pad, pad_mode;
+  int64_t block, pad, pad_mode, groups;
 };
 
 // weight, bias or prelu's slopes, [P] or [N, P] with dense rows: channel c of sample n reads entry
@@ -74,10 +79,10 @@ class EpilogueArgs {
   const Act act;
   const PadMode pad_mode;
   const double eps, slope;
-  const int64_t n, c, h, w, block, pad;
+  const int64_t n, c, h, w, block, pad, groups;
   const int64_t result_c, result_h, result_w;  // c / block², block·h + 2·pad, block·w + 2·pad
   const ChannelParam weight, bias, slopes;
-  void* const stats;  // accumulator [2, R]: mean and spread; R = n·c (instance), n (layer), 0 (none)
+  void* const stats;  // accumulator [2, R]: mean and spread; R = stats_columns
 
   EpilogueArgs(const Tensor& x_, const MaybeTensor& weight_, const MaybeTensor& bias_, const MaybeTensor& slopes_,
                const Tensor& stats_, const EpilogueFlags& f, bool channels_last_)
@@ -86,12 +91,15 @@ class EpilogueArgs {
         act(enum_of<Act>("act", f.act, activation_names)),
         pad_mode(enum_of<PadMode>("pad_mode", f.pad_mode, pad_mode_names)), eps(f.eps), slope(f.slope),
         n(size_of(x, 0)), c(size_of(x, 1)), h(size_of(x, 2)), w(size_of(x, 3)), block(divisor(f.block, c)), pad(f.pad),
+        groups(f.groups),
         result_c(c / (block * block)), result_h(block * h + 2 * pad), result_w(block * w + 2 * pad),
         weight("weight", weight_, n, c), bias("bias", bias_, n, c), slopes("slope", slopes_, n, c),
         stats(stats_.mutable_data()) {
     check(is_dense(x, channels_last), "x must be dense in the stated layout");
     check(pad >= 0, "pad must not be negative");
-    check(is_accumulator(stats_, 2 * (norm == Norm::none ? 0 : norm == Norm::instance ? n * c : n)),
+    check(norm == Norm::group ? groups > 0 && c % groups == 0 : groups == 1,
+          "groups must divide the channels for the group norm, and be 1 else");
+    check(is_accumulator(stats_, 2 * stats_columns(norm, n, c)),
           "stats must be [2, R] in the accumulator's dtype");
   }
 
@@ -151,8 +159,8 @@ template <class Backend> struct EpilogueOperators {
   static void forward(const Tensor& x, const MaybeTensor& weight, const MaybeTensor& bias, const MaybeTensor& slopes,
                       const MaybeTensor& residual, const Tensor& y, const Tensor& stats, bool has_statistics,
                       int64_t norm, double eps, int64_t act, double slope, int64_t block, int64_t pad,
-                      int64_t pad_mode, Option option) {
-    const EpilogueFlags flags{norm, eps, act, slope, block, pad, pad_mode};
+                      int64_t pad_mode, int64_t groups, Option option) {
+    const EpilogueFlags flags{norm, eps, act, slope, block, pad, pad_mode, groups};
     const ForwardArgs a{{x, weight, bias, slopes, stats, flags, Backend::channels_last(option)},
                         residual, y, has_statistics};
     a.check_result(y);
@@ -163,8 +171,9 @@ template <class Backend> struct EpilogueOperators {
   static void backward(const Tensor& grad, const Tensor& x, const MaybeTensor& weight, const MaybeTensor& bias,
                        const MaybeTensor& slopes, const Tensor& stats, const MaybeTensor& grad_x,
                        const MaybeTensor& grad_residual, const MaybeTensor& sums, int64_t norm, double eps,
-                       int64_t act, double slope, int64_t block, int64_t pad, int64_t pad_mode, Option option) {
-    const EpilogueFlags flags{norm, eps, act, slope, block, pad, pad_mode};
+                       int64_t act, double slope, int64_t block, int64_t pad, int64_t pad_mode, int64_t groups,
+                       Option option) {
+    const EpilogueFlags flags{norm, eps, act, slope, block, pad, pad_mode, groups};
     const BackwardArgs a{{x, weight, bias, slopes, stats, flags, Backend::channels_last(option)},
                          grad, grad_x, grad_residual, sums};
     a.check_result(grad);
@@ -176,7 +185,7 @@ template <class Backend> struct EpilogueOperators {
 
   static void define(Library& library) {
     const std::string flags =
-        std::string("int norm, float eps, int act, float slope, int block, int pad, int pad_mode, ") +
+        std::string("int norm, float eps, int act, float slope, int block, int pad, int pad_mode, int groups, ") +
         Backend::option + ") -> ()";
     library.define(("epilogue_forward(Tensor x, Tensor? weight, Tensor? bias, Tensor? slopes, Tensor? residual, "
                     "Tensor(a!) y, Tensor(b!) stats, bool has_statistics, " + flags).c_str());

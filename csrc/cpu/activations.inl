@@ -66,6 +66,55 @@ template <class A, class V = Vector<A>> __attribute__((noinline)) V silu_derivat
   return sigmoid * (one + z * rest);
 }
 
+inline Vector<float> normal_tail(Vector<float> size, Vector<float> decay) {
+  const Vector<float> t = 1.0f / (1.0f + 0.32f * size);
+  // 2 Φ(-size) exp(size²/2) / t: a minimax polynomial over 0 < t ≤ 1, with a relative error of 3·10⁻⁸.
+  Vector<float> p = -0.04215634519f * t + 0.1908145536f;
+  p = p * t - 0.2934149956f;
+  p = p * t + 0.1306561272f;
+  p = p * t - 0.01875516576f;
+  p = p * t + 0.1173079454f;
+  p = p * t + 0.1756581942f;
+  p = p * t + 0.2292447151f;
+  p = p * t + 0.2553218872f;
+  p = p * t + 0.2553230518f;
+  return 0.5f * decay * (t * p);
+}
+inline Vector<double> normal_tail(Vector<double> size, Vector<double>) {
+  return 0.5 * one_by_one<::erfc>(size * 0.70710678118654752440);
+}
+// The normal distribution function Φ(z), from exp(-z²/2): the tail is a product, so small values keep their digits.
+template <class A, class V = Vector<A>> inline V normal_distribution(V z, V decay) {
+  const V tail = normal_tail(z < V{} ? -z : z, decay);
+  return z < V{} ? tail : A(1) - tail;
+}
+// z · Φ(z), and its derivative Φ(z) + z · φ(z).
+template <class A, class V = Vector<A>> __attribute__((noinline)) V gelu(V z) {
+  return z * normal_distribution<A>(z, same<A, float> ? decay_of<A>(A(0.5) * z * z) : V{});
+}
+template <class A, class V = Vector<A>> __attribute__((noinline)) V gelu_derivative(V z) {
+  const V decay = decay_of<A>(A(0.5) * z * z);
+  return normal_distribution<A>(z, decay) + z * (A(0.39894228040143267794) * decay);
+}
+
+template <class A> constexpr A gelu_tanh_scale = A(1.5957691216057307117597842397375);  // 2 √(2/π)
+template <class A> constexpr A gelu_tanh_cube = A(0.044715);
+// z · (1 + tanh(w / 2)) / 2 = z · sigmoid(w) with w = 2 √(2/π) · (z + 0.044715 z³).
+template <class A, class V = Vector<A>> __attribute__((noinline)) V gelu_tanh(V z) {
+  const V w = gelu_tanh_scale<A> * z * (A(1) + gelu_tanh_cube<A> * z * z);
+  const V decay = decay_of<A>(w), one = V{} + A(1);
+  return z * ((w < V{} ? decay : one) / (one + decay));
+}
+template <class A, class V = Vector<A>> __attribute__((noinline)) V gelu_tanh_derivative(V z) {
+  // Beyond the bound sigmoid'(w) is 0, and must not be multiplied by infinity.
+  const V one = V{} + A(1), square = z * z > A(1e4) ? V{} + A(1e4) : z * z;
+  const V w = gelu_tanh_scale<A> * z * (one + gelu_tanh_cube<A> * square);
+  const V slope = gelu_tanh_scale<A> * (one + A(3) * gelu_tanh_cube<A> * square);
+  const V decay = decay_of<A>(w), share = one / (one + decay);
+  const V sigmoid = (w < V{} ? decay : one) * share, rest = (w < V{} ? one : decay) * share;
+  return sigmoid + z * (slope * (sigmoid * rest));
+}
+
 template <class A> constexpr A selu_scale = A(1.0507009873554804934193349852946);
 template <class A> constexpr A selu_alpha = A(1.6732632423543772848170429916717);
 
@@ -79,6 +128,8 @@ template <Act act, class A, class V = Vector<A>> inline V activate(V z, V slope)
   }
   if constexpr (act == Act::tanh) return hyperbolic_tangent(z);
   if constexpr (act == Act::silu) return silu<A>(z);
+  if constexpr (act == Act::gelu) return gelu<A>(z);
+  if constexpr (act == Act::gelu_tanh) return gelu_tanh<A>(z);
   return z;
 }
 
@@ -96,6 +147,8 @@ template <Act act, class A, class V = Vector<A>> inline V activation_gradient(V 
     return g * (A(1) - t * t);
   }
   if constexpr (act == Act::silu) return g * silu_derivative<A>(z);
+  if constexpr (act == Act::gelu) return g * gelu_derivative<A>(z);
+  if constexpr (act == Act::gelu_tanh) return g * gelu_tanh_derivative<A>(z);
   return g;
 }
 
@@ -109,5 +162,7 @@ template <class Body> inline void with_act(Act act, const Body& body) {
     case Act::selu: return body.template operator()<Act::selu>();
     case Act::tanh: return body.template operator()<Act::tanh>();
     case Act::silu: return body.template operator()<Act::silu>();
+    case Act::gelu: return body.template operator()<Act::gelu>();
+    case Act::gelu_tanh: return body.template operator()<Act::gelu_tanh>();
   }
 }

@@ -77,7 +77,8 @@ template <class Params> struct Call {
   explicit Call(const EpilogueArgs& a) : weight(a, a.weight, 1), bias(a, a.bias, 0), slope(a, a.slopes, a.slope) {
     EpilogueParams& e = params;
     e.dtype = a.dtype, e.norm = a.norm, e.act = a.act, e.pad_mode = a.pad_mode, e.channels_last = a.channels_last;
-    e.n = a.n, e.c = a.c, e.h = a.h, e.w = a.w, e.block = a.block, e.pad = a.pad, e.eps = a.eps;
+    e.n = a.n, e.c = a.c, e.h = a.h, e.w = a.w, e.block = a.block, e.pad = a.pad;
+    e.groups = a.groups, e.eps = a.eps;
     e.x = a.x.data(), e.stats = a.stats;
     e.weight = weight.data(), e.bias = bias.data(), e.slope = slope.data();
   }

@@ -126,10 +126,10 @@ const float* transform(const Tensor& weight, WinogradPlan plan, bool transposed)
 
 void winograd_conv(const Tensor& x, const MaybeTensor& weight, const MaybeTensor& bias, const MaybeTensor& slopes,
                    const Tensor& stats, int64_t norm, double eps, int64_t act, double slope, int64_t block, int64_t pad,
-                   int64_t pad_mode, int64_t plan, bool transposed, const Tensor& conv_weight, const MaybeTensor& u,
-                   const MaybeTensor& conv_bias, int64_t fold, int64_t fold_mode, const MaybeTensor& add,
-                   const Tensor& y, int64_t y_norm, const MaybeTensor& y_stats) {
-  const EpilogueArgs args{x, weight, bias, slopes, stats, {norm, eps, act, slope, block, pad, pad_mode}, true};
+                   int64_t pad_mode, int64_t groups, int64_t plan, bool transposed, const Tensor& conv_weight,
+                   const MaybeTensor& u, const MaybeTensor& conv_bias, int64_t fold, int64_t fold_mode,
+                   const MaybeTensor& add, const Tensor& y, int64_t y_norm, const MaybeTensor& y_stats) {
+  const EpilogueArgs args{x, weight, bias, slopes, stats, {norm, eps, act, slope, block, pad, pad_mode, groups}, true};
   ConvCall<WinogradConv> call(args);
   WinogradConv& a = call.params;
   a.plan = plan_of(plan);
@@ -170,8 +170,9 @@ void winograd_conv(const Tensor& x, const MaybeTensor& weight, const MaybeTensor
   a.y = y.mutable_data(), a.streams = y.numel() * (args.dtype == Dtype::f32 ? 4 : 2) >= large_convolution;
   a.y_norm = enum_of<Norm>("y_norm", y_norm, norm_names);
   if (y_stats) {
-    check(!transposed && a.y_norm != Norm::none, "no statistics of a gradient");
-    check(args.is_accumulator(*y_stats, 2 * (a.y_norm == Norm::instance ? args.n * a.k : args.n)),
+    check(!transposed && (a.y_norm == Norm::instance || a.y_norm == Norm::layer),
+          "y_norm must be instance or layer, and no gradient has statistics");
+    check(args.is_accumulator(*y_stats, 2 * stats_columns(a.y_norm, args.n, a.k)),
           "y_stats must be [2, R] in float32");
     a.y_stats = y_stats->mutable_data();
   }
@@ -182,9 +183,9 @@ void winograd_conv(const Tensor& x, const MaybeTensor& weight, const MaybeTensor
 
 void winograd_weight_gradient(const Tensor& grad, const Tensor& x, const MaybeTensor& weight, const MaybeTensor& bias,
                               const MaybeTensor& slopes, const Tensor& stats, int64_t norm, double eps, int64_t act,
-                              double slope, int64_t block, int64_t pad, int64_t pad_mode, int64_t plan,
+                              double slope, int64_t block, int64_t pad, int64_t pad_mode, int64_t groups, int64_t plan,
                               const Tensor& grad_weight) {
-  const EpilogueArgs args{x, weight, bias, slopes, stats, {norm, eps, act, slope, block, pad, pad_mode}, true};
+  const EpilogueArgs args{x, weight, bias, slopes, stats, {norm, eps, act, slope, block, pad, pad_mode, groups}, true};
   ConvCall<WinogradWeightGradient> call(args);
   WinogradWeightGradient& a = call.params;
   a.plan = plan_of(plan);
@@ -214,8 +215,8 @@ void describe_border(const EpilogueArgs& args, PhaseBorder& a, const Tensor& wei
 
 void phase_border(const Tensor& x, const MaybeTensor& weight, const MaybeTensor& bias, const MaybeTensor& slopes,
                   const Tensor& stats, int64_t norm, double eps, int64_t act, double slope, int64_t block, int64_t pad,
-                  int64_t pad_mode, const Tensor& border_weight, const Tensor& y) {
-  const EpilogueArgs args{x, weight, bias, slopes, stats, {norm, eps, act, slope, block, pad, pad_mode}, true};
+                  int64_t pad_mode, int64_t groups, const Tensor& border_weight, const Tensor& y) {
+  const EpilogueArgs args{x, weight, bias, slopes, stats, {norm, eps, act, slope, block, pad, pad_mode, groups}, true};
   ConvCall<PhaseBorder> call(args);
   describe_border(args, call.params, border_weight, y);
   call.params.y = y.mutable_data();
@@ -224,9 +225,9 @@ void phase_border(const Tensor& x, const MaybeTensor& weight, const MaybeTensor&
 
 void phase_border_backward(const Tensor& grad, const Tensor& x, const MaybeTensor& weight, const MaybeTensor& bias,
                            const MaybeTensor& slopes, const Tensor& stats, int64_t norm, double eps, int64_t act,
-                           double slope, int64_t block, int64_t pad, int64_t pad_mode, const Tensor& border_weight,
-                           const MaybeTensor& grad_x, const MaybeTensor& grad_weight) {
-  const EpilogueArgs args{x, weight, bias, slopes, stats, {norm, eps, act, slope, block, pad, pad_mode}, true};
+                           double slope, int64_t block, int64_t pad, int64_t pad_mode, int64_t groups,
+                           const Tensor& border_weight, const MaybeTensor& grad_x, const MaybeTensor& grad_weight) {
+  const EpilogueArgs args{x, weight, bias, slopes, stats, {norm, eps, act, slope, block, pad, pad_mode, groups}, true};
   ConvCall<PhaseBorder> call(args);
   PhaseBorder& a = call.params;
   describe_border(args, a, border_weight, grad);
@@ -286,7 +287,7 @@ void add_columns(const Tensor& columns, const MaybeTensor& bias, int64_t kernel,
 void define_convolutions(Library& m) {
   const std::string input =
       "Tensor x, Tensor? weight, Tensor? bias, Tensor? slopes, Tensor stats, int norm, float eps, int act, float slope, "
-      "int block, int pad, int pad_mode, ";
+      "int block, int pad, int pad_mode, int groups, ";
   m.define(("winograd_conv(" + input + "int plan, bool transposed, Tensor conv_weight, Tensor? u, Tensor? conv_bias, "
             "int fold, int fold_mode, Tensor? add, Tensor(a!) y, int y_norm, Tensor(b!)? y_stats) -> ()").c_str());
   m.define(("winograd_weight_gradient(Tensor grad, " + input + "int plan, Tensor(a!) grad_weight) -> ()").c_str());

@@ -212,35 +212,31 @@ void collect_sums(const BackwardParams& b, const TensorView& v, const PlaneParam
   }
 }
 
-// … which become the two coefficients of dx = gz · scale - c1 - (x - mean) · c2.
+// … which become the two coefficients of dx = gz · scale - c1 - (x - mean) · c2, the same for all planes that are
+// normalised together; of planes [first, last).
 template <class A>
 void coefficients(const BackwardParams& b, const PlaneParams<A>& planes, const double* plane_sums, int64_t first,
                   int64_t last) {
-  const double pixels = double(b.h * b.w);
+  const int64_t together = planes_together(b);
+  const double count = double(b.h * b.w) * double(together);
   const A* weight = static_cast<const A*>(b.weight);
-  for (int64_t p = first; p < last; ++p) {
-    double c1 = 0, c2 = 0;
+  for (int64_t p = first; p < last; p += together) {
+    double along_1 = 0, along_x = 0;
+    for (int64_t k = p; k < p + together; ++k) {
+      along_1 += double(weight[k]) * plane_sums[2 * k];
+      along_x += double(weight[k]) * plane_sums[2 * k + 1];
+    }
     const double r = double(planes.r()[p]);
-    if (b.norm == Norm::instance) {
-      const double scale = r * double(weight[p]);
-      c1 = scale * plane_sums[2 * p] / pixels;
-      c2 = scale * r * plane_sums[2 * p + 1] / pixels;
-    } else if (b.norm == Norm::layer) {
-      if (p % b.c) {  // the same for all planes of a sample
-        planes.c1()[p] = planes.c1()[p - 1], planes.c2()[p] = planes.c2()[p - 1];
-        continue;
-      }
-      double along_1 = 0, along_x = 0;
-      for (int64_t k = p; k < p + b.c; ++k) {
-        along_1 += double(weight[k]) * plane_sums[2 * k];
-        along_x += double(weight[k]) * plane_sums[2 * k + 1];
-      }
-      const double count = pixels * double(b.c);
+    double c1 = 0, c2 = 0;
+    if (b.norm == Norm::layer) {
       const double std = double(static_cast<const A*>(b.stats)[b.n + p / b.c]);
       c1 = r * along_1 / count;
       c2 = std > 0 ? r * along_x / ((count - 1) * std) : 0;
+    } else if (normalises_planes(b)) {
+      c1 = r * along_1 / count;
+      c2 = r * r * along_x / count;
     }
-    planes.c1()[p] = A(c1), planes.c2()[p] = A(c2);
+    for (int64_t k = p; k < p + together; ++k) planes.c1()[k] = A(c1), planes.c2()[k] = A(c2);
   }
 }
 
@@ -264,13 +260,19 @@ template <class T> void backward_of(const BackwardParams& b) {
   };
   for (int64_t p = 0; p < 2 * planes.count; ++p) plane_sums[p] = 0;
 
-  if (b.norm == Norm::instance && !b.channels_last && b.block == 1 && need_sums && v.samples >= 2 * thread_count()) {
-    parallel(v.samples, [&](int64_t plane) {
-      planes.read(b, plane);
-      for (int64_t task = 0; task < tasks; ++task) sum_task(plane, task);
-      collect(plane);
-      coefficients(b, planes, plane_sums, plane, plane + 1);
-      if (need_rows) backward_rows<T>(b, v, planes, plane, 0, v.rows);
+  const int64_t together = planes_together(b);
+  if (normalises_planes(b) && !b.channels_last && b.block == 1 && need_sums &&
+      v.samples >= 2 * together * thread_count()) {
+    parallel(v.samples / together, [&](int64_t i) {
+      const int64_t first = i * together, end = first + together;
+      for (int64_t plane = first; plane < end; ++plane) {
+        planes.read(b, plane);
+        for (int64_t task = 0; task < tasks; ++task) sum_task(plane, task);
+        collect(plane);
+      }
+      coefficients(b, planes, plane_sums, first, end);
+      for (int64_t plane = end - 1; need_rows && plane >= first; --plane)
+        backward_rows<T>(b, v, planes, plane, 0, v.rows);
     });
     return;
   }

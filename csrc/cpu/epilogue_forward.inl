@@ -86,22 +86,22 @@ void forward_rows(const ForwardParams& f, const TensorView& v, const PlaneParams
   if (streams) finish_streams();
 }
 
-// Writes the statistics of row r of `stats` from the moments of its planes.
+// Writes the statistics of the i-th planes that are normalised together, from their moments.
 template <class A>
-void finish_statistics(const EpilogueParams& e, const StatisticsSplit& plan, const Moments* moments, int64_t r) {
+void finish_statistics(const EpilogueParams& e, const StatisticsSplit& plan, const Moments* moments, int64_t i) {
   A* stats = static_cast<A*>(e.stats);
-  const double pixels = double(plan.pixels);
-  if (e.norm == Norm::instance) {
-    Moments all = sample_moments(plan, moments, r / plan.channels, r % plan.channels);
-    stats[r] = A(all.mean), stats[e.n * e.c + r] = A(all.squares / pixels);
-  } else {
-    Moments all{};
-    for (int64_t p = r * e.c; p < (r + 1) * e.c; ++p) {
-      Moments plane = sample_moments(plan, moments, p / plan.channels, p % plan.channels);
-      if (p == r * e.c) all = plane; else Merge(double(p - r * e.c) * pixels, pixels)(all, plane);
-    }
-    stats[r] = A(all.mean), stats[e.n + r] = A(::sqrt(all.squares / (pixels * double(e.c) - 1)));
+  const int64_t first = i * planes_together(e), end = first + planes_together(e);
+  const double pixels = double(plan.pixels), count = pixels * double(planes_together(e));
+  Moments all{};
+  for (int64_t p = first; p < end; ++p) {
+    Moments plane = sample_moments(plan, moments, p / plan.channels, p % plan.channels);
+    if (p == first) all = plane; else Merge(double(p - first) * pixels, pixels)(all, plane);
   }
+  if (e.norm == Norm::layer) {
+    stats[i] = A(all.mean), stats[e.n + i] = A(::sqrt(all.squares / (count - 1)));
+    return;
+  }
+  for (int64_t p = first; p < end; ++p) stats[p] = A(all.mean), stats[e.n * e.c + p] = A(all.squares / count);
 }
 
 template <class T> void forward_of(const ForwardParams& f) {
@@ -110,22 +110,27 @@ template <class T> void forward_of(const ForwardParams& f) {
   const StatisticsSplit plan(f);
   const PlaneParams<A> planes(f);
   const T* x = static_cast<const T*>(f.x);
-  const Scratch moment_memory(plan.samples * plan.groups * plan.channels * sizeof(Moments));
+  const Scratch moment_memory(plan.samples * plan.parts * plan.channels * sizeof(Moments));
   Moments* moments = moment_memory.as<Moments>();
-  auto measure = [&](int64_t sample, int64_t group) {
+  auto measure = [&](int64_t sample, int64_t part) {
     const Scratch scratch(plan.scratch(sizeof(A)));
-    group_moments(plan, x + sample * plan.pixels * plan.channels, group,
-                  moments + (sample * plan.groups + group) * plan.channels, scratch.as<A>());
+    part_moments(plan, x + sample * plan.pixels * plan.channels, part,
+                  moments + (sample * plan.parts + part) * plan.channels, scratch.as<A>());
   };
 
-  // An NCHW plane is normalised right after its statistics, while it is in the cache.
-  if (f.norm == Norm::instance && !f.has_statistics && !f.channels_last && f.block == 1 &&
-      plan.samples >= 2 * thread_count()) {
-    parallel(plan.samples, [&](int64_t plane) {
-      for (int64_t g = 0; g < plan.groups; ++g) measure(plane, g);
-      finish_statistics<A>(f, plan, moments, plane);
-      planes.read(f, plane);
-      forward_rows<T>(f, v, planes, plane, 0, v.padded_rows);
+  const int64_t together = planes_together(f);
+  // NCHW planes are normalised right after their statistics, while they are in the cache.
+  if (normalises_planes(f) && !f.has_statistics && !f.channels_last && f.block == 1 &&
+      plan.samples >= 2 * together * thread_count()) {
+    parallel(plan.samples / together, [&](int64_t i) {
+      const int64_t first = i * together, end = first + together;
+      for (int64_t plane = first; plane < end; ++plane)
+        for (int64_t part = 0; part < plan.parts; ++part) measure(plane, part);
+      finish_statistics<A>(f, plan, moments, i);
+      for (int64_t plane = end - 1; plane >= first; --plane) {
+        planes.read(f, plane);
+        forward_rows<T>(f, v, planes, plane, 0, v.padded_rows);
+      }
     });
     return;
   }
@@ -141,15 +146,15 @@ template <class T> void forward_of(const ForwardParams& f) {
     return;
   }
   auto finish = [&](int64_t image) {
-    const int64_t rows = f.norm == Norm::instance ? f.c : 1;
-    for (int64_t r = image * rows; r < (image + 1) * rows; ++r) finish_statistics<A>(f, plan, moments, r);
+    const int64_t of_image = f.c / together;
+    for (int64_t i = image * of_image; i < (image + 1) * of_image; ++i) finish_statistics<A>(f, plan, moments, i);
     for (int64_t p = image * f.c; p < (image + 1) * f.c; ++p) planes.read(f, p);
   };
   // The second pass goes backwards: what was read last may still be in a cache.
   const BatchPlan batch(f, f.c * f.h * f.w * int64_t(sizeof(T)));
   if (batch.by_image) {
     parallel(f.n, [&](int64_t n) {
-      for (int64_t i = 0; i < parts * plan.groups; ++i) measure(n * parts + i / plan.groups, i % plan.groups);
+      for (int64_t i = 0; i < parts * plan.parts; ++i) measure(n * parts + i / plan.parts, i % plan.parts);
       finish(n);
       for (int64_t i = samples * tasks - 1; i >= 0; --i) rows_of(n * samples + i / tasks, i % tasks);
     }, entries);
@@ -157,8 +162,8 @@ template <class T> void forward_of(const ForwardParams& f) {
   }
   for (int64_t first = 0; first < f.n; first += batch.together) {
     const int64_t images = min64(batch.together, f.n - first);
-    parallel(images * parts * plan.groups,
-             [&](int64_t i) { measure(first * parts + i / plan.groups, i % plan.groups); });
+    parallel(images * parts * plan.parts,
+             [&](int64_t i) { measure(first * parts + i / plan.parts, i % plan.parts); });
     for (int64_t n = first; n < first + images; ++n) finish(n);
     parallel(images * samples * tasks, [&](int64_t i) {
       i = images * samples * tasks - 1 - i;
@@ -171,14 +176,14 @@ template <class T> void forward_of(const ForwardParams& f) {
 template <class T> void statistics_of(const EpilogueParams& e) {
   const StatisticsSplit plan(e);
   const T* x = static_cast<const T*>(e.x);
-  const Scratch moment_memory(plan.samples * plan.groups * plan.channels * sizeof(Moments));
+  const Scratch moment_memory(plan.samples * plan.parts * plan.channels * sizeof(Moments));
   Moments* moments = moment_memory.as<Moments>();
-  parallel(plan.samples * plan.groups, [&](int64_t i) {
-    const int64_t sample = i / plan.groups;
+  parallel(plan.samples * plan.parts, [&](int64_t i) {
+    const int64_t sample = i / plan.parts;
     const Scratch scratch(plan.scratch(sizeof(Accumulator<T>)));
-    group_moments(plan, x + sample * plan.pixels * plan.channels, i % plan.groups, moments + i * plan.channels,
+    part_moments(plan, x + sample * plan.pixels * plan.channels, i % plan.parts, moments + i * plan.channels,
                   scratch.as<Accumulator<T>>());
   });
-  const int64_t rows = e.norm == Norm::instance ? e.n * e.c : e.n;
-  for (int64_t r = 0; r < rows; ++r) finish_statistics<Accumulator<T>>(e, plan, moments, r);
+  for (int64_t i = 0; i < e.n * e.c / planes_together(e); ++i)
+    finish_statistics<Accumulator<T>>(e, plan, moments, i);
 }

@@ -16,13 +16,13 @@ struct EpilogueParams {
   Act act;
   PadMode pad_mode;
   bool channels_last;
-  int64_t n, c, h, w, block, pad;
+  int64_t n, c, h, w, block, pad, groups;
   double eps;
   const void* x;
   const void* weight;  // accumulator [n, c]: one entry for each plane of x
   const void* bias;    // accumulator [n, c]
   const void* slope;   // accumulator [n, c]; read by lrelu and prelu
-  void* stats;         // accumulator [2, R]: mean and spread; R = n·c (instance), n (layer), 0 (none)
+  void* stats;         // accumulator [2, R]: mean and spread; R = n·c (instance, group), n (layer), 0 (none)
 };
 
 struct ForwardParams : EpilogueParams {

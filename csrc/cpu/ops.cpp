@@ -84,25 +84,26 @@ Tensor empty_result(const Tensor& x, int64_t block, int64_t pad, bool channels_l
 
 std::tuple<Tensor, Tensor> epilogue(const Tensor& x, const MaybeTensor& weight, const MaybeTensor& bias,
                                     const MaybeTensor& residual, const MaybeTensor& slopes, int64_t norm, double eps,
-                                    int64_t act, double slope, int64_t block, int64_t pad, int64_t pad_mode) {
+                                    int64_t act, double slope, int64_t block, int64_t pad, int64_t pad_mode,
+                                    int64_t groups) {
   const bool channels_last = is_channels_last(x);
   Tensor y = empty_result(x, block, pad, channels_last);
   const Norm kind = enum_of<Norm>("norm", norm, norm_names);
-  const int64_t columns = kind == Norm::none ? 0 : x.sizes()[0] * (kind == Norm::instance ? x.sizes()[1] : 1);
+  const int64_t columns = stats_columns(kind, x.sizes()[0], x.sizes()[1]);
   const int64_t size[2] = {2, columns}, strides[2] = {std::max<int64_t>(1, columns), 1};
   Tensor stats = Tensor::empty(2, size, strides, accumulator_of(x), x);
   Operators::forward(x, weight, bias, slopes, residual, y, stats, false, norm, eps, act, slope, block, pad, pad_mode,
-                     channels_last);
+                     groups, channels_last);
   return {std::move(y), std::move(stats)};
 }
 
 Tensor epilogue_again(const Tensor& x, const Tensor& stats, const MaybeTensor& weight, const MaybeTensor& bias,
                       const MaybeTensor& residual, const MaybeTensor& slopes, int64_t norm, double eps, int64_t act,
-                      double slope, int64_t block, int64_t pad, int64_t pad_mode) {
+                      double slope, int64_t block, int64_t pad, int64_t pad_mode, int64_t groups) {
   const bool channels_last = is_channels_last(x);
   Tensor y = empty_result(x, block, pad, channels_last);
   Operators::forward(x, weight, bias, slopes, residual, y, stats, true, norm, eps, act, slope, block, pad, pad_mode,
-                     channels_last);
+                     groups, channels_last);
   return y;
 }
 
@@ -110,7 +111,7 @@ Tensor epilogue_again(const Tensor& x, const Tensor& stats, const MaybeTensor& w
 std::tuple<MaybeTensor, MaybeTensor, MaybeTensor> epilogue_gradients(
     const Tensor& grad, const Tensor& x, const Tensor& stats, const MaybeTensor& weight, const MaybeTensor& bias,
     const MaybeTensor& slopes, int64_t norm, double eps, int64_t act, double slope, int64_t block, int64_t pad,
-    int64_t pad_mode, bool need_x, bool need_residual, bool need_sums) {
+    int64_t pad_mode, int64_t groups, bool need_x, bool need_residual, bool need_sums) {
   const bool channels_last = is_channels_last(x);
   const int64_t *s = x.sizes(), like_x[4] = {s[0], s[1], s[2], s[3]};
   const int64_t size[3] = {3, s[0], s[1]}, strides[3] = {s[0] * s[1], s[1], 1};
@@ -120,13 +121,13 @@ std::tuple<MaybeTensor, MaybeTensor, MaybeTensor> epilogue_gradients(
   if (need_residual) grad_residual = Tensor::empty_image(like_x, channels_last, dtype, x);
   if (need_sums) sums = Tensor::empty(3, size, strides, accumulator_of(x), x);
   Operators::backward(grad, x, weight, bias, slopes, stats, grad_x, grad_residual, sums, norm, eps, act, slope, block,
-                      pad, pad_mode, channels_last);
+                      pad, pad_mode, groups, channels_last);
   return {std::move(grad_x), std::move(grad_residual), std::move(sums)};
 }
 
 // The statistics that epilogue_forward gives, alone.
-void statistics(const Tensor& x, const Tensor& stats, int64_t norm) {
-  const EpilogueArgs args{x, std::nullopt, std::nullopt, std::nullopt, stats, {norm, 0, 0, 0, 1, 0, 0}, true};
+void statistics(const Tensor& x, const Tensor& stats, int64_t norm, int64_t groups) {
+  const EpilogueArgs args{x, std::nullopt, std::nullopt, std::nullopt, stats, {norm, 0, 0, 0, 1, 0, 0, groups}, true};
   check(args.norm != Norm::none, "statistics are those of a norm");
   const Call<ForwardParams> call(args);
   active().statistics(call.params);
@@ -167,13 +168,13 @@ void lsgan_backward(const Tensor& output, double target, double grad, const Tens
 void register_operators() {
   Library m("munit_fast_cpu");
   Operators::define(m);
-  const std::string flags = "int norm, float eps, int act, float slope, int block, int pad, int pad_mode";
+  const std::string flags = "int norm, float eps, int act, float slope, int block, int pad, int pad_mode, int groups";
   const std::string parameters = "Tensor? weight, Tensor? bias, Tensor? residual, Tensor? slopes, ";
   m.define(("epilogue(Tensor x, " + parameters + flags + ") -> (Tensor y, Tensor stats)").c_str());
   m.define(("epilogue_again(Tensor x, Tensor stats, " + parameters + flags + ") -> Tensor").c_str());
   m.define(("epilogue_gradients(Tensor grad, Tensor x, Tensor stats, Tensor? weight, Tensor? bias, Tensor? slopes, " +
             flags + ", bool need_x, bool need_residual, bool need_sums) -> (Tensor?, Tensor?, Tensor?)").c_str());
-  m.define("statistics(Tensor x, Tensor(a!) stats, int norm) -> ()");
+  m.define("statistics(Tensor x, Tensor(a!) stats, int norm, int groups) -> ()");
   m.define("l1_sum(Tensor a, Tensor b) -> float");
   m.define("l1_backward(Tensor a, Tensor b, float grad, Tensor(a!)? grad_a, Tensor(b!)? grad_b) -> ()");
   m.define("lsgan_sum(Tensor output, float target) -> float");

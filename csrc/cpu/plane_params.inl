@@ -18,10 +18,10 @@ template <class A> struct PlaneParams {
   void read(const EpilogueParams& e, int64_t p) const {
     const A* stats = static_cast<const A*>(e.stats);
     double mean_of = 0, r_of = 1;
-    if (e.norm == Norm::instance) {
-      mean_of = stats[p], r_of = 1.0 / ::sqrt(double(stats[count + p]) + e.eps);
-    } else if (e.norm == Norm::layer) {
+    if (e.norm == Norm::layer) {
       mean_of = stats[p / e.c], r_of = 1.0 / (double(stats[e.n + p / e.c]) + e.eps);
+    } else if (normalises_planes(e)) {
+      mean_of = stats[p], r_of = 1.0 / ::sqrt(double(stats[count + p]) + e.eps);
     }
     mean()[p] = A(mean_of), r()[p] = A(r_of);
     scale()[p] = A(r_of * double(static_cast<const A*>(e.weight)[p]));

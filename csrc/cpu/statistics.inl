@@ -1,10 +1,18 @@
-// Mean and centred sum of squares of every channel, in one read of memory. A group of pixels is summed about the mean of
-// its first pixels: Σ(x - centre)² loses nothing to a large mean, and where the first pixels are not typical of the rest,
-// that difference is itself part of the variance. Groups are merged (Chan, Golub & LeVeque 1983) in double precision.
-// The division into groups depends on the sizes alone, so the bits do not depend on the threads.
+// Mean and centred sum of squares of every channel, in one read of memory. A part of the pixels is summed about the mean
+// of its first pixels: Σ(x - centre)² loses nothing to a large mean, and where the first pixels are not typical of the
+// rest, that difference is itself part of the variance. Parts are merged (Chan, Golub & LeVeque 1983) in double precision.
+// The division into parts depends on the sizes alone, so the bits do not depend on the threads.
+
+// Whether it is a norm of planes, alone or a few together, rather than of whole samples.
+inline bool normalises_planes(const EpilogueParams& e) { return e.norm == Norm::instance || e.norm == Norm::group; }
+
+// How many neighbouring planes one mean and one spread are of.
+inline int64_t planes_together(const EpilogueParams& e) {
+  return e.norm == Norm::layer ? e.c : e.norm == Norm::group ? e.c / e.groups : 1;
+}
 
 constexpr int64_t centre_entries = 4096;
-constexpr int64_t group_entries = 65536;
+constexpr int64_t part_entries = 65536;
 
 // sums[l] = Σ over rows of d, and squares[l] of d², where d = x[row · lanes + l] - centre[l]; centre and squares may be
 // null together.
@@ -67,24 +75,24 @@ struct Merge {
 
 // How a tensor is read for its statistics: memory order, so depth-to-space plays no part.
 struct StatisticsSplit {
-  int64_t samples, channels, pixels, groups, group_pixels, lanes;
+  int64_t samples, channels, pixels, parts, part_pixels, lanes;
 
   explicit StatisticsSplit(const EpilogueParams& e) {
     samples = e.channels_last ? e.n : e.n * e.c, channels = e.channels_last ? e.c : 1, pixels = e.h * e.w;
-    group_pixels = max64(1, group_entries / channels);
-    groups = ceil_div(pixels, group_pixels);
+    part_pixels = max64(1, part_entries / channels);
+    parts = ceil_div(pixels, part_pixels);
     lanes = channels;  // a multiple of the channels, and of 64 where that stays short
     for (int64_t k = 1; k <= 64; ++k)
       if (channels * k % 64 == 0 && channels * k <= 2048) { lanes = channels * k; break; }
   }
   int64_t scratch(int64_t accumulator_bytes) const { return (3 * lanes + channels) * accumulator_bytes; }
-  int64_t begin(int64_t group) const { return group * group_pixels; }
-  int64_t end(int64_t group) const { return min64(pixels, (group + 1) * group_pixels); }
+  int64_t begin(int64_t part) const { return part * part_pixels; }
+  int64_t end(int64_t part) const { return min64(pixels, (part + 1) * part_pixels); }
 };
 
-// Moments of one group of pixels of one sample, for each channel; x is the sample.
+// Moments of one part of the pixels of one sample, for each channel; x is the sample.
 template <class T>
-inline void group_moments(const StatisticsSplit& plan, const T* x, int64_t group, Moments* out,
+inline void part_moments(const StatisticsSplit& plan, const T* x, int64_t part, Moments* out,
                           Accumulator<T>* scratch) {
   using A = Accumulator<T>;
   const int64_t channels = plan.channels, lanes = plan.lanes;
@@ -92,8 +100,8 @@ inline void group_moments(const StatisticsSplit& plan, const T* x, int64_t group
   auto fold = [&](A* lane_sums) {  // onto the first `channels` lanes
     for (int64_t l = channels; l < lanes; l += channels) add(static_cast<const A*>(lane_sums + l), lane_sums, channels);
   };
-  const int64_t pixels = plan.end(group) - plan.begin(group), size = pixels * channels;
-  const T* p = x + plan.begin(group) * channels;
+  const int64_t pixels = plan.end(part) - plan.begin(part), size = pixels * channels;
+  const T* p = x + plan.begin(part) * channels;
   const int64_t rows = size / lanes, rest = size - rows * lanes;
 
   const int64_t first_rows = min64(rows, max64(1, centre_entries / lanes));
@@ -120,14 +128,14 @@ inline void group_moments(const StatisticsSplit& plan, const T* x, int64_t group
   }
 }
 
-// Merges the groups of one channel of one sample; moments are [samples, groups, channels].
+// Merges the parts of one channel of one sample; moments are [samples, parts, channels].
 inline Moments sample_moments(const StatisticsSplit& plan, const Moments* moments, int64_t sample, int64_t channel) {
-  const Moments* at = moments + sample * plan.groups * plan.channels + channel;
+  const Moments* at = moments + sample * plan.parts * plan.channels + channel;
   Moments all = at[0];
   double count = double(plan.end(0));
-  for (int64_t g = 1; g < plan.groups; ++g) {
-    double pixels = double(plan.end(g) - plan.begin(g));
-    Merge(count, pixels)(all, at[g * plan.channels]);
+  for (int64_t part = 1; part < plan.parts; ++part) {
+    double pixels = double(plan.end(part) - plan.begin(part));
+    Merge(count, pixels)(all, at[part * plan.channels]);
     count += pixels;
   }
   return all;

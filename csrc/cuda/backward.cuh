@@ -35,6 +35,9 @@ __device__ inline void store_norm_grad_terms(const EpilogueParams& e, int sample
     if (e.norm == Norm::instance) {
       shift = weight * sums[i] / area * scale;
       along = weight * sums[columns + i] / area * scale * scale;
+    } else if (e.norm == Norm::group) {  // these are group_terms
+      shift = sums[i] * scale;
+      along = sums[columns + i] * scale * scale;
     } else if (e.norm == Norm::layer) {  // no second term where the deviation is zero
       const float count = e.c * area, deviation = e.stats[e.n + sample];
       shift = total / count * scale;
@@ -211,7 +214,11 @@ __device__ inline void write_gradients(const BackwardParams& b, const BackwardPo
   x_packed.get(x);
   activation_grad(b, ch, g, x, gz, static_cast<Sums<V>*>(nullptr));
 #pragma unroll
-  for (int j = 0; j < V; ++j) gz[j] = gz[j] * ch.gain[j] - terms.shift[j] - x[j] * terms.along[j];
+  for (int j = 0; j < V; ++j) gz[j] *= ch.gain[j];
+  if (b.norm != Norm::none) {  // else the terms are 0, but 0 · ∞ is not
+#pragma unroll
+    for (int j = 0; j < V; ++j) gz[j] = gz[j] - terms.shift[j] - x[j] * terms.along[j];
+  }
   store_floats(s.grad_x, at, gz);
 }
 

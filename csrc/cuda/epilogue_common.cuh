@@ -16,7 +16,7 @@ static_assert(table_rows == table_floats);
 
 // Where eps goes is part of each norm.
 __device__ inline float reciprocal(const EpilogueParams& e, float spread) {
-  return e.norm == Norm::instance ? 1 / sqrtf(spread + e.eps) : 1 / (spread + e.eps);
+  return e.norm == Norm::layer ? 1 / (spread + e.eps) : 1 / sqrtf(spread + e.eps);
 }
 
 __device__ inline float table_entry(const EpilogueParams& e, int row, int sample, int channel, bool has_statistics) {

@@ -15,6 +15,11 @@ struct Kernels {
   void (*slab_backward)(SlabBackwardLaunch);
 };
 
+struct GroupKernels {
+  void (*statistics)(GroupStatisticsLaunch);
+  void (*terms)(GroupTermsLaunch);
+};
+
 struct LossKernels {
   void (*losses)(LossLaunch);
   void (*combine)(CombineLaunch);
@@ -23,6 +28,7 @@ struct LossKernels {
 const Kernels& kernels_f32(bool wide);
 const Kernels& kernels_bf16(bool wide);
 const Kernels& kernels_f16(bool wide);
+const GroupKernels& group_kernels();
 const LossKernels& loss_kernels(Dtype dtype);
 
 inline const Kernels& kernels(Dtype dtype, bool wide) {

@@ -66,6 +66,7 @@ Device query_device(int index) {
     load(l.losses), load(l.combine);
     allow_large_clusters(d, l.losses);
   }
+  load(group_kernels().statistics), load(group_kernels().terms);
   return d;
 }
 
@@ -161,6 +162,9 @@ size_t bytes(int floats, const Tiling& t, const Kernels& k) {
   return static_cast<size_t>(floats) * t.lanes * k.channels * sizeof(float) + 16;
 }
 
+// Of the kernels of the group norm: at most three sums of 32 columns.
+constexpr size_t group_bytes = ((warps_of_sums + 1) * 3 * 32 + 2) * sizeof(float) + 16;
+
 dim3 grid_of(const Tiling& t, const EpilogueParams& e) { return dim3(t.splits, t.channel_blocks, e.n); }
 
 int64_t totals_size(const Tiling& t, const EpilogueParams& e) {
@@ -198,7 +202,8 @@ void epilogue_forward(const Device& d, cudaStream_t stream, Dtype dtype, const F
                       Way way, const Allocate& allocate) {
   const Kernels& k = kernels_for(f, dtype);
   const bool needs_statistics = f.norm != Norm::none && !has_statistics;
-  if (needs_statistics && way != Way::passes) {
+  const bool group = f.norm == Norm::group;  // whose planes do not meet in a cluster
+  if (needs_statistics && !group && way != Way::passes) {
     const SlabPlan plan = possible_slab(d, f, k, k.slab_forward, 1, slab_forward_floats);
     if (wanted(way, plan)) {
       const SlabForwardLaunch a{f, plan.tiling, plan.cluster_channel_blocks};
@@ -212,6 +217,11 @@ void epilogue_forward(const Device& d, cudaStream_t stream, Dtype dtype, const F
     if (f.norm == Norm::layer) partial.totals = allocate(totals_size(t, f));
     else partial.channels = allocate(2LL * f.n * t.splits * f.c);
     launch(k.statistics, grid_of(t, f), 1, bytes(statistics_floats, t, k), stream, StatisticsLaunch{f, t, partial});
+    if (group) {
+      const GroupStatisticsLaunch a{f, t, partial.channels};
+      launch(group_kernels().statistics, dim3(f.groups, f.n), 1, group_bytes, stream, a);
+      partial = {};
+    }
   }
   launch(k.forward, grid_of(t, f), 1, bytes(forward_floats, t, k), stream, ForwardLaunch{f, t, t, partial});
 }
@@ -221,7 +231,8 @@ void epilogue_backward(const Device& d, cudaStream_t stream, Dtype dtype, const 
   if (!b.grad_x && !b.grad_residual && !b.sums) return;
   const Kernels& k = kernels_for(b, dtype);
   const bool has_norm_grad = b.norm != Norm::none && b.grad_x;
-  if (has_norm_grad && way != Way::passes) {
+  const bool group = b.norm == Norm::group;
+  if (has_norm_grad && !group && way != Way::passes) {
     const SlabPlan plan = possible_slab(d, b, k, k.slab_backward, 2, slab_backward_floats);
     if (wanted(way, plan)) {
       const SlabBackwardLaunch a{b, plan.tiling, plan.cluster_channel_blocks};
@@ -236,6 +247,13 @@ void epilogue_backward(const Device& d, cudaStream_t stream, Dtype dtype, const 
   a.partial.channels = allocate(3LL * b.n * t.splits * b.c);
   if (b.norm == Norm::layer) a.partial.totals = allocate(totals_size(t, b));
   launch(k.backward_sums, grid_of(t, b), 1, shared, stream, a);
+  if (group) {
+    const GroupTermsLaunch terms{b, t, a.partial.channels, allocate(3LL * b.n * b.c)};
+    launch(group_kernels().terms, dim3(b.groups, b.n), 1, group_bytes, stream, terms);
+    if (!b.grad_x && !b.grad_residual) return;
+    a.b.sums = nullptr, a.partial.channels = terms.terms, a.partial_tiling.splits = 1;
+    return launch(k.backward, grid_of(t, b), 1, shared, stream, a);
+  }
   const bool written = b.norm == Norm::none || (!b.grad_x && !b.grad_residual);
   if (written) {  // only the sums are left to add up
     if (!b.sums) return;

@@ -97,6 +97,7 @@ template <class Params> Params params_of(const EpilogueArgs& a) {
   e.eps = static_cast<float>(a.eps), e.slope = static_cast<float>(a.slope);
   e.n = static_cast<int>(a.n), e.c = static_cast<int>(a.c), e.h = static_cast<int>(a.h), e.w = static_cast<int>(a.w);
   e.block = static_cast<int>(a.block), e.pad = static_cast<int>(a.pad);
+  e.groups = static_cast<int>(a.groups);
   e.result_channels = static_cast<int>(a.result_c), e.result_width = static_cast<int>(a.result_w);
   e.rows = e.block * e.h, e.columns = e.block * e.w;
   e.weight = narrow(a.weight), e.bias = narrow(a.bias), e.slopes = narrow(a.slopes);

@@ -18,13 +18,13 @@ struct ChannelParam {
 
 struct EpilogueParams {
   const void* x;
-  float* stats;  // [2, R]: mean and spread; R = n·c (instance), n (layer), 0 (none)
+  float* stats;  // [2, R]: mean and spread; R = n·c (instance, group), n (layer), 0 (none)
   ChannelParam weight, bias, slopes;
   float slope, eps;
   Norm norm;
   Act act;
   PadMode pad_mode;
-  int n, c, h, w, block, pad;
+  int n, c, h, w, block, pad, groups;
   int result_channels, result_width;  // c / block², block·w + 2·pad
   int rows, columns;                  // block·h, block·w: the result before padding
 };
@@ -60,6 +60,19 @@ struct StatisticsLaunch {
   EpilogueParams e;
   Tiling tiling;
   PartialResults out;
+};
+
+struct GroupStatisticsLaunch {
+  EpilogueParams e;
+  Tiling tiling;
+  const float* partial;  // PartialResults::channels of the statistics
+};
+
+struct GroupTermsLaunch {
+  BackwardParams b;
+  Tiling tiling;
+  const float* partial;  // PartialResults::channels of the sums
+  float* terms;          // the like of one split: what the next pass takes for them
 };
 
 struct ForwardLaunch {

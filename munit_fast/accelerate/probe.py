@@ -18,6 +18,7 @@ from munit_fast.accelerate.swaps import (
     PassedAdaIN,
     ResBlock,
     Swapped,
+    channels_of,
     is_swapped,
     kind_of,
     original_class,
@@ -124,14 +125,15 @@ def _copy(module: nn.Module, random: torch.Generator, swapped: bool) -> nn.Modul
     twin = nn.Module.__new__(original_class(module))
     fresh = vars(nn.Module())
     vars(twin).update(fresh)
-    for name, value in vars(module).items():
-        if name not in fresh and name != MARK:
-            vars(twin)[name] = _copied(value)
 
     def drawn(value: Tensor | None) -> Tensor | None:
         if value is None or not value.is_floating_point():
             return value if value is None else value.detach().clone()
         return torch.rand(value.shape, generator=random, dtype=torch.float64) + 0.5
+
+    for name, value in vars(module).items():
+        if name not in fresh and name != MARK:
+            vars(twin)[name] = drawn(value) if _is_computed(module, name) else _copied(value)
 
     for name, parameter in module._parameters.items():
         value = drawn(parameter)
@@ -145,11 +147,20 @@ def _copy(module: nn.Module, random: torch.Generator, swapped: bool) -> nn.Modul
     return twin
 
 
+def _is_computed(module: nn.Module, name: str) -> bool:
+    """Whether a hook computes this tensor from a parameter: `torch.nn.utils.spectral_norm`, weight_norm, pruning.
+
+    The trial is not about what the hook computes, so in a copy, which has no hooks, any value does.
+    """
+    found = isinstance(vars(module)[name], Tensor)
+    return found and any(f"{name}{end}" in module._parameters for end in ("_orig", "_g"))
+
+
 def _child(module: nn.Module, name: str, child: nn.Module, random: torch.Generator, swapped: bool) -> nn.Module:
     if original_class(module).__name__ != "Conv2dBlock" or name != "conv":
         return _copy(child, random, swapped)
     # A stand-in that keeps channels and size and costs nothing: the convolution may be of any kind, and large.
-    channels: Any = module.get_submodule("norm").num_features
+    channels = channels_of(module.get_submodule("norm"))
     padding: Any = getattr(module.get_submodule("pad"), "padding", (0,))
     conv = nn.Conv2d(channels, channels, 2 * padding[0] + 1, groups=channels, dtype=torch.float64)
     for parameter in conv.parameters():

@@ -24,6 +24,7 @@ from munit_fast.utils import env
 
 _FUNCTIONS: dict[type[Swapped], str] = {
     swaps.InstanceNorm: "instance_norm",
+    swaps.GroupNorm: "group_norm",
     swaps.LayerNorm: "layer_norm2d",
     swaps.AssignedAdaIN: "adain",
     swaps.PassedAdaIN: "adain",
@@ -37,10 +38,11 @@ _PUBLISHED: dict[str, tuple[str, ...]] = {
     "ResnetBlock": ("conv_block",),
 }
 CONVOLUTION = "norm_act_conv2d"
+_CONV_NORMS: dict[type[Swapped], str] = {swaps.LayerNorm: "layer", swaps.GroupNorm: "group"}  # its names for them
 ITSELF = "(the module itself)"
 HOOKED = "has a hook, so norm and activation stay two calls"
 _INSTANCE_NORMS = (nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d)
-_OTHER_NORMS = (_NormBase, nn.GroupNorm, nn.LayerNorm, nn.RMSNorm, nn.LocalResponseNorm)
+_OTHER_NORMS = (_NormBase, nn.LayerNorm, nn.RMSNorm, nn.LocalResponseNorm)
 
 
 def accelerate(module: nn.Module, impl: str = "auto") -> Report:
@@ -48,7 +50,8 @@ def accelerate(module: nn.Module, impl: str = "auto") -> Report:
 
     Found are, anywhere inside `module` and in itself:
 
-    - `torch.nn.InstanceNorm1d`, 2d and 3d, and that of `munit_fast.reference`, without running statistics;
+    - `torch.nn.InstanceNorm1d`, 2d and 3d, and that of `munit_fast.reference`, without running statistics; and
+      `torch.nn.GroupNorm`;
     - in a `torch.nn.Sequential`: such a norm with ReLU or another activation of `swaps.ACTIVATIONS` after it, then with
       ReflectionPad2d, ReplicationPad2d or ZeroPad2d of four equal sides (CycleGAN, pix2pix, U-Nets, PatchGAN);
     - MUNIT's own classes, the published ones and those of `munit_fast.reference`: AdaptiveInstanceNorm2d, LayerNorm,
@@ -173,10 +176,11 @@ class _Search:
         names, children = list(module._modules), list(module._modules.values())
         found: list[tuple[nn.Module, str, list[str], swaps.Keywords]] = []
         for i, child in enumerate(children):
-            after = children[i + 1 : i + 3]
-            if not isinstance(child, swaps.Norm) or not _fits(child, after[:1]):
+            after = children[i + 1 :]
+            idle = next((n for n, m in enumerate(after) if not swaps.is_idle(m)), len(after))
+            if not isinstance(child, swaps.Norm) or not _fits(child, after[idle : idle + 1]):
                 continue
-            if hooked := next((n for n, m in zip(names[i:], [child, *after[:1]]) if not is_plain(m)), None):
+            if hooked := next((n for n, m in zip(names[i:], [child, *after[: idle + 1]]) if not is_plain(m)), None):
                 self.skip(_inside(name, hooked), HOOKED)
                 continue
             keywords, used = swaps.followers(child, after)
@@ -208,7 +212,7 @@ class _Search:
         parts = {n: m for n, m in module._modules.items() if n in ("norm", "activation") and m is not None}
         if hooked := next((n for n, m in parts.items() if not is_plain(m)), None):
             return self.skip(_inside(name, hooked), HOOKED)
-        if self.tried(name, module, swaps.Block, module.norm.num_features) and act is not None:
+        if self.tried(name, module, swaps.Block, swaps.channels_of(module.norm)) and act is not None:
             self.tail(module.norm, _inside(name, "norm"), [type(act).__name__], asked)
 
     def residual(self, name: str, module: Any) -> None:
@@ -220,7 +224,7 @@ class _Search:
                 last = blocks[-1].norm
         elif _has_shape_of(module, "ResnetBlock") and isinstance(module.conv_block, nn.Sequential):
             kind, last = swaps.ResnetBlock, next(reversed(module.conv_block), None)
-        if isinstance(last, swaps.Norm) and self.tried(name, module, kind, last.num_features):
+        if isinstance(last, swaps.Norm) and self.tried(name, module, kind, swaps.channels_of(last)):
             self.tail_with_sum(last, self.names[last])
 
     def tried(self, name: str, module: nn.Module, kind: type[Swapped], channels: int) -> bool:
@@ -280,7 +284,10 @@ def _has_shape_of(module: nn.Module, name: str) -> bool:
 def _norm_kind(module: Any) -> type[swaps.Norm] | str | None:
     """The fused forward of a norm; or why there is none; or None for a module that is no norm."""
     cls = type(module)
-    is_norm = isinstance(module, _OTHER_NORMS) or cls.__name__ in ("AdaptiveInstanceNorm2d", "LayerNorm")
+    is_norm = isinstance(module, (nn.GroupNorm, *_OTHER_NORMS)) or cls.__name__ in (
+        "AdaptiveInstanceNorm2d",
+        "LayerNorm",
+    )
     if is_swapped(module) or not is_norm:
         return None
     if isinstance(module, fused_nn._EpilogueModule):
@@ -293,6 +300,8 @@ def _norm_kind(module: Any) -> type[swaps.Norm] | str | None:
         return f"{cls.__name__} has no parameters yet: call the network once, then accelerate"
     if isinstance(module, _INSTANCE_NORMS):
         return _torch_kind(module)
+    if isinstance(module, nn.GroupNorm):
+        return _group_kind(module)
     if isinstance(module, _OTHER_NORMS):
         return f"{cls.__name__} has no fused form"
     missing = [name for name in _PUBLISHED[cls.__name__] if not hasattr(module, name)]
@@ -322,6 +331,14 @@ def _torch_kind(module: Any) -> type[swaps.Norm] | str:
     itself = type(module) in (*_INSTANCE_NORMS, own)
     reason = None if itself else difference(module, swaps.InstanceNorm, module.num_features)
     return f"{name}: {reason}" if reason else swaps.InstanceNorm
+
+
+def _group_kind(module: nn.GroupNorm) -> type[swaps.Norm] | str:
+    name = type(module).__name__
+    if type(module).forward is not nn.GroupNorm.forward:
+        return f"{name} has its own forward"
+    reason = None if type(module) is nn.GroupNorm else difference(module, swaps.GroupNorm, module.num_channels)
+    return f"{name}: {reason}" if reason else swaps.GroupNorm
 
 
 def _conv_reason(module: nn.Conv2d, impl: str) -> str | None:
@@ -359,5 +376,5 @@ def _conv_keywords(before: list[nn.Module], module: Any, lead: swaps.Lead) -> sw
     if pad:
         keywords |= {"padding": pad, "padding_mode": "zeros" if mode == "zero" else mode}
     if lead.inner is not None:
-        keywords |= {"norm": "layer" if isinstance(before[0], swaps.LayerNorm) else "instance", **lead.inner}
+        keywords |= {"norm": _CONV_NORMS.get(kind_of(before[0]), "instance"), **lead.inner}
     return keywords

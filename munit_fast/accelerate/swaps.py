@@ -13,6 +13,7 @@ shared, exchanged later or observed by a hook computes what it always did.
 from __future__ import annotations
 
 import copyreg
+import math
 from collections.abc import Callable, Sequence
 from functools import cache
 from typing import Any, ClassVar, NamedTuple
@@ -123,6 +124,7 @@ ACTIVATIONS: dict[type, Callable[[Any], Keywords]] = {
     nn.SELU: lambda m: {"act": "selu"},
     nn.Tanh: lambda m: {"act": "tanh"},
     nn.SiLU: lambda m: {"act": "silu"},
+    nn.GELU: lambda m: {"act": "gelu_tanh" if m.approximate == "tanh" else "gelu"},
 }
 _PADDINGS: dict[type, str] = {
     nn.ReflectionPad2d: "reflect",
@@ -146,41 +148,103 @@ def padding(module: Any) -> Keywords | None:
     return None if left < 0 or any(side != left for side in others) else {"pad": left, "pad_mode": mode}
 
 
+def channels_of(norm: Any) -> int:
+    """The channels of a norm's input."""
+    channels: int = norm.num_channels if isinstance(norm, nn.GroupNorm) else norm.num_features
+    return channels
+
+
 def spatial_dimensions(module: nn.Module) -> int:
-    """How many spatial dimensions the input of a norm has."""
+    """How many spatial dimensions the input of a norm has; of a group norm, which takes any number, those of images."""
     if isinstance(module, nn.InstanceNorm1d):
         return 1
     return 3 if isinstance(module, nn.InstanceNorm3d) else 2
 
 
+_DROPOUTS = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d)
+
+
+def is_idle(module: Any) -> bool:
+    """Whether the module returns its input, now: an Identity, or a dropout that drops nothing or is in evaluation."""
+    return type(module) is nn.Identity or (type(module) in _DROPOUTS and (module.p == 0 or not module.training))
+
+
 def followers(norm: nn.Module, modules: Sequence[nn.Module]) -> tuple[Keywords, int]:
-    """What the modules after a norm ask of it, as keywords (activation, then padding), and how many they are."""
+    """What the modules after a norm ask of it, as keywords (activation, then padding), and how many they are.
+
+    What is idle between them is counted too: MONAI has a dropout of nothing before each activation.
+    """
     keywords: Keywords = {}
     used = 0
     for asked in (activation, padding) if spatial_dimensions(norm) == 2 else (activation,):
-        if used < len(modules) and is_plain(modules[used]) and (found := asked(modules[used])) is not None:
+        at = used
+        while at < len(modules) and is_idle(modules[at]) and is_plain(modules[at]):
+            at += 1
+        if at < len(modules) and is_plain(modules[at]) and (found := asked(modules[at])) is not None:
             keywords |= found
-            used += 1
+            used = at + 1
     return keywords, used
 
 
 @cache
-def _is_fast(device: torch.device, dtype: torch.dtype) -> bool:
-    return choose("auto", device, dtype) is not BACKENDS["reference"]
+def _is_served(impl: str, device: torch.device, dtype: torch.dtype) -> bool:
+    try:
+        return choose(impl, device, dtype) is not BACKENDS["reference"] or impl != "auto"
+    except RuntimeError as error:
+        raise RuntimeError(f"{error}; report.restore() gives the network its own operators again") from None
 
 
 # torch.compile calls it once instead of tracing into the backends.
 @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
-def is_fast(device: torch.device, dtype: torch.dtype) -> bool:
-    """Whether a backend other than the formulas serves these tensors; if not, the log says once why."""
-    return _is_fast(device, dtype)
+def is_served(impl: str, device: torch.device, dtype: torch.dtype) -> bool:
+    """Whether to run these tensors fused: with "auto" not where only the formulas would serve; the log says once why.
+
+    Raises:
+        RuntimeError: another `impl` does not serve them.
+    """
+    return _is_served(impl, device, dtype)
+
+
+# Those of `torch.amp.is_autocast_available`, which torch.compile cannot trace in torch 2.11.
+_AUTOCAST_DEVICES = tuple(
+    name for name in ("cpu", "cuda", "xpu", "mps", "hpu") if torch.amp.is_autocast_available(name)
+)
+
+
+def _cast_dtype(x: Tensor) -> torch.dtype | None:
+    """What autocast, where it is on, casts x to for a convolution."""
+    device = x.device.type
+    casts = device in _AUTOCAST_DEVICES and torch.is_autocast_enabled(device)
+    return torch.get_autocast_dtype(device) if casts else None
+
+
+def _is_widened(y: Tensor, keywords: Keywords) -> bool:
+    """Whether autocast runs the padding among these keywords in float32: on CPUs, unless it pads with zeros."""
+    return keywords.get("pad_mode", "zero") != "zero" and y.device.type == "cpu" and _cast_dtype(y) == y.dtype
+
+
+def _narrows(following: Sequence[nn.Module]) -> bool:
+    """Whether a convolution follows, which autocast gives the lower precision again."""
+    convolutions = (nn.Conv2d, nn.ConvTranspose2d)
+    return any(is_plain(m) and original_class(m) in convolutions for m in following)
 
 
 class Norm(Swapped):
     """A norm; `_munit_fast_fused` also does what follows it."""
 
-    num_features: int
     eps: float
+
+    def _munit_fast_takes(self, x: Tensor) -> bool:
+        """Whether the norm is one of tensors with x's dimensions and channels."""
+        return x.dim() == spatial_dimensions(self) + 2 and x.shape[1] == channels_of(self)
+
+    def _munit_fast_groups(self) -> int:
+        """Of channels, of a group norm; else 1."""
+        return 1
+
+    def _munit_fast_input(self, x: Tensor) -> Tensor:
+        """x in the dtype in which autocast would have the norm."""
+        return x
 
     def _munit_fast_parameters(self, x: Tensor, style: Style) -> tuple[str, Tensor | None, Tensor | None] | None:
         """The norm as `munit_fast.ops` names it, its weight and bias; None if x or the style is not for it."""
@@ -195,12 +259,18 @@ class Norm(Swapped):
         """
         if not isinstance(x, Tensor) or x.dim() != 4 or not x.is_floating_point() or x.layout != torch.strided:
             return None
-        n, c, h, w = x.shape
-        if n == 0 or h == 0 or w == 0 or c != self.num_features:
+        n, _, h, w = x.shape
+        if n == 0 or h == 0 or w == 0:
             return None
         if keywords.get("pad_mode") == "reflect" and keywords["pad"] >= min(h, w):
             return None
-        if self._munit_fast_impl == "auto" and not is_fast(x.device, x.dtype):
+        if not isinstance(self.eps, (int, float)) or not 0 <= self.eps < math.inf:
+            return None
+        if keywords.get("act") == "prelu":  # refuses to mix dtypes; and under autocast it casts, alone of these
+            cast = _cast_dtype(x)
+            if x.dtype != (keywords["slope"].dtype if cast is None else cast):
+                return None
+        if not is_served(self._munit_fast_impl, x.device, x.dtype):
             return None
         parameters = self._munit_fast_parameters(x, style)
         if parameters is None:
@@ -216,6 +286,7 @@ class Norm(Swapped):
             1,
             keywords.get("pad", 0),
             keywords.get("pad_mode", "zero"),
+            self._munit_fast_groups(),
         )
         args = EpilogueArgs(weight, bias, slopes, spec, self._munit_fast_impl)
         return args if _fits(args, x) else None
@@ -223,7 +294,9 @@ class Norm(Swapped):
     def _munit_fast_fused(self, output: ConvOutput, style: Style, keywords: Keywords) -> Tensor | None:
         """norm(z, *style), activation, residual, padding: [N, C, H, W] -> [N, C, H + 2·pad, W + 2·pad]; or None."""
         x, stats = output
-        if not isinstance(x, Tensor) or x.dim() != spatial_dimensions(self) + 2:
+        if not isinstance(x, Tensor) or x.dim() < 2 or not self._munit_fast_takes(x):
+            return None
+        if x.dim() != 4 and "pad" in keywords:
             return None
         if formulas.are_needed():  # PyTorch's own operators are these
             return None
@@ -242,7 +315,9 @@ class Norm(Swapped):
 
     def forward(self, *arguments: Any, **keywords: Any) -> Tensor:
         """The norm as one fused operation, or the module's own forward where that cannot be."""
-        y = None if keywords or not arguments else self._munit_fast_fused(ConvOutput(arguments[0]), arguments[1:], {})
+        y = None
+        if arguments and not keywords and isinstance(arguments[0], Tensor):
+            y = self._munit_fast_fused(ConvOutput(self._munit_fast_input(arguments[0])), arguments[1:], {})
         return super().forward(*arguments, **keywords) if y is None else y
 
 
@@ -254,16 +329,57 @@ def _fits(args: EpilogueArgs, x: Tensor) -> bool:
     )
 
 
+def _suits(parameter: Tensor, x: Tensor) -> bool:
+    """Whether PyTorch's instance or group norm takes this weight or bias for x."""
+    mixed = parameter.dtype == torch.float32 and x.dtype in (torch.bfloat16, torch.float16)
+    return parameter.shape == x.shape[1:2] and (parameter.dtype == x.dtype or mixed)
+
+
 class InstanceNorm(Norm):
     """`torch.nn.InstanceNorm1d`, 2d or 3d without running statistics."""
 
     weight: Tensor | None
     bias: Tensor | None
+    track_running_stats: bool
+    running_mean: Tensor | None
+    running_var: Tensor | None
 
     def _munit_fast_parameters(self, x: Tensor, style: Style) -> tuple[str, Tensor | None, Tensor | None] | None:
         if style or x.shape[2] * x.shape[3] == 1:
             return None
+        if self.track_running_stats or self.running_mean is not None or self.running_var is not None:
+            return None  # switched on since
+        if any(t is not None and not _suits(t, x) for t in (self.weight, self.bias)):
+            return None
         return "instance", self.weight, self.bias
+
+
+# Where autocast computes group norms in float32, whatever it is given.
+_WIDE_GROUP_NORMS = ("cuda",)
+
+
+class GroupNorm(Norm):
+    """`torch.nn.GroupNorm`."""
+
+    num_groups: int
+    weight: Tensor | None
+    bias: Tensor | None
+
+    def _munit_fast_takes(self, x: Tensor) -> bool:
+        return x.dim() <= 5 and x.shape[1] % self.num_groups == 0
+
+    def _munit_fast_groups(self) -> int:
+        return self.num_groups
+
+    def _munit_fast_input(self, x: Tensor) -> Tensor:
+        return x.float() if x.device.type in _WIDE_GROUP_NORMS and _cast_dtype(x) == x.dtype else x
+
+    def _munit_fast_parameters(self, x: Tensor, style: Style) -> tuple[str, Tensor | None, Tensor | None] | None:
+        if style or x.numel() == self.num_groups:
+            return None
+        if any(t is not None and not _suits(t, x) for t in (self.weight, self.bias)):
+            return None
+        return "group", self.weight, self.bias
 
 
 class LayerNorm(Norm):
@@ -398,8 +514,8 @@ class Conv2d(Swapped):
 
 
 def _norm_name(module: Any) -> str:
-    """The statistics that a module wants of its input."""
-    if not isinstance(module, Norm) or not is_plain(module):
+    """The statistics that a module wants of its input, if a convolution can give them."""
+    if not isinstance(module, Norm) or isinstance(module, GroupNorm) or not is_plain(module):
         return "none"
     return "layer" if isinstance(module, LayerNorm) else "instance"
 
@@ -424,7 +540,7 @@ def lead(modules: Sequence[Any]) -> Lead | None:
     if isinstance(modules[0], Norm):
         if spatial_dimensions(modules[0]) != 2:
             return None
-        keywords, used = followers(modules[0], modules[1:3])
+        keywords, used = followers(modules[0], modules[1:])
         outer = {name: value for name, value in keywords.items() if name.startswith("pad")}
         inner, length = {name: value for name, value in keywords.items() if name not in outer}, 1 + used
     elif (found := padding(modules[0])) is not None:
@@ -446,7 +562,8 @@ def _convolved(modules: Sequence[Any], after: Any, output: ConvOutput) -> tuple[
         return None
     conv, args = modules[found.length], None
     if found.inner is not None:
-        args = modules[0]._munit_fast_args(output.z, (), found.inner)
+        norm = modules[0]
+        args = norm._munit_fast_args(output.z, (), found.inner) if norm._munit_fast_takes(output.z) else None
         if args is None or args.impl != conv._munit_fast_impl:
             return None
     following = [*modules[found.length + 1 :], after]
@@ -468,9 +585,13 @@ def _run(modules: Sequence[Any], x: Any, after: Any = None) -> ConvOutput:
         module, y = modules[i], None
         i += 1
         if isinstance(module, Norm) and is_plain(module):
-            keywords, used = followers(module, modules[i : i + 2])
+            keywords, used = followers(module, modules[i:])
+            if isinstance(output.z, Tensor) and not _narrows(modules[i + used : i + used + 1]):
+                output = output._replace(z=module._munit_fast_input(output.z))
             if (used or output.stats is not None) and (y := module._munit_fast_fused(output, (), keywords)) is not None:
                 i += used
+                if _is_widened(y, keywords) and not _narrows(modules[i : i + 1]):
+                    y = y.float()
         if y is None:
             y, moved = module(output.z.contiguous() if moved else output.z), False
         output = ConvOutput(y)
@@ -508,6 +629,7 @@ class Block(Swapped):
             return None
         style = () if adain is None else tuple(adain)
         output = _run([self.pad, self.conv], x, norm)
+        output = output._replace(z=norm._munit_fast_input(output.z))
         y = norm._munit_fast_fused(output, style, asked if residual is None else {**asked, "residual": residual})
         if y is not None:
             return y
@@ -522,12 +644,6 @@ class Block(Swapped):
         return super().forward(x, *rest, **keywords) if y is None else y
 
 
-# Those of `torch.amp.is_autocast_available`, which torch.compile cannot trace in torch 2.11.
-_AUTOCAST_DEVICES = tuple(
-    name for name in ("cpu", "cuda", "xpu", "mps", "hpu") if torch.amp.is_autocast_available(name)
-)
-
-
 def _may_join(x: Any, chain: nn.Module, last: nn.Module) -> bool:
     """Whether the sum with x can move into `last`, the end of `chain`.
 
@@ -536,9 +652,7 @@ def _may_join(x: Any, chain: nn.Module, last: nn.Module) -> bool:
     """
     if not isinstance(x, Tensor) or not (is_plain(chain) and is_plain(last)):
         return False
-    device = x.device.type
-    casts = device in _AUTOCAST_DEVICES and torch.is_autocast_enabled(device)
-    return not casts or x.dtype == torch.get_autocast_dtype(device)
+    return _cast_dtype(x) in (None, x.dtype)
 
 
 class ResBlock(Swapped):
@@ -572,5 +686,6 @@ class ResnetBlock(Swapped):
         if not isinstance(last, Norm) or not _may_join(x, self.conv_block, last):
             return super().forward(x)
         y = _run(modules, x, last)
+        y = y._replace(z=last._munit_fast_input(y.z))
         joined = last._munit_fast_fused(y, (), {"residual": x})
         return x + last(y.z) if joined is None else joined

@@ -46,6 +46,7 @@ class Level(str, Enum):
     network = "network"
     training = "training"
     translation = "translation"
+    accelerated = "accelerated"
 
 
 class CaseSet(str, Enum):
@@ -54,6 +55,7 @@ class CaseSet(str, Enum):
     smoke = "smoke"
     gate = "gate"
     cpu = "cpu"
+    others = "others"
     full = "full"
 
 

@@ -23,7 +23,17 @@ from munit_fast.ops.fused_conv import Conv, ConvOutput, EpilogueArgs, epilogue_c
 from munit_fast.ops.spec import EpilogueSpec
 from munit_fast.reference import losses
 
-OPS = ("instance_norm", "adain", "layer_norm2d", "bias_act", "scale_bias_act", "l1_loss", "l1_losses", "lsgan_loss")
+OPS = (
+    "instance_norm",
+    "adain",
+    "layer_norm2d",
+    "group_norm",
+    "bias_act",
+    "scale_bias_act",
+    "l1_loss",
+    "l1_losses",
+    "lsgan_loss",
+)
 CONVOLUTION = "convolution"  # by Winograd's plans, on CPUs: no function of munit_fast.functional
 DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 

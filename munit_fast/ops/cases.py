@@ -47,6 +47,8 @@ class _Op(NamedTuple):
 _OPS = {
     "instance": _Op("instance_norm", "instance", weight=False, bias=False),
     "instance_affine": _Op("instance_norm", "instance"),
+    "group": _Op("group_norm", "group", weight=False, bias=False),
+    "group_affine": _Op("group_norm", "group"),
     "adain": _Op("adain", "instance"),
     "layer": _Op("layer_norm2d", "layer", weight=False, bias=False),
     "layer_affine": _Op("layer_norm2d", "layer"),
@@ -61,6 +63,11 @@ OPS = tuple(_OPS)
 def block_of(op: str) -> int:
     """The side of the blocks of depth-to-space of an operation in OPS."""
     return _OPS[op].block
+
+
+def groups_of(channels: int) -> int:
+    """A number of groups that is one only where it must be, and has no fewer channels a group than groups."""
+    return max(groups for groups in range(1, math.isqrt(channels) + 1) if channels % groups == 0)
 
 
 class CaseTensors(NamedTuple):
@@ -131,11 +138,18 @@ class EpilogueCase:
         return _OPS[self.op].block
 
     @property
+    def groups(self) -> int:
+        """Of channels, of the norm "group"; else 1."""
+        return groups_of(self.shape[1]) if self.norm == "group" else 1
+
+    @property
     def arguments(self) -> dict[str, Any]:
         """The keywords of the public function besides tensors and impl."""
         keywords: dict[str, Any] = {"act": self.act, "pad": self.pad, "pad_mode": self.pad_mode}
         if self.norm != "none":
             keywords["eps"] = self.eps
+        if self.norm == "group":
+            keywords["num_groups"] = self.groups
         if self.block > 1:
             keywords["depth_to_space"] = self.block
         return keywords
@@ -150,6 +164,7 @@ class EpilogueCase:
             block=self.block,
             pad=self.pad,
             pad_mode=self.pad_mode,
+            groups=self.groups,
         )
 
 
@@ -199,6 +214,9 @@ def selftest_cases() -> list[EpilogueCase]:
         EpilogueCase("adain", size, act="lrelu", pad=1, pad_mode="replicate"),
         EpilogueCase("adain", size, act="tanh", eps=0.1, residual=True),
         EpilogueCase("layer_affine", size, act="relu", pad=2),
+        EpilogueCase("group", (2, 6, 7, 9), act="silu", pad=1),
+        EpilogueCase("group_affine", (2, 70, 3, 5), act="relu", pad=1, residual=True),
+        EpilogueCase("group_affine", (2, 16, 5, 7), eps=0.1, pad=2, pad_mode="replicate"),
         EpilogueCase("layer_shuffled", shuffled, act="selu", pad=1),
         EpilogueCase("layer_shared", shuffled, eps=0.1, residual=True),
         EpilogueCase("adain", (2, 16, 5, 7), act="relu", pad=2, residual=True),

@@ -25,7 +25,7 @@ from munit_fast.ops.spec import (
     rows_in_format,
 )
 
-_FLAGS = "str norm, float eps, str act, float slope, int block, int pad, str pad_mode, str impl"
+_FLAGS = "str norm, float eps, str act, float slope, int block, int pad, str pad_mode, int groups, str impl"
 LIBRARY.define(
     "epilogue(Tensor x, Tensor? weight, Tensor? bias, Tensor? residual, Tensor? slopes, "
     f"{_FLAGS}) -> (Tensor y, Tensor stats)"

@@ -65,6 +65,7 @@ def epilogue(
         block=spec.block,
         pad=spec.pad,
         pad_mode=spec.pad_mode,
+        groups=spec.groups,
     )
 
 

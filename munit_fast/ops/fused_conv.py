@@ -74,10 +74,11 @@ class ConvOutput(NamedTuple):
 
 
 def _with_stats(source: Source) -> Source:
-    x, norm = source.x, source.spec.norm
+    x, spec = source.x, source.spec
     if source.stats is not None:
         return source
-    return source._replace(stats=winograd.statistics(x, norm) if norm != "none" else empty_stats(x, source.spec))
+    known = empty_stats(x, spec) if spec.norm == "none" else winograd.statistics(x, spec.norm, spec.groups)
+    return source._replace(stats=known)
 
 
 def _activation(source: Source, impl: str) -> tuple[Tensor, Tensor | None]:
@@ -268,7 +269,7 @@ def _conv_of(tensors: Sequence[Any], rest: Sequence[Any]) -> Conv:
 def _padding(conv: Conv) -> EpilogueSpec:
     """That of a convolution of x itself."""
     # With literal numbers: those of a global would be variables of a compiled program.
-    return _padded(EpilogueSpec("none", 0.0, "none", 0.0, 1, 0, "zero"), conv)
+    return _padded(EpilogueSpec("none", 0.0, "none", 0.0, 1, 0, "zero", 1), conv)
 
 
 def _padded(spec: EpilogueSpec, conv: Conv) -> EpilogueSpec:

@@ -6,15 +6,17 @@ from torch import Tensor
 
 
 def as_image(x: Tensor) -> Tensor:
-    """[N, C, L] as [N, C, 1, L], [N, C, D, H, W] as [N, C, D·H, W], and [N, C, H, W] as it is.
+    """[N, C] as [N, C, 1, 1], [N, C, L] as [N, C, 1, L], [N, C, D, H, W] as [N, C, D·H, W], [N, C, H, W] as it is.
 
     A view of a dense x in either layout, contiguous or channels_last; else a copy.
 
     Args:
-        x: [N, C, *spatial], with one to three spatial dimensions.
+        x: [N, C, *spatial], with up to three spatial dimensions.
     """
     if x.dim() == 4:
         return x
+    if x.dim() == 2:
+        return x[:, :, None, None]
     if x.dim() == 3:
         return x.unsqueeze(2)
     n, c, d, h, w = x.shape
@@ -33,6 +35,8 @@ def from_image(y: Tensor, x: Tensor) -> Tensor:
     """
     if x.dim() == 4:
         return y
+    if x.dim() == 2:
+        return y[:, :, 0, 0]
     if x.dim() == 3:
         return y.squeeze(2)
     n, c, d, h, w = x.shape

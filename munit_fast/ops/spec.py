@@ -12,8 +12,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-NORMS = ("none", "instance", "layer")
-ACTIVATIONS = ("none", "relu", "lrelu", "prelu", "selu", "tanh", "silu")
+NORMS = ("none", "instance", "layer", "group")
+ACTIVATIONS = ("none", "relu", "lrelu", "prelu", "selu", "tanh", "silu", "gelu", "gelu_tanh")
 PAD_MODES = ("reflect", "replicate", "zero")
 
 WINOGRAD_PLANS = ("f43", "f23", "f42")
@@ -27,12 +27,13 @@ class EpilogueSpec(NamedTuple):
 
     Attributes:
         norm: one of NORMS.
-        eps: what the norm adds to the variance ("instance") or the standard deviation ("layer").
+        eps: what the norm adds to the variance ("instance", "group") or the standard deviation ("layer").
         act: one of ACTIVATIONS.
         slope: of "lrelu"; the slopes of "prelu" are a tensor.
         block: side of the blocks of depth-to-space; 1 for none.
         pad: pixels of padding on each side.
         pad_mode: one of PAD_MODES.
+        groups: of channels, of the norm "group"; else 1.
     """
 
     norm: str
@@ -42,6 +43,7 @@ class EpilogueSpec(NamedTuple):
     block: int
     pad: int
     pad_mode: str
+    groups: int = 1
 
     def output_size(self, x: Tensor) -> tuple[int, int, int, int]:
         """The size of the result for x [N, C, H, W]: [N, C / block², block·H + 2·pad, block·W + 2·pad]."""
@@ -50,19 +52,22 @@ class EpilogueSpec(NamedTuple):
         return n, c // block**2, block * h + 2 * pad, block * w + 2 * pad
 
     def stats_size(self, x: Tensor) -> tuple[int, int]:
-        """The size [2, R] of x's statistics: one column a plane ("instance"), a sample ("layer"), or none."""
+        """The size [2, R] of x's statistics: one column a plane, a sample (norm "layer"), or none.
+
+        The planes of a group have equal columns: what reads statistics need not know of groups.
+        """
         n, c, _, _ = x.shape
         norm = self.norm
-        return 2, n * c if norm == "instance" else n if norm == "layer" else 0
+        return 2, 0 if norm == "none" else n if norm == "layer" else n * c
 
     def sums_size(self, x: Tensor) -> tuple[int, int, int]:
         """The size [3, N, C] of the backward's sums: over each plane, for bias, weight and slopes."""
         return 3, x.shape[0], x.shape[1]
 
-    def codes(self) -> tuple[int, float, int, float, int, int, int]:
+    def codes(self) -> tuple[int, float, int, float, int, int, int, int]:
         """The fields as the compiled operators take them, with numbers in place of names."""
-        norm, eps, act, slope, block, pad, pad_mode = self
-        return NORMS.index(norm), eps, ACTIVATIONS.index(act), slope, block, pad, PAD_MODES.index(pad_mode)
+        norm, eps, act, slope, block, pad, pad_mode, groups = self
+        return NORMS.index(norm), eps, ACTIVATIONS.index(act), slope, block, pad, PAD_MODES.index(pad_mode), groups
 
 
 class EpilogueInputs(NamedTuple):

@@ -46,8 +46,9 @@ NO_EPILOGUE = EpilogueSpec("none", 0.0, "none", 0.0, 1, 0, "zero")
 
 _EPILOGUE = (
     "Tensor x, Tensor? stats, Tensor? weight, Tensor? bias, Tensor? slopes, "
-    "str norm, float eps, str act, float slope, int block, int pad, str pad_mode"
+    "str norm, float eps, str act, float slope, int block, int pad, str pad_mode, int groups"
 )
+_SOURCE = 5 + len(EpilogueSpec._fields)  # arguments
 LIBRARY.define("winograd_weights(Tensor weight, str plan) -> Tensor")
 # transformed: what winograd_weights gives for conv_weight; y_norm: the norm whose statistics of y are wanted.
 LIBRARY.define(
@@ -59,7 +60,7 @@ LIBRARY.define(
     "str pad_mode, str plan) -> Tensor"
 )
 LIBRARY.define(f"winograd_weight_gradient(Tensor grad, {_EPILOGUE}, Tensor conv_weight, str plan) -> Tensor")
-LIBRARY.define("statistics(Tensor x, str norm) -> Tensor")
+LIBRARY.define("statistics(Tensor x, str norm, int groups) -> Tensor")
 
 
 class Source(NamedTuple):
@@ -121,7 +122,7 @@ def _raw(source: Source) -> tuple[Any, ...]:
 
 
 def _parse(arguments: Sequence[Any]) -> Source:
-    x, stats, weight, bias, slopes, *fields = arguments[:12]
+    x, stats, weight, bias, slopes, *fields = arguments[:_SOURCE]
     return Source(x, stats, weight, bias, slopes, EpilogueSpec._make(fields))
 
 
@@ -158,7 +159,7 @@ def _conv(*arguments: Any) -> tuple[Tensor, Tensor]:
 
 def _conv_into(y: Tensor, y_stats: Tensor, arguments: Sequence[Any]) -> tuple[Tensor, Tensor]:
     source = _parse(arguments)
-    conv_weight, transformed, conv_bias, plan, y_norm = arguments[12:]
+    conv_weight, transformed, conv_bias, plan, y_norm = arguments[_SOURCE:]
     _RAW.winograd_conv.default(
         *_raw(source),
         WINOGRAD_PLANS.index(plan),
@@ -183,7 +184,7 @@ def _conv_fake(*arguments: Any) -> tuple[Tensor, Tensor]:
 
 def _conv_results(arguments: Sequence[Any], empty: Callable[..., Tensor]) -> tuple[Tensor, Tensor]:
     source = _parse(arguments)
-    conv_weight, _, _, plan, y_norm = arguments[12:]
+    conv_weight, _, _, plan, y_norm = arguments[_SOURCE:]
     y = empty(output_size(source.spec.output_size(source.x), conv_weight.shape[0], plan), source.x)
     return y, empty_stats(y, NO_EPILOGUE._replace(norm=y_norm))
 
@@ -250,7 +251,7 @@ def _input_gradient_fake(
 
 @torch.library.impl(LIBRARY, "winograd_weight_gradient", "CPU")
 def _weight_gradient(grad: Tensor, *arguments: Any) -> Tensor:
-    conv_weight, plan = arguments[12:]
+    conv_weight, plan = arguments[_SOURCE:]
     result = torch.empty_like(conv_weight)
     _RAW.winograd_weight_gradient.default(
         _channels_last(grad), *_raw(_parse(arguments)), WINOGRAD_PLANS.index(plan), result
@@ -260,18 +261,18 @@ def _weight_gradient(grad: Tensor, *arguments: Any) -> Tensor:
 
 @torch.library.register_fake("munit_fast::winograd_weight_gradient", lib=LIBRARY)
 def _weight_gradient_fake(grad: Tensor, *arguments: Any) -> Tensor:
-    return torch.empty_like(arguments[12])
+    return torch.empty_like(arguments[_SOURCE])
 
 
 @torch.library.impl(LIBRARY, "statistics", "CPU")
-def _statistics(x: Tensor, norm: str) -> Tensor:
-    stats = _statistics_fake(x, norm)
-    _RAW.statistics.default(_channels_last(x), stats, NORMS.index(norm))
+def _statistics(x: Tensor, norm: str, groups: int) -> Tensor:
+    stats = _statistics_fake(x, norm, groups)
+    _RAW.statistics.default(_channels_last(x), stats, NORMS.index(norm), groups)
     return stats
 
 
 @torch.library.register_fake("munit_fast::statistics", lib=LIBRARY)
-def _statistics_fake(x: Tensor, norm: str) -> Tensor:
+def _statistics_fake(x: Tensor, norm: str, groups: int) -> Tensor:
     return empty_stats(x, NO_EPILOGUE._replace(norm=norm))
 
 
@@ -283,9 +284,9 @@ def transform_weight(weight: Tensor, plan: str) -> Tensor:
     return _OPS.winograd_weights.default(weight, plan)
 
 
-def statistics(x: Tensor, norm: str) -> Tensor:
-    """The statistics [2, R] of x [N, C, H, W] for the norm "instance" or "layer", float32."""
-    return (_statistics if is_plain_cpu(x) else _OPS.statistics.default)(x, norm)
+def statistics(x: Tensor, norm: str, groups: int = 1) -> Tensor:
+    """The statistics [2, R] of x [N, C, H, W] for the norm "instance", "layer" or "group", float32."""
+    return (_statistics if is_plain_cpu(x) else _OPS.statistics.default)(x, norm, groups)
 
 
 def conv(

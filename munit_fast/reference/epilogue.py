@@ -9,12 +9,17 @@ Both functions compute in at least float32 and round once, at the end. `epilogue
 
 from __future__ import annotations
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 SELU_SCALE = 1.0507009873554804934193349852946
 SELU_ALPHA = 1.6732632423543772848170429916717
+GELU_TANH_SCALE = 2 * math.sqrt(2 / math.pi)
+GELU_TANH_CUBE = 0.044715
+GELU_SQUARE_MAX = 1e4  # from here on σ'(w) = 0, and must not be multiplied by infinity
 
 _PAD_MODES = {"reflect": "reflect", "replicate": "replicate", "zero": "constant"}
 
@@ -29,13 +34,20 @@ def _per_channel(value: Tensor, x: Tensor) -> Tensor:
     return value.repeat(1, x.shape[1] // value.shape[1])[:, :, None, None]
 
 
-def statistics(x: Tensor, norm: str) -> Tensor:
+def _per_plane(value: Tensor, x: Tensor) -> Tensor:
+    """[N, R] -> broadcastable to x [N, C, H, W], of which C / R neighbouring planes share an entry."""
+    return value.repeat_interleave(x.shape[1] // value.shape[1], 1)[:, :, None, None]
+
+
+def statistics(x: Tensor, norm: str, groups: int = 1) -> Tensor:
     """Mean and spread of x.
 
     Args:
         x: [N, C, H, W].
-        norm: "instance": one pair a plane, R = N·C, and the biased variance; "layer": one pair a sample, R = N, and the
-            unbiased standard deviation (divided by C·H·W - 1); "none": R = 0.
+        norm: "instance": one pair a plane, R = N·C, and the biased variance; "group": the same of a group of channels,
+            repeated for each of its planes; "layer": one pair a sample, R = N, and the unbiased standard deviation
+            (divided by C·H·W - 1); "none": R = 0.
+        groups: of channels, for "group".
 
     Returns:
         [2, R] in at least float32.
@@ -43,17 +55,20 @@ def statistics(x: Tensor, norm: str) -> Tensor:
     x = _wide(x)
     if norm == "none":
         return x.new_empty(2, 0)
-    rows = x.flatten(0, 1).flatten(1) if norm == "instance" else x.flatten(1)
+    rows = x.flatten(1) if norm == "layer" else x.flatten(0, 1).flatten(1)
+    if norm == "group":
+        rows = rows.reshape(x.shape[0] * groups, -1)
     mean = rows.mean(1)
     centred = rows - mean[:, None]
     variance = centred.square().sum(1) / (rows.shape[1] - int(norm == "layer"))
-    return torch.stack([mean, variance if norm == "instance" else variance.sqrt()])
+    stats = torch.stack([mean, variance.sqrt() if norm == "layer" else variance])
+    return stats.repeat_interleave(x.shape[1] // groups, 1) if norm == "group" else stats
 
 
 def _mean_and_scale(x: Tensor, stats: Tensor, norm: str, eps: float) -> tuple[Tensor, Tensor]:
-    shape = (x.shape[0], x.shape[1] if norm == "instance" else 1, 1, 1)
+    shape = (x.shape[0], 1 if norm == "layer" else x.shape[1], 1, 1)
     mean, spread = stats[0].view(shape), stats[1].view(shape)
-    return mean, (spread + eps).rsqrt() if norm == "instance" else 1 / (spread + eps)
+    return mean, 1 / (spread + eps) if norm == "layer" else (spread + eps).rsqrt()
 
 
 def activate(z: Tensor, act: str, slope: float | Tensor = 0.2) -> Tensor:
@@ -62,7 +77,8 @@ def activate(z: Tensor, act: str, slope: float | Tensor = 0.2) -> Tensor:
     Args:
         z: [N, C, H, W].
         act: "none"; "relu"; "lrelu"; "prelu" (He et al., 2015); "selu" (Klambauer et al., 2017); "tanh"; "silu",
-            z · σ(z) (Hendrycks & Gimpel, 2016; Elfwing et al., 2017).
+            z · σ(z) (Hendrycks & Gimpel, 2016; Elfwing et al., 2017); "gelu", z · Φ(z) with the normal distribution
+            function Φ, and "gelu_tanh", z · (1 + tanh(√(2/π) · (z + 0.044715 z³))) / 2 (Hendrycks & Gimpel, 2016).
         slope: of "lrelu" a number; of "prelu" a tensor [1] or [C].
 
     Returns:
@@ -79,6 +95,10 @@ def activate(z: Tensor, act: str, slope: float | Tensor = 0.2) -> Tensor:
         return torch.tanh(z)
     if act == "silu":
         return F.silu(z)
+    if act == "gelu":
+        return F.gelu(z)
+    if act == "gelu_tanh":
+        return F.gelu(z, approximate="tanh")
     return z
 
 
@@ -144,27 +164,29 @@ def epilogue(
     block: int = 1,
     pad: int = 0,
     pad_mode: str = "reflect",
+    groups: int = 1,
     stats: Tensor | None = None,
 ) -> Tensor:
     """normalise → act → + residual → depth-to-space → pad.
 
     norm "instance" (MUNIT's AdaIN, section 5.1, when weight and bias are [N, C]): r = 1 / sqrt(var + eps) with the
-    biased variance of each plane. norm "layer" (MUNIT, decoder): r = 1 / (std + eps) with the unbiased std of each
-    sample. norm "none": z = weight · x + bias.
+    biased variance of each plane. norm "group" (Wu & He, 2018, eq. 7): the same of each group of channels. norm "layer"
+    (MUNIT, decoder): r = 1 / (std + eps) with the unbiased std of each sample. norm "none": z = weight · x + bias.
 
     Args:
         x: [N, C, H, W].
         weight: [P] or [N, P], where P divides C and channel c reads entry c % P; None: one.
         bias: like weight; None: zero.
         residual: [N, C, H, W]; or None.
-        norm: "none", "instance" or "layer".
-        eps: added to the variance ("instance") or to the standard deviation ("layer").
+        norm: "none", "instance", "group" or "layer".
+        eps: added to the variance ("instance", "group") or to the standard deviation ("layer").
         act: see `activate`.
         slope: see `activate`.
         block: side of the blocks of `depth_to_space`; 1 for none.
         pad: pixels of padding on each side.
         pad_mode: "reflect", "replicate" or "zero".
-        stats: `statistics(x, norm)`, if they are known; the result is then differentiable in x as if they were
+        groups: of channels, for norm "group".
+        stats: `statistics(x, norm, groups)`, if they are known; the result is then differentiable in x as if they were
             constant.
 
     Returns:
@@ -172,7 +194,7 @@ def epilogue(
     """
     z = _wide(x)
     if norm != "none":
-        mean, scale = _mean_and_scale(z, statistics(x, norm) if stats is None else stats, norm, eps)
+        mean, scale = _mean_and_scale(z, statistics(x, norm, groups) if stats is None else stats, norm, eps)
         z = (z - mean) * scale
     if weight is not None:
         z = z * _per_channel(weight, z)
@@ -198,12 +220,14 @@ def epilogue_backward(
     block: int = 1,
     pad: int = 0,
     pad_mode: str = "reflect",
+    groups: int = 1,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """The gradient of `epilogue`, given its result's gradient, its input and `statistics(x, norm)`.
+    """The gradient of `epilogue`, given its result's gradient, its input and its `statistics`.
 
     With x̂ = (x - mean)·r, g the gradient at y before padding, gz = act'(z)·g and gx̂ = weight·gz, over M elements:
 
         instance   dx = r · (gx̂ - mean(gx̂) - x̂ · mean(gx̂·x̂))
+        group      the same, with means over a group
         layer      dx = r · (gx̂ - mean(gx̂)) - x̂ · Σ(gx̂·x̂) / ((M - 1) · std)        (no second term at std = 0)
 
     Args:
@@ -219,6 +243,7 @@ def epilogue_backward(
         block: as for `epilogue`.
         pad: as for `epilogue`.
         pad_mode: as for `epilogue`.
+        groups: as for `epilogue`.
 
     Returns:
         dx [N, C, H, W] and the gradient of the residual (= g) [N, C, H, W], both in x's dtype; and the sums over each
@@ -250,17 +275,27 @@ def epilogue_backward(
         gz = g * (1 - torch.tanh(z).square())
     elif act == "silu":  # σ · (1 + z · (1 - σ)), where 1 - σ(z) = σ(-z) keeps its digits
         gz = g * torch.sigmoid(z) * (1 + z * torch.sigmoid(-z))
+    elif act == "gelu":  # Φ + z · φ
+        density = torch.exp(z.square() / -2) / math.sqrt(2 * math.pi)
+        gz = g * (torch.erfc(z * -math.sqrt(0.5)) / 2 + z * density)
+    elif act == "gelu_tanh":  # z · σ(w) with w = 2 √(2/π) · (z + 0.044715 z³), as (1 + tanh(w / 2)) / 2 = σ(w)
+        square = z.square().clamp_max(GELU_SQUARE_MAX)
+        w = GELU_TANH_SCALE * z * (1 + GELU_TANH_CUBE * square)
+        dw = GELU_TANH_SCALE * (1 + 3 * GELU_TANH_CUBE * square)
+        gz = g * (torch.sigmoid(w) + z * (dw * (torch.sigmoid(w) * torch.sigmoid(-w))))
 
     sums = torch.stack([gz.sum((2, 3)), (gz * normalised).sum((2, 3)), slope_sum])
     dx = gz if weight is None else gz * _per_channel(weight, gz)
     if scale is not None:
-        over = (2, 3) if norm == "instance" else (1, 2, 3)
-        count = dx[0, 0].numel() * (1 if norm == "instance" else dx.shape[1])
-        along = (dx * normalised).sum(over, keepdim=True)
-        if norm == "instance":
-            dx = scale * (dx - dx.mean(over, keepdim=True) - normalised * along / count)
-        else:
+        together = {"instance": 1, "group": dx.shape[1] // groups, "layer": dx.shape[1]}[norm]  # planes
+        over = dx.reshape(dx.shape[0], -1, together, *dx.shape[2:])  # the result's mean over these
+        count = math.prod(over.shape[2:])
+        mean = _per_plane(over.mean((2, 3, 4)), dx)
+        along = _per_plane((over * normalised.reshape(over.shape)).sum((2, 3, 4)), dx)
+        if norm == "layer":
             std = stats[1].view(-1, 1, 1, 1)
             second = torch.where(std > 0, along / ((count - 1) * std), 0)
-            dx = scale * (dx - dx.mean(over, keepdim=True)) - normalised * second
+            dx = scale * (dx - mean) - normalised * second
+        else:
+            dx = scale * (dx - mean - normalised * along / count)
     return dx.to(x.dtype), g.to(x.dtype), sums

@@ -576,7 +576,8 @@ def test_orders_of_modules(calls: list[Any]) -> None:
         ([conv(), nn.Tanh(), norm(), nn.ReLU()], [None]),
         ([conv(), norm(), norm(), nn.ReLU(), conv()], [None, "instance relu"]),
         ([norm(), nn.ReLU(), nn.Tanh(), conv()], [None]),
-        ([norm(), nn.GELU(), conv(), nn.ReplicationPad2d((1, 2, 1, 1)), conv()], [None, None]),
+        ([norm(), nn.Mish(), conv(), nn.ReplicationPad2d((1, 2, 1, 1)), conv()], [None, None]),
+        ([norm(), nn.GELU(), conv(), norm(), nn.GELU("tanh"), conv()], ["instance gelu", "instance gelu_tanh"]),
         ([norm(), conv(), conv(), nn.ZeroPad2d(1), nn.ReLU(), conv()], ["instance none", None, None]),
         ([nn.ReLU(), nn.Sequential(norm(), nn.SiLU()), nn.Sequential(conv(), norm())], [None]),
     ):

@@ -119,3 +119,17 @@ def test_baselines_that_were_not_timed_are_named() -> None:
     assert ", ".join(names) in tables.summary(rows) and ", ".join(names) in page(rows)
     rows += [baseline(2.0, **translation, implementation=name) for name in names]
     assert not any(name in tables.summary(rows) for name in names)
+
+
+def test_networks_before_and_after_have_a_line_for_each_mode_and_columns_for_each_batch() -> None:
+    case = {"level": "accelerated", "name": "MONAI UNet 3d", "channels": 16, "side": 64, "peak_bytes": 50_000_000}
+    rows = []
+    for mode, batch in (("forward", 1), ("training", 1), ("training", 4)):
+        rows += [
+            row(**case, mode=mode, batch=batch),
+            baseline(2.0, **(case | {"peak_bytes": 60_000_000}), mode=mode, batch=batch),
+        ]
+    assert lines(page(rows))[1:] == [
+        "| MONAI UNet 3d, 16×64³ | forward | 2 → 1 | 2.00× | 60 → 50 | – | – | – |",
+        "| MONAI UNet 3d, 16×64³ | training step | 2 → 1 | 2.00× | 60 → 50 | 2 → 1 | 2.00× | 60 → 50 |",
+    ]

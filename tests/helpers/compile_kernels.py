@@ -1,5 +1,7 @@
 """Compiles every kernel that MUNIT's networks launch, for GPUs that need not be here, and writes what came out.
 
+Besides those, the kernels of the longest activation.
+
     python compile_kernels.py OUT.json
 
 A process of its own, since it replaces Triton's driver. `test_ahead_of_time.py` runs it and reads the result. What is
@@ -147,6 +149,9 @@ def _compile(job: tuple[str, str, str]) -> list[dict[str, Any]]:
     ]
     if target != "sm_90" or layout == "nchw":
         work = work[::3]
+    work += [
+        (str(case), record(case)) for case in cases.variants(cases.LONGEST_CASE, (DTYPES[dtype],), (layout == "nhwc",))
+    ]
     work.append(("losses", record_losses(DTYPES[dtype])))
     for name, launches in work:
         for kernel, grid, args, meta in launches:

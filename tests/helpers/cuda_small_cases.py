@@ -28,7 +28,7 @@ def main() -> None:
         for op in cases.OPS:
             block = cases.block_of(op)
             for i, (n, c, h, w) in enumerate(SHAPES):
-                dtype, act = cuda.DTYPES[i % 3], ("prelu", "relu", "selu", "tanh", "silu")[i]
+                dtype, act = cuda.DTYPES[i % 3], ("prelu", "gelu", "selu", "gelu_tanh", "silu")[i]
                 pad, mode = ((3, "reflect"), (2, "replicate"), (1, "zero"), (0, "reflect"), (1, "reflect"))[i]
                 shape = (n, c * block**2, h, w)
                 oracle.check(

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from munit_fast.ops.cases import groups_of
 from munit_fast.ops.spec import ACTIVATIONS, NORMS
 from munit_fast.reference import epilogue as reference
 
@@ -56,7 +57,13 @@ class KernelCase:
             "block": self.block,
             "pad": self.pad,
             "pad_mode": self.pad_mode,
+            "groups": self.groups,
         }
+
+    @property
+    def groups(self) -> int:
+        """Of channels, of the norm "group"; else 1."""
+        return groups_of(self.shape[1]) if self.norm == "group" else 1
 
 
 # Each row: the values of one factor. Every pair of values of two factors meets in some case.
@@ -201,13 +208,15 @@ def use_tile(case: KernelCase, monkeypatch: Any) -> None:
     monkeypatch.setattr(configs, "tile", lambda table, *_: rows if table == "statistics, rows" else small)
     monkeypatch.setattr(configs, "SPLIT_PROGRAMS", programs)
     monkeypatch.setattr(configs, "COMBINE_ELEMENTS", 64)
-    monkeypatch.setattr(configs, "LAYER_CHANNELS", 4)
+    monkeypatch.setattr(configs, "TOTALS_CHANNELS", 4)
+    monkeypatch.setattr(configs, "GROUP_ELEMENTS", 4)
 
 
 def _network_cases() -> list[KernelCase]:
-    """The epilogues of MUNIT's networks at 256×256, one sample."""
+    """The epilogues of MUNIT's networks at 256×256, and a few group norms; one sample."""
     adain = {"weight": "sample", "bias": "sample"}
     layer = {"norm": "layer", "weight": "shared", "bias": "shared"}
+    group = {"norm": "group", "weight": "shared", "bias": "shared"}
     bias = {"norm": "none", "bias": "shared"}
     return [
         KernelCase((1, 64, 256, 256), norm="instance", act="relu", pad=1),
@@ -231,10 +240,15 @@ def _network_cases() -> list[KernelCase]:
         KernelCase((1, 512, 16, 16), act="lrelu", pad=0, **bias),
         KernelCase((1, 64, 256, 256), act="relu", pad=1, **bias),
         KernelCase((1, 3, 256, 256), act="tanh", pad=0, **bias),
+        # Of other people's networks.
+        KernelCase((1, 128, 256, 256), act="silu", pad=0, **group),
+        KernelCase((1, 512, 32, 32), act="silu", pad=0, **group),
+        KernelCase((1, 256, 64, 64), act="none", pad=0, residual=True, **group),
     ]
 
 
 NETWORK_CASES = _network_cases()
+LONGEST_CASE = KernelCase((1, 256, 64, 64), norm="instance", act="gelu", pad=1)
 
 
 def variants(case: KernelCase, dtypes: tuple[torch.dtype, ...], channels_last: tuple[bool, ...]) -> list[KernelCase]:

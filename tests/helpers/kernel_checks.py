@@ -75,9 +75,11 @@ def _length_and_condition(case: KernelCase, x: Tensor) -> tuple[int, float]:
     """Terms of a statistic, and the largest |mean| / spread."""
     if case.norm == "none":
         return 1, 0.0
-    mean, spread = reference.statistics(x.detach(), case.norm)
-    spread = (spread + case.eps).sqrt() if case.norm == "instance" else spread + case.eps
-    return math.prod(case.shape[2:] if case.norm == "instance" else case.shape[1:]), (mean.abs() / spread).max().item()
+    mean, spread = reference.statistics(x.detach(), case.norm, case.groups)
+    spread = spread + case.eps if case.norm == "layer" else (spread + case.eps).sqrt()
+    _, c, h, w = case.shape
+    planes = {"instance": 1, "group": c // case.groups, "layer": c}[case.norm]
+    return planes * h * w, (mean.abs() / spread).max().item()
 
 
 def check_forward(case: KernelCase, inputs: KernelInputs) -> Tensor:
@@ -89,7 +91,7 @@ def check_forward(case: KernelCase, inputs: KernelInputs) -> Tensor:
     assert stats.dtype == torch.float32
     length, condition = _length_and_condition(case, wide.x)
     _within("y", y, expected, bound(case.dtype, "result", i.x.numel(), length, condition))
-    expected_stats = reference.statistics(wide.x, case.norm)
+    expected_stats = reference.statistics(wide.x, case.norm, case.groups)
     assert stats.shape == expected_stats.shape
     if case.norm != "none":
         _within("mean", stats[0], expected_stats[0], 1.5e-7)  # a unit in fp32's last place
@@ -104,7 +106,7 @@ def check_backward(case: KernelCase, inputs: KernelInputs, stats: Tensor) -> Non
     y = reference.epilogue(wide.x, wide.weight, wide.bias, wide.residual, slope=wide.slope, **case.options)
     y.backward(wide.grad)
     with torch.no_grad():
-        arguments = (wide.grad, wide.x, reference.statistics(wide.x, case.norm), wide.weight, wide.bias)
+        arguments = (wide.grad, wide.x, reference.statistics(wide.x, case.norm, case.groups), wide.weight, wide.bias)
         _, expected_residual, expected_sums = reference.epilogue_backward(*arguments, slope=wide.slope, **case.options)
 
     grad_x, grad_residual, sums = run_backward(case, i, stats)

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import torch
@@ -54,6 +55,10 @@ def frozen(case: EpilogueCase, inputs: CaseTensors) -> CaseTensors:
     elif case.norm == "layer":
         mean, scale = x.mean((1, 2, 3)), 1 / (x.std((1, 2, 3)) + case.eps)
         mean, scale = mean[:, None].expand(n, c), scale[:, None].expand(n, c)
+    elif case.norm == "group":
+        rows = x.reshape(n, case.groups, -1)
+        mean, scale = rows.mean(2), (rows.var(2, correction=0) + case.eps).rsqrt()
+        mean, scale = (value.repeat_interleave(c // case.groups, 1) for value in (mean, scale))
 
     def planes(value: Tensor | None, otherwise: float) -> Tensor:
         value = x.new_tensor([otherwise]) if value is None else value
@@ -63,6 +68,19 @@ def frozen(case: EpilogueCase, inputs: CaseTensors) -> CaseTensors:
     scale = scale * planes(weight, 1.0)
     folded = CaseTensors(x, scale, planes(bias, 0.0) - mean * scale, residual, slope)
     return CaseTensors(*(t if t is None else t.clone().requires_grad_() for t in folded))
+
+
+def exact_activation(z: Tensor, act: str, slope: float | Tensor = 0.2) -> Tensor:
+    """The activation of a float64 z, small and infinite values included; differentiable.
+
+    PyTorch's gelu adds 1 to erf or tanh, which leaves no digits far below zero, and what it gives at infinity depends
+    on dtype and processor.
+    """
+    if act == "gelu":
+        return z / 2 * torch.erfc(z * -math.sqrt(0.5))
+    if act == "gelu_tanh":
+        return z * torch.sigmoid(math.sqrt(8 / math.pi) * (z + 0.044715 * z**3))
+    return formulas.activate(z, act, slope)
 
 
 def away_from_kinks(case: EpilogueCase, fixed: CaseTensors) -> Tensor:
@@ -76,8 +94,8 @@ def condition(case: EpilogueCase, inputs: CaseTensors) -> float:
     """The largest |mean| / sqrt(var + eps) of a plane (or sample)."""
     if case.norm == "none":
         return 0.0
-    mean, spread = formulas.statistics(inputs.x.detach(), case.norm)
-    return float((mean.abs() / ((spread + case.eps).sqrt() if case.norm == "instance" else spread + case.eps)).max())
+    mean, spread = formulas.statistics(inputs.x.detach(), case.norm, case.groups)
+    return float((mean.abs() / (spread + case.eps if case.norm == "layer" else (spread + case.eps).sqrt())).max())
 
 
 def errors(case: EpilogueCase, impl: str, device: str = "cpu") -> dict[str, tuple[float, float]]:
@@ -86,8 +104,8 @@ def errors(case: EpilogueCase, impl: str, device: str = "cpu") -> dict[str, tupl
     double = in_double(inputs)
     y, expected = run(case, inputs, impl), case.specification(double)
     fixed = frozen(case, double)
-    # Differences too, whose terms are of the size of 1: 1 - tanh², and silu's derivative where it changes its sign.
-    smooth = case.act in ("tanh", "silu")
+    # Differences too, whose terms are of the size of 1: 1 - tanh², and the derivatives that change their sign.
+    smooth = case.act in ("tanh", "silu", "gelu", "gelu_tanh")
     direct = (replace(case, act="none") if smooth else case).specification(fixed, norm="none")
 
     upstream = torch.randn(y.shape, generator=torch.Generator().manual_seed(case.seed + 1), dtype=torch.float64)
@@ -100,7 +118,8 @@ def errors(case: EpilogueCase, impl: str, device: str = "cpu") -> dict[str, tupl
     terms = gradients(direct, fixed, upstream.double())
 
     n, c, h, w = case.shape
-    length = {"none": 1, "instance": h * w, "layer": c * h * w}[case.norm]
+    planes = {"instance": 1, "group": c // case.groups, "layer": c}
+    length = planes[case.norm] * h * w if case.norm != "none" else 1
     off = condition(case, double)
 
     def compare(kind: str, value: Tensor, reference: Tensor, scale: float, length: int) -> tuple[float, float]:

@@ -35,7 +35,7 @@ def compiled(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
 
 def _of(compiled: list[dict[str, Any]], target: str) -> list[dict[str, Any]]:
     rows = [row for row in compiled if row["job"][0] == target]
-    assert len({row["kernel"] for row in rows}) == 8, f"{target}: {sorted({row['kernel'] for row in rows})}"
+    assert len({row["kernel"] for row in rows}) == 10, f"{target}: {sorted({row['kernel'] for row in rows})}"
     return rows
 
 

@@ -140,7 +140,7 @@ def test_other_layouts(name: str, simulator: Simulator, margins: Margins) -> Non
 
 def test_far_from_the_centre(simulator: Simulator, monkeypatch: pytest.MonkeyPatch) -> None:
     """At a mean of 1000 deviations the bounds leave no room for E[x²] - E[x]²."""
-    for way, op in itertools.product(("passes", "slab"), ("instance", "layer_affine")):
+    for way, op in itertools.product(("passes", "slab"), ("instance", "layer_affine", "group")):
         monkeypatch.setattr(cuda, "_way", way)
         for shape in (*WIDE, *LARGE):
             oracle.check(
@@ -153,10 +153,12 @@ def test_the_mean_to_its_last_digit(way: str, simulator: Simulator, monkeypatch:
     """Rounding alone is 1.8e-8 here; plain sums are 4e-8 to 8e-8 off. The spread: 3e-6, and 6e-2 by E[x²] - E[x]²."""
     torch.manual_seed(0)
     monkeypatch.setattr(cuda, "_way", way)
-    for norm, shape in itertools.product(("instance", "layer"), LARGE):
+    for norm, shape in itertools.product(("instance", "layer", "group"), LARGE):
         x = (torch.randn(shape) + 1000).contiguous(memory_format=torch.channels_last)
-        _, stats = torch.ops.munit_fast.epilogue(x, *[None] * 4, norm, 1e-5, "none", 0.0, 1, 0, "zero", "cuda")
-        expected = formulas.statistics(x.double(), norm)
+        groups = 4 if norm == "group" else 1
+        flags = (norm, 1e-5, "none", 0.0, 1, 0, "zero", groups, "cuda")
+        _, stats = torch.ops.munit_fast.epilogue(x, *[None] * 4, *flags)
+        expected = formulas.statistics(x.double(), norm, groups)
         assert float((stats[0] - expected[0]).norm() / expected[0].norm()) <= 3.5e-8, (norm, shape)
         assert float((stats[1] - expected[1]).norm() / expected[1].norm()) <= 1e-5, (norm, shape)
 
@@ -359,5 +361,21 @@ def test_special_values(simulator: Simulator, monkeypatch: pytest.MonkeyPatch) -
         assert bad[0].all() and not bad[1].any()
     values = torch.tensor([float("nan"), float("inf"), -float("inf"), 0.0, -0.0, 1e30, -1e30, 1e-30]).view(1, 1, 1, 8)
     for act in (act for act in ACTIVATIONS if act != "prelu"):
-        got, wanted = (mf.bias_act(values, act=act, impl=impl) for impl in ("cuda", "reference"))
+        got, wanted = mf.bias_act(values, act=act, impl="cuda"), oracle.exact_activation(values.double(), act).float()
         torch.testing.assert_close(got, wanted, equal_nan=True)
+        leaf = values.clone().requires_grad_()
+        (got,) = torch.autograd.grad(mf.bias_act(leaf, act=act, impl="cuda"), leaf, torch.ones_like(leaf))
+        wanted, _, _ = formulas.epilogue_backward(torch.ones_like(leaf), values, torch.empty(2, 0), act=act)
+        torch.testing.assert_close(got, wanted, equal_nan=True)
+
+
+@pytest.mark.parametrize("act", ["gelu", "gelu_tanh"])
+def test_gelu_keeps_its_digits(act: str, simulator: Simulator) -> None:
+    """Relative to each value; far below zero, a rounding of the exponent becomes one of the value."""
+    x = torch.linspace(-9, 9, 4096).view(1, 8, 16, 32).contiguous(memory_format=torch.channels_last).requires_grad_()
+    double = x.detach().double().requires_grad_()
+    y, exact = mf.bias_act(x, act=act, impl="cuda"), oracle.exact_activation(double, act)
+    (got,) = torch.autograd.grad(y, x, torch.ones_like(y))
+    (wanted,) = torch.autograd.grad(exact, double, torch.ones_like(exact))
+    assert ((y - exact) / exact / (1 + (double * wanted / exact).abs())).abs().max() < 12 * 2**-24
+    assert (got - wanted).abs().max() < 8 * 2**-24

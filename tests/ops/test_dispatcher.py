@@ -31,12 +31,12 @@ def opcheck(operator: Any, *arguments: object, utils: tuple[str, ...] = UTILS) -
 
 
 @pytest.mark.parametrize("layout", ["nchw", "channels_last"])
-@pytest.mark.parametrize("norm", ["none", "instance", "layer"])
+@pytest.mark.parametrize("norm", ["none", "instance", "layer", "group"])
 def test_opcheck_of_the_epilogue(impl: str, norm: str, layout: str) -> None:
     for dtype, block in ((torch.float32, 1), (torch.bfloat16, 2)):
         x, residual = (lay_out(torch.randn(2, 4, 5, 6).to(dtype), layout) for _ in range(2))
         weight, slope = torch.randn(4), torch.rand(4)
-        flags = (norm, 1e-5, "prelu", 0.0, block, 2, "reflect", impl)
+        flags = (norm, 1e-5, "prelu", 0.0, block, 2, "reflect", 2 if norm == "group" else 1, impl)
         opcheck(torch.ops.munit_fast.epilogue, x, weight, weight, residual, slope, *flags)
         opcheck(torch.ops.munit_fast.epilogue, x, None, None, None, slope, *flags, utils=UTILS[:2])
         y, stats = torch.ops.munit_fast.epilogue(x, weight, weight, residual, slope, *flags)
@@ -52,7 +52,7 @@ def test_opcheck_where_there_is_nothing_to_do(impl: str) -> None:
     """The result must not be an alias of the input."""
     for shape in ((2, 3, 4, 5), (1, 1, 1, 3)):
         x = torch.randn(shape)
-        flags = ("none", 0.0, "none", 0.0, 1, 0, "zero", impl)
+        flags = ("none", 0.0, "none", 0.0, 1, 0, "zero", 1, impl)
         opcheck(torch.ops.munit_fast.epilogue, x, None, None, None, None, *flags)
         arguments = (torch.randn(shape), x, torch.empty(2, 0), None, None, None, *flags, True, True, True)
         opcheck(torch.ops.munit_fast.epilogue_backward, *arguments)
@@ -77,7 +77,7 @@ def test_fake_tensors_have_the_strides_of_the_real_ones(impl: str) -> None:
         if shape[1] % block**2:
             continue
         x = torch.empty(shape, memory_format=order).copy_(torch.randn(shape))
-        flags = ("layer", 1e-5, "none", 0.0, block, 1, "replicate", impl)
+        flags = ("layer", 1e-5, "none", 0.0, block, 1, "replicate", 1, impl)
         y, stats = torch.ops.munit_fast.epilogue(x, None, None, None, None, *flags)
         arguments = (torch.randn_like(y), x, stats, None, None, None, *flags, True, True, True)
         real = (y, stats, *torch.ops.munit_fast.epilogue_backward(*arguments))

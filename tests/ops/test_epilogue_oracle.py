@@ -73,14 +73,16 @@ def test_sizes_at_which_the_cpu_works_otherwise(case: EpilogueCase, threads: int
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=name)
 @pytest.mark.parametrize("layout", ["nchw", "channels_last"])
-@pytest.mark.parametrize(("norm", "block"), [("instance", 1), ("layer", 1), ("layer", 2), ("none", 1)])
+@pytest.mark.parametrize(("norm", "block"), [("instance", 1), ("layer", 1), ("layer", 2), ("group", 1), ("none", 1)])
 def test_a_window_of_a_padded_tensor_as_residual(
     backend: str, norm: str, block: int, layout: str, dtype: torch.dtype
 ) -> None:
     """Read where it lies, it gives the bits of a dense copy; and so does the result rebuilt from its statistics."""
     x = lay_out(torch.randn(2, 12, 5, 7), layout).to(dtype)
     window = lay_out(torch.randn(2, 12, 9, 11), layout).to(dtype)[:, :, 2:-2, 2:-2]
-    flags = (norm, 1e-5, "relu", 0.2, block, 1, "reflect", "cpu" if backend != "reference" else backend)
+    groups = 3 if norm == "group" else 1
+    impl = backend if backend == "reference" else "cpu"
+    flags = (norm, 1e-5, "relu", 0.2, block, 1, "reflect", groups, impl)
     y, stats = torch.ops.munit_fast.epilogue(x, None, None, window, None, *flags)
     dense = window.contiguous(
         memory_format=torch.channels_last if layout == "channels_last" else torch.contiguous_format

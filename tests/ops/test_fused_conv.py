@@ -161,6 +161,8 @@ CASES = [
     replace(THREE, weight_plan="f23"),
     replace(THREE, plan="f23", parameters="plane", act="silu", pad_mode="replicate"),
     replace(THREE, norm="layer", pad_mode="zero", bias=False),
+    replace(THREE, act="gelu"),
+    replace(THREE, plan="f42", stride=2, size=(14, 17), parameters="plane", act="gelu_tanh", pad_mode="zero"),
     replace(THREE, norm="layer", parameters="shared", block=2, act="selu", size=(14, 18), pad=2),
     replace(THREE, norm="none", parameters="none", act="prelu", pad_mode="replicate", channels=33),
     replace(THREE, norm="none", parameters="none", act="none", pad=0, size=(5, 6)),

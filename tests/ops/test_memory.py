@@ -93,7 +93,7 @@ def test_operators_give_fresh_gradients(backend: str, shape: tuple[int, ...], pa
     x, stats = torch.randn(shape), torch.empty(2, 0)
     n, c, h, w = shape
     grad = torch.randn(n, c, h + 2 * pad, w + 2 * pad)
-    flags = ("none", 0.0, "none", 0.0, 1, pad, "zero", backend)
+    flags = ("none", 0.0, "none", 0.0, 1, pad, "zero", 1, backend)
     results = torch.ops.munit_fast.epilogue_backward(grad, x, stats, None, None, None, *flags, True, True, True)
     memory = [t.untyped_storage().data_ptr() for t in (grad, x, *results)]
     assert len(set(memory)) == len(memory)

@@ -20,6 +20,8 @@ MODULES: dict[str, Callable[[], nn.Module]] = {
     "instance": lambda: mnn.InstanceNorm2d(4, act="relu", pad=1),
     "instance affine": lambda: mnn.InstanceNorm2d(4, affine=True, act="prelu", pad=1, pad_mode="zero"),
     "instance tracked": lambda: mnn.InstanceNorm2d(4, track_running_stats=True, act="lrelu", slope=0.1),
+    "group": lambda: mnn.GroupNorm(2, 4, act="silu", pad=1),
+    "group plain": lambda: mnn.GroupNorm(4, 4, affine=False, act="prelu"),
     "layer": lambda: mnn.LayerNorm2d(4, act="selu", pad=2, pad_mode="replicate"),
     "layer plain": lambda: mnn.LayerNorm2d(4, affine=False),
     "layer shuffled": lambda: mnn.LayerNorm2d(1, depth_to_space=2, act="prelu", pad=1),
@@ -74,8 +76,28 @@ def test_instance_norm_replaces_pytorchs(affine: bool, tracked: bool, x: Tensor)
     theirs.load_state_dict(ours.state_dict())
 
 
-def test_instance_norm_takes_the_arguments_of_the_installed_torch() -> None:
-    theirs, ours = (inspect.signature(norm.__init__).parameters for norm in (nn.InstanceNorm2d, mnn.InstanceNorm2d))
+@pytest.mark.parametrize("affine", [False, True])
+def test_group_norm_replaces_pytorchs(affine: bool, x: Tensor) -> None:
+    theirs = randomised(nn.GroupNorm(2, 4, 1e-3, affine))
+    ours = mnn.GroupNorm(2, 4, 1e-3, affine)
+    assert isinstance(ours, nn.GroupNorm)
+    ours.load_state_dict(theirs.state_dict())
+    for part in (x, x[..., 0], x[..., 0, 0], x[:, :, None], x.contiguous(memory_format=torch.channels_last)):
+        y = ours(part)
+        assert y.stride() == part.contiguous().stride() or part.dim() == 4
+        torch.testing.assert_close(y, theirs(part), rtol=1e-5, atol=1e-6, check_stride=False)
+
+
+def test_group_norm_without_a_bias(x: Tensor) -> None:
+    ours = mnn.GroupNorm(2, 4, bias=False)
+    assert [name for name, _ in ours.named_parameters()] == ["weight"] and ours.bias is None
+    nn.init.normal_(ours.weight)
+    torch.testing.assert_close(ours(x), F.group_norm(x, 2, ours.weight), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["InstanceNorm1d", "InstanceNorm2d", "InstanceNorm3d", "GroupNorm"])
+def test_norms_take_the_arguments_of_the_installed_torch(name: str) -> None:
+    theirs, ours = (inspect.signature(getattr(module, name).__init__).parameters for module in (nn, mnn))
     for name, parameter in theirs.items():
         assert ours[name].kind == parameter.kind and ours[name].default == parameter.default, name
 

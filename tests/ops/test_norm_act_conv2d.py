@@ -79,6 +79,8 @@ def formula(
         "selu": F.selu,
         "tanh": torch.tanh,
         "silu": F.silu,
+        "gelu": F.gelu,
+        "gelu_tanh": lambda t: F.gelu(t, approximate="tanh"),
     }
     x = acts[act](x)
     if padding:
@@ -128,8 +130,16 @@ def check(given: dict[str, Tensor], tolerance: float, **options: Any) -> Tensor:
 def test_values_and_gradients(conv: Any, choice: str, layout: Any, kernel: int, stride: int) -> None:
     conv(choice)
     for (mode, padding), (norm, act) in zip(
-        [("reflect", 1), ("zeros", 1), ("replicate", 2), ("zeros", 0), ("reflect", 3)],
-        [("instance", "relu"), ("layer", "lrelu"), ("none", "tanh"), ("none", "none"), ("instance", "silu")],
+        [("reflect", 1), ("zeros", 1), ("replicate", 2), ("zeros", 0), ("reflect", 3), ("reflect", 2), ("zeros", 2)],
+        [
+            ("instance", "relu"),
+            ("layer", "lrelu"),
+            ("none", "tanh"),
+            ("none", "none"),
+            ("instance", "silu"),
+            ("layer", "gelu"),
+            ("none", "gelu_tanh"),
+        ],
         strict=True,
     ):
         given = tensors(kernel, norm=norm)
@@ -384,7 +394,7 @@ REFUSED: list[tuple[dict[str, Any], type[Exception], str]] = [
         r"^x .*\[N, 1, 1, 1\]",
     ),
     ({"norm": "instance", "eps": -1.0}, ValueError, "^eps "),
-    ({"act": "gelu"}, ValueError, "^act .*'gelu'"),
+    ({"act": "mish"}, ValueError, "^act .*'mish'"),
     ({"act": "prelu"}, TypeError, "^slope .*tensor"),
     ({"act": "prelu", "slope": torch.ones(3)}, ValueError, r"^slope .*\[1\] or \[4\].*\[3\]"),
     ({"impl": "gpu"}, ValueError, "^impl .*'gpu'"),

@@ -74,8 +74,9 @@ def test_norms_do_not_see_an_affine_change_of_their_input(
     assume(case.norm != "none" and case.dtype == torch.float64 and case.act != "selu")
     inputs = make_tensors(case)
     x = inputs.x.detach()
-    function = mf.instance_norm if case.norm == "instance" else mf.layer_norm2d
-    options = {"act": "tanh", "pad": case.pad, "pad_mode": "replicate", "impl": backend}
+    function = {"instance": mf.instance_norm, "layer": mf.layer_norm2d, "group": mf.group_norm}[case.norm]
+    options = {"num_groups": case.groups} if case.norm == "group" else {}
+    options |= {"act": "tanh", "pad": case.pad, "pad_mode": "replicate", "impl": backend}
     torch.testing.assert_close(
         function(x * scale + shift, eps=0.0, **options), function(x, eps=0.0, **options), rtol=1e-6, atol=1e-6
     )

@@ -21,6 +21,8 @@ MODULES = {
     "selu": nn.SELU(),
     "tanh": nn.Tanh(),
     "silu": nn.SiLU(),
+    "gelu": nn.GELU(),
+    "gelu_tanh": nn.GELU(approximate="tanh"),
 }
 PAD_MODULES = {"reflect": nn.ReflectionPad2d, "replicate": nn.ReplicationPad2d, "zero": nn.ZeroPad2d}
 
@@ -111,6 +113,11 @@ def test_statistics() -> None:
     torch.testing.assert_close(mean, x.mean((1, 2, 3)), **EXACT)
     torch.testing.assert_close(std, x.std((1, 2, 3)), **EXACT)
     assert formulas.statistics(x, "none").shape == (2, 0)
+    x = draw(2, 6, 4, 5)
+    mean, variance = formulas.statistics(x, "group", 2).view(2, 2, 2, 3)
+    for plane in range(3):  # of each group
+        torch.testing.assert_close(mean[..., plane], x.view(2, 2, -1).mean(2), **EXACT)
+        torch.testing.assert_close(variance[..., plane], x.view(2, 2, -1).var(2, correction=0), **EXACT)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -130,7 +137,7 @@ def backward_of(case: EpilogueCase, inputs: CaseTensors, upstream: Tensor) -> Ca
     dx, dresidual, sums = formulas.epilogue_backward(
         upstream,
         x,
-        formulas.statistics(x, case.norm),
+        formulas.statistics(x, case.norm, case.groups),
         weight,
         bias,
         norm=case.norm,
@@ -140,6 +147,7 @@ def backward_of(case: EpilogueCase, inputs: CaseTensors, upstream: Tensor) -> Ca
         block=case.block,
         pad=case.pad,
         pad_mode=case.pad_mode,
+        groups=case.groups,
     )
 
     def of_parameter(planes: Tensor, like: Tensor | None) -> Tensor | None:

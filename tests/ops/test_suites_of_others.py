@@ -19,7 +19,6 @@ from munit_fast import functional as mf
 from munit_fast import nn as mnn
 
 OURS = {1: mnn.InstanceNorm1d, 2: mnn.InstanceNorm2d, 3: mnn.InstanceNorm3d}
-SPATIAL = pytest.mark.parametrize("spatial", OURS)
 DTYPE = pytest.mark.parametrize("dtype", torch_samples.DTYPES, ids=str)
 LAYOUT = pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
 # ONNX's names of the modes that bias_act has; "wrap" is not among them.
@@ -79,9 +78,9 @@ def assert_same(got: Any, expected: Any) -> None:
 
 @DTYPE
 @LAYOUT
-def test_opinfo_samples(of_torch: dict[str, Any], impl: str, dtype: torch.dtype, layout: str) -> None:
+def test_opinfo_samples_of_instance_norm(of_torch: dict[str, Any], impl: str, dtype: torch.dtype, layout: str) -> None:
     compared = {"function": 0, "module": 0}
-    for sample in of_torch["function"][dtype]:
+    for sample in of_torch["instance_norm"][dtype]:
         options = dict(sample)
         if not options.pop("use_input_stats", True):
             continue  # a scale and a shift: test_moduleinfo_samples has them as modules in evaluation
@@ -124,18 +123,48 @@ def test_opinfo_samples(of_torch: dict[str, Any], impl: str, dtype: torch.dtype,
     assert compared["module"] >= 8 and compared["function"] >= 1, compared
 
 
-@SPATIAL
+@DTYPE
+@LAYOUT
+def test_opinfo_samples_of_group_norm(of_torch: dict[str, Any], impl: str, dtype: torch.dtype, layout: str) -> None:
+    refused, compared = 0, 0
+    for sample in map(dict, of_torch["group_norm"][dtype]):
+        x = lay_out(sample.pop("input"), layout).requires_grad_()
+        parameters = {n: sample.pop(n).requires_grad_() for n in ("weight", "bias") if sample.get(n) is not None}
+        sample = {name: value for name, value in sample.items() if value is not None}
+        if x.numel() == 0:  # an empty batch or image is a mistake of the caller here
+            with pytest.raises(ValueError, match=r"^x must not be empty"):
+                mf.group_norm(x, **parameters, **sample, impl=impl)
+            refused += 1
+            continue
+        if sample.get("eps", 0) < 0:  # of which torch takes the root where the variance is larger
+            with pytest.raises(ValueError, match=r"^eps must be"):
+                mf.group_norm(x, **parameters, **sample, impl=impl)
+            refused += 1
+            continue
+        y, expected = mf.group_norm(x, **parameters, **sample, impl=impl), F.group_norm(x, **parameters, **sample)
+        assert_same(y, expected)
+        inputs = [x, *parameters.values()]
+        for got, want in zip(gradients(y, inputs), gradients(expected, inputs), strict=True):
+            assert_same(got, want)
+        compared += 1
+    assert compared >= 10, (compared, refused)
+
+
+MODULES = [*(f"InstanceNorm{spatial}d" for spatial in OURS), "GroupNorm"]
+
+
+@pytest.mark.parametrize("module", MODULES)
 @DTYPE
 @LAYOUT
 @pytest.mark.parametrize("training", [True, False])
 def test_moduleinfo_samples(
-    of_torch: dict[str, Any], impl: str, spatial: int, dtype: torch.dtype, layout: str, training: bool
+    of_torch: dict[str, Any], impl: str, module: str, dtype: torch.dtype, layout: str, training: bool
 ) -> None:
-    theirs_class = getattr(nn, f"InstanceNorm{spatial}d")
+    theirs_class = getattr(nn, module)
     compared = []
-    for arguments, options, given in of_torch["modules"][spatial, dtype, training]:
+    for arguments, options, given in of_torch["modules"][module, dtype, training]:
         theirs = theirs_class(*arguments, **options, dtype=dtype).train(training)
-        ours = OURS[spatial](*arguments, **options, dtype=dtype, impl=impl).train(training)
+        ours = getattr(mnn, module)(*arguments, **options, dtype=dtype, impl=impl).train(training)
         assert isinstance(ours, theirs_class)
         with torch.no_grad():
             for t in theirs.state_dict().values():
@@ -151,7 +180,11 @@ def test_moduleinfo_samples(
         for got, want in zip(*pairs, strict=True):
             assert_same(got, want)
         theirs.load_state_dict(ours.state_dict())
-        compared.append((x.dim() == spatial + 2, ours.track_running_stats, ours.affine))
+        tracked = getattr(ours, "track_running_stats", None)
+        compared.append((tracked is None or x.dim() == int(module[-2]) + 2, tracked, ours.affine))
+    if module == "GroupNorm":
+        assert len(compared) >= 4 and {affine for *_, affine in compared} == {True, False}
+        return
     assert len(compared) >= 5
     assert {(True, False, False), (True, True, False), (False, False, False), (False, True, False)} <= set(compared)
     assert any(affine for *_, affine in compared)
@@ -183,6 +216,17 @@ def test_onnx_instance_normalization(impl: str, dtype: torch.dtype) -> None:
     for _, attributes, inputs, expected in cases_of("InstanceNormalization"):
         x, weight, bias = (t.to(dtype) for t in inputs.values())
         y = mf.instance_norm(x, weight, bias, eps=attributes.get("epsilon", 1e-5), impl=impl)
+        assert_same(y.float(), expected)
+        compared += 1
+    assert compared >= 2
+
+
+@DTYPE
+def test_onnx_group_normalization(impl: str, dtype: torch.dtype) -> None:
+    compared = 0
+    for _, attributes, inputs, expected in cases_of("GroupNormalization"):
+        x, weight, bias = (t.to(dtype) for t in inputs.values())
+        y = mf.group_norm(x, attributes["num_groups"], weight, bias, eps=attributes.get("epsilon", 1e-5), impl=impl)
         assert_same(y.float(), expected)
         compared += 1
     assert compared >= 2

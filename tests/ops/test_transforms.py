@@ -58,6 +58,11 @@ CASES: dict[str, tuple[Function, Function, list[tuple[int, ...]]]] = {
         lambda x, w: F.silu(normalised(x) * of_channel(w, x)),
         [(2, 3, 2, 4, 3), (3,)],
     ),
+    "group_norm": (
+        lambda x, w, b: mf.group_norm(x, 2, w, b, act="gelu"),
+        lambda x, w, b: F.gelu(normalised(x.reshape(-1, 2, 6)).reshape(x.shape) * of_channel(w, x) + of_channel(b, x)),
+        [(2, 4, 3, 1), (4,), (4,)],
+    ),
     "adain": (
         lambda x, w, b: mf.adain(x, w, b, act="selu"),
         lambda x, w, b: F.selu(normalised(x) * of_channel(w, x) + of_channel(b, x)),
@@ -72,6 +77,11 @@ CASES: dict[str, tuple[Function, Function, list[tuple[int, ...]]]] = {
         lambda x, b, s: mf.bias_act(x, b, act="prelu", slope=s),
         lambda x, b, s: F.prelu(x + of_channel(b, x), s),
         [(2, 3, 3, 3), (3,), (1,)],
+    ),
+    "bias_act and gelu": (
+        lambda x, b: mf.bias_act(x, b, act="gelu"),
+        lambda x, b: F.gelu(x + of_channel(b, x)),
+        [(2, 3, 3, 3), (3,)],
     ),
     "scale_bias_act": (
         lambda x, w, b: mf.scale_bias_act(x, w, b, act="tanh"),
@@ -225,7 +235,7 @@ def test_forward_mode(case: Case) -> None:
     close(found, expected)
 
 
-@pytest.mark.parametrize("name", ["instance_norm", "layer_norm2d", "norm_act_conv2d"])
+@pytest.mark.parametrize("name", ["instance_norm", "group_norm", "layer_norm2d", "norm_act_conv2d"])
 def test_traced_programs_need_no_munit_fast(name: str) -> None:
     ours, _, shapes = CASES[name]
     arguments = [torch.randn(shape) for shape in shapes]

@@ -41,6 +41,7 @@ SOURCES = [*sorted(path for folder in FOLDERS for path in folder.rglob("*.py")),
 OWN_PICKLES = {
     "tests/accelerate/test_accelerate.py": 1,
     "tests/accelerate/test_convolutions.py": 1,
+    "tests/accelerate/test_networks_of_others.py": 1,
     "tests/ops/test_transforms.py": 1,
 }
 

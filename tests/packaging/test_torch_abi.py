@@ -111,6 +111,6 @@ def test_parameters_of_every_dtype_are_read(dtype: torch.dtype) -> None:
     x = torch.zeros(1, 10, 1, 1, dtype=torch.float64)
     y, stats = torch.empty_like(x), torch.empty(2, 0, dtype=torch.float64)
     torch.ops.munit_fast_cpu.epilogue_forward(
-        x, None, bias, None, None, y, stats, False, 0, 1e-5, 0, 0.2, 1, 0, 0, False
+        x, None, bias, None, None, y, stats, False, 0, 1e-5, 0, 0.2, 1, 0, 0, 1, False
     )
     torch.testing.assert_close(y.flatten(), bias.double(), rtol=0, atol=0, equal_nan=True)

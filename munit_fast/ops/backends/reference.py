@@ -26,7 +26,7 @@ def _keywords(spec: EpilogueSpec, inputs: EpilogueInputs) -> dict[str, Any]:
 def epilogue_forward(spec: EpilogueSpec, inputs: EpilogueInputs, y: Tensor, stats: Tensor, has_stats: bool) -> None:
     x, weight, bias, residual, _ = inputs
     if not has_stats:
-        stats.copy_(formulas.statistics(x, spec.norm))
+        stats.copy_(formulas.statistics(x, spec.norm, spec.groups))
     y.copy_(formulas.epilogue(x, weight, bias, residual, stats=stats, **_keywords(spec, inputs)))
 
 

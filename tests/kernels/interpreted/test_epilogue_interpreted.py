@@ -82,12 +82,12 @@ def test_tiles_that_begin_where_the_border_ends(channels_last: bool, monkeypatch
     checks.check_backward(case, inputs, torch.empty(2, 0))
 
 
-@pytest.mark.parametrize("norm", ["none", "layer"])
+@pytest.mark.parametrize("norm", ["none", "layer", "group"])
 def test_only_what_is_needed(norm: str, monkeypatch: pytest.MonkeyPatch) -> None:
     case = KernelCase((1, 8, 2, 3), norm=norm, act="prelu", weight="shared", pad=1, tile=SMALL)
     cases.use_tile(case, monkeypatch)
     inputs = cases.make_inputs(case)
-    checks.check_needs(case, inputs, reference.statistics(inputs.x, norm))
+    checks.check_needs(case, inputs, reference.statistics(inputs.x, norm, case.groups))
 
 
 def test_no_reduction_that_nobody_needs(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -100,20 +100,20 @@ def test_no_reduction_that_nobody_needs(monkeypatch: pytest.MonkeyPatch) -> None
     assert len(launched) == 1
 
 
-@pytest.mark.parametrize("norm", ["instance", "layer"])
+@pytest.mark.parametrize("norm", ["instance", "layer", "group"])
 @pytest.mark.parametrize("channels_last", [True, False])
 def test_statistics_far_from_zero(norm: str, channels_last: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     case = KernelCase((1, 4, 7, 11), norm=norm, channels_last=channels_last, mean=1000.0, tile=SPLIT)
     cases.use_tile(case, monkeypatch)
     x = cases.make_inputs(case).x
-    mean, spread = stats = torch.empty(2, 4 if norm == "instance" else 1)
-    statistics(x, norm, channels_last, stats)
-    expected = reference.statistics(x.double(), norm)
+    mean, spread = stats = torch.empty(2, 1 if norm == "layer" else 4)
+    statistics(x, norm, case.groups, channels_last, stats)
+    expected = reference.statistics(x.double(), norm, case.groups)
     assert checks.error(mean, expected[0]) < 1e-7
     assert checks.error(spread, expected[1]) < 1e-5
 
 
-@pytest.mark.parametrize("norm", ["instance", "layer"])
+@pytest.mark.parametrize("norm", ["instance", "layer", "group"])
 def test_a_constant_plane(norm: str, monkeypatch: pytest.MonkeyPatch) -> None:
     case = KernelCase((1, 4, 3, 5), norm=norm, act="none", pad=1, tile=SPLIT)
     cases.use_tile(case, monkeypatch)
@@ -136,7 +136,7 @@ def test_nan_stays_nan(act: str, monkeypatch: pytest.MonkeyPatch) -> None:
     assert torch.equal(y.isnan(), reference.epilogue(i.x, act=act, slope=i.slope, pad=1).isnan())
 
 
-@pytest.mark.parametrize("act", ["tanh", "selu", "silu"])
+@pytest.mark.parametrize("act", ["tanh", "selu", "silu", "gelu", "gelu_tanh"])
 def test_activations_keep_their_digits(act: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Value and derivative element by element: close to zero, across the seams of the formulas, and far out."""
     case = KernelCase((1, 1, 8, 64), norm="none", act=act, pad=0, tile=(512, 1, 1, 64))
@@ -146,18 +146,21 @@ def test_activations_keep_their_digits(act: str, monkeypatch: pytest.MonkeyPatch
     i = cases.KernelInputs(x, None, None, None, 0.2, torch.ones_like(x))
     y, stats = checks.run_forward(case, i)
     slope, _, _ = checks.run_backward(case, i, stats, ONLY_X)
-    z = x.double()
+    z = x.double().requires_grad_()
+    exact = oracle.exact_activation(z, act)
+    (exact_slope,) = torch.autograd.grad(exact, z, torch.ones_like(z))
+    exact, z, condition = exact.detach(), z.detach(), torch.ones(())
+    terms = exact_slope.abs()
     if act == "tanh":
-        exact, exact_slope = torch.tanh(z), torch.cosh(z) ** -2
-    elif act == "silu":
-        exact, sigmoid = z * torch.sigmoid(z), torch.sigmoid(z)
-        exact_slope, terms = sigmoid + exact * torch.sigmoid(-z), sigmoid + exact.abs() * torch.sigmoid(-z)
-    else:
-        exact = torch.nn.functional.selu(z)
-        exact_slope = reference.SELU_SCALE * torch.where(z > 0, 1, reference.SELU_ALPHA * z.exp())
-    assert ((y - exact) / exact).abs().max() < 4e-7
-    normal = exact_slope.abs() > 1e-30  # below, fp32 itself has fewer digits
-    assert ((slope - exact_slope) / (terms if act == "silu" else exact_slope))[normal].abs().max() < 1e-6
+        terms = exact_slope = torch.cosh(z) ** -2
+    elif act != "selu":  # z · σ(z): a derivative of two terms, of either sign
+        terms = (exact / z).abs() + (exact_slope - exact / z).abs()
+        # Far below zero gelu is exp(-z²/2), so a rounding of z²/2, relative to 1, becomes one of the value.
+        condition = 1 + (z * exact_slope / exact).abs().nan_to_num() if act.startswith("gelu") else condition
+    normal = exact.abs() > (1e-30 if act.startswith("gelu") else 0)  # below, fp32 itself has fewer digits
+    assert ((y - exact) / exact / condition)[normal].abs().max() < (8e-7 if act == "gelu" else 4e-7)
+    normal = terms > 1e-30
+    assert ((slope - exact_slope) / terms / condition)[normal].abs().max() < 1e-6
 
 
 @pytest.mark.parametrize("channels_last", [True, False])
