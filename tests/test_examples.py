@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 
 ROOT = Path(__file__).parents[1]
-PAGES = ["README.md", *(f"docs/{name}.md" for name in ("quickstart", "library", "operators", "accelerate"))]
+PAGES = ["README.md", *(f"docs/{name}.md" for name in ("quickstart", "library", "operators", "accelerate", "export"))]
 # What each example writes, with arguments that keep it small.
 EXAMPLES = {
     "translate.py": (["--output", "out.png"], ["out.png"]),

@@ -19,18 +19,20 @@ from munit_fast.reference import epilogue as reference
 if TYPE_CHECKING:
     from munit_fast.ops.fused_conv import Conv
 
+_PROXY = torch._C._TorchDispatchModeKey.PROXY  # the dispatch mode of make_fx
+
 
 def are_needed() -> bool:
     """Whether the operators must be their formulas here.
 
     That is so under the transforms of torch.func, in forward-mode differentiation, and while a program is traced by
-    torch.jit or exported: what comes out then needs no munit_fast to run.
+    torch.jit or make_fx, or exported: what comes out then needs no munit_fast to run.
     """
     if torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0:
         return True
     if torch.compiler.is_compiling():
         return torch.compiler.is_exporting()
-    return torch._C._get_tracing_state() is not None
+    return torch._C._get_tracing_state() is not None or torch._C._get_dispatch_mode(_PROXY) is not None
 
 
 def epilogue(

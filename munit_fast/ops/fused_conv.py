@@ -122,15 +122,27 @@ def _convolve(
         if border is not None and is_real_cpu(y):
             winograd.phase_border(source, border, y)
         elif border is not None:
-            upsample_conv.correct_reflect_border(y, _edges(source, impl), border.to(y.dtype))
+            y = _with_reflect_border(y, _edges(source, impl), border.to(y.dtype))
         return y, y_stats, source.stats
     a, stats = _activation(source, impl)
     if border is None and narrow_conv.serves_forward(a, conv.weight, conv.stride):
         return narrow_conv.forward(a, conv.weight, conv.bias), None, stats
     y = torch.conv2d(a, conv.weight, conv.bias, conv.stride).contiguous(memory_format=torch.channels_last)
     if border is not None:
-        upsample_conv.correct_reflect_border(y, upsample_conv.Edges.of_padded(a), border)
+        y = _with_reflect_border(y, upsample_conv.Edges.of_padded(a), border)
     return y, None, stats
+
+
+def _with_reflect_border(y: Tensor, edges: upsample_conv.Edges, border_weight: Tensor) -> Tensor:
+    """`correct_reflect_border`: y changed in place, or in a compiled program a new tensor."""
+    if not torch.compiler.is_compiling():
+        upsample_conv.correct_reflect_border(y, edges, border_weight)
+        return y
+    # What is changed in place through views becomes a view itself, and no view in channels_last can be kept for the
+    # backward where sizes are symbolic (inductor of torch 2.13).
+    change = torch.zeros_like(y)
+    upsample_conv.correct_reflect_border(change, edges, border_weight)
+    return y + change
 
 
 _FEW_PIXELS = 4096  # whose plain sums have an error of less than 1e-6

@@ -63,6 +63,11 @@ def make_norm(name: str, channels: int) -> nn.Module | None:
     return None
 
 
+def _in_legacy_onnx_export() -> bool:
+    """Whether torch.onnx.export(dynamo=False) looks on."""
+    return torch._C._get_tracing_state() is not None and torch.onnx.is_in_onnx_export()
+
+
 class InstanceNorm2d(nn.InstanceNorm2d):
     """`torch.nn.InstanceNorm2d`, bit for bit, with the right gradient at batch 1 whatever layout it comes in.
 
@@ -76,6 +81,8 @@ class InstanceNorm2d(nn.InstanceNorm2d):
         """The norm of x, in its dtype and shape."""
         if x.dim() == 3:
             return self.forward(x[None])[0]
+        if _in_legacy_onnx_export():  # which forgets how many channels a flattened tensor has
+            return super().forward(x)
         y = F.instance_norm(
             x.flatten(2),
             self.running_mean,
@@ -174,6 +181,8 @@ class AdaptiveInstanceNorm2d(nn.Module):
         for name, value in (("weight", weight), ("bias", bias)):
             if value.shape != (n, c):
                 raise ValueError(f"{name} must have shape [{n}, {c}] for x {list(x.shape)}; got {list(value.shape)}")
+        if _in_legacy_onnx_export():  # whose batch norm needs a number of channels that it knows
+            return F.instance_norm(x, eps=self.eps) * weight[:, :, None, None] + bias[:, :, None, None]
         # A batch norm over one sample of N·C channels is an instance norm with one (weight, bias) per sample. To
         # reshape one image would only change a stride, by which torch mistakes channels_last for NCHW in the gradient
         # on CPUs (docs/upstream/instance_norm_gradient.py). A trace of one image must serve several, so it reshapes.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from typing import Any
 
@@ -10,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from munit_fast import functional as mf
-from munit_fast.models.networks import AdaINGen, MsImageDis
+from munit_fast.models.networks import AdaINGen, Decoder, MsImageDis
 
 GEN = {
     "dim": 16,
@@ -105,3 +106,21 @@ def test_one_graph_for_every_size(part: str) -> None:
         for got, want in zip(found, results(net, function, x), strict=True):
             # Rounding flips signs in the gradient of L1, and slopes in that of the discriminator.
             assert (got - want).norm() <= (0.03 if part == "losses" else 2e-4) * want.norm() + 1e-5
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("g++") is None, reason="inductor needs a C++ compiler")
+def test_inductor_compiles_a_backward_for_every_size() -> None:
+    """What reflection changes at the border must not become a view that is kept for the backward."""
+    torch.manual_seed(0)
+    torch._dynamo.reset()
+    net = Decoder(1, 0, 8, 3, "in", "relu", "reflect")
+    # Without optimisation: the C++ compiler takes most of the time.
+    with torch._inductor.config.patch({"aot_inductor.debug_compile": True}):
+        compiled = torch.compile(net, fullgraph=True, dynamic=True)
+        for sides in ((12, 20), (10, 6)):  # no side is the number of channels, which is constant
+            x = torch.randn(2, 8, *sides)
+            with torch._dynamo.config.patch(error_on_recompile=True):
+                found = results(net, compiled, x)
+            for got, want in zip(found, results(net, net, x), strict=True):
+                assert (got - want).norm() <= 1e-4 * want.norm() + 1e-5

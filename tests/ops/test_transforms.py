@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd import forward_ad
 from torch.func import functional_call, grad, hessian, jacrev, jvp, vjp, vmap
+from torch.fx.experimental.proxy_tensor import make_fx
 
 from munit_fast import functional as mf
 from munit_fast.ops import winograd
@@ -247,6 +248,23 @@ def test_traced_programs_need_no_munit_fast(name: str) -> None:
     for sides in (1, 2):  # of another size too
         given = [torch.cat([t] * sides, -1) if t.shape == arguments[0].shape else t for t in arguments]
         torch.testing.assert_close(loaded(*given), ours(*given), rtol=1e-4, atol=1e-5, check_stride=False)
+
+
+@pytest.mark.parametrize("mode", ["real", "symbolic"])
+def test_make_fx_shows_the_formulas(case: Case, mode: str) -> None:
+    ours, plain, arguments = case
+
+    def forward_and_gradient(*given: Tensor) -> tuple[Tensor, Tensor]:
+        x = given[0].detach().requires_grad_()
+        y = ours(x, *given[1:])
+        return y, torch.autograd.grad(y.square().sum(), x)[0]
+
+    traced = make_fx(forward_and_gradient, tracing_mode=mode)(*arguments)
+    assert "munit_fast" not in traced.code
+    y, gradient = traced(*arguments)
+    close(y, plain(*arguments))
+    x = arguments[0].requires_grad_()
+    close(gradient, torch.autograd.grad(plain(x, *arguments[1:]).square().sum(), x)[0])
 
 
 class Layers(torch.nn.Module):
