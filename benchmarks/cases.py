@@ -60,6 +60,9 @@ EPILOGUES = (
     "layer + relu + pad",
     "bias + lrelu + pad",
 )
+# What stands before a convolution of a diffusion model or its autoencoder, in 32 groups.
+GROUP = "group + silu"
+_GROUP_PLANES = ((128, 128), (256, 64), (512, 32))  # channels and side
 LOSSES = ("l1 of ten pairs", "lsgan of three scales")
 # With one pixel of padding; 2C: to twice as many channels. The first four are bare, with zeros around.
 CONVOLUTIONS = (
@@ -174,7 +177,7 @@ _BOTH = ("fp32", "bf16")
 SETS: dict[str, tuple[Case, ...]] = {
     # Runs in seconds and proves that everything runs.
     "smoke": (
-        *(Case("op", name, mode, "fp32", 1, 8, 16) for name in EPILOGUES for mode in MODES),
+        *(Case("op", name, mode, "fp32", 1, 8, 16) for name in (*EPILOGUES, GROUP) for mode in MODES),
         *(Case("op", name, mode, "fp32", 1, 32, 16) for name in CONVOLUTIONS for mode in _TWO),
         *_loss_cases(16, (1,), ("fp32",)),
         *(Case("block", name, "training", "fp32", 1, 8, 16) for name in BLOCKS),
@@ -185,7 +188,14 @@ SETS: dict[str, tuple[Case, ...]] = {
         Case("accelerated", "nnU-Net plain 3d", "training", "fp32", 1, 8, 16),
     ),
     # Other people's networks before and after `munit_fast.accelerate`: about ten minutes on two cores with --rounds 3.
-    "others": tuple(_accelerated((1, 4))),
+    "others": (
+        *(
+            Case("op", GROUP, mode, "fp32", 1, c, side)
+            for c, side in ((128, 128), (256, 64), (512, 32))
+            for mode in MODES
+        ),
+        *_accelerated((1, 4)),
+    ),
     # What a GPU gate affords, what matters most first: it stops where the time is up.
     "gate": (
         _iteration(256, 1, "bf16"),

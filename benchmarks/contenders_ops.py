@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from munit_fast import functional as MF
-from munit_fast.benchmarks.cases import DTYPES, EPILOGUES, LOSSES, Case
+from munit_fast.benchmarks.cases import DTYPES, EPILOGUES, GROUP, LOSSES, Case
 from munit_fast.benchmarks.contenders import (
     BATCH_NORM,
     COMPILED,
@@ -50,7 +50,7 @@ SPECS = dict(
             Spec("none", "lrelu", 1),
         ),
     )
-)
+) | {GROUP: Spec("group", "silu", 0)}
 
 
 def _instance(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
@@ -95,10 +95,18 @@ def _group_norm_adain(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     return F.group_norm(x, x.shape[1]) * weight[:, :, None, None] + bias[:, :, None, None]
 
 
+_GROUPS = 32
+
+
+def _grouped(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    return F.group_norm(x, _GROUPS, weight, bias)
+
+
 NORMS: dict[str, dict[str, Callable[..., Tensor]]] = {
     "instance": {PUBLISHED: _instance, BATCH_NORM: _batch_norm, GROUP_NORM: _group_norm},
     "adain": {PUBLISHED: _adain, BATCH_NORM: _batch_norm_adain, GROUP_NORM: _group_norm_adain},
     "layer": {PUBLISHED: _layer},
+    "group": {PUBLISHED: _grouped},
     "none": {PUBLISHED: _biased},
 }
 
@@ -112,9 +120,11 @@ def eager(spec: Spec, norm: Callable[..., Tensor]) -> Function:
             x = F.relu(x)
         elif spec.act == "lrelu":
             x = F.leaky_relu(x, 0.2)
+        elif spec.act == "silu":
+            x = F.silu(x)
         if residual is not None:
             x = x + residual
-        return F.pad(x, (spec.pad,) * 4, mode="reflect")
+        return F.pad(x, (spec.pad,) * 4, mode="reflect") if spec.pad else x
 
     return run
 
@@ -130,6 +140,8 @@ def fused(spec: Spec, impl: str = "auto") -> Function:
             return MF.adain(x, weight, bias, residual=residual, **options)
         if spec.norm == "layer":
             return MF.layer_norm2d(x, weight, bias, residual=residual, **options)
+        if spec.norm == "group":
+            return MF.group_norm(x, _GROUPS, weight, bias, residual=residual, **options)
         return MF.bias_act(x, bias, residual=residual, **options)
 
     return run
