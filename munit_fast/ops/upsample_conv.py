@@ -108,7 +108,8 @@ def _columns(edges: Edges, vertical: bool) -> Tensor:
     lines = _lines(edges, vertical)
     doubled = lines.repeat_interleave(2, 2)
     if not vertical:  # pixels -1 and 2L mirror into the pixels that replication gives, -2 and 2L+1 do not
-        doubled[:, :, 0], doubled[:, :, -1] = lines[:, :, 2], lines[:, :, -3]
+        # Not in place: inductor (torch 2.13) takes a stride of the changed tensor for a constant.
+        doubled = torch.cat([lines[:, :, 2:3], doubled[:, :, 1:-1], lines[:, :, -3:-2]], 2)
     return _windows(doubled)
 
 
