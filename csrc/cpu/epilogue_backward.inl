@@ -109,6 +109,12 @@ inline void differentiate(const G* g, const T* x, const ParamTile<A, 6>& tile, i
   else for_lanes<A>(n, tile.lanes, begin, body, [](int64_t, const Parameters&) {});
 }
 
+// Of a gathered gradient, where there is a border, and of pieces of tensors, where depth-to-space scatters them.
+template <class A, class T> int64_t room_bytes(const TensorView& v, int64_t entries, int64_t pieces) {
+  if (v.pad == 0 && v.block == 1) return 0;
+  return entries * (sizeof(A) + pieces * sizeof(T));
+}
+
 // totals [3, channels of a pixel] += the sums over rows [from, to) of one sample.
 template <class T>
 void backward_sums(const BackwardParams& b, const TensorView& v, const PlaneParams<Accumulator<T>>& planes,
@@ -117,7 +123,7 @@ void backward_sums(const BackwardParams& b, const TensorView& v, const PlanePara
   ParamTile<A, 4> tile(v);
   fill_tile(tile, v, b, planes, sample);
   const int64_t sums_size = 3 * v.block * tile.lanes;
-  Scratch room(tile.entries(v) * (sizeof(A) + sizeof(T)) + sums_size * sizeof(A));
+  Scratch room(room_bytes<A, T>(v, tile.entries(v), 1) + sums_size * sizeof(A));
   A *sums = room.as<A>(), *g_room = sums + sums_size;
   T* x_room = reinterpret_cast<T*>(g_room + tile.entries(v));
   auto flush = [&] {
@@ -160,7 +166,7 @@ void backward_rows(const BackwardParams& b, const TensorView& v, const PlanePara
   using A = Accumulator<T>;
   ParamTile<A, 6> tile(v);
   fill_tile(tile, v, b, planes, sample);
-  Scratch room(tile.entries(v) * (sizeof(A) + 2 * sizeof(T)));
+  Scratch room(room_bytes<A, T>(v, tile.entries(v), 2));
   A* g_room = room.as<A>();
   T *x_room = reinterpret_cast<T*>(g_room + tile.entries(v)), *out_room = x_room + tile.entries(v);
   const T* x = static_cast<const T*>(b.x) + v.base(sample);

@@ -38,7 +38,7 @@ void forward_rows(const ForwardParams& f, const TensorView& v, const PlaneParams
   using A = Accumulator<T>;
   ParamTile<A, 4> tile(v);
   fill_tile(tile, v, f, planes, sample);
-  Scratch room(2 * tile.entries(v) * sizeof(T));
+  Scratch room(v.block > 1 ? 2 * tile.entries(v) * sizeof(T) : 0);
   T *x_room = room.as<T>(), *residual_room = x_room + tile.entries(v);
   const int64_t row_bytes = v.padded_columns * v.result_channels * sizeof(T);
   const int64_t pixel_bytes = v.result_channels * sizeof(T);

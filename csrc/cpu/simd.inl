@@ -28,16 +28,21 @@ inline int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 inline float float_of(uint32_t bits) { float f; __builtin_memcpy(&f, &bits, 4); return f; }
 inline uint32_t bits_of(float f) { uint32_t bits; __builtin_memcpy(&bits, &f, 4); return bits; }
 
-// Memory of one call; freed when it leaves scope.
+// Memory of one call; freed when it leaves scope. A little of it, as a small plane needs, costs nothing.
 struct Scratch {
-  char* base = nullptr;
-  explicit Scratch(int64_t bytes) : base(static_cast<char*>(std::aligned_alloc(64, (bytes + 127) & ~int64_t{63}))) {
-    if (base == nullptr) __builtin_trap();
+  explicit Scratch(int64_t bytes)
+      : base(bytes <= little ? nullptr : static_cast<char*>(std::aligned_alloc(64, (bytes + 127) & ~int64_t{63}))) {
+    if (bytes > little && base == nullptr) __builtin_trap();
   }
   ~Scratch() { std::free(base); }
   Scratch(const Scratch&) = delete;
   Scratch& operator=(const Scratch&) = delete;
-  template <class T> T* as() const { return reinterpret_cast<T*>(base); }
+  template <class T> T* as() const { return reinterpret_cast<T*>(base ? base : const_cast<char*>(room)); }
+
+ private:
+  static constexpr int64_t little = 2048;
+  char* base;
+  alignas(64) char room[little + 64];  // vectors are read whole
 };
 
 // ---- one register's worth ----
@@ -177,6 +182,16 @@ template <class T> inline void store_up_to(Vector<Accumulator<T>> v, T* p, int64
 }
 
 // ---- runs of memory, between the tensor's type and the accumulator's ----
+
+// The first n numbers again and again up to `lanes`, a multiple of the width for one number.
+template <class A> inline void repeat(A* to, int64_t n, int64_t lanes) {
+  if (n == 1) {
+    const Vector<A> value = Vector<A>{} + to[0];
+    for (int64_t l = 0; l < lanes; l += width<A>) store(value, to + l);
+    return;
+  }
+  for (int64_t done = n; done < lanes; done *= 2) __builtin_memcpy(to + done, to, min64(done, lanes - done) * sizeof(A));
+}
 
 template <class T> inline void convert(const T* from, T* to, int64_t n) { __builtin_memcpy(to, from, n * sizeof(T)); }
 template <class T> inline void convert(const T* from, float* to, int64_t n) {

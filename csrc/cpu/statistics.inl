@@ -81,8 +81,8 @@ struct StatisticsSplit {
     samples = e.channels_last ? e.n : e.n * e.c, channels = e.channels_last ? e.c : 1, pixels = e.h * e.w;
     part_pixels = max64(1, part_entries / channels);
     parts = ceil_div(pixels, part_pixels);
-    lanes = channels;  // a multiple of the channels, and of 64 where that stays short
-    for (int64_t k = 1; k <= 64; ++k)
+    lanes = channels;  // times a power of two: a multiple of 64 where that stays short
+    for (int64_t k = 1; k <= 64; k *= 2)
       if (channels * k % 64 == 0 && channels * k <= 2048) { lanes = channels * k; break; }
   }
   int64_t scratch(int64_t accumulator_bytes) const { return (3 * lanes + channels) * accumulator_bytes; }
@@ -97,8 +97,9 @@ inline void part_moments(const StatisticsSplit& plan, const T* x, int64_t part, 
   using A = Accumulator<T>;
   const int64_t channels = plan.channels, lanes = plan.lanes;
   A *sums = scratch, *squares = sums + lanes, *centre = squares + lanes, *mean = centre + lanes;
-  auto fold = [&](A* lane_sums) {  // onto the first `channels` lanes
-    for (int64_t l = channels; l < lanes; l += channels) add(static_cast<const A*>(lane_sums + l), lane_sums, channels);
+  auto fold = [&](A* lane_sums) {  // by halves onto the first `channels` lanes
+    for (int64_t half = lanes / 2; half >= channels; half /= 2)
+      add(static_cast<const A*>(lane_sums + half), lane_sums, half);
   };
   const int64_t pixels = plan.end(part) - plan.begin(part), size = pixels * channels;
   const T* p = x + plan.begin(part) * channels;
@@ -113,7 +114,8 @@ inline void part_moments(const StatisticsSplit& plan, const T* x, int64_t part, 
   } else {
     convert(p, mean, channels);
   }
-  for (int64_t l = 0; l < lanes; l += channels) convert(static_cast<const A*>(mean), centre + l, channels);
+  convert(static_cast<const A*>(mean), centre, channels);
+  repeat(centre, channels, lanes);
 
   sum_lanes<T, true>(p, rows, lanes, static_cast<const A*>(centre), sums, squares);
   for (int64_t l = 0; l < rest; ++l) {

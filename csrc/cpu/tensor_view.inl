@@ -112,8 +112,7 @@ template <class A, int count> struct ParamTile {
     for (int64_t i = 0; i < blocks; ++i) {
       A* to = row(parameter, i);
       for (int64_t k = 0; k < v.segment; ++k) to[k] = values[v.plane(sample, i * v.segment + k)];
-      for (int64_t done = v.segment; done < lanes; done *= 2)
-        __builtin_memcpy(to + done, to, min64(done, lanes - done) * sizeof(A));
+      repeat(to, v.segment, lanes);
     }
   }
 
