@@ -1,4 +1,5 @@
-// Backward: one read of grad and x for the sums over each plane, then one more read and one write of dx.
+// Backward: one read of grad and x for the sums over each plane, then one more read and one write of dx. A derivative
+// that is dear is computed once.
 
 // How often the running sums of a piece are added to the totals in double precision, in entries.
 constexpr int64_t flush_entries = 65536;
@@ -56,8 +57,14 @@ template <class T> struct PaddedGradient {
 // Running sums of one phase of a tile: of gz, gz · (x - mean), and g · z where z ≤ 0, lane by lane.
 template <class A> struct Sums { A *bias, *weight, *slope; };
 
+// Whether a derivative is dear enough to be kept from one pass to the next. It is in the memory of dx, where that has
+// the accumulator's type.
+constexpr bool is_dear(Act act) { return act >= Act::selu; }
+
+// kept: takes gz; or null.
 template <Act act, class T, class G, class A = Accumulator<T>>
-inline void accumulate(const G* g, const T* x, const ParamTile<A, 4>& tile, int64_t i, Sums<A> sums, int64_t n) {
+inline void accumulate(const G* g, const T* x, const ParamTile<A, 4>& tile, int64_t i, Sums<A> sums, T* kept,
+                       int64_t n) {
   using V = Vector<A>;
   struct State : Affine<A> { V bias, weight, slopes; };
   const V zero{};
@@ -71,6 +78,8 @@ inline void accumulate(const G* g, const T* x, const ParamTile<A, 4>& tile, int6
       [&](int64_t at, State& p, int64_t count) ALWAYS_INLINE {
         const V up = load_up_to(g + at, count), centred = load_up_to(x + at, count) - p.mean;
         const V z = centred * p.scale + p.shift, gz = activation_gradient<act, A>(z, up, p.slope);
+        if constexpr (same<T, A> && is_dear(act))
+          if (kept) store_up_to(gz, kept + at, count);
         if (count == width<A>) {
           p.bias += gz, p.weight += gz * centred;
           if (act == Act::prelu) p.slopes += z > zero ? zero : up * z;
@@ -115,10 +124,10 @@ template <class A, class T> int64_t room_bytes(const TensorView& v, int64_t entr
   return entries * (sizeof(A) + pieces * sizeof(T));
 }
 
-// totals [3, channels of a pixel] += the sums over rows [from, to) of one sample.
+// totals [3, channels of a pixel] += the sums over rows [from, to) of one sample. `keeps`: dx takes gz.
 template <class T>
 void backward_sums(const BackwardParams& b, const TensorView& v, const PlaneParams<Accumulator<T>>& planes,
-                   int64_t sample, int64_t from, int64_t to, double* totals) {
+                   int64_t sample, int64_t from, int64_t to, double* totals, bool keeps) {
   using A = Accumulator<T>;
   ParamTile<A, 4> tile(v);
   fill_tile(tile, v, b, planes, sample);
@@ -138,6 +147,7 @@ void backward_sums(const BackwardParams& b, const TensorView& v, const PlanePara
   };
   __builtin_memset(sums, 0, sums_size * sizeof(A));
   const T* x = static_cast<const T*>(b.x) + v.base(sample);
+  T* dx = keeps ? static_cast<T*>(b.grad_x) + v.base(sample) : nullptr;
   PaddedGradient<T> grad(v, static_cast<const T*>(b.grad) + v.result_base(sample));
   int64_t pending = 0;
   with_act(b.act, [&]<Act act>() {
@@ -150,7 +160,7 @@ void backward_sums(const BackwardParams& b, const TensorView& v, const PlanePara
         const int64_t end = min64(v.width, w + tile.pixels), n = (end - w) * v.segment;
         const T* in = v.load_row(x, q, w, end, x_room);
         grad.with_row(w, end, g_room, [&](auto* g) {
-          accumulate<act>(g, in, tile, i, mine, n);
+          accumulate<act>(g, in, tile, i, mine, dx ? dx + q * v.step_row + w * v.step_pixel : nullptr, n);
         });
         pending += n;
       }
@@ -160,9 +170,10 @@ void backward_sums(const BackwardParams& b, const TensorView& v, const PlanePara
   flush();
 }
 
+// kept: dx holds gz.
 template <class T>
 void backward_rows(const BackwardParams& b, const TensorView& v, const PlaneParams<Accumulator<T>>& planes,
-                   int64_t sample, int64_t from, int64_t to) {
+                   int64_t sample, int64_t from, int64_t to, bool kept) {
   using A = Accumulator<T>;
   ParamTile<A, 6> tile(v);
   fill_tile(tile, v, b, planes, sample);
@@ -184,12 +195,18 @@ void backward_rows(const BackwardParams& b, const TensorView& v, const PlanePara
       const int64_t i = q % v.block;
       for (int64_t w = 0; w < v.width; w += tile.pixels) {
         const int64_t end = min64(v.width, w + tile.pixels), n = (end - w) * v.segment;
+        if (kept) {
+          T* gz = target(dx, q, w);
+          differentiate<Act::none>(static_cast<const T*>(gz), v.load_row(x, q, w, end, x_room), tile, i, gz, n,
+                                   b.norm != Norm::none, streams);
+          if (!residual) continue;
+        }
         grad.with_row(w, end, g_room, [&](auto* g) {
           if (residual) {
             convert(g, target(residual, q, w), n);
             if (v.block > 1) v.store_row(out_room, residual, q, w, end);
           }
-          if (dx) {
+          if (dx && !kept) {
             differentiate<act>(g, v.load_row(x, q, w, end, x_room), tile, i, target(dx, q, w), n,
                                b.norm != Norm::none, streams);
             if (v.block > 1) v.store_row(out_room, dx, q, w, end);
@@ -252,6 +269,7 @@ template <class T> void backward_of(const BackwardParams& b) {
   const PlaneParams<A> planes(b);
   const bool need_sums = b.sums != nullptr || (b.norm != Norm::none && b.grad_x != nullptr);
   const bool need_rows = b.grad_x != nullptr || b.grad_residual != nullptr;
+  const bool keeps = same<T, A> && is_dear(b.act) && b.grad_x && need_sums && b.block == 1;
   const int64_t step = rows_per_task(v), tasks = ceil_div(v.rows, step);
   const Scratch totals_memory(v.samples * tasks * 3 * v.channels * sizeof(double));
   const Scratch plane_memory(2 * planes.count * sizeof(double));
@@ -259,7 +277,7 @@ template <class T> void backward_of(const BackwardParams& b) {
   auto sum_task = [&](int64_t sample, int64_t task) {
     double* mine = totals + (sample * tasks + task) * 3 * v.channels;
     for (int64_t k = 0; k < 3 * v.channels; ++k) mine[k] = 0;
-    backward_sums<T>(b, v, planes, sample, task * step, min64(v.rows, (task + 1) * step), mine);
+    backward_sums<T>(b, v, planes, sample, task * step, min64(v.rows, (task + 1) * step), mine, keeps);
   };
   auto collect = [&](int64_t sample) {
     collect_sums(b, v, planes, totals + sample * tasks * 3 * v.channels, tasks, sample, plane_sums);
@@ -278,13 +296,13 @@ template <class T> void backward_of(const BackwardParams& b) {
       }
       coefficients(b, planes, plane_sums, first, end);
       for (int64_t plane = end - 1; need_rows && plane >= first; --plane)
-        backward_rows<T>(b, v, planes, plane, 0, v.rows);
+        backward_rows<T>(b, v, planes, plane, 0, v.rows, keeps);
     });
     return;
   }
   for (int64_t p = 0; p < planes.count; ++p) planes.read(b, p);
   auto rows_of = [&](int64_t sample, int64_t task) {
-    backward_rows<T>(b, v, planes, sample, task * step, min64(v.rows, (task + 1) * step));
+    backward_rows<T>(b, v, planes, sample, task * step, min64(v.rows, (task + 1) * step), keeps);
   };
   const int64_t samples = v.samples / b.n;  // of an image
   auto finish = [&](int64_t image) {
