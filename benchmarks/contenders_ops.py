@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -95,11 +96,12 @@ def _group_norm_adain(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     return F.group_norm(x, x.shape[1]) * weight[:, :, None, None] + bias[:, :, None, None]
 
 
-_GROUPS = 32
+def _groups(x: Tensor) -> int:
+    return math.gcd(32, x.shape[1])
 
 
 def _grouped(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    return F.group_norm(x, _GROUPS, weight, bias)
+    return F.group_norm(x, _groups(x), weight, bias)
 
 
 NORMS: dict[str, dict[str, Callable[..., Tensor]]] = {
@@ -141,7 +143,7 @@ def fused(spec: Spec, impl: str = "auto") -> Function:
         if spec.norm == "layer":
             return MF.layer_norm2d(x, weight, bias, residual=residual, **options)
         if spec.norm == "group":
-            return MF.group_norm(x, _GROUPS, weight, bias, residual=residual, **options)
+            return MF.group_norm(x, _groups(x), weight, bias, residual=residual, **options)
         return MF.bias_act(x, bias, residual=residual, **options)
 
     return run

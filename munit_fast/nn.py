@@ -256,7 +256,7 @@ class InstanceNorm3d(_InstanceNorm, nn.InstanceNorm3d):
 class GroupNorm(_EpilogueModule, nn.GroupNorm):
     """`torch.nn.GroupNorm` with what follows it; see `functional.group_norm`.
 
-    Shape: [N, C, *spatial] -> [N, C, *spatial], or [N, C, H, W] -> [N, C, H + 2·pad, W + 2·pad].
+    Shape: [N, C, …] -> [N, C, …] with up to three spatial dimensions; [N, C, H, W] -> [N, C, H + 2·pad, W + 2·pad].
 
     Args:
         num_groups: a divisor of C.

@@ -2,7 +2,7 @@
 // and libm's in double.
 
 // Out of line: inlined into every loop they make the object files three times larger and gain a tenth. But none calls
-// another: one call a vector is dear enough.
+// another, since one call for each vector is expensive already.
 
 ALWAYS_INLINE inline Vector<float> inlined_exponential(Vector<float> x) {
   x = x > 88.0f ? Vector<float>{} + 88.0f : x;

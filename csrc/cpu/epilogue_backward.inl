@@ -1,5 +1,5 @@
-// Backward: one read of grad and x for the sums over each plane, then one more read and one write of dx. A derivative
-// that is dear is computed once.
+// Backward: one read of grad and x for the sums over each plane, then one more read and one write of dx. An
+// expensive derivative is computed once.
 
 // How often the running sums of a piece are added to the totals in double precision, in entries.
 constexpr int64_t flush_entries = 65536;
@@ -57,9 +57,9 @@ template <class T> struct PaddedGradient {
 // Running sums of one phase of a tile: of gz, gz · (x - mean), and g · z where z ≤ 0, lane by lane.
 template <class A> struct Sums { A *bias, *weight, *slope; };
 
-// Whether a derivative is dear enough to be kept from one pass to the next. It is in the memory of dx, where that has
-// the accumulator's type.
-constexpr bool is_dear(Act act) { return act >= Act::selu; }
+// Whether a derivative is expensive enough to be kept from one pass to the next: in the memory of dx, where that has the
+// accumulator's type.
+constexpr bool is_expensive(Act act) { return act >= Act::selu; }
 
 // kept: takes gz; or null.
 template <Act act, class T, class G, class A = Accumulator<T>>
@@ -78,7 +78,7 @@ inline void accumulate(const G* g, const T* x, const ParamTile<A, 4>& tile, int6
       [&](int64_t at, State& p, int64_t count) ALWAYS_INLINE {
         const V up = load_up_to(g + at, count), centred = load_up_to(x + at, count) - p.mean;
         const V z = centred * p.scale + p.shift, gz = activation_gradient<act, A>(z, up, p.slope);
-        if constexpr (same<T, A> && is_dear(act))
+        if constexpr (same<T, A> && is_expensive(act))
           if (kept) store_up_to(gz, kept + at, count);
         if (count == width<A>) {
           p.bias += gz, p.weight += gz * centred;
@@ -269,7 +269,7 @@ template <class T> void backward_of(const BackwardParams& b) {
   const PlaneParams<A> planes(b);
   const bool need_sums = b.sums != nullptr || (b.norm != Norm::none && b.grad_x != nullptr);
   const bool need_rows = b.grad_x != nullptr || b.grad_residual != nullptr;
-  const bool keeps = same<T, A> && is_dear(b.act) && b.grad_x && need_sums && b.block == 1;
+  const bool keeps = same<T, A> && is_expensive(b.act) && b.grad_x && need_sums && b.block == 1;
   const int64_t step = rows_per_task(v), tasks = ceil_div(v.rows, step);
   const Scratch totals_memory(v.samples * tasks * 3 * v.channels * sizeof(double));
   const Scratch plane_memory(2 * planes.count * sizeof(double));

@@ -43,15 +43,16 @@ bool is_large(const Tensor& t) {
   return t.numel() * (dtype == Dtype::f64 ? 8 : dtype == Dtype::f32 ? 4 : 2) >= large_result;
 }
 
-// Rows of an image that has no border to be made are joined, since short ones cost the loops more than their numbers;
-// not to more than a few of a task's, which are whole rows. The residual's, if there is one, are `row` entries apart.
-void join_rows(EpilogueParams& e, int64_t row) {
-  constexpr int64_t most = 16384;  // entries
+// Joins rows of an image without padding into longer ones, because loops over short rows spend more time on starting
+// than on their numbers. A joined row has at most 16384 entries, so that there are still rows to share among threads.
+// `row` is the distance in entries from one row of the residual to the next. Returns how many rows became one.
+int64_t join_rows(EpilogueParams& e, int64_t row) {
   const int64_t entries = (e.channels_last ? e.c : 1) * e.w;
-  if (e.pad > 0 || e.block > 1 || row != entries) return;
-  int64_t joined = e.h;
-  while (e.h % joined || (joined > 1 && joined * entries > most)) --joined;
+  if (e.pad > 0 || e.block > 1 || row != entries || entries == 0 || e.h == 0) return 1;
+  int64_t joined = std::min<int64_t>(e.h, std::max<int64_t>(16384 / entries, 1));
+  while (e.h % joined) --joined;
   e.h /= joined, e.w *= joined;
+  return joined;
 }
 
 struct Cpu {
@@ -67,7 +68,7 @@ struct Cpu {
       f.residual = a.residual->data();
       f.residual_image = step[0], f.residual_plane = step[1], f.residual_row = step[2];
     }
-    join_rows(f, a.residual ? f.residual_row : (a.channels_last ? a.c : 1) * a.w);
+    f.residual_row *= join_rows(f, a.residual ? f.residual_row : (a.channels_last ? a.c : 1) * a.w);
     f.y = a.y.mutable_data(), f.streams = is_large(a.y), f.has_statistics = a.has_statistics;
     active().forward(f);
   }

@@ -195,11 +195,11 @@ class Norm(Swapped):
     def _munit_fast_fused(self, output: ConvOutput, style: Style, keywords: Keywords) -> Tensor | None:
         """norm(z, *style), activation, residual, padding: [N, C, H, W] -> [N, C, H + 2·pad, W + 2·pad]; or None."""
         x, stats = output
+        if formulas.are_needed():  # PyTorch's own operators are these
+            return None
         if not isinstance(x, Tensor) or x.dim() < 2 or not self._munit_fast_takes(x):
             return None
         if x.dim() != 4 and "pad" in keywords:
-            return None
-        if formulas.are_needed():  # PyTorch's own operators are these
             return None
         residual = keywords.get("residual")
         if residual is not None and (residual.shape, residual.dtype, residual.device) != (x.shape, x.dtype, x.device):
@@ -267,7 +267,8 @@ class GroupNorm(Norm):
     bias: Tensor | None
 
     def _munit_fast_takes(self, x: Tensor) -> bool:
-        return x.dim() <= 5 and x.shape[1] % self.num_groups == 0
+        groups = self.num_groups
+        return x.dim() <= 5 and type(groups) is int and groups > 0 and x.shape[1] % groups == 0
 
     def _munit_fast_groups(self) -> int:
         return self.num_groups

@@ -297,6 +297,8 @@ def _norm_kind(module: Any) -> type[norms.Norm] | str | None:
         return f"{cls.__name__} has a parametrization, or another class on top"
     if "forward" in vars(module):
         return f"{cls.__name__}: its forward was replaced on the object"
+    if cls.__call__ is not nn.Module.__call__:
+        return f"{cls.__name__} has its own __call__"
     if isinstance(module, LazyModuleMixin):
         return f"{cls.__name__} has no parameters yet: call the network once, then accelerate"
     if isinstance(module, _INSTANCE_NORMS):
@@ -353,6 +355,8 @@ def _conv_reason(module: nn.Conv2d, impl: str) -> str | None:
         return "has no parameters yet: call the network once, then accelerate"
     if cls.forward is not nn.Conv2d.forward or cls._conv_forward is not nn.Conv2d._conv_forward:
         return "has its own forward"
+    if cls.__call__ is not nn.Module.__call__:
+        return "has its own __call__"
     if "weight" not in module._parameters:
         return "has a weight that a hook computes (weight or spectral norm, pruning)"
     found = convolutions.geometry(module)

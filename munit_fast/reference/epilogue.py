@@ -57,7 +57,7 @@ def statistics(x: Tensor, norm: str, groups: int = 1) -> Tensor:
         return x.new_empty(2, 0)
     rows = x.flatten(1) if norm == "layer" else x.flatten(0, 1).flatten(1)
     if norm == "group":
-        rows = rows.reshape(x.shape[0] * groups, -1)
+        rows = rows.reshape(x.shape[0] * groups, x.shape[1] // groups * rows.shape[1])
     mean = rows.mean(1)
     centred = rows - mean[:, None]
     variance = centred.square().sum(1) / (rows.shape[1] - int(norm == "layer"))
@@ -288,7 +288,7 @@ def epilogue_backward(
     dx = gz if weight is None else gz * _per_channel(weight, gz)
     if scale is not None:
         together = {"instance": 1, "group": dx.shape[1] // groups, "layer": dx.shape[1]}[norm]  # planes
-        over = dx.reshape(dx.shape[0], -1, together, *dx.shape[2:])  # the result's mean over these
+        over = dx.reshape(dx.shape[0], dx.shape[1] // together, together, *dx.shape[2:])  # the result's mean over these
         count = math.prod(over.shape[2:])
         mean = _per_plane(over.mean((2, 3, 4)), dx)
         along = _per_plane((over * normalised.reshape(over.shape)).sum((2, 3, 4)), dx)

@@ -87,6 +87,9 @@ def test_any_number_of_dimensions_and_of_channels() -> None:
         torch.testing.assert_close(norm(x), want)
     with pytest.raises(RuntimeError, match="divisible by num_groups"):  # PyTorch's own
         norm(torch.randn(2, 5, 4))
+    norm.num_groups = 2.0
+    with pytest.raises(TypeError):
+        norm(inputs[0])
 
 
 def test_a_padding_of_images_does_not_follow_a_norm_of_lines() -> None:
@@ -103,11 +106,18 @@ def test_a_subclass_with_its_own_forward_is_left_alone() -> None:
         def forward(self, input: Tensor) -> Tensor:
             return super().forward(input.float()).to(input.dtype)
 
+    class Called(nn.GroupNorm):
+        def __call__(self, input: Tensor) -> Tensor:
+            return 2 * super().__call__(input)
+
     class Same(nn.GroupNorm):
         pass
 
-    report = mf.accelerate(nn.Sequential(Wide(2, 4), Same(2, 4)))
-    assert [f.name for f in report.replaced] == ["1"] and [s.name for s in report.skipped] == ["0"]
+    net, x = nn.Sequential(Wide(2, 4), Same(2, 4), Called(2, 4), nn.ReLU()), torch.randn(2, 4, 5)
+    expected = net(x)
+    report = mf.accelerate(net)
+    assert [f.name for f in report.replaced] == ["1"] and {s.name for s in report.skipped} == {"0", "2"}
+    torch.testing.assert_close(net(x), expected)
 
 
 def test_second_derivatives() -> None:

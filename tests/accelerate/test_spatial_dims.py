@@ -68,8 +68,10 @@ def test_the_same_before_and_after(
 
     monkeypatch.setattr(norms.ops, "epilogue", counted)
     tolerance = 1e-10 if dtype == torch.float64 else 1e-4
+    # The gradient of a bias before a norm is zero, but for the rounding of sums as large as the other gradients.
+    largest = max(float(want.detach().abs().max()) for want in expected)
     for found, want in zip(results(net, x), expected, strict=True):
-        torch.testing.assert_close(found, want, rtol=tolerance, atol=tolerance)
+        torch.testing.assert_close(found, want, rtol=tolerance, atol=tolerance * max(1.0, largest))
     assert len(calls) == 3
     report.restore()
     assert [type(m) for m in net.modules()] == [type(m) for m in plain.modules()]

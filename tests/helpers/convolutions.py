@@ -17,13 +17,14 @@ from torch import Tensor
 
 from helpers.tolerances import tolerance, winograd_tolerance
 from munit_fast.ops import winograd
+from munit_fast.ops.cases import groups_of
 from munit_fast.ops.spec import ACTIVATIONS, EpilogueSpec
 from munit_fast.ops.winograd import PLANS, Source
 from munit_fast.reference import epilogue as formulas
 
 T = TypeVar("T")
 
-EPS = {"none": 0.0, "instance": 1e-5, "layer": 1e-5}
+EPS = {"none": 0.0, "instance": 1e-5, "layer": 1e-5, "group": 1e-5}
 # Of the input and the result, [N, C, H, W] and K: a single pixel, planes smaller than a tile, partial tiles on either
 # axis, channels that fill no vector and those that fill many, no sample, several units in a row of tiles (with 300
 # channels), several blocks of tiles (64 in a convolution, 128 in a weight gradient) and images that share one.
@@ -58,6 +59,7 @@ SOURCES = (
     ("layer", "shared", 2),
     ("instance", "channel", 1),
     ("layer", "channel", 1),
+    ("group", "channel", 1),
     ("none", "none", 2),
 )
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
@@ -88,7 +90,12 @@ class WinogradCase:
 
     @property
     def spec(self) -> EpilogueSpec:
-        return EpilogueSpec(self.norm, EPS[self.norm], self.act, 0.3, self.block, self.pad, self.pad_mode)
+        return EpilogueSpec(self.norm, EPS[self.norm], self.act, 0.3, self.block, self.pad, self.pad_mode, self.groups)
+
+    @property
+    def groups(self) -> int:
+        """Of channels, of the norm "group"; else 1."""
+        return groups_of(self.shape[1]) if self.norm == "group" else 1
 
 
 def in_turn(values: tuple[T, ...], random: Random) -> Iterator[T]:
@@ -211,18 +218,24 @@ def rms(x: Tensor) -> float:
 def expected(case: WinogradCase) -> Expected:
     t = Tensors(*(v if v is None else v.detach().double().contiguous() for v in make_tensors(case)))
     spec, plan = case.spec, PLANS[case.plan]
-    epilogue: dict[str, Any] = {"norm": spec.norm, "eps": spec.eps, "act": spec.act, "block": spec.block}
+    epilogue: dict[str, Any] = {
+        "norm": spec.norm,
+        "eps": spec.eps,
+        "act": spec.act,
+        "block": spec.block,
+        "groups": spec.groups,
+    }
     slope = spec.slope if t.slopes is None else t.slopes
     inner = formulas.epilogue(t.x, t.weight, t.bias, slope=slope, **epilogue).requires_grad_()
     padded, conv_weight = formulas.pad2d(inner, spec.pad, spec.pad_mode), t.conv_weight.requires_grad_()
     y = torch.nn.functional.conv2d(padded, conv_weight, t.conv_bias, plan.stride)
     grad_input, grad_weight = torch.autograd.grad(y, (inner, conv_weight), t.grad)
     y, y_stats = y.detach(), None if case.y_norm == "none" else formulas.statistics(y.detach(), case.y_norm)
-    source_stats = formulas.statistics(t.x, spec.norm) if spec.norm != "none" else None
+    source_stats = formulas.statistics(t.x, spec.norm, spec.groups) if spec.norm != "none" else None
     condition = 0.0
     if source_stats is not None and t.x.numel():
         mean, spread = source_stats
-        below = (spread + spec.eps).sqrt() if spec.norm == "instance" else spread + spec.eps
+        below = spread + spec.eps if spec.norm == "layer" else (spread + spec.eps).sqrt()
         condition = float((mean.abs() / below).max())
     norm = float(conv_weight.detach().norm())
     return Expected(
@@ -235,7 +248,7 @@ def expected(case: WinogradCase) -> Expected:
 
 
 def source_of(case: WinogradCase, t: Tensors) -> Source:
-    stats = winograd.statistics(t.x, case.norm) if case.norm != "none" else None
+    stats = winograd.statistics(t.x, case.norm, case.groups) if case.norm != "none" else None
     return Source(t.x, stats, t.weight, t.bias, t.slopes, case.spec)
 
 
@@ -254,7 +267,8 @@ def errors(case: WinogradCase, found: Results) -> dict[str, tuple[float, float]]
     want, plan = e.results, PLANS[case.plan]
     of_source = 0.0
     if (case.norm, case.act, case.parameters) != ("none", "none", "none"):
-        length = {"none": 1, "instance": h * w, "layer": c * h * w}[case.norm]
+        planes = {"none": 1, "instance": 1, "group": c // case.groups, "layer": c}[case.norm]
+        length = 1 if case.norm == "none" else planes * h * w
         of_source = tolerance(torch.float32, "result", 1, length, e.condition)
     tiles = n * math.ceil(want.y.shape[2] / plan.results) * math.ceil(want.y.shape[3] / plan.results)
     of_y = of_source + winograd_tolerance(case.plan, c * plan.stride**2)

@@ -175,3 +175,45 @@ def test_tracking_that_is_switched_on_later() -> None:
         ours.eval()(x)
     with pytest.raises(ValueError, match="5 channels"):
         mnn.InstanceNorm2d(5, track_running_stats=True)(x[:, :4])
+
+
+# Rows that are joined in part, one by one, not at all and wholly; windows are never joined.
+JOINED = {
+    "parts": (1, 8, 300, 128),
+    "odd": (2, 1, 300, 127),
+    "prime": (1, 3, 257, 70),
+    "channels": (1, 256, 32, 32),
+    "many channels": (2, 2300, 4, 2),
+    "narrow": (1, 2, 40000, 1),
+    "whole": (2, 5, 7, 9),
+    "volume": (1, 12, 24, 25, 31),
+}
+
+
+@pytest.mark.parametrize("shape", JOINED.values(), ids=JOINED.keys())
+@pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
+@pytest.mark.parametrize("residual", ["none", "dense", "window"])
+def test_images_of_many_rows(cpu: str, shape: tuple[int, ...], layout: str, residual: str) -> None:
+    """Without padding, rows are joined; the residual must be read row by row all the same."""
+    x = lay_out(torch.randn(shape), layout).requires_grad_()
+    r = None if residual == "none" else torch.randn(shape)
+    if residual == "dense":
+        r = lay_out(r, layout)
+    if residual == "window" and layout == "contiguous":
+        r = lay_out(r, "window")
+    elif residual == "window":
+        r = lay_out(torch.cat([r, r], -1), layout)[..., : shape[-1]]
+    added = 0 if r is None else r.double()
+    upstream = torch.randn(shape)
+    for act, expected_act in (("relu", F.relu), ("silu", F.silu)):
+        y = mf.instance_norm(x, act=act, residual=r, impl=cpu)
+        double = x.detach().double().contiguous().requires_grad_()
+        over = tuple(range(2, len(shape)))
+        centred = double - double.mean(over, keepdim=True)
+        expected = expected_act(centred / (centred.square().mean(over, keepdim=True) + 1e-5).sqrt()) + added
+        torch.testing.assert_close(y.double(), expected, rtol=1e-4, atol=1e-5, check_stride=False)
+        found, wanted = (
+            torch.autograd.grad(y, x, upstream)[0],
+            torch.autograd.grad(expected, double, upstream.double())[0],
+        )
+        assert float((found.double() - wanted).norm() / wanted.norm()) < 1e-4

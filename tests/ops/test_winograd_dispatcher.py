@@ -48,10 +48,10 @@ def test_opcheck(plan: str) -> None:
     transformed = winograd.transform_weight(weight, plan)
     for layout, dtype in (("channels_last", torch.float32), ("nchw", torch.bfloat16)):
         x = lay_out(torch.randn(2, 5, 9, 12).to(dtype), layout)
-        for norm in ("instance", "layer"):
-            opcheck(OPS.statistics, x, norm, utils=utils)
+        for norm, groups in (("instance", 1), ("layer", 1), ("group", 5)):
+            opcheck(OPS.statistics, x, norm, groups, utils=utils)
         stats = winograd.statistics(x, "instance")
-        flags = ("instance", 1e-5, "prelu", 0.0, 1, 1, "reflect")
+        flags = ("instance", 1e-5, "prelu", 0.0, 1, 1, "reflect", 1)
         source = (x, stats, torch.randn(5), torch.randn(5), torch.rand(5), *flags)
         opcheck(OPS.winograd_conv, *source, weight, None, bias, plan, "instance", utils=utils)
         opcheck(OPS.winograd_conv, *source, weight, transformed, None, plan, "none", utils=utils)

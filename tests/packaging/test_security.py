@@ -42,6 +42,7 @@ OWN_PICKLES = {
     "tests/accelerate/test_accelerate.py": 1,
     "tests/accelerate/test_convolutions.py": 1,
     "tests/accelerate/test_networks_of_others.py": 1,
+    "tests/helpers/run_exported.py": 1,
     "tests/ops/test_transforms.py": 1,
 }
 
