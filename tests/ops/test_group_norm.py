@@ -7,22 +7,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from helpers.layouts import lay_out
 from munit_fast import functional as mf
 
 SHAPES = {0: (3, 12), 1: (2, 12, 24), 2: (2, 12, 6, 7), 3: (2, 12, 3, 4, 7)}
 LAYOUTS = ("contiguous", "channels_last", "window")
 SPATIAL = pytest.mark.parametrize("spatial", SHAPES)
 GROUPS = pytest.mark.parametrize("groups", [1, 3, 12])
-
-
-def lay_out(x: Tensor, layout: str) -> Tensor:
-    """A copy; "channels_last" of any number of dimensions, "window" inside a larger tensor."""
-    if layout == "channels_last":
-        return x.movedim(1, -1).contiguous().movedim(-1, 1)
-    if layout == "window":
-        room = x.new_zeros(*x.shape[:-1], x.shape[-1] + 3)
-        return room[..., 1:-2].copy_(x)
-    return x.clone(memory_format=torch.contiguous_format)
 
 
 def draw(spatial: int, dtype: torch.dtype = torch.float64) -> Tensor:

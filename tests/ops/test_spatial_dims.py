@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from helpers.layouts import lay_out
 from munit_fast import functional as mf
 from munit_fast import nn as mnn
 
@@ -17,18 +18,6 @@ LAYOUTS = ("contiguous", "channels_last", "window")
 SPATIAL = pytest.mark.parametrize("spatial", SHAPES)
 OURS = {1: mnn.InstanceNorm1d, 2: mnn.InstanceNorm2d, 3: mnn.InstanceNorm3d}
 THEIRS = {1: nn.InstanceNorm1d, 2: nn.InstanceNorm2d, 3: nn.InstanceNorm3d}
-
-
-def lay_out(x: Tensor, layout: str) -> Tensor:
-    """A copy; "channels_last" of any number of dimensions, "window" inside a larger tensor."""
-    if layout == "channels_last":
-        order = (0, *range(2, x.dim()), 1)
-        back = (0, x.dim() - 1, *range(1, x.dim() - 1))
-        return x.permute(order).contiguous().permute(back)
-    if layout == "window":
-        room = x.new_zeros(*x.shape[:-1], x.shape[-1] + 3)
-        return room[..., 1:-2].copy_(x)
-    return x.clone(memory_format=torch.contiguous_format)
 
 
 def draw(spatial: int, dtype: torch.dtype = torch.float64) -> Tensor:
