@@ -124,10 +124,15 @@ def is_widened(y: Tensor, keywords: Keywords) -> bool:
     return keywords.get("pad_mode", "zero") != "zero" and y.device.type == "cpu" and cast_dtype(y) == y.dtype
 
 
+_CONVOLUTIONS = (
+    *(nn.Conv1d, nn.Conv2d, nn.Conv3d),
+    *(nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d),
+)
+
+
 def narrows(following: Sequence[nn.Module]) -> bool:
     """Whether a convolution follows, which autocast gives the lower precision again."""
-    convolutions = (nn.Conv2d, nn.ConvTranspose2d)
-    return any(is_plain(m) and original_class(m) in convolutions for m in following)
+    return any(is_plain(m) and original_class(m) in _CONVOLUTIONS for m in following)
 
 
 class Norm(Swapped):
@@ -197,7 +202,7 @@ class Norm(Swapped):
         x, stats = output
         if formulas.are_needed():  # PyTorch's own operators are these
             return None
-        if not isinstance(x, Tensor) or x.dim() < 2 or not self._munit_fast_takes(x):
+        if not isinstance(x, Tensor) or not self._munit_fast_takes(x):
             return None
         if x.dim() != 4 and "pad" in keywords:
             return None
@@ -268,7 +273,7 @@ class GroupNorm(Norm):
 
     def _munit_fast_takes(self, x: Tensor) -> bool:
         groups = self.num_groups
-        return x.dim() <= 5 and type(groups) is int and groups > 0 and x.shape[1] % groups == 0
+        return 2 <= x.dim() <= 5 and type(groups) is int and groups > 0 and x.shape[1] % groups == 0
 
     def _munit_fast_groups(self) -> int:
         return self.num_groups

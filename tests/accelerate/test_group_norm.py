@@ -87,6 +87,10 @@ def test_any_number_of_dimensions_and_of_channels() -> None:
         torch.testing.assert_close(norm(x), want)
     with pytest.raises(RuntimeError, match="divisible by num_groups"):  # PyTorch's own
         norm(torch.randn(2, 5, 4))
+    net = nn.Sequential(norm, nn.ReLU())
+    mf.accelerate(net)
+    with pytest.raises(RuntimeError, match="at least 2 dimensions"):
+        net(torch.randn(4))
     norm.num_groups = 2.0
     with pytest.raises(TypeError):
         norm(inputs[0])
