@@ -47,6 +47,7 @@ class Level(str, Enum):
     training = "training"
     translation = "translation"
     accelerated = "accelerated"
+    launch = "launch"
 
 
 class CaseSet(str, Enum):
@@ -56,6 +57,7 @@ class CaseSet(str, Enum):
     gate = "gate"
     cpu = "cpu"
     others = "others"
+    launch = "launch"
     full = "full"
 
 
