@@ -192,7 +192,7 @@ class _Trainer(reference.trainers._Trainer):
         if gradients is not None:
             gradients.average(self._processes)
             gradients.finish()
-        if scaler is None and x_a.device.type == "cpu":
+        if scaler is None and not self._on_gpu:
             self._step(optimizer)
         else:
             step_async(optimizer, scaler, self._skips, None if gradients is None else [gradients.buffer])
@@ -297,23 +297,27 @@ class _Trainer(reference.trainers._Trainer):
     # ---- weights and gradients of a step ----
 
     @property
+    def _on_gpu(self) -> bool:
+        """Whether launches are what an iteration has to save."""
+        return self.device.type != "cpu"
+
+    @property
     def _gathers(self) -> bool:
         """Whether weights are copied and gradients gathered for all parameters at once.
 
         A GPU saves launches by it, and processes exchange one buffer. One process on a CPU would only copy more.
         """
-        return self.impl != "reference" and (self.device.type != "cpu" or self._processes > 1)
+        return self.impl != "reference" and (self._on_gpu or self._processes > 1)
 
     def _step_weights(self) -> StepWeights | None:
         """What the networks compute a step with; None: with their parameters."""
         if not self._gathers:
             return None
-        on_gpu = self.device.type != "cpu"
-        dtype = self._amp_dtype() if on_gpu else None  # on a CPU the plans of the convolutions read the parameters
+        dtype = self._amp_dtype() if self._on_gpu else None  # a CPU's convolutions read the parameters themselves
         if self._weights is None or self._weights.dtype != dtype:
             pairs = {"dis": (self.dis_a, self.dis_b), "gen": (self.gen_a, self.gen_b)}
             blocks = {update: [b for net in pair for b in fused_blocks(net)] for update, pair in pairs.items()}
-            if on_gpu:
+            if self._on_gpu:
                 self._lay_out([block.conv.weight for of_update in blocks.values() for block, _ in of_update])
             self._weights = StepWeights(blocks, dtype)
             self._gradients.clear()
