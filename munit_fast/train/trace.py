@@ -197,6 +197,20 @@ def _is_view(func: Any) -> bool:
     return bool(returns) and all(r.alias_info is not None and not r.alias_info.is_write for r in returns)
 
 
+def _as_cudnn_lays_out(name: str, args: Sequence[Any], result: Any) -> Any:
+    """The results of a convolution in the layout that cuDNN gives them: channels_last if an operand has it."""
+    operands = args[:2] if name == "convolution" else args[:3]
+    layout = torch.channels_last
+    if not any(t.is_contiguous(memory_format=layout) and not t.is_contiguous() for t in operands):
+        return result
+
+    def lay_out(t: Any) -> Any:
+        is_image = isinstance(t, Tensor) and t.dim() == 4
+        return torch.empty_like(t, memory_format=layout) if is_image else t
+
+    return lay_out(result) if isinstance(result, Tensor) else tuple(lay_out(t) for t in result)
+
+
 class _Recorder(TorchDispatchMode):
     def __init__(self, trace: Trace, parameters: Mapping[int, str]) -> None:
         super().__init__()
@@ -215,6 +229,8 @@ class _Recorder(TorchDispatchMode):
                 return 1.0
         # The fused step returns nothing, and has no form for tensors without memory.
         result = None if name.startswith("_fused") else func(*args, **kwargs)
+        if name.startswith("convolution"):
+            result = _as_cudnn_lays_out(name, args, result)
         outputs = _tensors(result)
         if all(t.device != _META for t in (*inputs, *outputs)):
             self.trace.host_bytes += 0 if _is_view(func) else _bytes(outputs)

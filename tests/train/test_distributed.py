@@ -24,6 +24,7 @@ from munit_fast import make_config
 from munit_fast.io.checkpoints import load_file
 from munit_fast.train import TrainOptions, train
 from munit_fast.train import trainer as trainers
+from munit_fast.train.cuda_graph import WARM_UP
 from munit_fast.train.distributed import Ranks
 from munit_fast.train.run_dir import RunDirectory, RunStatus
 from munit_fast.train.run_state import apply_state, find_state
@@ -111,6 +112,21 @@ def test_unit_on_two_ranks_in_two_parts(small_config: dict[str, Any], picture_fo
     values = config(small_config, picture_folders, batch_size=4)
     on_ranks(2, values | {"batch_size": 1, "accumulation": 2}, tmp_path / "two", "UNIT", "--checkpointing")
     compare(tmp_path / "two", alone(values, tmp_path / "one", "UNIT"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("norm", ["none", "sn"])
+def test_ranks_in_a_graph_are_one_process(
+    small_config: dict[str, Any], picture_folders: Path, tmp_path: Path, norm: str
+) -> None:
+    """The exchange of the gradients is captured and replayed with the rest, here the CPU's."""
+    values = config(small_config, picture_folders, batch_size=4)
+    values["dis"] = values["dis"] | {"norm": norm}
+    whole = alone(values, tmp_path / "one", "MUNIT")
+    out = tmp_path / "two"
+    on_ranks(2, values | {"batch_size": 2}, out, "MUNIT", "--graph")
+    compare(out, whole)
+    assert [(out / f"replays-{rank}").read_text() for rank in (0, 1)] == [str(ITERATIONS - WARM_UP)] * 2
 
 
 # ---- a rank that is lost ----
