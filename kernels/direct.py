@@ -57,10 +57,9 @@ def launch(kernel: Any, grid: tuple[int, ...], device: int, args: tuple[Any, ...
     if not signature.served or len(args) != len(signature.specialized) or _is_watched(kernel):
         kernel[grid](*args, **meta)
         return
-    key: list[Any] = [id(kernel), device, tuple(meta), tuple(meta.values())]
     try:
-        _describe(key, args, signature.specialized)
-        launcher = _launchers.get(tuple(key))
+        key = (device, *properties(kernel, args, meta, signature.specialized))
+        launcher = _launchers.get(key)
     except TypeError:  # an argument of another type, or a constant that has no hash
         kernel[grid](*args, **meta)
         return
@@ -69,7 +68,7 @@ def launch(kernel: Any, grid: tuple[int, ...], device: int, args: tuple[Any, ...
         constants = _constants(signature, compiled, meta)
         if constants is not None:
             run, function, packed = compiled.run, compiled.function, compiled.packed_metadata
-            _launchers[tuple(key)] = _Launcher(run, function, packed, constants)
+            _launchers[key] = _Launcher(run, function, packed, constants)
         return
     x, y, z = grid if len(grid) == 3 else (*grid, 1, 1)[:3]
     stream = _triton.runtime.driver.active.get_current_stream(device)
@@ -77,9 +76,29 @@ def launch(kernel: Any, grid: tuple[int, ...], device: int, args: tuple[Any, ...
     run(x, y, z, stream, function, packed, None, None, None, *args, *constants)
 
 
+def properties(
+    kernel: Any, args: tuple[Any, ...], meta: dict[str, Any], specialized: tuple[bool, ...] | None = None
+) -> tuple[Any, ...]:
+    """What a compiled kernel depends on, as a key: Triton compiles the same for launches with the same properties.
+
+    Args:
+        kernel: a triton.jit function.
+        args: its arguments; the tensors may be on the meta device.
+        meta: its constants and launch options, by name.
+        specialized: of each argument, whether Triton looks at an int's value; None: as the kernel says.
+
+    Raises:
+        TypeError: an argument of a type that no kernel of this package takes.
+    """
+    if specialized is None:
+        specialized = (_signatures.get(id(kernel)) or _signature(kernel)).specialized
+    key: list[Any] = [id(kernel), tuple(meta), tuple(meta.values())]
+    _describe(key, args, specialized)
+    return tuple(key)
+
+
 def _describe(key: list[Any], args: tuple[Any, ...], specialized: tuple[bool, ...]) -> None:
-    """Append what Triton specialises on, one entry for each argument. Raises TypeError for an argument of a type that
-    no kernel of this package takes."""
+    """Append what Triton specialises on, one entry for each argument."""
     append = key.append
     for arg, look in zip(args, specialized):
         kind = type(arg)
@@ -121,12 +140,12 @@ def _signature(kernel: Any) -> _Signature:
     import triton
 
     _triton = triton
-    known = torch.version.hip is None and triton.__version__.startswith(tuple(f"{r}." for r in RELEASES))
     found = _Signature(kernel, False, (), ())
-    if known and type(kernel) is triton.runtime.JITFunction and not kernel.debug:
+    if type(kernel) is triton.runtime.JITFunction:
         count = next((p.num for p in kernel.params if p.is_constexpr), len(kernel.params))
         front, constants = kernel.params[:count], tuple(kernel.params[count:])
-        served = all(p.is_constexpr for p in constants)
+        known = torch.version.hip is None and triton.__version__.startswith(tuple(f"{r}." for r in RELEASES))
+        served = known and not kernel.debug and all(p.is_constexpr for p in constants)
         found = _Signature(kernel, served, tuple(not p.do_not_specialize for p in front), constants)
     _signatures[id(kernel)] = found
     return found

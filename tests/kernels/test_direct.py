@@ -76,7 +76,7 @@ def kept(monkeypatch: pytest.MonkeyPatch) -> tuple[Any, list[str]]:
     monkeypatch.setattr(triton.runtime.driver, "_active", driver)
     signature = direct._signature(kernel)
     launcher = direct._Launcher(lambda *args: said.append("direct"), 1, (), ())
-    key = (id(kernel), 0, ("num_warps",), (1,), 32)
+    key = (0, *direct.properties(kernel, (5,), {"num_warps": 1}))
     monkeypatch.setattr(direct, "_launchers", {key: launcher})
     assert signature.served
     return kernel, said
@@ -106,6 +106,16 @@ def test_only_a_launch_of_the_same_kind_is_direct(
     kernel, said = kept
     direct.launch(kernel, (1,), device, args, meta)
     assert said == [by]
+
+
+def _another(number):  # type: ignore[no-untyped-def]
+    pass
+
+
+def test_another_kernel_with_such_arguments_is_not_launched_for_it(kept: tuple[Any, list[str]]) -> None:
+    kernel, said = kept
+    direct.launch(type(kernel)(_another), (1,), 0, (5,), {"num_warps": 1})
+    assert said == ["triton"]
 
 
 @pytest.mark.parametrize("watch", ["pre-run hook", "enter hook", "exit hook", "own hook", "debug", "instrumentation"])
