@@ -238,3 +238,14 @@ def test_the_capture_stream_and_the_callers_wait_for_each_other(monkeypatch: pyt
         said.clear()
         step.run(x, x, [])
         assert said == ["graph waits for caller", "iteration", "caller waits for graph"]
+
+
+def test_spectral_norm_trains_in_a_graph(cuda: FakeCuda) -> None:
+    """Its vectors are written in place, where each replay finds them."""
+    run = Run(cuda, dis={"norm": "sn"})
+    run.update(7)
+    run.check()
+    vectors = [p for name, p in run.graphed.named_parameters() if name.endswith("weight_u")]
+    before = [p.clone() for p in vectors]
+    run.update()
+    assert len(vectors) > 2 and not any(torch.equal(p, b) for p, b in zip(vectors, before) if p.numel() > 1)
