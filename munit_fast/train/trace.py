@@ -101,8 +101,8 @@ class Trace:
         operations: in their order.
         triton: the Triton launches among them.
         parameter_casts: names of parameters that are cast or copied one by one.
-        gradient_copies: shapes of gradients that are copied into another layout when they are accumulated.
-        host_bytes: of tensors that are made on the host.
+        host_bytes: of tensors that the captured part makes on the host.
+        noise_bytes: of noise that is drawn on the host before.
         blocking: what would keep a CUDA graph from capturing it; empty: nothing.
     """
 
@@ -110,6 +110,7 @@ class Trace:
     triton: list[TritonLaunch] = field(default_factory=list)
     parameter_casts: list[str] = field(default_factory=list)
     host_bytes: int = 0
+    noise_bytes: int = 0
     blocking: list[str] = field(default_factory=list)
 
     @property
@@ -359,7 +360,11 @@ def _as_on_a_gpu(record: Callable[..., None]) -> Iterator[None]:
 
 
 def trace_iteration(
-    hyperparameters: Mapping[str, Any], trainer: str = "MUNIT", amp: str = "bf16", batch: int | None = None
+    hyperparameters: Mapping[str, Any],
+    trainer: str = "MUNIT",
+    amp: str = "bf16",
+    batch: int | None = None,
+    checkpointing: bool = False,
 ) -> Trace:
     """What one iteration of training launches on a GPU, as a CUDA graph would hold it.
 
@@ -368,6 +373,7 @@ def trace_iteration(
         trainer: "MUNIT" or "UNIT".
         amp: "bf16", "fp16" or "off".
         batch: images of each domain; None: as configured, times accumulation.
+        checkpointing: whether the backward computes activations again.
 
     Raises:
         ValueError: an unknown trainer or amp.
@@ -390,10 +396,13 @@ def trace_iteration(
         stack.enter_context(patch.object(Vgg16, "from_file", lambda path: Vgg16().eval().requires_grad_(False)))
         stack.enter_context(patch.object(trainers, "amp_dtype", lambda amp, *_: _DTYPES[amp]))
         with _META:
-            nets = made[trainer](hp, amp=amp).to(_META)
+            nets = made[trainer](hp, amp=amp, checkpointing=checkpointing).to(_META)
             size = (hp["crop_image_height"], hp["crop_image_width"])
             x_a, x_b = (torch.empty(batch, hp[f"input_dim_{d}"], *size) for d in "ab")
-        noise = tuple([n.to(_META) for n in drawn] for drawn in nets.draw_noise(x_a, x_b))
+        on_host = torch.Generator()
+        drawn = [nets._draw(update, x_a, x_b, on_host) for update in ("dis", "gen")]
+        trace.noise_bytes = sum(map(_bytes, drawn)) if nets.noise_device.type == "cpu" else 0
+        noise = tuple([n.to(_META) for n in of_update] for of_update in drawn)
         stack.enter_context(_Autocast())
         for optimizer in (nets.dis_opt, nets.gen_opt):
             optimizer.make_capturable()
