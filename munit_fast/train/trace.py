@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import ast
 import inspect
+import json
 import textwrap
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -20,6 +21,8 @@ from typing import Any, NamedTuple
 from unittest.mock import patch
 
 import torch
+from rich.console import Console
+from rich.table import Column, Table
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -101,8 +104,8 @@ class Trace:
         operations: in their order.
         triton: the Triton launches among them.
         parameter_casts: names of parameters that are cast or copied one by one.
-        gradient_copies: shapes of gradients that are copied into another layout when they are accumulated.
-        host_bytes: of tensors that are made on the host.
+        host_bytes: of tensors that the captured part makes on the host.
+        noise_bytes: of noise that is drawn on the host before.
         blocking: what would keep a CUDA graph from capturing it; empty: nothing.
     """
 
@@ -110,6 +113,7 @@ class Trace:
     triton: list[TritonLaunch] = field(default_factory=list)
     parameter_casts: list[str] = field(default_factory=list)
     host_bytes: int = 0
+    noise_bytes: int = 0
     blocking: list[str] = field(default_factory=list)
 
     @property
@@ -147,13 +151,12 @@ _CHUNK, _MOST_BLOCKS = 65536, 320
 _MOST_TENSORS = (110, 64, 48, 36, 30)  # of one launch, by the number of lists
 
 
-def multi_tensor_launches(sizes: Sequence[int], lists: int, most: Sequence[int] = _MOST_TENSORS) -> int:
+def multi_tensor_launches(sizes: Sequence[int], lists: int) -> int:
     """The launches of a multi-tensor operator: each takes so many tensors, and so many chunks, at most.
 
     Args:
         sizes: elements of each tensor of a list.
         lists: of tensors that it reads or writes.
-        most: tensors of a launch, by the number of lists.
     """
     launches = blocks = tensors = 0
     for size in sizes:
@@ -163,7 +166,7 @@ def multi_tensor_launches(sizes: Sequence[int], lists: int, most: Sequence[int] 
         for chunk in range(chunks := -(-size // _CHUNK)):
             blocks += 1
             last = chunk + 1 == chunks
-            if blocks == _MOST_BLOCKS or (last and tensors == most[lists - 1]):
+            if blocks == _MOST_BLOCKS or (last and tensors == _MOST_TENSORS[lists - 1]):
                 launches, blocks, tensors = launches + 1, 0, 0 if last else 1
     return launches + (blocks > 0)
 
@@ -178,7 +181,7 @@ def _norm_launches(arguments: Sequence[Any]) -> int:
 
 
 def _adam_launches(arguments: Sequence[Any]) -> int:
-    return multi_tensor_launches([t.numel() for t in arguments[0]], 4, (72, 60, 49, 36, 30))
+    return multi_tensor_launches([t.numel() for t in arguments[0]], 4)
 
 
 def _convolution_backward_launches(arguments: Sequence[Any]) -> int:
@@ -233,9 +236,10 @@ class _Recorder(TorchDispatchMode):
             result = _as_cudnn_lays_out(name, args, result)
         outputs = _tensors(result)
         if all(t.device != _META for t in (*inputs, *outputs)):
-            self.trace.host_bytes += 0 if _is_view(func) else _bytes(outputs)
+            made = name == "lift_fresh" or not _is_view(func)  # the first is torch.tensor's
+            self.trace.host_bytes += _bytes(outputs) if made else 0
             return result
-        if any(t.device != _META and t.dim() > 0 for t in inputs) or name == "lift_fresh":
+        if any(t.device != _META and t.dim() > 0 for t in inputs):
             self.trace.blocking.append(f"aten::{name} reads memory of the host")
         if _is_view(func) or name in _FREE or name.startswith(("empty", "new_empty")):
             return result
@@ -359,7 +363,11 @@ def _as_on_a_gpu(record: Callable[..., None]) -> Iterator[None]:
 
 
 def trace_iteration(
-    hyperparameters: Mapping[str, Any], trainer: str = "MUNIT", amp: str = "bf16", batch: int | None = None
+    hyperparameters: Mapping[str, Any],
+    trainer: str = "MUNIT",
+    amp: str = "bf16",
+    batch: int | None = None,
+    checkpointing: bool = False,
 ) -> Trace:
     """What one iteration of training launches on a GPU, as a CUDA graph would hold it.
 
@@ -368,6 +376,7 @@ def trace_iteration(
         trainer: "MUNIT" or "UNIT".
         amp: "bf16", "fp16" or "off".
         batch: images of each domain; None: as configured, times accumulation.
+        checkpointing: whether the backward computes activations again.
 
     Raises:
         ValueError: an unknown trainer or amp.
@@ -390,10 +399,13 @@ def trace_iteration(
         stack.enter_context(patch.object(Vgg16, "from_file", lambda path: Vgg16().eval().requires_grad_(False)))
         stack.enter_context(patch.object(trainers, "amp_dtype", lambda amp, *_: _DTYPES[amp]))
         with _META:
-            nets = made[trainer](hp, amp=amp).to(_META)
+            nets = made[trainer](hp, amp=amp, checkpointing=checkpointing).to(_META)
             size = (hp["crop_image_height"], hp["crop_image_width"])
             x_a, x_b = (torch.empty(batch, hp[f"input_dim_{d}"], *size) for d in "ab")
-        noise = tuple([n.to(_META) for n in drawn] for drawn in nets.draw_noise(x_a, x_b))
+        on_host = torch.Generator()
+        drawn = [nets._draw(update, x_a, x_b, on_host) for update in ("dis", "gen")]
+        trace.noise_bytes = sum(map(_bytes, drawn)) if nets.noise_device.type == "cpu" else 0
+        noise = tuple([n.to(_META) for n in of_update] for of_update in drawn)
         stack.enter_context(_Autocast())
         for optimizer in (nets.dis_opt, nets.gen_opt):
             optimizer.make_capturable()
@@ -409,3 +421,53 @@ def trace_iteration(
 
 
 _DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "off": None}
+
+
+def as_json(trace: Trace) -> str:
+    """A trace as JSON: its sums, and the launches of each operator and kernel."""
+    content = {
+        "launches": trace.launches,
+        "kinds": {
+            kind: dict(zip(("launches", "bytes_read", "bytes_written"), sums)) for kind, sums in trace.by_kind().items()
+        },
+        "names": {f"{kind}: {name}": launches for (kind, name), launches in trace.by_name().most_common()},
+        "parameter_casts": sorted(set(trace.parameter_casts)),
+        "host_bytes": trace.host_bytes,
+        "noise_bytes": trace.noise_bytes,
+        "blocking": trace.blocking,
+    }
+    return json.dumps(content, indent=1)
+
+
+def show(trace: Trace, console: Console, top: int = 20) -> None:
+    """Print a trace.
+
+    Args:
+        trace: of an iteration.
+        console: where.
+        top: how many operators and kernels are listed, those with the most launches.
+    """
+    table = Table("kind", *(Column(name, justify="right") for name in ("launches", "MB read", "MB written")))
+    for kind, (launches, read, written) in trace.by_kind().items():
+        table.add_row(kind, f"{launches:,}", f"{read / 1e6:,.0f}", f"{written / 1e6:,.0f}")
+    table.add_section()
+    table.add_row("all", f"{trace.launches:,}", *(f"{sum(column) / 1e6:,.0f}" for column in _byte_columns(trace)))
+    console.print(table)
+    if top:
+        names = Table("operator or kernel", "kind", Column("launches", justify="right"))
+        for (kind, name), launches in trace.by_name().most_common(top):
+            names.add_row(name, kind, f"{launches:,}")
+        console.print(names)
+    for count, what in Counter(trace.blocking).items():
+        console.print(f"keeps a CUDA graph from capturing it: {what} ({count} times)", markup=False)
+    if not trace.blocking:
+        console.print("Nothing keeps a CUDA graph from capturing it.")
+    casts = len(trace.parameter_casts)
+    console.print(f"{casts} parameters are cast or copied one by one." if casts else "No parameter is cast by itself.")
+    console.print(
+        f"{trace.host_bytes + trace.noise_bytes:,} bytes are made on the host, {trace.noise_bytes:,} of noise."
+    )
+
+
+def _byte_columns(trace: Trace) -> tuple[list[int], list[int]]:
+    return [o.read for o in trace.operations], [o.written for o in trace.operations]

@@ -20,6 +20,7 @@ import torch.distributed as dist
 import yaml
 from rich.console import Console
 
+from helpers import fake_cuda
 from munit_fast import make_config
 from munit_fast.io.checkpoints import load_file
 from munit_fast.train import TrainOptions, train
@@ -122,7 +123,9 @@ def test_ranks_in_a_graph_are_one_process(
     """The exchange of the gradients is captured and replayed with the rest, here the CPU's."""
     values = config(small_config, picture_folders, batch_size=4)
     values["dis"] = values["dis"] | {"norm": norm}
-    whole = alone(values, tmp_path / "one", "MUNIT")
+    with pytest.MonkeyPatch.context() as patched:  # in a graph too: its learning rate is a float32 tensor
+        fake_cuda.install(patched)
+        whole = alone(values, tmp_path / "one", "MUNIT")
     out = tmp_path / "two"
     on_ranks(2, values | {"batch_size": 2}, out, "MUNIT", "--graph")
     compare(out, whole)
