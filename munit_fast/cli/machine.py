@@ -1,4 +1,4 @@
-"""munit-fast doctor, bench."""
+"""munit-fast doctor, bench, trace."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import typer
 from rich.console import Console
 
 from munit_fast.cli.base import app
-from munit_fast.cli.options import DeviceOption, find_device
+from munit_fast.cli.options import Amp, DeviceOption, TrainerName, TrainerOption, find_device
 
 
 @app.command()
@@ -125,3 +125,30 @@ def bench(
         console.print(f"{len(rows)} rows added to {output}", markup=False)
     if failures:
         raise RuntimeError(f"{len(failures)} contenders have no time:\n" + "\n".join(failures))
+
+
+@app.command()
+def trace(
+    config: Annotated[
+        Path | None, typer.Option(help="A YAML file with the published keys; default: the published defaults.")
+    ] = None,
+    trainer: TrainerOption = TrainerName.MUNIT,
+    batch: Annotated[
+        int | None, typer.Option(min=1, help="Images of each domain; default: the configuration's.")
+    ] = None,
+    amp: Annotated[Amp, typer.Option("--amp", help="Mixed precision; auto is bf16.")] = Amp.auto,
+    checkpointing: Annotated[bool, typer.Option("--checkpointing", help="Compute activations again.")] = False,
+    top: Annotated[int, typer.Option(min=0, help="Operators and kernels to list.")] = 20,
+    json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Count what a training iteration launches on an NVIDIA GPU, and what it moves; needs no GPU."""
+    from munit_fast.config import Config, load_config
+    from munit_fast.train.trace import as_json, show, trace_iteration
+
+    values = (Config() if config is None else load_config(config)).hyperparameters()
+    precision = "bf16" if amp is Amp.auto else amp.value
+    found = trace_iteration(values, trainer.value, precision, batch, checkpointing)
+    if json:
+        typer.echo(as_json(found))
+    else:
+        show(found, Console(), top)

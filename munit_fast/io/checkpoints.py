@@ -7,6 +7,7 @@ be loaded here, but not used commercially.
 
 from __future__ import annotations
 
+import copy
 import errno
 import re
 import zipfile
@@ -50,7 +51,11 @@ def found_checkpoints(folder: str | Path, kind: str) -> dict[int, Path]:
 
 
 def save_atomically(obj: Any, path: str | Path) -> None:
-    """torch.save that leaves the whole file or nothing under `path`, flushed to the disk. Raises FileWriteError."""
+    """torch.save that leaves the whole file or nothing under `path`, flushed to the disk. Raises FileWriteError.
+
+    Tensors are contiguous in the file, whatever layout they are trained in.
+    """
+    obj = _contiguous(obj)
     with atomic_path(path) as temporary:
         temporary.touch()  # a clear OSError from the file system itself, rather than torch's RuntimeError
         try:
@@ -58,6 +63,17 @@ def save_atomically(obj: Any, path: str | Path) -> None:
         except RuntimeError as error:  # torch's writer reports a full disk this way
             reason = f"could not be written whole; is the disk full? ({str(error).splitlines()[0]})"
             raise OSError(errno.ENOSPC, reason, str(path)) from None
+
+
+def _contiguous(value: Any) -> Any:
+    if isinstance(value, Tensor):
+        return value.contiguous()
+    if isinstance(value, dict):
+        found = copy.copy(value)  # with a state_dict's metadata
+        for key, item in value.items():
+            found[key] = _contiguous(item)
+        return found
+    return [_contiguous(item) for item in value] if isinstance(value, list) else value
 
 
 def load_file(path: str | Path) -> Any:

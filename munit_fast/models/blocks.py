@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from munit_fast import functional, ops, reference
+from munit_fast.models import step_weights
 from munit_fast.ops import formulas, winograd
 from munit_fast.ops.backends import IMPLEMENTATIONS
 from munit_fast.ops.conv_plans import DIRECT, ConvShape, Plans, choose
@@ -93,10 +94,13 @@ class Fused(nn.Module):
         if not (self.checkpointing and torch.is_grad_enabled()):
             return stage(*arguments)
 
+        of_step = step_weights.active()
+
         def alone(*arguments: Any) -> T:
             token = _cache.set(None)  # the weights of another call would not be there the second time
             try:
-                return stage(*arguments)
+                with step_weights.use(of_step):  # where the backward runs, no context is active
+                    return stage(*arguments)
             finally:
                 _cache.reset(token)
 
@@ -126,8 +130,18 @@ def compute_dtype(x: Tensor, dtype: torch.dtype) -> torch.dtype:
     return dtype
 
 
+def _in_dtype(parameter: nn.Parameter, dtype: torch.dtype) -> Tensor:
+    """A parameter in `dtype`: the copy of a training step, or a cast."""
+    of_step = step_weights.active()
+    copy = None if of_step is None else of_step.get(parameter, dtype)
+    return parameter.to(dtype) if copy is None else copy
+
+
 def _prepared_weight(conv: nn.Conv2d, dtype: torch.dtype, phases: bool = False) -> Tensor:
     """The weight in `dtype` and channels_last, summed for the four phases if asked; once in `shared_weights`."""
+    of_step = step_weights.active()
+    if of_step is not None and (copy := of_step.get(conv.weight, dtype)) is not None:
+        return copy
     cache, key = _shared(), (id(conv.weight), dtype, phases, torch.is_grad_enabled(), conv.weight.requires_grad)
     if cache is not None and key in cache:
         return cache[key][1]
@@ -250,8 +264,10 @@ def conv_args(block: Any, x: ConvInput, padded: bool = False) -> Conv:
     assert conv.bias is not None
     plan, weight_plan = _plans(block, x)
     used, unused = (None, conv.bias) if norm_of(block) == "instance" else (conv.bias, None)
+    if step_weights.active() is not None:
+        unused = None  # whoever makes the step knows its gradient
     if plan is None:
-        bias, weight = None if used is None else used.to(x.dtype), _prepared_weight(conv, x.dtype)
+        bias, weight = None if used is None else _in_dtype(used, x.dtype), _prepared_weight(conv, x.dtype)
         return Conv(weight, bias, conv.stride[0], None, unused, weight_plan=weight_plan)
     weight, transformed = _planned_weight(conv, plan)
     pad, mode = (0, "zero") if padded else padding(block)
@@ -268,7 +284,7 @@ def phase_conv_args(block: Any, x: ConvInput, pad_mode: str) -> Conv:
     """
     conv = block.conv
     plan, weight_plan = _phase_plans(block, x)
-    bias = conv.bias.to(x.dtype if plan is None else conv.bias.dtype).repeat(4)
+    bias = _in_dtype(conv.bias, x.dtype if plan is None else conv.bias.dtype).repeat(4)
     border_weight = conv.weight if pad_mode == "reflect" else None
     if plan is None:
         return Conv(_prepared_weight(conv, x.dtype, phases=True), bias, 1, border_weight, weight_plan=weight_plan)

@@ -234,6 +234,20 @@ class Decoder(reference.Decoder, Fused):
         return images
 
 
+def fused_blocks(network: nn.Module) -> list[tuple[Any, bool]]:
+    """The blocks whose convolutions the fused networks compute, and whether each is computed as phases.
+
+    Args:
+        network: of this module; one that uses the reference's forward has none.
+    """
+    if isinstance(network, Fused) and network.uses_reference:
+        return []
+    decoders = [m for m in network.modules() if isinstance(m, Decoder)]
+    phases = {id(block) for decoder in decoders for block in _without_upsampling(list(decoder.layers)[1:-1])}
+    blocks = [m for m in network.modules() if isinstance(m, reference.Conv2dBlock)]
+    return [(block, id(block) in phases) for block in blocks]
+
+
 def _without_upsampling(layers: list[nn.Module]) -> list[Any]:
     return [layer for layer in layers if not isinstance(layer, nn.Upsample)]
 
@@ -461,8 +475,8 @@ class MsImageDis(reference.MsImageDis, Fused):
             return self._losses(self.forward(input_fake), 0.0) + self._losses(self.forward(input_real), 1.0)
         n = input_fake.shape[0]
         outputs = self.forward(torch.cat([input_fake.to(input_real.dtype), input_real]))
-        fake, real = [y[:n] for y in outputs], [y[n:] for y in outputs]
-        return self._losses(fake, 0.0) + self._losses(real, 1.0)
+        fake, real = zip(*(y.split([n, y.shape[0] - n]) for y in outputs))
+        return self._losses(list(fake), 0.0) + self._losses(list(real), 1.0)
 
     def calc_gen_loss(self, input_fake: Tensor) -> Tensor:
         """The generator's adversarial loss, summed over the scales: fake towards 1.

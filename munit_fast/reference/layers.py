@@ -211,7 +211,7 @@ class SpectralNorm(nn.Module):
     """Spectral normalisation of a convolution (Miyato et al., ICLR 2018, algorithm 1) with one power iteration a call.
 
     The weight is divided by sigma = uᵀ W v, and the gradient flows through sigma. u and v advance in evaluation too.
-    They are replaced through `.data`, so that the backward of *every* forward since the last step sees the newest u
+    They are written through `.data`, so that the backward of *every* forward since the last step sees the newest u
     and v: the published implementation trains with that gradient.
     """
 
@@ -234,8 +234,8 @@ class SpectralNorm(nn.Module):
         u, v, weight = conv.weight_u, conv.weight_v, conv.weight_bar
         assert isinstance(u, Tensor) and isinstance(v, Tensor) and isinstance(weight, Tensor)
         matrix = weight.view(weight.shape[0], -1)
-        v.data = _l2normalize(torch.mv(matrix.data.t(), u.data))
-        u.data = _l2normalize(torch.mv(matrix.data, v.data))
+        v.data.copy_(_l2normalize(torch.mv(matrix.data.t(), u.data)))
+        u.data.copy_(_l2normalize(torch.mv(matrix.data, v.data)))
         sigma = u.dot(matrix.mv(v))
         return F.conv2d(x, weight / sigma, conv.bias, conv.stride)
 

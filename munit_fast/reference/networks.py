@@ -166,12 +166,12 @@ def split_adain_params(params: Tensor, module: nn.Module) -> list[tuple[Tensor, 
 
     The layout is bias first, then weight (the "mean" and the "std" of section 5.1 of the paper), at raw scale.
     """
-    pairs = []
-    for layer in (m for m in module.modules() if isinstance(m, AdaptiveInstanceNorm2d)):
-        c = layer.num_features
-        bias, weight, params = params[:, :c], params[:, c : 2 * c], params[:, 2 * c :]
-        pairs.append((weight, bias))
-    return pairs
+    widths = [m.num_features for m in module.modules() if isinstance(m, AdaptiveInstanceNorm2d)]
+    if not widths:
+        return []
+    # One operation: the backward is then a single concatenation.
+    parts = params.split([c for c in widths for _ in range(2)], dim=1)
+    return list(zip(parts[1::2], parts[::2]))
 
 
 class AdaINGen(nn.Module):

@@ -202,8 +202,6 @@ def unsupported_reason(trainer: Any, device: torch.device) -> str | None:
         return f"CUDA graphs need a CUDA device; the trainer is on {device}"
     if (reason := trainer.objective.unsupported.get("CUDA graph")) is not None:
         return str(reason)
-    if trainer._parallel:
-        return "several processes: the exchange of DistributedDataParallel is not captured"
-    if any(type(m).__name__ == "SpectralNorm" for m in trainer.modules()):
-        return "spectral norm (dis.norm: sn) replaces its vectors in each forward, which a graph cannot follow"
+    if trainer._processes > 1 and (backend := torch.distributed.get_backend()) != "nccl":
+        return f"several processes: a graph holds the exchange of nccl, not that of {backend}, which runs on the CPU"
     return None

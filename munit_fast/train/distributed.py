@@ -3,10 +3,9 @@ nothing."""
 
 from __future__ import annotations
 
-import inspect
 import os
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any
@@ -16,7 +15,6 @@ import torch.distributed as dist
 from torch import nn
 from torch.distributed.distributed_c10d import PrefixStore
 from torch.distributed.rendezvous import rendezvous
-from torch.nn.parallel import DistributedDataParallel
 
 
 class PeerError(RuntimeError):
@@ -145,41 +143,20 @@ def process_group(device: torch.device, timeout: float) -> Iterator[Ranks]:
     dist.destroy_process_group()  # not after a failure: it could wait for a rank that is lost
 
 
-class _LossModule(nn.Module):
-    """compute(*arguments) as a forward, over the parameters that its losses are differentiated by."""
-
-    def __init__(self, compute: Callable[..., dict[str, Any]], networks: tuple[nn.Module, ...]) -> None:
-        super().__init__()
-        self.networks = nn.ModuleList(networks)
-        self.compute = compute
-
-    def forward(self, *arguments: Any) -> dict[str, Any]:
-        return self.compute(*arguments)
-
-
-def no_sync(compute: Any) -> AbstractContextManager[Any]:
-    """Inside, processes keep their gradients to themselves; what `data_parallel` did not return is left alone."""
-    return getattr(compute, "no_sync", nullcontext)()
-
-
-def data_parallel(compute: Callable[..., dict[str, Any]], *networks: nn.Module) -> DistributedDataParallel:
-    """A function of losses as a module whose backward averages the gradients over the processes of the default group.
-
-    The networks take the first process's parameters. Every process's loss is a mean over as many images, so the mean of
-    the gradients is that of the whole batch.
+def broadcast_networks(*networks: nn.Module) -> None:
+    """Give every process of the default group the first one's parameters and buffers.
 
     Args:
-        compute: returns {name: loss}.
-        networks: whose parameters the losses are differentiated by.
+        networks: alike on all processes.
 
     Raises:
         RuntimeError: there is no process group.
     """
     if not dist.is_initialized():
         raise RuntimeError("torch.distributed is not initialised: start the processes with torchrun")
-    unused = any(p.numel() == 0 for network in networks for p in network.parameters())  # gen.n_res: 0 has no AdaIN
-    options: dict[str, Any] = {"gradient_as_bucket_view": True, "find_unused_parameters": unused}
-    # Buffers are the same on every process, or read in evaluation only. torch 2.13 renames the flag.
-    names = inspect.signature(DistributedDataParallel.__init__).parameters
-    options["forward_sync_buffers" if "forward_sync_buffers" in names else "broadcast_buffers"] = False
-    return DistributedDataParallel(_LossModule(compute, networks), **options)
+    for network in networks:
+        for tensor in (*network.parameters(), *network.buffers()):
+            data = tensor.data.contiguous()
+            dist.broadcast(data, 0)
+            if data is not tensor.data:
+                tensor.data.copy_(data)

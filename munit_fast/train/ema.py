@@ -66,6 +66,11 @@ class GeneratorAverage:
         """What nn.Module._apply does to parameters."""
         self.tensors = [fn(t) for t in self.tensors]
 
+    def follow(self, networks: Mapping[str, nn.Module]) -> None:
+        """Keep the average in the layout of the parameters, which changed in place."""
+        for i, (_, _, p) in enumerate(_named(networks) if self.tensors else ()):
+            self.tensors[i] = torch.empty_like(p, requires_grad=False).copy_(self.tensors[i])
+
     def states(self, networks: Mapping[str, nn.Module]) -> dict[str, dict[str, Tensor]]:
         """A state_dict for each network with the averaged parameters; {} before the first update."""
         states = {key: dict(network.state_dict()) for key, network in networks.items()} if self.tensors else {}
@@ -82,7 +87,9 @@ class GeneratorAverage:
             states: their averaged state_dicts.
             images: how many images of each domain the average has seen.
         """
-        self.tensors = [states[key][name].to(p, copy=True) for key, name, p in _named(networks)]
+        self.tensors = [
+            torch.empty_like(p, requires_grad=False).copy_(states[key][name]) for key, name, p in _named(networks)
+        ]
         self.images = images
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -116,17 +116,24 @@ class LossScaling:
             self.scalers[name].load_state_dict(state)
 
 
-def step_async(optimizer: torch.optim.Optimizer, scaler: torch.amp.GradScaler | None, skips: SkipRecord) -> None:
+def step_async(
+    optimizer: torch.optim.Optimizer,
+    scaler: torch.amp.GradScaler | None,
+    skips: SkipRecord,
+    gradients: Sequence[Tensor] | None = None,
+) -> None:
     """One step, skipped if the gradient is not finite, without reading anything back from a GPU.
 
     Args:
         optimizer: fused, so that it looks at `found_inf` itself.
         scaler: of the loss that the gradient is of; None: the loss was not scaled.
         skips: counts the step if it is skipped.
+        gradients: all of the optimizer's, where fewer tensors hold them; None: the parameters' own.
     """
     if scaler is not None:
         scaler.unscale_(optimizer)
-    gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+    if gradients is None:
+        gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
     # A scaler looks at the elements; without one, squares that overflow inside Adam count too.
     norm = torch.nn.utils.get_total_norm(gradients, norm_type=2.0 if scaler is None else torch.inf)
     found = 1 - torch.isfinite(norm).float()

@@ -7,8 +7,6 @@ images and takes the two steps; `_backward_and_step` is what a step does. The lo
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import nullcontext
-from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -18,12 +16,15 @@ from torch import Tensor, nn
 from munit_fast import reference
 from munit_fast.amp import AMP, Workload, amp_dtype, autocast
 from munit_fast.io.checkpoints import checkpoint_name, load_average, save_atomically
-from munit_fast.models.networks import AdaINGen, Fused, MsImageDis, VAEGen, shared_weights
+from munit_fast.models import step_weights
+from munit_fast.models.networks import AdaINGen, Fused, MsImageDis, VAEGen, fused_blocks, shared_weights
+from munit_fast.models.step_weights import StepWeights
 from munit_fast.reference.trainers import Hyperparameters, Losses, Noise
 from munit_fast.train import cuda_graph
 from munit_fast.train.cuda_graph import CaptureError, StepGraphs
-from munit_fast.train.distributed import data_parallel, no_sync
+from munit_fast.train.distributed import broadcast_networks
 from munit_fast.train.ema import GeneratorAverage, images_seen
+from munit_fast.train.gradients import FlatGradients
 from munit_fast.train.losses import (
     CachedCodes,
     Codes,
@@ -73,8 +74,9 @@ class _Trainer(reference.trainers._Trainer):
         self._cached_codes: CachedCodes | None = None
         self._updates_losses: Losses = {}  # what the published updates reported
         vars(self).update(dict.fromkeys(self.terms_that_may_be_off, 0.0))
-        self._parallel: dict[str, nn.Module] = {}  # "dis", "gen": their losses, where processes share a batch
-        self._processes = 1
+        self._processes = 1  # that share a batch
+        self._weights: StepWeights | None = None
+        self._gradients: dict[str, FlatGradients] = {}  # of "dis" and "gen"
         for module in (self.gen_a, self.gen_b, self.dis_a, self.dis_b):
             assert isinstance(module, Fused)
             module.set_impl(impl)
@@ -137,21 +139,26 @@ class _Trainer(reference.trainers._Trainer):
 
     def _encode(self, x_a: Tensor, x_b: Tensor, hp: Hyperparameters) -> Codes | None:
         """What both steps need of the images; None: each step encodes them."""
+        self._refresh_weights("gen")
         if hp.get("accumulation", 1) != 1:  # the codes of all parts would be what accumulation is to save
             return None
-        with self._autocast(), shared_weights():
+        with self._autocast(), shared_weights(), step_weights.use(self._step_weights()):
             return self.objective.encode(self, x_a, x_b)
 
     def _discriminator_step(
         self, x_a: Tensor, x_b: Tensor, codes: Codes | None, hp: Hyperparameters, noise: Noise
     ) -> Losses:
         self._skips.begin()
+        self._refresh_weights("dis")
         with finite_statistics(self.dis_a, self.dis_b):
             return self._backward_and_step("dis", self.dis_opt, x_a, x_b, codes, hp, noise)
 
     def _generator_step(
         self, x_a: Tensor, x_b: Tensor, codes: Codes | None, hp: Hyperparameters, noise: Noise
     ) -> Losses:
+        self._refresh_weights("dis")
+        if codes is None:
+            self._refresh_weights("gen")
         with finite_statistics(self.dis_a, self.dis_b):
             return self._backward_and_step("gen", self.gen_opt, x_a, x_b, codes, hp, noise)
 
@@ -169,28 +176,32 @@ class _Trainer(reference.trainers._Trainer):
         count = hp.get("accumulation", 1)
         if count != 1:
             self._require("accumulation")
-        optimizer.zero_grad()
+        gradients = self._flat_gradients(update)
+        optimizer.zero_grad() if gradients is None else gradients.begin()
         scaler = self._scaler(update)
-        compute = self._parallel.get(update) or partial(self._losses, update)
         noise = noise or self._draw(update, x_a, x_b, None)
         parts: list[Losses] = []
-        for i, (a, b, n) in enumerate(split_batch(count, x_a, x_b, noise)):
-            with nullcontext() if i + 1 == count else no_sync(compute):
-                losses = compute(a, b, codes, n, hp)
-                total = losses[f"loss_{update}_total"]
-                loss = total / count if count > 1 else total
-                (loss if scaler is None else scaler.scale(loss)).backward(nan_if_nonfinite(total))
+        for a, b, n in split_batch(count, x_a, x_b, noise):
+            losses = self._losses(update, a, b, codes, n, hp)
+            total = losses[f"loss_{update}_total"]
+            loss = total / count if count > 1 else total
+            (loss if scaler is None else scaler.scale(loss)).backward(nan_if_nonfinite(total))
             parts.append(detached(losses))
-        if scaler is None and x_a.device.type == "cpu":
+            if gradients is not None:
+                gradients.add(self._step_weights().collect(update))
+        if gradients is not None:
+            gradients.average(self._processes)
+            gradients.finish()
+        if scaler is None and not self._on_gpu:
             self._step(optimizer)
         else:
-            step_async(optimizer, scaler, self._skips)
+            step_async(optimizer, scaler, self._skips, None if gradients is None else [gradients.buffer])
         return parts[0] if count == 1 else mean_losses(parts)
 
     def _losses(self, update: str, *arguments: Any) -> Losses:
         """The losses of the "dis" or "gen" update, under autocast; arguments as `Objective` takes them."""
         compute = self.objective.dis_losses if update == "dis" else self.objective.gen_losses
-        with self._autocast():
+        with self._autocast(), step_weights.use(self._step_weights()):
             return compute(self, *arguments)
 
     def _step(self, optimizer: torch.optim.Optimizer) -> None:
@@ -283,6 +294,58 @@ class _Trainer(reference.trainers._Trainer):
             cuda_graph.warn_once(f"training without a CUDA graph: {reason}")
         return None
 
+    # ---- weights and gradients of a step ----
+
+    @property
+    def _on_gpu(self) -> bool:
+        """Whether launches are what an iteration has to save."""
+        return self.device.type != "cpu"
+
+    @property
+    def _gathers(self) -> bool:
+        """Whether weights are copied and gradients gathered for all parameters at once.
+
+        A GPU saves launches by it, and processes exchange one buffer. One process on a CPU would only copy more.
+        """
+        return self.impl != "reference" and (self._on_gpu or self._processes > 1)
+
+    def _step_weights(self) -> StepWeights | None:
+        """What the networks compute a step with; None: with their parameters."""
+        if not self._gathers:
+            return None
+        dtype = self._amp_dtype() if self._on_gpu else None  # a CPU's convolutions read the parameters themselves
+        if self._weights is None or self._weights.dtype != dtype:
+            pairs = {"dis": (self.dis_a, self.dis_b), "gen": (self.gen_a, self.gen_b)}
+            blocks = {update: [b for net in pair for b in fused_blocks(net)] for update, pair in pairs.items()}
+            if self._on_gpu:
+                self._lay_out([block.conv.weight for of_update in blocks.values() for block, _ in of_update])
+            self._weights = StepWeights(blocks, dtype)
+            self._gradients.clear()
+        return self._weights
+
+    def _lay_out(self, weights: Iterable[nn.Parameter]) -> None:
+        """Keep weights, and what belongs to them, in channels_last, as the convolutions of a GPU read them."""
+        for weight in weights:
+            weight.data = weight.data.contiguous(memory_format=torch.channels_last)
+        for optimizer in (self.dis_opt, self.gen_opt):
+            optimizer.follow({})
+        if self.average is not None:
+            self.average.follow(self.generators)
+
+    def _refresh_weights(self, update: str) -> None:
+        if (weights := self._step_weights()) is not None:
+            weights.refresh(update)
+
+    def _flat_gradients(self, update: str) -> FlatGradients | None:
+        """The buffer of an update's gradients; None: each parameter has its own."""
+        if (weights := self._step_weights()) is None:
+            return None
+        if update not in self._gradients:
+            optimizer = self.dis_opt if update == "dis" else self.gen_opt
+            parameters = [p for group in optimizer.param_groups for p in group["params"]]
+            self._gradients[update] = FlatGradients(parameters, weights.unused[update])
+        return self._gradients[update]
+
     # ---- noise ----
 
     @property
@@ -340,10 +403,7 @@ class _Trainer(reference.trainers._Trainer):
             ValueError: the trainer is impl="reference", which trains in one process.
         """
         self._require("distribute")
-        self._parallel = {
-            "dis": data_parallel(partial(self._losses, "dis"), self.dis_a, self.dis_b),
-            "gen": data_parallel(partial(self._losses, "gen"), self.gen_a, self.gen_b),
-        }
+        broadcast_networks(self.dis_a, self.dis_b, self.gen_a, self.gen_b)
         self._processes = torch.distributed.get_world_size()
 
     def _require(self, feature: str) -> None:
@@ -381,6 +441,7 @@ class _Trainer(reference.trainers._Trainer):
     def _apply(self, fn: Any, recurse: bool = True) -> Any:
         before, device = list(self.parameters()), self.device
         self._graphs.by_key.clear()  # the parameters move
+        self._weights = None
         self._cached_codes = None
         super()._apply(fn, recurse)
         moved = dict(zip(before, self.parameters(), strict=True))
@@ -394,7 +455,8 @@ class _Trainer(reference.trainers._Trainer):
         return self
 
     def __getstate__(self) -> dict[str, Any]:
-        return vars(self) | {"_graphs": StepGraphs(self._graphs.failure), "_cached_codes": None, "_parallel": {}}
+        left_out = {"_cached_codes": None, "_weights": None, "_gradients": {}, "_processes": 1}
+        return vars(self) | {"_graphs": StepGraphs(self._graphs.failure)} | left_out
 
     # ---- files ----
 

@@ -16,7 +16,6 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 
 from munit_fast.train import cuda_graph, trainer
-from munit_fast.train.optim import step_async
 
 REFUSED = "operation not permitted when stream is capturing"
 _SYNCHRONISING = ("_local_scalar_dense", "nonzero", "masked_select", "lift_fresh", "scalar_tensor")
@@ -92,7 +91,10 @@ class _Recorder(TorchDispatchMode):
     @torch.no_grad()
     def replay(self) -> None:
         for func, args, kwargs, result in self.calls:
-            for old, new in zip(_tensors(result), _tensors(func(*args, **kwargs)), strict=True):
+            again = func(*args, **kwargs)
+            if func.namespace == "c10d":  # what waits for the exchange is no operator
+                again[1].wait()
+            for old, new in zip(_tensors(result), _tensors(again), strict=True):
                 if old.data_ptr() != new.data_ptr():
                     old.copy_(new)
 
@@ -147,7 +149,10 @@ class FakeCuda:
             raise RuntimeError("dependency created on uncaptured work in another stream")
 
     def _accumulators(self) -> list[Any]:
-        return [accumulator(p) for module in self.modules for p in module.parameters() if p.requires_grad]
+        leaves = [p for module in self.modules for p in module.parameters() if p.requires_grad]
+        for weights in (getattr(module, "_weights", None) for module in self.modules):
+            leaves += [] if weights is None else [c.leaf for copies in weights._copies.values() for c in copies]
+        return [accumulator(p) for p in leaves]
 
 
 def install(monkeypatch: pytest.MonkeyPatch) -> FakeCuda:
@@ -202,6 +207,6 @@ def install(monkeypatch: pytest.MonkeyPatch) -> FakeCuda:
     monkeypatch.setattr(torch._C, "_cuda_releasePool", lambda index, pool: cuda.released.append(pool), raising=False)
     monkeypatch.setattr(cuda_graph, "unsupported_reason", lambda t, device: reason(t, torch.device("cuda")))
     cuda_graph._stream.cache_clear()
-    # As on a GPU, where nothing is read back.
-    monkeypatch.setattr(trainer._Trainer, "_step", lambda self, o: step_async(o, None, self.skips))
+    # As on a GPU: nothing is read back, weights are copied and gradients gathered.
+    monkeypatch.setattr(trainer._Trainer, "_on_gpu", True)
     return cuda

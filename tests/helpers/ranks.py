@@ -1,6 +1,6 @@
 """One rank of a training run in float64, for test_distributed.py: torchrun … ranks.py CONFIG OUT TRAINER [FLAGS].
 
-OUT may have a {rank}, as machines without a common disk have their own.
+OUT may have a {rank}, as machines without a common disk have their own. --graph: in a CUDA graph that the CPU plays.
 """
 
 from __future__ import annotations
@@ -9,14 +9,18 @@ import os
 import sys
 from pathlib import Path
 
-from munit_fast.utils.env import set_process_defaults
+sys.path[0] = str(Path(__file__).resolve().parents[1])  # the tests; a module beside this one is called html
+
+from munit_fast.utils.env import set_process_defaults  # noqa: E402
 
 set_process_defaults()
 
+import pytest  # noqa: E402
 import torch  # noqa: E402
 import yaml  # noqa: E402
 from rich.console import Console  # noqa: E402
 
+from helpers import fake_cuda  # noqa: E402
 from munit_fast import make_config  # noqa: E402
 from munit_fast.train import TrainOptions, train  # noqa: E402
 
@@ -27,7 +31,12 @@ def main() -> None:
     flags = {"resume": "--resume" in sys.argv, "checkpointing": "--checkpointing" in sys.argv}
     options = TrainOptions("small", out, trainer, double=True, amp="off", **flags)
     text = config.read_text()
-    train(make_config(yaml.safe_load(text)), options, config_text=text, console=Console(quiet=True))
+    with pytest.MonkeyPatch.context() as patched:
+        if cuda := fake_cuda.install(patched) if "--graph" in sys.argv else None:
+            patched.setattr(torch.distributed, "get_backend", lambda: "nccl")
+        train(make_config(yaml.safe_load(text)), options, config_text=text, console=Console(quiet=True))
+    if cuda is not None:
+        (out / f"replays-{os.environ['RANK']}").write_text(str(cuda.replays))
 
 
 main()

@@ -68,14 +68,18 @@ def test_noise_for_a_graph_is_what_the_updates_draw(kind: str) -> None:
     assert torch.equal(found[0][0], found[1][0]) and torch.equal(found[0][1], found[1][1])
 
 
-def test_unsupported_reason() -> None:
+def test_unsupported_reason(monkeypatch: pytest.MonkeyPatch) -> None:
     cuda = torch.device("cuda")
     hp = hyperparameters()
     assert "need a CUDA device" in str(graph.unsupported_reason(trainers.MUNIT_Trainer(hp), torch.device("cpu")))
     assert "published updates" in str(graph.unsupported_reason(trainers.MUNIT_Trainer(hp, impl="reference"), cuda))
-    spectral = trainers.MUNIT_Trainer(hyperparameters(dis={"norm": "sn"}))
-    assert "spectral norm" in str(graph.unsupported_reason(spectral, cuda))
-    assert graph.unsupported_reason(trainers.MUNIT_Trainer(hp), cuda) is None
+    assert graph.unsupported_reason(trainers.MUNIT_Trainer(hyperparameters(dis={"norm": "sn"})), cuda) is None
+    several = trainers.MUNIT_Trainer(hp)
+    assert graph.unsupported_reason(several, cuda) is None
+    several._processes = 2
+    for backend, holds in (("nccl", True), ("gloo", False)):
+        monkeypatch.setattr(torch.distributed, "get_backend", lambda backend=backend: backend)
+        assert (graph.unsupported_reason(several, cuda) is None) == holds
 
 
 def test_a_capture_that_fails_leaves_a_run_that_goes_on(

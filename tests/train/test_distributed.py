@@ -20,10 +20,12 @@ import torch.distributed as dist
 import yaml
 from rich.console import Console
 
+from helpers import fake_cuda
 from munit_fast import make_config
 from munit_fast.io.checkpoints import load_file
 from munit_fast.train import TrainOptions, train
 from munit_fast.train import trainer as trainers
+from munit_fast.train.cuda_graph import WARM_UP
 from munit_fast.train.distributed import Ranks
 from munit_fast.train.run_dir import RunDirectory, RunStatus
 from munit_fast.train.run_state import apply_state, find_state
@@ -111,6 +113,23 @@ def test_unit_on_two_ranks_in_two_parts(small_config: dict[str, Any], picture_fo
     values = config(small_config, picture_folders, batch_size=4)
     on_ranks(2, values | {"batch_size": 1, "accumulation": 2}, tmp_path / "two", "UNIT", "--checkpointing")
     compare(tmp_path / "two", alone(values, tmp_path / "one", "UNIT"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("norm", ["none", "sn"])
+def test_ranks_in_a_graph_are_one_process(
+    small_config: dict[str, Any], picture_folders: Path, tmp_path: Path, norm: str
+) -> None:
+    """The exchange of the gradients is captured and replayed with the rest, here the CPU's."""
+    values = config(small_config, picture_folders, batch_size=4)
+    values["dis"] = values["dis"] | {"norm": norm}
+    with pytest.MonkeyPatch.context() as patched:  # in a graph too: its learning rate is a float32 tensor
+        fake_cuda.install(patched)
+        whole = alone(values, tmp_path / "one", "MUNIT")
+    out = tmp_path / "two"
+    on_ranks(2, values | {"batch_size": 2}, out, "MUNIT", "--graph")
+    compare(out, whole)
+    assert [(out / f"replays-{rank}").read_text() for rank in (0, 1)] == [str(ITERATIONS - WARM_UP)] * 2
 
 
 # ---- a rank that is lost ----

@@ -1,0 +1,142 @@
+"""What a training step computes with in place of the networks' parameters.
+
+Mixed precision reads every weight in another dtype. `StepWeights` keeps such a copy of all of them, written by one
+multi-tensor operation an update instead of a cast for each parameter. The copies are leaves of the graph: the gradients
+stay in their dtype until the backward is done, and are then collected together.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from munit_fast.ops.upsample_conv import phase_weight
+from munit_fast.reference.layers import AdaptiveInstanceNorm2d, Conv2dBlock, InstanceNorm2d
+
+_INSTANCE_NORMS = (InstanceNorm2d, AdaptiveInstanceNorm2d)
+
+
+class _Copy(NamedTuple):
+    """A parameter in the dtype of the step.
+
+    Attributes:
+        parameter: a weight [O, C, k, k] or a bias [O].
+        leaf: takes the gradient; [4·O, C, 3, 3] for a weight that is summed for the four phases.
+        constant: the same memory, for whoever needs no gradient.
+        is_phases: whether the weight is summed.
+    """
+
+    parameter: nn.Parameter
+    leaf: Tensor
+    constant: Tensor
+    is_phases: bool
+
+
+_active: ContextVar[StepWeights | None] = ContextVar("munit_fast_step_weights", default=None)
+
+
+def active() -> StepWeights | None:
+    """The weights of the training step that is being computed, or None outside of one."""
+    # torch.compile knows no context variables.
+    return None if torch.compiler.is_compiling() else _active.get()
+
+
+@contextmanager
+def use(weights: StepWeights | None) -> Iterator[None]:
+    """Inside, the fused networks take their weights from `weights`; None: from their parameters."""
+    token = _active.set(weights)
+    try:
+        yield
+    finally:
+        _active.reset(token)
+
+
+class StepWeights:
+    """The convolutions' parameters in the dtype that a training step computes in.
+
+    Args:
+        blocks: for each update, by name, the blocks whose fused convolutions are used, and whether each is computed as
+            phases.
+        dtype: of the copies; None: the networks compute with their parameters.
+
+    Attributes:
+        dtype: as given.
+        unused: for each update the biases that have no influence, since an instance norm follows. They stay out of the
+            graph; the gradient of each is zero.
+    """
+
+    def __init__(self, blocks: Mapping[str, Sequence[tuple[Conv2dBlock, bool]]], dtype: torch.dtype | None) -> None:
+        self.dtype = dtype
+        self.unused: dict[str, list[nn.Parameter]] = {}
+        self._copies: dict[str, list[_Copy]] = {}
+        self._summed: dict[int, tuple[Tensor, Tensor]] = {}  # by parameter: it, and its sums with their graph
+        for update, its_blocks in blocks.items():
+            copies, unused = self._copies.setdefault(update, []), self.unused.setdefault(update, [])
+            for block, phases in its_blocks:
+                is_unused = isinstance(block.norm, _INSTANCE_NORMS) and not phases
+                if is_unused:
+                    unused.append(block.conv.bias)
+                if dtype is not None:
+                    copies.append(_copy(block.conv.weight, dtype, phases))
+                    copies += [] if is_unused else [_copy(block.conv.bias, dtype)]
+        self._by_parameter = {id(c.parameter): c for copies in self._copies.values() for c in copies}
+
+    def get(self, parameter: nn.Parameter, dtype: torch.dtype) -> Tensor | None:
+        """The copy of a parameter in `dtype`, which takes its gradient where one is needed; None without a copy."""
+        found = self._by_parameter.get(id(parameter))
+        if found is None or dtype != self.dtype:
+            return None
+        return found.leaf if torch.is_grad_enabled() and parameter.requires_grad else found.constant
+
+    def refresh(self, update: str) -> None:
+        """Write the copies of an update's parameters anew. Nothing of an earlier step may still be differentiated.
+
+        Args:
+            update: its name.
+        """
+        copies = self._copies[update]
+        if not copies:
+            return
+        sources = []
+        for copy in copies:
+            source: Tensor = copy.parameter.detach()
+            if copy.is_phases:
+                # Not the parameter itself: what sums its gradient would live as long as this graph.
+                with torch.enable_grad():
+                    source.requires_grad_()
+                    summed = phase_weight(source)
+                self._summed[id(copy.parameter)] = source, summed
+                source = summed.detach()
+            sources.append(source)
+        with torch.no_grad():
+            torch._foreach_copy_([copy.constant for copy in copies], sources)
+
+    def collect(self, update: str) -> Iterator[tuple[nn.Parameter, Tensor]]:
+        """The gradients that the copies got, each with its parameter, in the copies' dtype or the parameter's.
+
+        The copies are left without.
+
+        Args:
+            update: whose parameters.
+        """
+        for copy in self._copies[update]:
+            grad, copy.leaf.grad = copy.leaf.grad, None
+            if grad is None:
+                continue
+            if copy.is_phases:
+                source, summed = self._summed[id(copy.parameter)]
+                [grad] = torch.autograd.grad(summed, source, grad.to(summed.dtype), retain_graph=True)
+            yield copy.parameter, grad
+
+
+def _copy(parameter: nn.Parameter, dtype: torch.dtype, phases: bool = False) -> _Copy:
+    o, c = parameter.shape[0], parameter.shape[1] if parameter.dim() == 4 else 0
+    size = (4 * o, c, 3, 3) if phases else parameter.shape
+    layout = torch.channels_last if parameter.dim() == 4 else torch.contiguous_format
+    leaf = torch.empty(size, dtype=dtype, device=parameter.device, memory_format=layout)
+    return _Copy(parameter, leaf.requires_grad_(), leaf.detach(), phases)

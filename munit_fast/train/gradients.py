@@ -1,0 +1,84 @@
+"""The gradients of an optimizer's parameters in one buffer: one exchange between processes, one look at all of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+_ALIGNED = 32  # elements: each gradient starts on a boundary of 128 bytes
+
+
+class FlatGradients:
+    """One buffer; each parameter's `.grad` becomes a view of it, in the parameter's layout.
+
+    Args:
+        parameters: of one device and dtype, each dense in its layout.
+        unused: those among them that stay out of the graph with a gradient of zero.
+
+    Attributes:
+        buffer: all gradients; what lies between them is zero.
+    """
+
+    def __init__(self, parameters: Sequence[nn.Parameter], unused: Iterable[nn.Parameter] = ()) -> None:
+        self.parameters = list(parameters)
+        offsets, end = [], 0
+        for p in self.parameters:
+            offsets.append(end)
+            end += -(-p.numel() // _ALIGNED) * _ALIGNED
+        first = self.parameters[0]
+        self.buffer = torch.zeros(end, dtype=first.dtype, device=first.device)
+        self._views = {
+            id(p): self.buffer[start : start + p.numel()].as_strided(p.size(), p.stride(), start)
+            for p, start in zip(self.parameters, offsets)
+        }
+        self._unused = {id(p) for p in unused}
+        self._found: set[int] = set()
+
+    def begin(self) -> None:
+        """Forget the gradients of the last update."""
+        for p in self.parameters:
+            p.grad = None
+        self._found.clear()
+
+    def add(self, collected: Iterable[tuple[nn.Parameter, Tensor]]) -> None:
+        """Take over what a backward left in the parameters' `.grad`, and what was collected elsewhere.
+
+        Args:
+            collected: further gradients, each with its parameter; any floating dtype.
+        """
+        own = [(p, p.grad) for p in self.parameters if p.grad is not None]
+        rounds: list[list[tuple[nn.Parameter, Tensor]]] = []  # each has a parameter once
+        times: dict[int, int] = {}
+        for p, grad in (*own, *collected):
+            p.grad = None
+            time = times[id(p)] = times.get(id(p), -1) + 1
+            rounds += [[]] if time == len(rounds) else []
+            rounds[time].append((p, grad))
+        for pairs in rounds:
+            self._take([pair for pair in pairs if id(pair[0]) not in self._found], torch._foreach_copy_)
+            self._take([pair for pair in pairs if id(pair[0]) in self._found], torch._foreach_add_)
+            self._found.update(id(p) for p, _ in pairs)
+
+    @torch.no_grad()
+    def _take(self, pairs: Sequence[tuple[nn.Parameter, Tensor]], operation: Any) -> None:
+        if pairs:
+            operation([self._views[id(p)] for p, _ in pairs], [grad for _, grad in pairs])
+
+    def average(self, processes: int) -> None:
+        """Make every process's gradients the mean over all of them, in one exchange."""
+        if processes > 1:
+            self.buffer.div_(processes)
+            dist.all_reduce(self.buffer)
+
+    def finish(self) -> None:
+        """Give the parameters their gradients; one that no backward reached has none."""
+        for p in self.parameters:
+            view = self._views[id(p)]
+            if id(p) in self._found or id(p) in self._unused:
+                p.grad = view
+            else:
+                view.zero_()  # of an earlier update

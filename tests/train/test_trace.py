@@ -1,0 +1,143 @@
+"""What a training iteration launches on a GPU, counted without one."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from typing import Any
+
+import pytest
+import torch
+
+pytest.importorskip("triton")
+
+from munit_fast import make_config
+from munit_fast.cli import app
+from munit_fast.ops import backends
+from munit_fast.train import losses
+from munit_fast.train.trace import Trace, multi_tensor_launches, trace_iteration, written_pointers
+
+# Launches of an iteration of the published configuration in bf16, batch 1.
+MOST_LAUNCHES = 1700
+
+
+def traced(trainer: str = "MUNIT", amp: str = "bf16", checkpointing: bool = False, **over: Any) -> Trace:
+    return trace_iteration(make_config(over).hyperparameters(), trainer, amp, checkpointing=checkpointing)
+
+
+@pytest.fixture(scope="module")
+def published() -> Trace:
+    return traced()
+
+
+def test_launches_of_the_published_configuration(published: Trace) -> None:
+    assert published.launches <= MOST_LAUNCHES, published.by_name().most_common(30)
+    assert published.parameter_casts == []
+    kinds = published.by_kind()
+    assert kinds["convolution"][0] == 440 and kinds["fill"][0] <= 8, published.by_name()
+    assert kinds["multi-tensor"][0] <= 30
+
+
+def test_no_gradient_is_copied_into_another_layout(published: Trace) -> None:
+    """Nothing of a weight's size is copied by itself, apart from the sums that make the phases."""
+    weights = {(256, 256, 3, 3), (128, 64, 4, 4), (256, 128, 4, 4), (64, 3, 7, 7), (512, 256, 4, 4)}
+    copies = [o for o in published.operations if o.kind == "cast or copy" and o.sizes in weights]
+    assert copies == []
+
+
+def test_the_border_is_one_launch(published: Trace) -> None:
+    names = Counter(o.name for o in published.operations if "border" in o.name)
+    assert 0 < sum(names.values()) <= 40, names
+
+
+CONFIGURATIONS: list[dict[str, Any]] = [
+    {},
+    {"trainer": "UNIT"},
+    {"amp": "fp16"},
+    {"amp": "off"},
+    {"checkpointing": True},
+    {"vgg_w": 1},
+    {"dis": {"gan_type": "nsgan"}},
+    {"dis": {"norm": "sn"}},
+    {"dis": {"norm": "bn"}},
+    {"dis": {"norm": "in"}},
+    {"batch_size": 2, "accumulation": 2},
+    {"recon_x_cyc_w": 10, "ema_half_life": 1000},
+    {"gen": {"pad_type": "zero"}},
+    {"gen": {"pad_type": "replicate"}},
+    {"gen": {"activ": "prelu"}},
+    {"gen": {"n_res": 0}},
+]
+
+
+@pytest.mark.filterwarnings("ignore:Initializing zero-element tensors")
+@pytest.mark.parametrize("configuration", CONFIGURATIONS, ids=str)
+def test_every_configuration_can_be_captured(configuration: dict[str, Any]) -> None:
+    """No constant comes from the host, and nothing is read back."""
+    found = traced(**configuration)
+    assert found.blocking == [] and found.host_bytes == 0
+    assert found.noise_bytes <= 4096
+    assert len(found.triton) > 300
+
+
+def test_what_keeps_a_graph_from_capturing_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    total = losses.munit_total
+
+    def reading(of: Any, hp: Any) -> Any:
+        constant = torch.tensor([2.0], device="cpu").to(of["loss_gen_adv_a"].device)
+        return total(of, hp) * constant[0] * float(of["loss_gen_adv_a"].detach())
+
+    monkeypatch.setattr(losses, "munit_total", reading)
+    found = traced(gen={"dim": 8}, dis={"dim": 8})
+    assert any("reads a value back" in reason for reason in found.blocking)
+    assert any("memory of the host" in reason for reason in found.blocking) and found.host_bytes == 4
+
+
+def test_a_cast_of_a_parameter_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    from munit_fast.models.step_weights import StepWeights
+
+    before = traced(gen={"dim": 8}, dis={"dim": 8})
+    monkeypatch.setattr(StepWeights, "get", lambda self, parameter, dtype: None)
+    after = traced(gen={"dim": 8}, dis={"dim": 8})
+    assert before.parameter_casts == []
+    assert "gen_a.enc_content.model.0.conv.weight" in after.parameter_casts and after.launches > before.launches + 200
+
+
+def test_nothing_stays_replaced(published: Trace) -> None:
+    assert not torch.is_autocast_enabled("cpu")
+    meta = torch.device("meta")
+    assert backends.choose("auto", meta, torch.bfloat16) is backends.reference
+
+
+def test_multi_tensor_launches() -> None:
+    chunk, blocks = 65536, 320
+    for sizes, lists, expected in [
+        ([1] * 110, 1, 1),
+        ([1] * 111, 1, 2),
+        ([1] * 64, 2, 1),
+        ([1] * 65, 2, 2),
+        ([0] * 500, 2, 0),
+        ([chunk * blocks], 1, 1),
+        ([chunk * blocks + 1], 1, 2),
+        ([chunk * (blocks - 1), 1, 1], 2, 2),
+    ]:
+        assert multi_tensor_launches(sizes, lists) == expected, (sizes[:3], lists)
+
+
+def test_what_a_kernel_writes_is_read_off_its_source() -> None:
+    from munit_fast.kernels import epilogue_backward, epilogue_forward
+
+    assert "p_y" in written_pointers(epilogue_forward.epilogue_fwd_kernel)
+    assert not {"p_x", "p_weight"} & written_pointers(epilogue_forward.epilogue_fwd_kernel)
+    assert {"p_grad_x", "p_grad_residual", "p_partial"} <= written_pointers(epilogue_backward.epilogue_bwd_kernel)
+    assert not {"p_x", "p_grad"} & written_pointers(epilogue_backward.epilogue_bwd_kernel)
+
+
+def test_the_command(capsys: pytest.CaptureFixture[str]) -> None:
+    app(["trace", "--json", "--batch", "2", "--amp", "off"], standalone_mode=False)
+    found = json.loads(capsys.readouterr().out)
+    assert found["launches"] == sum(kind["launches"] for kind in found["kinds"].values()) > 1000
+    app(["trace", "--top", "3"], standalone_mode=False)
+    assert "epilogue_fwd_kernel" in capsys.readouterr().out
+    with pytest.raises(ValueError, match="amp"):
+        trace_iteration(make_config({}).hyperparameters(), amp="bfloat16")
