@@ -138,6 +138,19 @@ TABLES: dict[str, list[TileRule]] = {
 }
 
 
+class BorderTile(NamedTuple):
+    """What a program of the border of a phase convolution works on: a product of two tiles at a time."""
+
+    line: int  # places of a line, or pixels, or outputs of a tap's gradient: the rows of the product
+    channels: int  # its columns
+    inner: int  # terms of its sums
+    num_warps: int
+
+
+# Lines are short and their sums long: small tiles make enough programs, which then wait for memory side by side.
+BORDER_TILE = BorderTile(line=32, channels=32, inner=32, num_warps=4)
+
+
 TUNED_FILE = Path(__file__).with_name("tuned.json")
 
 

@@ -12,38 +12,19 @@ alone, which only the outermost pixels of the result read, each line through one
 
 from __future__ import annotations
 
-from functools import cache
 from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-_TAPS = (((0, 1), (2, 3), (4,)), ((0,), (1, 2), (3, 4)))
-
-
-# Kept tensors must be usable in training, wherever they were first needed.
-_kept = torch.inference_mode(False)
-
-
-@cache
-@_kept
-def _taps(device: torch.device, dtype: torch.dtype) -> Tensor:
-    """[25, 36]: which of the 5×5 taps (row-major) make each tap (i, j, a, b) of the phases."""
-    lines = torch.zeros(2, 3, 5, dtype=torch.float64)
-    for i, groups in enumerate(_TAPS):
-        for a, group in enumerate(groups):
-            lines[i, a, list(group)] = 1
-    return torch.einsum("iak,jbl->klijab", lines, lines).reshape(25, 36).to(device, dtype)
-
 
 def phase_weight(weight: Tensor) -> Tensor:
     """[O, C, 5, 5] -> [4·O, C, 3, 3], channel (2i + j)·O + o; differentiable, in the dtype of `weight`."""
-    o, c = weight.shape[:2]
-    # While a program is traced, a new tensor has no data that another call could use.
-    make = _taps.__wrapped__ if torch.compiler.is_compiling() else _taps
-    taps = weight.reshape(o * c, 25) @ make(weight.device, weight.dtype)
-    return taps.view(o, c, 2, 2, 3, 3).permute(2, 3, 0, 1, 4, 5).reshape(4 * o, c, 3, 3)
+    # Line q of the sums is kernel lines q - 1 and q, where they exist: 1, 3, 5 are those of i = 0; 0, 2, 4 of i = 1.
+    sums = F.avg_pool2d(weight.contiguous(memory_format=torch.channels_last), 2, 1, 1, divisor_override=1)
+    rows = sums.unflatten(3, (3, 2)).unflatten(2, (3, 2)).unbind(3)
+    return torch.cat([phase for of_rows in reversed(rows) for phase in reversed(of_rows.unbind(4))])
 
 
 class Edges(NamedTuple):

@@ -37,6 +37,7 @@ from helpers.kernel_checks import run_backward, run_forward
 from helpers.loss_cases import l1_gradients, lsgan_gradients
 from munit_fast.kernels import launch
 from munit_fast.kernels.losses import l1_losses_forward, lsgan_loss_forward
+from munit_fast.kernels.phase_border import phase_border_backward, phase_border_forward
 
 TARGETS = {
     "sm_75": GPUTarget("cuda", 75, 32),
@@ -113,6 +114,27 @@ def record_losses(dtype: torch.dtype) -> list[Launch]:
         l1_gradients(l1_losses_forward(first, second), first, second, (*[True] * 8, *[False] * 4, *[True] * 4))
         outputs = [torch.empty(1, 1, size, size, dtype=dtype, device="meta") for size in (16, 8, 1)]
         lsgan_gradients(lsgan_loss_forward(outputs, 1.0), outputs, 1.0)
+    finally:
+        launch.run = original
+    return launches
+
+
+def record_phase_border(dtype: torch.dtype) -> list[Launch]:
+    """Of MUNIT's upsampling layers, with the parameter in float32 and in the tensors' dtype."""
+    launches: list[Launch] = []
+    original = launch.run
+    launch.run = lambda kernel, grid, device, *args, **meta: launches.append((kernel, grid, args, meta))
+    try:
+        for (c, o), weight_dtype, order in (
+            ((256, 128), torch.float32, torch.contiguous_format),
+            ((128, 64), torch.float32, torch.channels_last),
+            ((256, 128), dtype, torch.contiguous_format),
+        ):
+            a = torch.empty(1, c, 66, 66, dtype=dtype, device="meta", memory_format=torch.channels_last)
+            y = torch.empty(1, 4 * o, 64, 64, dtype=dtype, device="meta", memory_format=torch.channels_last)
+            weight = torch.empty(o, c, 5, 5, dtype=weight_dtype, device="meta", memory_format=order)
+            phase_border_forward(y, a, weight)
+            phase_border_backward(y, a, weight, torch.empty_like(a), torch.empty_like(weight))
     finally:
         launch.run = original
     return launches
@@ -201,6 +223,7 @@ def _compile(job: tuple[str, str, str]) -> list[dict[str, Any]]:
         (str(case), record(case)) for case in cases.variants(cases.LONGEST_CASE, (DTYPES[dtype],), (layout == "nhwc",))
     ]
     work.append(("losses", record_losses(DTYPES[dtype])))
+    work.append(("phase border", record_phase_border(DTYPES[dtype])))
     for name, launches in work:
         for kernel, grid, args, meta in launches:
             compiled = kernel.warmup(*args, grid=grid, **meta)

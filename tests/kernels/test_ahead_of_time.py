@@ -36,12 +36,17 @@ def compiled(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
 
 def _of(compiled: list[dict[str, Any]], target: str) -> list[dict[str, Any]]:
     rows = [row for row in compiled if row["job"][0] == target]
-    assert len({row["kernel"] for row in rows}) == 9, f"{target}: {sorted({row['kernel'] for row in rows})}"
+    assert len({row["kernel"] for row in rows}) == 11, f"{target}: {sorted({row['kernel'] for row in rows})}"
     return rows
 
 
-# Bytes of stack that the ptxas of another Triton than the pinned one gives a kernel: two registers.
-STACK = {("3.6", "sm_90", "epilogue_bwd_kernel"): 8, ("3.8", "sm_90", "epilogue_bwd_kernel"): 8}
+# Bytes of stack that some ptxas gives a kernel: two registers. With Triton 3.7, the pinned one, on an architecture
+# without asynchronous copies, and for float32 alone.
+STACK = {
+    ("3.7", "sm_75", "phase_border_bwd_kernel"): 8,
+    ("3.6", "sm_90", "epilogue_bwd_kernel"): 8,
+    ("3.8", "sm_90", "epilogue_bwd_kernel"): 8,
+}
 
 
 @pytest.mark.parametrize("target", TARGETS)

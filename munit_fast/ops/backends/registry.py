@@ -14,7 +14,7 @@ ANY = 1 << 62
 class Problem(NamedTuple):
     """What an operator is asked to do, as far as a backend or the choice depends on it."""
 
-    op: str  # "epilogue" or "losses"
+    op: str  # "epilogue", "losses" or "phase_border"
     norm: str = "none"
     channels_last: bool = True
     samples: int = 1
@@ -37,6 +37,7 @@ class BackendRule(NamedTuple):
 
 
 TABLE = [
+    BackendRule("cpu", "phase_border", (0, 0), None, None, ANY, (), "only operators of GPUs come here, but for tests"),
     BackendRule("cpu", None, (0, 0), None, None, ANY, ("cpu",), "the kernels for this processor"),
     # The passes read x twice where the cluster reads it once, and CUDA C++ launches with less work on the host than
     # Triton; which of that shows, and where, no GPU has said yet.
