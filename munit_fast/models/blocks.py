@@ -130,7 +130,7 @@ def compute_dtype(x: Tensor, dtype: torch.dtype) -> torch.dtype:
     return dtype
 
 
-def _in_dtype(parameter: nn.Parameter, dtype: torch.dtype) -> Tensor:
+def _in_dtype(parameter: Tensor, dtype: torch.dtype) -> Tensor:
     """A parameter in `dtype`: the copy of a training step, or a cast."""
     of_step = step_weights.active()
     copy = None if of_step is None else of_step.get(parameter, dtype)
