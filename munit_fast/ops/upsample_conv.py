@@ -112,7 +112,7 @@ def correct_reflect_border(y: Tensor, edges: Edges, border_weight: Tensor) -> No
         border_weight: [O, C, 5, 5].
     """
     for vertical in (False, True):
-        kernels = _kernels(border_weight, vertical).flatten(2)
+        kernels = _kernels(border_weight.contiguous(), vertical).flatten(2)  # a product rounds by the layout
         found = torch.bmm(_columns(edges, vertical), kernels.transpose(1, 2))
         for border, line in zip(_borders(y, vertical), found):
             border.add_(line.view(border.shape))
@@ -124,7 +124,7 @@ def _lines_backward(grads: Tensor, border_weight: Tensor, vertical: bool) -> Ten
     A pixel of a doubled line takes from the five windows that it is in: the last one saw it first.
     """
     _, n, length, o = grads.shape
-    kernels = _kernels(border_weight, vertical).permute(0, 1, 3, 2).reshape(2, o * 5, -1)
+    kernels = _kernels(border_weight.contiguous(), vertical).permute(0, 1, 3, 2).reshape(2, o * 5, -1)
     windows = _windows(F.pad(grads, (0, 0, 4, 4)), backwards=True)
     doubled = torch.bmm(windows, kernels).view(2, n, length // 2 + 2, 2, -1)
     lines = doubled.sum(3)
