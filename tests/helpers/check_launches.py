@@ -25,7 +25,7 @@ from triton.compiler import CompiledKernel
 from triton.runtime import JITFunction
 
 from helpers import kernel_cases as cases
-from helpers.compile_kernels import Launch, record, record_losses
+from helpers.compile_kernels import Launch, record, record_losses, record_phase_border
 from helpers.kernel_cases import KernelCase
 from munit_fast.benchmarks.stub_driver import DEVICE, StubDriver
 from munit_fast.kernels import direct, launch, probe
@@ -62,7 +62,8 @@ def recorded() -> list[Launch]:
     work = [record(case) for c in cases.NETWORK_CASES for case in cases.variants(c, (torch.bfloat16,), (True,))[:2]]
     for group in (KernelCase(norm="group", weight="shared", bias="shared"), KernelCase((2, 64, 64, 64), norm="group")):
         work.append(record(group))
-    work += [record_losses(torch.float32), [(probe.probe_kernel, (1,), (1,), {"num_warps": 1})]]
+    work += [record_losses(torch.float32), record_phase_border(torch.bfloat16)]
+    work += [[(probe.probe_kernel, (1,), (1,), {"num_warps": 1})]]
     found: dict[Any, Launch] = {}
     for kernel, grid, args, meta in (one for launches in work for one in launches):
         count = iter(range(1000))

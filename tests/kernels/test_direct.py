@@ -23,7 +23,7 @@ _NO_STUB = stub_driver.unsupported_reason()
 
 @pytest.mark.skipif(_NO_STUB is not None, reason=str(_NO_STUB))
 def test_the_driver_gets_what_triton_hands_over(tmp_path: Path) -> None:
-    """6,600 launches: pointers off alignment, sizes of 1, of 2^31 and multiples of 16, other types, None, tuples."""
+    """Ten thousand launches: pointers off alignment, sizes of 1, of 2^31 and multiples of 16, other types, tuples."""
     environment = {k: v for k, v in os.environ.items() if not k.startswith("TRITON")}
     environment |= {"TRITON_CACHE_DIR": str(tmp_path)}
     run = subprocess.run([sys.executable, str(SCRIPT)], capture_output=True, text=True, env=environment, check=False)
