@@ -73,9 +73,8 @@ class RunSetup:
         first = int(os.environ.get("LOCAL_RANK", 0)) == 0
         if first and not options.double and warm.unsupported_reason(device, options.amp, options.impl) is None:
             try:
-                warm.compile_kernels(
-                    self.hyperparameters, options.trainer, options.amp, self.batch_size, device, self.console
-                )
+                named = (options.trainer, options.amp, self.batch_size)
+                warm.compile_kernels(self.hyperparameters, *named, device, self.console, options.checkpointing)
             except Exception as error:  # Triton compiles them when they are launched, or says then what is wrong
                 reason = (str(error) or type(error).__name__).partition("\n")[0]
                 self.events.log("kernels", f"the kernels were not compiled ahead: {reason}")

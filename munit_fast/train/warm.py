@@ -67,7 +67,13 @@ def unsupported_reason(device: torch.device, amp: str, impl: str = "auto") -> st
 
 
 def compile_kernels(
-    hyperparameters: Mapping[str, Any], trainer: str, amp: str, batch: int, device: torch.device, console: Console
+    hyperparameters: Mapping[str, Any],
+    trainer: str,
+    amp: str,
+    batch: int,
+    device: torch.device,
+    console: Console,
+    checkpointing: bool = False,
 ) -> Compiled:
     """Compile what an iteration launches on a GPU, and print what came of it.
 
@@ -78,11 +84,12 @@ def compile_kernels(
         batch: images of each domain on this device.
         device: a CUDA device that Triton serves.
         console: for a bar, in a terminal, and the result.
+        checkpointing: whether the backward computes activations again.
     """
     name = torch.cuda.get_device_name(device)
     tuned = configs.tuned(device)
     with torch.random.fork_rng(devices=[]), patch.object(configs, "tuned", lambda _: tuned):
-        launches = trace_iteration(hyperparameters, trainer, amp, batch).triton
+        launches = trace_iteration(hyperparameters, trainer, amp, batch, checkpointing).triton
     with compilation_progress(console, name) as report:
         done = warm(launches, report, lambda: torch.cuda.set_device(device))
     console.print(Text(f"{name}: {done}"), soft_wrap=True)

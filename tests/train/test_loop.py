@@ -233,8 +233,15 @@ def test_kernels_are_compiled_ahead_where_triton_serves(
     assert called == []
     monkeypatch.setattr(warm, "unsupported_reason", lambda device, amp, impl: None)
     assert run(small_config | {"max_iter": 1, "batch_size": 2}, picture_folders, tmp_path).finished
-    [(values, trainer, amp, batch, device, _)] = called
-    assert (values["gen"]["dim"], trainer, amp, batch, device.type) == (4, "MUNIT", "off", 2, "cpu")
+    [(values, trainer, amp, batch, device, _, checkpointing)] = called
+    assert (values["gen"]["dim"], trainer, amp, batch, device.type, checkpointing) == (
+        4,
+        "MUNIT",
+        "off",
+        2,
+        "cpu",
+        False,
+    )
     events = RunDirectory(tmp_path, "small").read_events()
     assert [event["message"].endswith("no space left") for event in events if event["kind"] == "kernels"] == [True]
     monkeypatch.setenv("LOCAL_RANK", "1")
