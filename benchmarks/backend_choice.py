@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from itertools import product
 from statistics import geometric_mean
@@ -38,8 +39,8 @@ def choose(rows: Sequence[Row]) -> dict[str, Any]:
     timed = {(row.name, row.mode, row.l2) for row in ratios}
     missing = [case for case in product(NAMES, _MODES, _L2) if case not in timed]
     failed = [row for row in mine if row.implementation == _CUDA and row.failure is not None]
-    mean = geometric_mean(ratios.values()) if ratios else 0.0
-    worst = min(ratios.values(), default=0.0)
+    mean = geometric_mean(ratios.values()) if ratios else math.inf
+    worst = min(ratios.values(), default=math.inf)
     against = [f"{row.name} {row.mode} {row.shape} {row.dtype}: {row.failure}" for row in failed]
     against += [f"{' '.join(case)} L2 was not measured" for case in missing]
     against += [f"the geometric mean, {mean:.3f}, is not above {LEAST_GAIN}"] if mean <= LEAST_GAIN else []

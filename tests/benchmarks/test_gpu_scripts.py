@@ -57,8 +57,13 @@ def test_gpu_check(tmp_path: Path) -> None:
     assert [step["step"] for step in summary["steps"]] == ["tests", "bench", "report"]
     assert all(step["exit_code"] == 0 for step in summary["steps"])
     assert len(rows.load(tmp_path / "smoke.jsonl")) > 50
-    [page] = {*tmp_path.glob("*.md")} - {tmp_path / "index.md"}
+    [page] = {*tmp_path.glob("*.md")} - {tmp_path / "goals.md"}
     assert page.read_text().count("| ") > 50
+    assert summary["not_measured"] == [] and {goal["verdict"] for goal in summary["goals"]} == {"not measured"}
+    goals = (tmp_path / "goals.md").read_text()
+    assert goals.count("| not measured |") == len(summary["goals"]) == 10 and "NVIDIA H200" in goals
+    measured = json.loads((tmp_path / "measured.json").read_text())
+    assert measured["switched_on"] == [] and measured["measured_on"] in page.read_text()
     log = (tmp_path / "gpu-check.log").read_text()
     assert "test_on_gpu.py" in log or importlib.util.find_spec("triton") is None
     assert len(list(tmp_path.iterdir())) <= 8  # what a lent machine may give back
