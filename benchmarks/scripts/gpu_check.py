@@ -5,7 +5,7 @@ rows, their page, `goals.md` (the goals, met or missed, and what was not measure
 `auto` may take on this GPU model; see docs/development.md).
 
     make gpu-check                          # OUT=FOLDER for the results, default benchmarks/results
-    make gpu-check GPU_FLAGS=--bench        # only the benchmark, from the first case that has no row yet
+    make gpu-check GPU_FLAGS=--bench        # only the benchmark's cases without rows in OUT, or in benchmarks/results
     python benchmarks/scripts/gpu_check.py --smoke  # the same steps on the CPU, small: proves that they run
 
 Needs no network: what is not installed comes from wheels/, which `make gpu-wheels` fills on a machine that has one.
@@ -16,12 +16,15 @@ failure: what was not measured is said.
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 from bare_checkout import PLACE, ROOT, place, prepare
@@ -29,6 +32,8 @@ from bare_checkout import PLACE, ROOT, place, prepare
 BUDGET_S = 500  # with the report and what torch needs to start, under nine minutes
 SHARES = {"build": 0.2, "tests": 0.45}  # of the budget, at most; the benchmark gets what is left
 STOPPED = 124
+GRACE_S = 5  # from the interrupt, at which pytest names what failed so far, to the kill
+TESTS_AT_ONCE = 6  # a context on the GPU each, and one thread for what they compare with
 ENDING_S = 20  # of the benchmark's time: a case that has begun when the others are no longer begun
 # A GPU's times hardly spread, and the cases of 64 MB and more need few calls a turn; max-autotune takes minutes a case.
 TURNS = ["--no-max-autotune", "--rounds", "7", "--turn", "0.005"]
@@ -71,9 +76,13 @@ class Steps:
                 start_new_session=True,
             )
             try:
-                code = step.wait(timeout=max(limit, 1))
+                code = step.wait(timeout=max(limit - GRACE_S, 1))
             except subprocess.TimeoutExpired:
-                os.killpg(step.pid, signal.SIGKILL)  # compilers and tests that it started, too
+                os.killpg(step.pid, signal.SIGINT)
+                with suppress(subprocess.TimeoutExpired):
+                    step.wait(timeout=GRACE_S)
+                with suppress(ProcessLookupError):
+                    os.killpg(step.pid, signal.SIGKILL)  # compilers and tests that it started, too
                 step.wait()
                 code = STOPPED
         with log.open(errors="replace") as file:
@@ -85,6 +94,20 @@ class Steps:
         last = lines[-1] if lines else ""
         self.results.append({"step": name, "exit_code": code, "passed": passed, "seconds": seconds, "last_line": last})
         print(f"== {name}: exit code {code} after {seconds} s", flush=True)
+
+
+def at_once() -> list[str]:
+    """The flags for several tests at a time, where pytest-xdist is; what only prints times is left out."""
+    if importlib.util.find_spec("xdist") is None:
+        return []
+    return ["-n", str(TESTS_AT_ONCE), "--dist", "worksteal", "-k", "not bandwidth"]
+
+
+def bring(rows: Path, folder: Path) -> None:
+    """Go on with the rows of an earlier call where the folder for the results is new."""
+    earlier = folder / rows.name
+    if not rows.exists() and earlier.exists():
+        shutil.copyfile(earlier, rows)
 
 
 def main() -> None:
@@ -112,10 +135,12 @@ def main() -> None:
     if not args.bench:
         # The smoke run has no tests to run: that each of them is collected is what can be seen without a GPU.
         pytest = [python, "-m", "pytest", str(ROOT / "tests"), "-m", "gpu", "-q", "-p", "no:cacheprovider"]
-        how = ["--collect-only"] if args.smoke else ["--maxfail=30"]
+        how = ["--collect-only"] if args.smoke else ["--maxfail=30", *at_once()]
         steps.run("tests", [*pytest, *how], args.budget * SHARES["tests"])
     rows, result = out / f"{name}.jsonl", out / f"{name}-gpu-check.json"
     result.unlink(missing_ok=True)
+    if args.bench:
+        bring(rows, ROOT / "benchmarks" / "results")
     what = ["--set", "smoke" if args.smoke else "gate"]
     bench = [python, "-m", "munit_fast", "bench", *what, "--output", str(rows), "--compile-last"]
     bench += ["--rounds", "2", "--turn", "0", "--no-compile", "--device", "cpu"] if args.smoke else TURNS
