@@ -218,7 +218,14 @@ def test_a_lean_iteration_is_held_to_float32_that_has_no_time(monkeypatch: pytes
 def test_a_compiler_is_stopped_when_the_time_is_up(monkeypatch: pytest.MonkeyPatch) -> None:
     """Even one that catches what is raised in it; the others are timed, and it is no failure of the run."""
 
+    built: list[str] = []
+
+    def building(contender: Contender) -> Work:
+        built.append(contender.implementation)
+        return contender.make()
+
     def compiler() -> Work:
+        built.append("slow")
         for _ in range(2):
             with contextlib.suppress(TimeoutError):
                 time.sleep(120)
@@ -226,12 +233,17 @@ def test_a_compiler_is_stopped_when_the_time_is_up(monkeypatch: pytest.MonkeyPat
 
     made = runner.contenders
     slow = Contender("torch.compile", "NCHW", compiler)
-    monkeypatch.setattr(runner, "contenders", lambda case, device: [slow, *made(case, device)])
+
+    def contenders(case: Case, device: torch.device) -> list[Contender]:
+        return [slow, *(replace(c, make=lambda c=c: building(c)) for c in made(case, device))]
+
+    monkeypatch.setattr(runner, "contenders", contenders)
     begin, timer = time.monotonic(), signal.getitimer(signal.ITIMER_REAL)[0]  # pytest-timeout's
     found, failures = run([SETS["smoke"][0]], replace(QUICK, compile=True, max_autotune=False, seconds=1.0), quiet())
     assert failures == [] and time.monotonic() - begin < 100
     stopped = [r for r in found if r.failure is not None]
     assert {r.failure for r in stopped} == {"time is up"} and {r.implementation for r in stopped} == {"torch.compile"}
     assert len([r for r in found if r.failure is None and r.implementation in (OURS, PUBLISHED)]) == 4
+    assert built.index("slow") == 4  # after all that is not compiled
     after = signal.getitimer(signal.ITIMER_REAL)[0]
     assert timer - 60 < after < timer if timer else after == 0
