@@ -8,7 +8,7 @@ from itertools import product
 
 import torch
 
-LEVELS = ("op", "block", "network", "training", "translation", "accelerated")
+LEVELS = ("op", "block", "network", "training", "translation", "accelerated", "launch")
 MODES = ("forward", "backward", "training")  # the last: forward and backward together
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 STYLES = {"in 10 styles": 10, "in 1 style": 1}  # translations by name
@@ -20,7 +20,8 @@ class Case:
 
     Attributes:
         level: Of LEVELS. An op or block runs alone on [batch, channels, side, side]; network, training and translation
-            take images [batch, 3, side, side]; accelerated is a network of `networks_of_others`.
+            take images [batch, 3, side, side]; accelerated is a network of `networks_of_others`; launch is the host's
+            part of the launches of an iteration's Triton kernels.
         name: Of the operator, block, network or work.
         mode: "forward" without autograd's graph, "backward" alone, or "training", both; an iteration is "training",
             and so is a step of an accelerated network, with Adam's.
@@ -196,6 +197,8 @@ SETS: dict[str, tuple[Case, ...]] = {
         ),
         *_accelerated((1, 4)),
     ),
+    # The host's time of an iteration's Triton launches, over a stub of CUDA's driver: a minute, most of it Triton's.
+    "launch": (Case("launch", "launches of a MUNIT iteration", "training", "bf16", 1, 64, 256),),
     # What a GPU gate affords, what matters most first: what would not end in time is left out. First tensors of 64 MB.
     "gate": (
         *_op_cases(512, (8,), ("bf16",), every=False, modes=("forward", "backward")),

@@ -23,6 +23,7 @@ MAX_AUTOTUNE = "torch.compile max-autotune"
 COMPILED = {"torch.compile": "default", MAX_AUTOTUNE: "max-autotune-no-cudagraphs"}
 FROZEN = "torch.compile freezing"  # in the default mode, weights constant: folded and laid out when it is compiled
 ONNX_RUNTIME, OPENVINO = "ONNX Runtime", "OpenVINO"
+TRITON = "Triton's wrapper"
 _PARTS = ("enc_content", "enc_style", "dec", "dis_a", "dis_b")  # of the networks, each of which runs as one call
 LAYOUTS = {"NCHW": torch.contiguous_format, "channels_last": torch.channels_last}
 
@@ -40,12 +41,14 @@ class Work:
         numbers: For a training iteration, whose step returns nothing: runs it and returns what to check.
         state_bytes: Size of weights and optimizer moments, which exist before and after a step.
         verify: Raises if the step did not run as the contender's name says, as a CUDA graph for example.
+        launches: Kernels of a step, where that is not to be counted on a GPU.
     """
 
     step: Callable[[], Sequence[Tensor]]
     numbers: Callable[[], Sequence[Tensor]] | None = None
     state_bytes: int | None = None
     verify: Callable[[], None] = lambda: None
+    launches: int | None = None
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,7 @@ from torch import Tensor
 from munit_fast.benchmarks import (
     contenders_accelerated,
     contenders_convs,
+    contenders_launches,
     contenders_networks,
     contenders_ops,
     contenders_training,
@@ -58,6 +59,7 @@ LIMITS = {
     "moved": {"fp32": 0.1, "bf16": 0.6, "fp16": 0.6},
     "translation": {"fp32": 2e-3, "bf16": 0.1, "fp16": 0.05},
     "accelerated": {"fp32": 2e-2, "bf16": 0.4, "fp16": 0.15},
+    "launch": {"fp32": 0.0, "bf16": 0.0, "fp16": 0.0},  # what reaches the driver, byte by byte
 }
 
 
@@ -280,6 +282,8 @@ def contenders(case: Case, device: torch.device) -> list[Contender]:
         return contenders_translation.translation_contenders(case, device)
     if case.level == "accelerated":
         return contenders_accelerated.accelerated_contenders(case, device)
+    if case.level == "launch":
+        return contenders_launches.launch_contenders(case, device)
     if case.level in ("block", "network"):
         return contenders_networks.block_contenders(case, device)
     if case.name in contenders_convs.SPECS:
@@ -417,7 +421,7 @@ def _extras(case: Case, contender: Contender, work: Work, device: torch.device) 
         "flops": timing.flops(work.step) if counted else None,
         "peak_bytes": None if hidden else timing.peak_bytes(work.step, device),
         "state_bytes": work.state_bytes,
-        "launches": timing.launches(work.step, device),
+        "launches": timing.launches(work.step, device) if work.launches is None else work.launches,
     }
 
 

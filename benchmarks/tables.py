@@ -257,6 +257,23 @@ def _before_and_after(s: Summary) -> list[str]:
     return [f"{before.seconds:.3g} → {after.seconds:.3g}", f"{s.speedup:.2f}×", memory]
 
 
+def _launch_table(summaries: list[Summary]) -> str:
+    lines = []
+    for s in summaries:
+        assert s.ours is not None and s.best_baseline is not None
+        row = s.ours
+        each = [f"{r.seconds / r.launches * 1e6:.3g}" if r.launches else NONE for r in (s.best_baseline, row)]
+        size = f"{row.side}², batch {row.batch}, dim {row.channels}"
+        launches = NONE if row.launches is None else str(row.launches)
+        lines.append([f"{row.name}, {size}", row.dtype, launches, *each, f"{s.speedup:.2f}×"])
+    header = ("", "dtype", "launches", "µs each by Triton's wrapper", "µs each by munit_fast", "as fast")
+    text = (
+        "**Launches.** The time of the host alone, over a stub of CUDA's driver: no kernel runs, and no GPU is there. "
+        "It counts where launches are not replayed from a CUDA graph."
+    )
+    return f"{text}\n\n{_table(header, lines)}"
+
+
 _TABLES = {
     "training": _whole_table,
     "translation": _whole_table,
@@ -264,6 +281,7 @@ _TABLES = {
     "network": _part_table,
     "block": _part_table,
     "op": _op_table,
+    "launch": _launch_table,
 }
 
 

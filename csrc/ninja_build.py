@@ -44,7 +44,10 @@ SOURCES = [
     *INSTRUCTION_SETS,
 ]
 CUDA_SOURCES = ["csrc/cuda/ops.cpp", "csrc/cuda/launch.cpp", "csrc/cuda/tiling.cpp"]
-CUDA_KERNELS = [f"csrc/cuda/{name}.cu" for name in ("epilogue_bf16", "epilogue_f16", "epilogue_f32", "group", "losses")]
+CUDA_KERNELS = [
+    f"csrc/cuda/{name}.cu"
+    for name in ("epilogue_bf16", "epilogue_f16", "epilogue_f32", "group", "losses", "phase_border")
+]
 CUDA_FLAGS = ["-std=c++20", "-O3", "-Xcompiler=-fPIC,-fvisibility=hidden"]
 # For each virtual architecture, whose code needs no later one, the real ones: the front half of the compiler runs three
 # times instead of seven. The PTX of 9.0 is for devices that have no code of their own, from 11.0 on.

@@ -1,10 +1,11 @@
 """The Triton kernels, for NVIDIA and AMD GPUs: plain functions from tensors to tensors.
 
 `epilogue_forward` and `epilogue_backward` do what stands between two convolutions (with `statistics` before a norm),
-`losses` the reconstruction and adversarial losses; each is held to its namesake in `munit_fast.reference`. `device`
-has the arithmetic that kernels share, `configs` their tile sizes, `launch` how they are started, `probe` a launch that
-shows whether any can be. Nothing here knows about autograd, modules or the dispatcher, the caller
-allocates the results, and importing this package does not import Triton: ask `unsupported_reason` first.
+`losses` the reconstruction and adversarial losses; each is held to its namesake in `munit_fast.reference`.
+`phase_border` corrects the border of an upsampling convolution. `device` has the arithmetic that kernels share,
+`configs` their tile sizes, `launch` and `direct` how they are started, `probe` a launch that shows whether any can be.
+Nothing here knows about autograd, modules or the dispatcher, the caller allocates the results, and importing this
+package does not import Triton: ask `unsupported_reason` first.
 """
 
 from __future__ import annotations

@@ -21,15 +21,28 @@ SPLIT_PROGRAMS = 512
 """How many programs a split reduction aims at: about four for each of the 132 multiprocessors of an H100."""
 
 MAX_SPLITS = 512
-"""The most partial results that one combine has to add."""
+"""The most partial results that a consumer has to add."""
+
+FEW_SPLITS = 16
+"""Partial results of each channel that a consumer adds in passing: up to here half of SPLIT_PROGRAMS is aimed at.
+
+Every program of the consumer reads those of all its channels. There are more only until each multiprocessor has a
+program, a quarter of SPLIT_PROGRAMS.
+"""
+
+MAX_TILES = 8
+"""The most tiles of a program that adds up partial results; by then those no longer count."""
 
 COMBINE_ELEMENTS = 2048
 """Partial results that one program of a combine holds at a time: splits × columns."""
 
 COMBINE_WARPS = 4
 
-TOTALS_CHANNELS = 256
-"""Channels that the backward of the layer and the group norm adds up at a time."""
+PARTIAL_ELEMENTS = 4096
+"""Partial sums that a program of the backward adds up at a time: splits × channels."""
+
+TERMS = 512
+"""Partial sums of a sample, for the layer norm, that a program of the backward adds up at a time."""
 
 GROUP_ELEMENTS, GROUP_WARPS = 1024, 4
 """Partial results that a program of the group norm's combine holds at a time, and its warps."""
@@ -39,6 +52,10 @@ LOSS_ELEMENTS, LOSS_WARPS = 2048, 4
 
 LOSS_SPLITS = 256
 """Partial sums of each pair of a loss; the grid of the forward is this × pairs."""
+
+
+ROW_PIXELS = 16
+"""The shortest run of pixels that a row is cut into so that less of a tile lies beyond its end."""
 
 
 class TileConfig(NamedTuple):
@@ -59,28 +76,38 @@ class TileRule(NamedTuple):
     tile: TileConfig
 
 
-# 2048 elements for 128 threads are 16 a thread: two 16-byte accesses in bf16, four in fp32, all in flight at once.
+# Sixteen elements a thread: two 16-byte accesses in bf16, four in fp32, all in flight at once. Behind a norm a program
+# first adds up partial results, 2·S·channels numbers. So its tiles are narrow, 64 channels, which in bf16 are whole
+# lines of 128 bytes, and on a larger plane, which has more splits, it has more tiles. Of one sample of MUNIT's:
+#   256 channels of 64²: S = 16 (backward 32), 276 (256) programs of 1 tile, 2 for each of 132 multiprocessors
+#   128 channels of 128²: S = 32 (64), 266 (256) programs of 2 tiles
+#   64 channels of 256²: S = 64 (128), 261 (256) programs of 4 tiles
+# That is half a number, in the backward one, for each element of a program's tiles; of 4 and 8 samples an eighth to a
+# thirty-second, as S is less and `tiles_of_a_program` more. The layer norm's programs read up to 512 pairs for all of
+# their channels.
 _WRITING_CHANNELS_LAST = [
     TileRule(4, 4, ANY, TileConfig(pixels=256, channels=4, num_warps=4, tiles=1)),
     TileRule(4, 8, ANY, TileConfig(pixels=256, channels=8, num_warps=4, tiles=1)),
     TileRule(4, 16, ANY, TileConfig(pixels=128, channels=16, num_warps=4, tiles=1)),
     TileRule(4, 32, ANY, TileConfig(pixels=64, channels=32, num_warps=4, tiles=1)),
-    TileRule(4, 64, 1 << 14, TileConfig(pixels=32, channels=64, num_warps=4, tiles=1)),
-    TileRule(4, 64, ANY, TileConfig(pixels=32, channels=64, num_warps=4, tiles=2)),
-    TileRule(4, ANY, 1 << 14, TileConfig(pixels=16, channels=128, num_warps=4, tiles=1)),
-    TileRule(4, ANY, ANY, TileConfig(pixels=16, channels=128, num_warps=4, tiles=2)),
+    TileRule(4, ANY, 1 << 11, TileConfig(pixels=32, channels=64, num_warps=4, tiles=1)),
+    TileRule(4, ANY, 1 << 13, TileConfig(pixels=64, channels=64, num_warps=8, tiles=1)),
+    TileRule(4, ANY, 1 << 15, TileConfig(pixels=64, channels=64, num_warps=8, tiles=2)),
+    TileRule(4, ANY, ANY, TileConfig(pixels=64, channels=64, num_warps=8, tiles=4)),
 ]
 _WRITING_CONTIGUOUS = [
     TileRule(4, ANY, 64, TileConfig(pixels=64, channels=16, num_warps=4, tiles=1)),
     TileRule(4, ANY, 256, TileConfig(pixels=256, channels=4, num_warps=4, tiles=1)),
-    TileRule(4, ANY, ANY, TileConfig(pixels=1024, channels=1, num_warps=4, tiles=1)),
+    TileRule(4, ANY, 1 << 14, TileConfig(pixels=1024, channels=1, num_warps=4, tiles=2)),
+    TileRule(4, ANY, ANY, TileConfig(pixels=1024, channels=1, num_warps=4, tiles=4)),
 ]
-# Every split costs 8 or 12 bytes a channel, written and read: at 64 pixels of bf16 that is an eighth of what it reads.
+# Narrower still, so that few splits are many programs: 128 for one sample of any of MUNIT's shapes, of 8192 elements a
+# tile, which are 16 KiB of bf16 in flight on each multiprocessor.
 _STATISTICS_COLUMNS = [
     TileRule(4, 8, ANY, TileConfig(pixels=512, channels=8, num_warps=4, tiles=1)),
     TileRule(4, 16, ANY, TileConfig(pixels=256, channels=16, num_warps=4, tiles=1)),
     TileRule(4, 32, ANY, TileConfig(pixels=128, channels=32, num_warps=4, tiles=1)),
-    TileRule(4, ANY, ANY, TileConfig(pixels=64, channels=64, num_warps=4, tiles=1)),
+    TileRule(4, ANY, ANY, TileConfig(pixels=256, channels=32, num_warps=8, tiles=1)),
 ]
 # One column: the pixels are the elements of a row, that is, of a plane (instance, NCHW) or of a sample (layer).
 _STATISTICS_ROWS = [
@@ -91,7 +118,7 @@ _SUMS_CHANNELS_LAST = [
     TileRule(4, 8, ANY, TileConfig(pixels=256, channels=8, num_warps=4, tiles=2)),
     TileRule(4, 16, ANY, TileConfig(pixels=128, channels=16, num_warps=4, tiles=2)),
     TileRule(4, 32, ANY, TileConfig(pixels=64, channels=32, num_warps=4, tiles=2)),
-    TileRule(4, ANY, ANY, TileConfig(pixels=32, channels=64, num_warps=4, tiles=2)),
+    TileRule(4, ANY, ANY, TileConfig(pixels=64, channels=64, num_warps=8, tiles=1)),
 ]
 _SUMS_CONTIGUOUS = [
     TileRule(4, ANY, 64, TileConfig(pixels=64, channels=16, num_warps=4, tiles=1)),
@@ -109,6 +136,19 @@ TABLES: dict[str, list[TileRule]] = {
     "backward, channels_last": _WRITING_CHANNELS_LAST,
     "backward, contiguous": _WRITING_CONTIGUOUS,
 }
+
+
+class BorderTile(NamedTuple):
+    """What a program of the border of a phase convolution works on: a product of two tiles at a time."""
+
+    line: int  # places of a line, or pixels, or outputs of a tap's gradient: the rows of the product
+    channels: int  # its columns
+    inner: int  # terms of its sums
+    num_warps: int
+
+
+# Lines are short and their sums long: small tiles make enough programs, which then wait for memory side by side.
+BORDER_TILE = BorderTile(line=32, channels=32, inner=32, num_warps=4)
 
 
 TUNED_FILE = Path(__file__).with_name("tuned.json")
@@ -173,20 +213,51 @@ def tile(table: str, itemsize: int, channels: int, area: int, device: torch.devi
     raise LookupError(f"table {table!r} has no row for itemsize {itemsize}, {channels} channels, {area} pixels")
 
 
-def split(tiles: int, at_least: int, columns: int) -> tuple[int, int]:
+def split(tiles: int, at_least: int, columns: int, for_each_channel: bool) -> tuple[int, int]:
     """How to cut a reduction into splits that run in parallel.
 
     Args:
         tiles: tiles that are reduced.
         at_least: tiles that a split gets at least.
         columns: independent reductions.
+        for_each_channel: whether the consumer adds up the splits of every channel it has, or of one column.
 
     Returns:
         Tiles of a split, and splits.
     """
-    wanted = min(max(SPLIT_PROGRAMS // max(columns, 1), 1), MAX_SPLITS)
+    wanted = SPLIT_PROGRAMS // max(columns, 1)
+    if for_each_channel:
+        wanted = max(min(wanted // 2, FEW_SPLITS), wanted // 4)
+    wanted = min(max(wanted, 1), MAX_SPLITS)
     per_split = max(at_least, cdiv(tiles, wanted))
     return per_split, cdiv(tiles, per_split)
+
+
+def tiles_of_a_program(tile: TileConfig, tiles: int, columns: int) -> int:
+    """How many tiles a program is given that first adds up partial results: more where that leaves programs enough.
+
+    Args:
+        tile: the tile, with the least number.
+        tiles: tiles of a column.
+        columns: of programs.
+    """
+    return max(tile.tiles, min(tiles * columns // SPLIT_PROGRAMS, MAX_TILES))
+
+
+def within_a_row(tile: TileConfig, width: int, channels: int) -> TileConfig:
+    """The tile inside one row of pixels, with the least beyond the row's end; of more channels where it is shorter.
+
+    Args:
+        tile: the tile for pixels in a run.
+        width: pixels of a row.
+        channels: of the output.
+    """
+    longest = min(tile.pixels, power_of_two(width))
+    shortest = min(longest, ROW_PIXELS)
+    lengths = [1 << i for i in range(shortest.bit_length() - 1, longest.bit_length())]
+    pixels = min(lengths, key=lambda length: (cdiv(width, length) * length, -length))
+    wider = min(tile.channels * (tile.pixels // pixels), max(power_of_two(channels), tile.channels))
+    return tile._replace(pixels=pixels, channels=wider)
 
 
 def cdiv(a: int, b: int) -> int:

@@ -77,7 +77,7 @@ def normal_distribution(z, b_decay):
 def activate(z, slope, ACT: tl.constexpr):
     """act(z) in fp32. NaN stays NaN: every comparison with it is false and selects a branch that computes from z."""
     if ACT == "relu":
-        z = tl.where(z < 0, 0.0, z)
+        z = tl.maximum(z, 0.0, propagate_nan=tl.PropagateNan.ALL)
     elif ACT == "lrelu" or ACT == "prelu":
         z = tl.where(z > 0, z, z * slope)
     elif ACT == "selu":

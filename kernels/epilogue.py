@@ -12,7 +12,7 @@ from torch import Tensor
 from . import configs, launch
 from .epilogue_backward import epilogue_bwd_kernel, group_terms_bwd_kernel, sums_combine_bwd_kernel
 from .epilogue_forward import epilogue_fwd_kernel
-from .statistics import statistics
+from .statistics import split_statistics, unite_statistics
 
 
 def epilogue_forward(
@@ -66,14 +66,22 @@ def epilogue_forward(
     n, c, h, w = x.shape
     _, p, oh, ow = y.shape
     launch.check_size(n, c, max(c * h * w, p * oh * ow))
+    split = None
     if norm != "none" and not has_stats:
-        statistics(x, norm, groups, channels_last, stats)
+        split = split_statistics(x, norm, channels_last, stats)
+        # What a program needs of a group, or of all phases of depth-to-space, is more than it could unite by itself.
+        if split is not None and (norm == "group" or (norm == "instance" and block > 1)):
+            unite_statistics(split, norm, c // groups if norm == "group" else 1, stats)
+            split = None
     table = f"forward, {'channels_last' if channels_last else 'contiguous'}"
     tile = configs.tile(table, x.element_size(), p, oh * ow, x.device)
     p_run, area_run = (launch.run_length(p), 1) if channels_last else (1, launch.run_length(oh * ow))
+    blocks, all_tiles, tiles = configs.cdiv(p, tile.channels), configs.cdiv(oh * ow, tile.pixels), tile.tiles
+    if split is not None:
+        tiles = configs.tiles_of_a_program(tile, all_tiles, n * blocks)
     launch.run(
         epilogue_fwd_kernel,
-        (configs.cdiv(oh * ow, tile.pixels * tile.tiles), configs.cdiv(p, tile.channels), n),
+        (configs.cdiv(all_tiles, tiles), blocks, n),
         x.device,
         x,
         residual,
@@ -81,19 +89,22 @@ def epilogue_forward(
         bias,
         slopes,
         stats if norm != "none" else None,
+        None if split is None else split.partial,
         y,
         p // p_run,
         oh * ow // area_run,
         h,
         w,
-        stats.shape[1],
         launch.row_stride(weight),
         launch.row_stride(bias),
         int(slopes is not None and slopes.numel() > 1),
         window.image,
         window.plane,
         window.row,
-        tile.tiles,
+        tiles,
+        0 if split is None else split.splits,
+        0 if split is None else split.length,
+        0 if split is None else split.split_length,
         float(slope),
         float(eps),
         NORM="instance" if norm == "group" else norm,
@@ -109,6 +120,7 @@ def epilogue_forward(
         WINDOW_RUN=window.run,
         TILE_PIXELS=tile.pixels,
         TILE_CHANNELS=tile.channels,
+        BLOCK_SPLITS=1 if split is None else configs.power_of_two(split.splits),
         num_warps=tile.num_warps,
     )
 
@@ -140,11 +152,11 @@ def combine_sums(
     )
 
 
-def group_terms(sums: Tensor, weight: Tensor | None, groups: int, area: int) -> Tensor:
+def group_terms(partial: Tensor, weight: Tensor | None, groups: int, area: int) -> Tensor:
     """What the gradient of x behind a group norm takes from the sums.
 
     Args:
-        sums: fp32 [3, N, C].
+        partial: fp32 [3, S, N, C].
         weight: [P] or [N, P] with dense rows; or None.
         groups: of channels.
         area: pixels of a plane.
@@ -152,22 +164,23 @@ def group_terms(sums: Tensor, weight: Tensor | None, groups: int, area: int) -> 
     Returns:
         fp32 [2, N, C]: the means of gx̂ and gx̂·x̂ over the group of each plane.
     """
-    _, n, c = sums.shape
-    terms, members = sums.new_empty(2, n, c), c // groups
+    _, splits, n, c = partial.shape
+    terms, members = partial.new_empty(2, n, c), c // groups
     launch.run(
         group_terms_bwd_kernel,
         (groups, n),
-        sums.device,
-        sums,
+        partial.device,
+        partial,
         weight,
         terms,
+        splits,
         c,
         members,
         area,
         launch.entries(weight),
         launch.row_stride(weight),
-        TILE=min(configs.power_of_two(members), configs.TOTALS_CHANNELS),
-        num_warps=1,
+        TILE=min(configs.power_of_two(splits * members), configs.GROUP_ELEMENTS),
+        num_warps=configs.GROUP_WARPS,
     )
     return terms
 
@@ -225,19 +238,29 @@ def epilogue_backward(
     n, c, h, w = x.shape
     _, p, oh, ow = grad.shape
     launch.check_size(n, c, max(c * h * w, p * oh * ow))
+    if block == 1 and pad == 0:
+        h, w = 1, h * w  # without a border, rows are nothing that a tile has to keep to
     smallest = min(h, w) * block
-    p_run, area_run = (launch.run_length(p), 1) if channels_last else (1, launch.run_length(h * w))
+    p_run, width_run = (launch.run_length(p), 1) if channels_last else (1, launch.run_length(w))
+    layout = "channels_last" if channels_last else "contiguous"
+
+    def tile_of(kernel: str) -> configs.TileConfig:
+        tile = configs.tile(f"{kernel}, {layout}", x.element_size(), p, h * w, x.device)
+        return configs.within_a_row(tile, w, p)
 
     def run(
-        norm: str,
         tile: configs.TileConfig,
         tiles: int,
         splits: int,
-        totals: Tensor | None = None,
+        read: Tensor | None = None,
+        terms: Tensor | None = None,
+        sums: Tensor | None = None,
         grad_x: Tensor | None = None,
         grad_residual: Tensor | None = None,
         partial: Tensor | None = None,
+        parts: Tensor | None = None,
     ) -> None:
+        most = 1 if read is None else read.shape[1]
         launch.run(
             epilogue_bwd_kernel,
             (splits, block**2 * configs.cdiv(p, tile.channels), n),
@@ -248,57 +271,63 @@ def epilogue_backward(
             weight,
             bias,
             slopes,
-            totals,
+            read,
+            terms,
+            sums,
             grad_x,
             grad_residual,
             partial,
+            parts,
             p // p_run,
-            h * w // area_run,
             h,
-            w,
+            w // width_run,
             launch.row_stride(weight),
             launch.row_stride(bias),
             int(slopes is not None and slopes.numel() > 1),
             tiles,
+            most,
+            0 if terms is None else terms.shape[2],
             float(slope),
             float(eps),
-            NORM=norm,
+            NORM="instance" if norm == "group" and terms is None else norm,
             ACT=act,
             BLOCK=block,
             PAD=pad,
             MODE=pad_mode,
-            TWICE=smallest <= 2 * pad + 1 if pad_mode == "reflect" else smallest == 1,
+            TWICE=pad > 0 and (smallest <= 2 * pad + 1 if pad_mode == "reflect" else smallest == 1),
             CHANNELS_LAST=channels_last,
             WEIGHT_PHASES=launch.entries(weight) > p,
             BIAS_PHASES=launch.entries(bias) > p,
             P_RUN=p_run,
-            AREA_RUN=area_run,
+            WIDTH_RUN=width_run,
             TILE_PIXELS=tile.pixels,
             TILE_CHANNELS=tile.channels,
-            TILE_TOTALS=configs.TOTALS_CHANNELS,
+            TILE_TERMS=min(configs.power_of_two(0 if terms is None else terms.shape[2]), configs.TERMS),
+            BLOCK_SPLITS=min(configs.power_of_two(most), max(configs.PARTIAL_ELEMENTS // tile.channels, 1)),
             num_warps=tile.num_warps,
         )
 
-    layout = "channels_last" if channels_last else "contiguous"
     written = {"grad_x": grad_x, "grad_residual": grad_residual}
-    done = False
-    totals = sums
+    second = norm != "none" and (grad_x is not None or grad_residual is not None)
+    partial = terms = None
     if sums is not None or (grad_x is not None and norm != "none"):
-        tile = configs.tile(f"sums, {layout}", x.element_size(), p, h * w, x.device)
-        columns = n * block**2 * configs.cdiv(p, tile.channels)
-        tiles, splits = configs.split(configs.cdiv(h * w, tile.pixels), tile.tiles, columns)
-        if totals is None:
-            totals = torch.empty(3, n, c, dtype=torch.float32, device=x.device)
-        partial = totals if splits == 1 else torch.empty(3, splits, n, c, dtype=torch.float32, device=x.device)
-        done = norm == "none"
-        of_planes = "instance" if norm == "group" else norm
-        run(of_planes, tile, tiles, splits, partial=partial, **(written if done else {}))
-        if splits > 1:
-            combine_sums(partial, totals)
-    if not done and (grad_x is not None or grad_residual is not None):
-        tile = configs.tile(f"backward, {layout}", x.element_size(), p, h * w, x.device)
-        splits = configs.cdiv(h * w, tile.pixels * tile.tiles)
-        if norm == "group" and grad_x is not None:
-            assert totals is not None
-            totals = group_terms(totals, weight, groups, h * w)
-        run(norm, tile, tile.tiles, splits, totals=totals if norm != "none" else None, **written)
+        tile = tile_of("sums")
+        blocks = block**2 * configs.cdiv(p, tile.channels)
+        tiles, splits = configs.split(h * configs.cdiv(w, tile.pixels), tile.tiles, n * blocks, for_each_channel=True)
+        if splits == 1 and sums is not None:
+            partial, sums = sums.unsqueeze(1), None
+        else:
+            partial = torch.empty(3, splits, n, c, dtype=torch.float32, device=x.device)
+        parts = None
+        if norm == "layer" and grad_x is not None:
+            parts = torch.empty(2, n, splits * blocks, dtype=torch.float32, device=x.device)
+        run(tile, tiles, splits, partial=partial, parts=parts, **({} if second else written))
+        terms = group_terms(partial, weight, groups, h * w) if norm == "group" and grad_x is not None else parts
+        if sums is not None and not second:
+            combine_sums(partial, sums)
+    if second or (partial is None and (grad_x is not None or grad_residual is not None)):
+        tile = tile_of("backward")
+        all_tiles, tiles = h * configs.cdiv(w, tile.pixels), tile.tiles
+        if partial is not None:
+            tiles = configs.tiles_of_a_program(tile, all_tiles, n * block**2 * configs.cdiv(p, tile.channels))
+        run(tile, tiles, configs.cdiv(all_tiles, tiles), read=partial, terms=terms, sums=sums, **written)

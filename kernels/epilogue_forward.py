@@ -6,6 +6,7 @@ import triton
 import triton.language as tl
 
 from .device import activate, padding_source, reciprocal
+from .statistics import unite_splits
 
 
 @triton.jit(
@@ -14,7 +15,6 @@ from .device import activate, padding_source, reciprocal
         "area_runs",
         "height",
         "width",
-        "rows",
         "weight_row",
         "bias_row",
         "slope_step",
@@ -22,6 +22,9 @@ from .device import activate, padding_source, reciprocal
         "residual_plane",
         "residual_row",
         "tiles",
+        "splits",
+        "length",
+        "split_length",
     ]
 )
 def epilogue_fwd_kernel(
@@ -30,13 +33,13 @@ def epilogue_fwd_kernel(
     p_weight,  # [P] or [N, P], with WEIGHT_PHASES [C] or [N, C]; or None
     p_bias,  # the same with BIAS_PHASES
     p_slope,  # [1] or [C] or None (then `slope` is the number)
-    p_stats,  # fp32 [2, R] or None
+    p_stats,  # fp32 [2, R] or None; written where there are partial ones
+    p_partial,  # fp32 [2, S, R], the statistics of the splits, or None
     p_y,  # [N, P, OH, OW], OH = BLOCK·H + 2·PAD
     p_runs,  # P / P_RUN
     area_runs,  # OH·OW / AREA_RUN
     height,  # H
     width,  # W
-    rows,  # R
     weight_row,  # elements from one sample's weights to the next's; 0: they are shared
     bias_row,
     slope_step,  # 0 for a slope [1], 1 for [C]
@@ -44,6 +47,9 @@ def epilogue_fwd_kernel(
     residual_plane,  # from one plane to the next (contiguous)
     residual_row,  # from one row to the next
     tiles,  # tiles of pixels that one program does
+    splits,  # S
+    length,  # elements that a statistic is taken of
+    split_length,  # elements of every split but the last, which has the rest
     slope,
     eps,
     NORM: tl.constexpr,
@@ -59,10 +65,14 @@ def epilogue_fwd_kernel(
     WINDOW_RUN: tl.constexpr,  # 0: the residual is dense
     TILE_PIXELS: tl.constexpr,
     TILE_CHANNELS: tl.constexpr,
+    BLOCK_SPLITS: tl.constexpr,  # at least S
 ):
     """Grid (OH·OW / (tiles·TILE_PIXELS), P / TILE_CHANNELS, N). A tile is one of output pixels, padding included, and
     gathers the input pixel that each of them shows: the writes are runs of memory, and border pixels, read more than
     once, come from cache. Reads x and the residual once, writes y once: 2, or 3, elements of traffic an element.
+
+    Every program unites the partial statistics of its channels, or of its sample, by itself; the first along the
+    pixels keeps the result for the backward.
     """
     i_n = tl.program_id(2).to(tl.int64)
     channels_p, out_area = p_runs * P_RUN, area_runs * AREA_RUN
@@ -82,13 +92,26 @@ def epilogue_fwd_kernel(
         b_weight = tl.load(p_weight + i_n * weight_row + b_p, m_p, other=0).to(tl.float32)
     if p_bias is not None and not BIAS_PHASES:
         b_bias = tl.load(p_bias + i_n * bias_row + b_p, m_p, other=0).to(tl.float32)
-    if NORM == "layer":
-        b_mean = tl.load(p_stats + i_n)
-        b_scale = reciprocal(tl.load(p_stats + rows + i_n), eps, NORM)
-    elif NORM == "instance" and BLOCK == 1:
-        p_mean = p_stats + i_n * channels + b_p
-        b_mean = tl.load(p_mean, m_p, other=0)
-        b_scale = reciprocal(tl.load(p_mean + rows, m_p, other=1), eps, NORM)
+    if NORM == "layer" or (NORM == "instance" and BLOCK == 1):
+        one: tl.constexpr = NORM == "layer" or TILE_CHANNELS == 1  # for the whole tile
+        rows = tl.num_programs(2).to(tl.int64) * (1 if NORM == "layer" else channels)
+        b_stat = i_n if NORM == "layer" else i_n * channels + (tl.program_id(1) if one else b_p)
+        m_stat = b_stat < rows if one else m_p
+        p_mean = p_stats + b_stat
+        if p_partial is None:
+            b_mean = tl.load(p_mean, m_stat, other=0)
+            b_spread = tl.load(p_mean + rows, m_stat, other=1)
+        else:
+            axis: tl.constexpr = 0 if CHANNELS_LAST or one else 1
+            b_mean, b_spread = unite_splits(
+                p_partial, rows, b_stat, m_stat, splits, length, split_length, NORM, axis, BLOCK_SPLITS
+            )
+            if one:
+                b_mean, b_spread = tl.sum(b_mean), tl.sum(b_spread)
+            if tl.program_id(0) == 0:
+                tl.store(p_mean, b_mean, m_stat)
+                tl.store(p_mean + rows, b_spread, m_stat)
+        b_scale = reciprocal(b_spread, eps, NORM)
     if p_slope is None:
         b_slope = slope
     elif BLOCK == 1:
@@ -126,7 +149,7 @@ def epilogue_fwd_kernel(
         if NORM == "instance" and BLOCK > 1:
             p_mean = p_stats + i_n * channels + b_c
             b_mean = tl.load(p_mean, m_x, other=0)
-            b_scale = reciprocal(tl.load(p_mean + rows, m_x, other=1), eps, NORM)
+            b_scale = reciprocal(tl.load(p_mean + tl.num_programs(2).to(tl.int64) * channels, m_x, other=1), eps, NORM)
         if p_weight is not None and WEIGHT_PHASES:
             b_weight = tl.load(p_weight + i_n * weight_row + b_c, m_x, other=0).to(tl.float32)
         if p_bias is not None and BIAS_PHASES:

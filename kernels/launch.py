@@ -7,6 +7,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from . import direct
+
 MAX_SAMPLE = 2**30
 """Elements of one sample, padding included: offsets inside a sample are 32-bit, and a split may overhang its end."""
 
@@ -29,11 +31,13 @@ def run(kernel: Any, grid: tuple[int, ...], device: torch.device, *args: Any, **
     """
     if 0 in grid:
         return
-    if device.type == "cuda" and device.index != torch.cuda.current_device():
-        with torch.cuda.device(device):
-            kernel[grid](*args, **meta)
-    else:
+    if device.type != "cuda" or device.index is None:
         kernel[grid](*args, **meta)
+    elif device.index == torch.cuda.current_device():
+        direct.launch(kernel, grid, device.index, args, meta)
+    else:
+        with torch.cuda.device(device):
+            direct.launch(kernel, grid, device.index, args, meta)
 
 
 def run_length(size: int) -> int:

@@ -32,9 +32,8 @@ ROOT = Path(__file__).resolve().parents[2]
 PAGE, MEASURED = ROOT / "docs" / "scaling.md", ROOT / "docs" / "scaling.json"
 COUNTS = (8, 16, 32, 64, 128, 256, 512, 1024)
 PER_NODE = 8
-BUCKETS = 25e6  # bytes; DistributedDataParallel's
+EXCHANGES = 2  # of an iteration: the discriminators' gradients in one buffer, then the generators'
 GOOD = 0.8  # efficiency below which more devices are not worth their price
-BACKWARD = 2 / 3  # of an iteration: a backward is two forwards' worth of multiplications
 
 
 @dataclass(frozen=True)
@@ -61,10 +60,9 @@ def ring(size: float, count: int, link: Link) -> float:
     """Seconds of an all-reduce of `size` bytes among `count` members: 2 (n-1)/n of them cross each link."""
     if count == 1:
         return 0.0
-    buckets = math.ceil(size / BUCKETS)
     # A tree has 2 log2 n steps and as many bytes; NCCL takes it where the ring's 2 (n-1) steps would be longer.
     steps = min(2 * (count - 1), 2 * math.ceil(math.log2(count)))
-    return 2 * (count - 1) / count * size / link.speed + buckets * steps * link.latency
+    return 2 * (count - 1) / count * size / link.speed + EXCHANGES * steps * link.latency
 
 
 def exchange(size: float, count: int, link: Link, inside: Link = NVLINK, per_node: int = PER_NODE) -> float:
@@ -73,10 +71,9 @@ def exchange(size: float, count: int, link: Link, inside: Link = NVLINK, per_nod
     return ring(size, here, inside) + ring(size, max(1, count // per_node), link)
 
 
-def efficiency(step: float, seconds: float, hidden: bool) -> float:
-    """Of weak scaling: one device's time over that of many. hidden: behind the backward, as far as that lasts."""
-    waited = max(0.0, seconds - BACKWARD * step) if hidden else seconds
-    return step / (step + waited)
+def efficiency(step: float, seconds: float) -> float:
+    """Of weak scaling: one device's time over that of many. Nothing of the exchange is hidden behind the backward."""
+    return step / (step + seconds)
 
 
 def parameters() -> dict[str, int]:
@@ -93,17 +90,17 @@ def parameters() -> dict[str, int]:
 # ---- measured ----
 
 
-def _rank(rank: int, count: int, size: int, found: Any) -> None:
+def _rank(rank: int, count: int, sizes: list[int], found: Any) -> None:
     torch.set_num_threads(1)
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29533"}
     dist.init_process_group("gloo", rank=rank, world_size=count)
-    buckets = [torch.ones(int(BUCKETS) // 4) for _ in range(size // int(BUCKETS))]
+    buffers = [torch.ones(part) for part in sizes]
     times = []
     for _ in range(5):
         dist.barrier()
         begin = perf_counter()
-        for bucket in buckets:
-            dist.all_reduce(bucket)
+        for buffer in buffers:
+            dist.all_reduce(buffer)
         times.append(perf_counter() - begin)
     if rank == 0:
         found.put(median(times))
@@ -113,17 +110,17 @@ def _rank(rank: int, count: int, size: int, found: Any) -> None:
 def measure() -> None:
     """Time gloo over this machine's loopback."""
     kept = json.loads(MEASURED.read_text())
-    size = 4 * sum(parameters().values())
+    sizes = list(parameters().values())
     context = multiprocessing.get_context("spawn")
     seconds = {}
     for count in (2, 4):
         found = context.SimpleQueue()
-        multiprocessing.spawn(_rank, (count, size, found), nprocs=count)
+        multiprocessing.spawn(_rank, (count, sizes, found), nprocs=count)
         seconds[str(count)] = round(found.get(), 4)
     cpu = next((line.split(":")[1].strip() for line in _cpuinfo() if line.startswith("model name")), platform.machine())
     kept["all_reduce"] = {
         "what": "gloo over loopback, the published model's gradients in float32, median of 5",
-        "bytes": size,
+        "bytes": 4 * sum(sizes),
         "seconds": seconds,
         "cpu": cpu,
         "cores": os.cpu_count(),
@@ -151,14 +148,14 @@ def percent(value: float) -> str:
     return f"{100 * value:.0f} %"
 
 
-def last_good(step: float, size: float, link: Link, hidden: bool) -> str:
-    good = [n for n in COUNTS if efficiency(step, exchange(size, n, link), hidden) >= GOOD]
+def last_good(step: float, size: float, link: Link) -> str:
+    good = [n for n in COUNTS if efficiency(step, exchange(size, n, link)) >= GOOD]
     return "none" if not good else f"{good[-1]}" if good[-1] < COUNTS[-1] else f"≥ {COUNTS[-1]}"
 
 
-def efficiencies(size: float, hidden: bool) -> str:
+def efficiencies(size: float) -> str:
     def cell(n: int, link: Link) -> str:
-        return " / ".join(percent(efficiency(step, exchange(size, n, link), hidden)) for step in ASSUMED_STEPS)
+        return " / ".join(percent(efficiency(step, exchange(size, n, link))) for step in ASSUMED_STEPS)
 
     return table(["GPUs", *(k.name for k in LINKS)], [[str(n), *(cell(n, k) for k in LINKS)] for n in COUNTS])
 
@@ -170,20 +167,18 @@ def page() -> str:
 
     def alone(n: int, link: Link) -> str:
         seconds = ring(size, n, link)
-        return f"{seconds:.2f} s, {percent(efficiency(step, seconds, False))}"
+        return f"{seconds:.2f} s, {percent(efficiency(step, seconds))}"
 
     names = [link.name for link in LINKS]
     template = jinja2.Template((Path(__file__).with_name("scaling.md.j2")).read_text(), keep_trailing_newline=True)
     return template.render(
         **counts,
         size=size,
-        buckets=math.ceil(size / BUCKETS),
         step=kept["step"],
         reduced=kept["all_reduce"],
         per_node=PER_NODE,
         inside=NVLINK,
         steps=" / ".join(f"{1e3 * s:.0f}" for s in ASSUMED_STEPS),
-        backward=percent(BACKWARD),
         good=percent(GOOD),
         cpu_table=table(
             ["machines", *(link.name.removesuffix(" a node") for link in ethernet)],
@@ -192,14 +187,10 @@ def page() -> str:
         exchange_table=table(
             ["GPUs", *names], [[str(n), *(f"{1e3 * exchange(size, n, k):.1f} ms" for k in LINKS)] for n in COUNTS]
         ),
-        bare_table=efficiencies(size, False),
-        hidden_table=efficiencies(size, True),
+        efficiency_table=efficiencies(size),
         last_table=table(
             ["link", *(f"{1e3 * s:.0f} ms a step" for s in ASSUMED_STEPS)],
-            [
-                [k.name, *(f"{last_good(s, size, k, False)} → {last_good(s, size, k, True)}" for s in ASSUMED_STEPS)]
-                for k in LINKS
-            ],
+            [[k.name, *(last_good(s, size, k) for s in ASSUMED_STEPS)] for k in LINKS],
         ),
     )
 

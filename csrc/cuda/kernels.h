@@ -20,6 +20,11 @@ struct GroupKernels {
   void (*terms)(GroupTermsLaunch);
 };
 
+struct PhaseBorderKernels {
+  void (*forward)(PhaseBorderLaunch);
+  void (*backward)(PhaseBorderBackwardLaunch);
+};
+
 struct LossKernels {
   void (*losses)(LossLaunch);
   void (*combine)(CombineLaunch);
@@ -29,6 +34,7 @@ const Kernels& kernels_f32(bool wide);
 const Kernels& kernels_bf16(bool wide);
 const Kernels& kernels_f16(bool wide);
 const GroupKernels& group_kernels();
+const PhaseBorderKernels& phase_border_kernels(Dtype dtype);
 const LossKernels& loss_kernels(Dtype dtype);
 
 inline const Kernels& kernels(Dtype dtype, bool wide) {

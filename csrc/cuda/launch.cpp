@@ -62,6 +62,7 @@ Device query_device(int index) {
       allow_shared_memory(d, k.slab_forward), allow_shared_memory(d, k.slab_backward);
       allow_large_clusters(d, k.slab_forward), allow_large_clusters(d, k.slab_backward);
     }
+    load(phase_border_kernels(dtype).forward), load(phase_border_kernels(dtype).backward);
     const LossKernels& l = loss_kernels(dtype);
     load(l.losses), load(l.combine);
     allow_large_clusters(d, l.losses);
@@ -165,6 +166,11 @@ size_t bytes(int floats, const Tiling& t, const Kernels& k) {
 // Of the kernels of the group norm: at most three sums of 32 columns.
 constexpr size_t group_bytes = ((warps_of_sums + 1) * 3 * 32 + 2) * sizeof(float) + 16;
 
+// Of the border of a phase convolution: two factors.
+constexpr size_t border_bytes = 2 * border_tile * (border_tile + 1) * sizeof(float);
+
+int border_tiles(int size) { return (size + border_tile - 1) / border_tile; }
+
 dim3 grid_of(const Tiling& t, const EpilogueParams& e) { return dim3(t.splits, t.channel_blocks, e.n); }
 
 int64_t totals_size(const Tiling& t, const EpilogueParams& e) {
@@ -261,6 +267,21 @@ void epilogue_backward(const Device& d, cudaStream_t stream, Dtype dtype, const 
     a.tiling.splits = 1, a.tiling.pixels = 0;
   }
   launch(k.backward, grid_of(a.tiling, b), 1, shared, stream, a);
+}
+
+void phase_border(cudaStream_t stream, Dtype dtype, PhaseBorderLaunch l) {
+  l.row_tiles = border_tiles(2 * l.p.w);
+  const dim3 grid(2 * (l.row_tiles + border_tiles(2 * l.p.h)), border_tiles(l.p.o), l.p.n);
+  launch(phase_border_kernels(dtype).forward, grid, 1, border_bytes, stream, l);
+}
+
+void phase_border_backward(cudaStream_t stream, Dtype dtype, PhaseBorderBackwardLaunch l) {
+  l.row_tiles = border_tiles(l.p.w + 2);
+  l.tiles = l.row_tiles + border_tiles(l.p.h + 2);
+  l.input_blocks = l.grad_a ? 4 * l.tiles * l.p.n : 0;
+  const int weight_blocks = l.grad_weight ? 25 * border_tiles(l.p.o) : 0;
+  const dim3 grid(l.input_blocks + weight_blocks, border_tiles(l.p.c));
+  launch(phase_border_kernels(dtype).backward, grid, 1, border_bytes, stream, l);
 }
 
 void losses(const Device& d, cudaStream_t stream, Dtype dtype, LossLaunch l, const Allocate& allocate) {

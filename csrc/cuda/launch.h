@@ -27,6 +27,9 @@ void epilogue_forward(const Device& device, cudaStream_t stream, Dtype dtype, co
                       bool has_statistics, Way way, const Allocate& allocate);
 void epilogue_backward(const Device& device, cudaStream_t stream, Dtype dtype, const BackwardParams& b, Way way,
                        const Allocate& allocate);
+// Their grids are set here.
+void phase_border(cudaStream_t stream, Dtype dtype, PhaseBorderLaunch l);
+void phase_border_backward(cudaStream_t stream, Dtype dtype, PhaseBorderBackwardLaunch l);
 // All groups of `l`, value and gradients as they are asked for.
 void losses(const Device& device, cudaStream_t stream, Dtype dtype, LossLaunch l, const Allocate& allocate);
 

@@ -1,5 +1,6 @@
 // The CUDA kernels as torch operators, torch.ops.munit_fast_cuda. They load beside a torch without CUDA too, since what
 // they need of that is looked up when a tensor on a GPU arrives.
+#include <algorithm>
 #include <vector>
 
 #include "../common/epilogue.h"
@@ -173,6 +174,48 @@ void losses_of_lists(const std::vector<Tensor>& first, const std::vector<Tensor>
   losses(context.device(), context.stream(), dtype, l, context.allocate());
 }
 
+PhaseBorderParams border_params(const Tensor& of_result, const Tensor& a, const Tensor& weight) {
+  constexpr int64_t most = 1 << 30;
+  check(of_result.dim() == 4 && a.dim() == 4 && weight.dim() == 4, "tensors of four dimensions are needed");
+  const int64_t *size = a.sizes(), *kernel = weight.sizes(), *result = of_result.sizes();
+  const int64_t n = size[0], c = size[1], h = size[2] - 2, w = size[3] - 2, o = kernel[0];
+  check(h >= 2 && w >= 2 && kernel[1] == c && kernel[2] == 5 && kernel[3] == 5 && result[0] == n &&
+            result[1] == 4 * o && result[2] == h && result[3] == w,
+        "[n, 4·o, h, w], [n, c, h + 2, w + 2] and [o, c, 5, 5] are needed");
+  check(a.numel() <= n * most && of_result.numel() <= n * most, "a sample must have at most 2^30 elements");
+  const Dtype dtype = check_served(a.dtype());
+  check(of_result.dtype() == dtype && (weight.dtype() == dtype || weight.dtype() == Dtype::f32),
+        "one dtype is needed, of the weight float32 or the same");
+  PhaseBorderParams p{a.data(), weight.data(), {}, weight.dtype(), 0, 0, 0, 0, 0};
+  std::copy_n(weight.strides(), 4, p.weight_strides);
+  p.n = static_cast<int>(n), p.h = static_cast<int>(h), p.w = static_cast<int>(w);
+  p.c = static_cast<int>(c), p.o = static_cast<int>(o);
+  return p;
+}
+
+// All but the weight dense and channels_last, as `munit_fast.ops.phase_border` has checked.
+void border_forward(const Tensor& y, const Tensor& a, const Tensor& weight) {
+  const PhaseBorderLaunch l{border_params(y, a, weight), y.mutable_data(), 0};
+  const LaunchContext context(a);
+  phase_border(context.stream(), a.dtype(), l);
+}
+
+void border_backward(const Tensor& grad, const Tensor& a, const Tensor& weight, const MaybeTensor& grad_a,
+                     const MaybeTensor& grad_weight) {
+  PhaseBorderBackwardLaunch l{border_params(grad, a, weight), grad.data(), nullptr, nullptr, {}, 0, 0, 0};
+  if (grad_a) {
+    check(same_size_and_dtype(*grad_a, a), "a gradient must be like its tensor");
+    l.grad_a = grad_a->mutable_data();
+  }
+  if (grad_weight) {
+    check(same_size_and_dtype(*grad_weight, weight) && grad_weight->dim() == 4, "a gradient must be like its tensor");
+    l.grad_weight = grad_weight->mutable_data();
+    std::copy_n(grad_weight->strides(), 4, l.grad_weight_strides);
+  }
+  const LaunchContext context(a);
+  phase_border_backward(context.stream(), a.dtype(), l);
+}
+
 }  // namespace
 
 void register_operators() {
@@ -181,10 +224,15 @@ void register_operators() {
   m.define(
       "losses(Tensor[] first, Tensor[] second, float target, Tensor? grad, Tensor(a!)[] grad_first, "
       "Tensor(b!)[] grad_second, Tensor(c!)? value) -> ()");
+  m.define("phase_border(Tensor(a!) y, Tensor a, Tensor weight) -> ()");
+  m.define(
+      "phase_border_backward(Tensor grad, Tensor a, Tensor weight, Tensor(a!)? grad_a, Tensor(b!)? grad_weight) -> ()");
 
   Library on_device(MUNIT_FAST_LIBRARY, MUNIT_FAST_KEY);
   EpilogueOperators<Cuda>::implement(on_device);
   on_device.implement<&losses_of_lists>("losses");
+  on_device.implement<&border_forward>("phase_border");
+  on_device.implement<&border_backward>("phase_border_backward");
 }
 
 #ifdef MUNIT_FAST_SIMULATED

@@ -125,9 +125,37 @@ struct CombineLaunch {
   int splits;
 };
 
+// The border of a phase convolution: a [n, h + 2, w + 2, c], the result [n, h, w, 4·o], the kernel [o, c, 5, 5].
+struct PhaseBorderParams {
+  const void* a;
+  const void* weight;
+  int64_t weight_strides[4];
+  Dtype weight_dtype;  // f32, or that of the tensors
+  int n, h, w, c, o;
+};
+
+struct PhaseBorderLaunch {
+  PhaseBorderParams p;
+  void* y;        // added to
+  int row_tiles;  // of a row of the large image
+};
+
+struct PhaseBorderBackwardLaunch {
+  PhaseBorderParams p;
+  const void* grad;
+  void* grad_a;       // added to; or null
+  void* grad_weight;  // of the dtype of the weight, written; or null
+  int64_t grad_weight_strides[4];
+  int row_tiles, tiles;  // of a row of the padded input; the same and those of a column
+  int input_blocks;      // for grad_a
+};
+
 constexpr int threads = 256;        // of every block
 constexpr int blocks_resident = 2;  // on a multiprocessor, at least: 128 registers a thread
 constexpr int loss_blocks_resident = 4;
+
+// Rows and columns of a product for the border of a phase convolution; rows between two of a thread.
+constexpr int border_tile = 32, border_rows = threads / border_tile;
 
 // Floats of shared memory for each column of channels: of the table of parameters, and of one sum over the block.
 constexpr int table_floats = 7, warps_of_sums = threads / 32;

@@ -10,7 +10,15 @@ import typer
 from rich.console import Console
 
 from munit_fast.cli.base import app
-from munit_fast.cli.options import Amp, DeviceOption, TrainerName, TrainerOption, find_device
+from munit_fast.cli.options import (
+    Amp,
+    AmpOption,
+    DeviceOption,
+    TrainerName,
+    TrainerOption,
+    find_device,
+    new_console,
+)
 
 
 @app.command()
@@ -20,8 +28,25 @@ def doctor(
         typer.Option("--selftest", help="Compare every operator with the reference on this machine; takes seconds."),
     ] = False,
     json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    warm: Annotated[
+        Path | None,
+        typer.Option(
+            "--warm",
+            metavar="CONFIG",
+            help="Only compile the Triton kernels of a training iteration into Triton's cache, before a job starts.",
+        ),
+    ] = None,
+    trainer: TrainerOption = TrainerName.MUNIT,
+    device: DeviceOption = "auto",
+    amp: AmpOption = Amp.auto,
 ) -> None:
     """Show what this machine has, and for each operator which backends can run it, or why not."""
+    if warm is not None:
+        from munit_fast.config import load_config
+        from munit_fast.train.warm import warm_up
+
+        warm_up(load_config(warm), trainer.value, amp.value, find_device(device), new_console())
+        return
     from munit_fast.doctor import as_json, complaint, examine, show, show_trials
     from munit_fast.doctor import selftest as run_selftest
 
@@ -47,6 +72,7 @@ class Level(str, Enum):
     training = "training"
     translation = "translation"
     accelerated = "accelerated"
+    launch = "launch"
 
 
 class CaseSet(str, Enum):
@@ -56,6 +82,7 @@ class CaseSet(str, Enum):
     gate = "gate"
     cpu = "cpu"
     others = "others"
+    launch = "launch"
     full = "full"
 
 

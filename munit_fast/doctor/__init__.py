@@ -6,6 +6,7 @@
 
 from munit_fast.doctor.report import Examination, Service, as_json, cpu_model, examine, gpu_driver, show
 from munit_fast.doctor.trials import (
+    BORDER,
     CONVOLUTION,
     DTYPES,
     OPS,
@@ -18,6 +19,7 @@ from munit_fast.doctor.trials import (
 )
 
 __all__ = [
+    "BORDER",
     "CONVOLUTION",
     "DTYPES",
     "OPS",

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -16,11 +17,12 @@ from rich.table import Table
 from torch import Tensor
 
 from munit_fast import functional
-from munit_fast.ops import native, winograd
+from munit_fast.ops import native, phase_border, winograd
 from munit_fast.ops.backends import BACKENDS
 from munit_fast.ops.cases import CaseTensors, EpilogueCase, make_tensors, selftest_cases
 from munit_fast.ops.fused_conv import Conv, ConvOutput, EpilogueArgs, epilogue_conv
 from munit_fast.ops.spec import EpilogueSpec
+from munit_fast.reference import epilogue as formulas
 from munit_fast.reference import losses
 
 OPS = (
@@ -35,6 +37,7 @@ OPS = (
     "lsgan_loss",
 )
 CONVOLUTION = "convolution"  # by Winograd's plans, on CPUs: no function of munit_fast.functional
+BORDER = "phase border"  # of an upsampling convolution, on every device but CPUs, and by the formulas
 DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 
 
@@ -43,7 +46,7 @@ class Trial:
     """The comparison of one operator on one backend in one dtype with the reference.
 
     Attributes:
-        op: A function of `munit_fast.functional`, or CONVOLUTION.
+        op: A function of `munit_fast.functional`, CONVOLUTION or BORDER.
         device: As torch prints it.
         backend: Its name; for "cpu" with the instruction set: "cpu avx2".
         dtype: Name without "torch.".
@@ -172,21 +175,60 @@ def _expected_conv(stride: int, x: Tensor, weight: Tensor) -> Tensor:
     return F.conv2d(F.pad(F.relu(F.instance_norm(x)), (1,) * 4, mode="reflect"), weight, None, stride)
 
 
+class _Border(torch.autograd.Function):
+    """What the operators add to a result of zeros, and to a gradient of zeros."""
+
+    @staticmethod
+    def forward(ctx: Any, a: Tensor, weight: Tensor, impl: str) -> Tensor:
+        n, _, h, w = a.shape
+        y = a.new_zeros(n, 4 * weight.shape[0], h - 2, w - 2).contiguous(memory_format=torch.channels_last)
+        phase_border.phase_border(y, a, weight, impl)
+        ctx.save_for_backward(a, weight)
+        ctx.impl = impl
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        a, weight = ctx.saved_tensors
+        grad, grad_a = grad.contiguous(memory_format=torch.channels_last), torch.zeros_like(a)
+        return grad_a, phase_border.phase_border_backward(grad, a, weight, grad_a, True, ctx.impl), None
+
+
+def _borders() -> Iterator[_Comparison]:
+    random = torch.Generator().manual_seed(0)
+    # In quarters, so that the differences of pixels are not rounded.
+    x, weight = ((4 * _draw(random, *size)).round() / 4 for size in ((2, 5, 4, 19), (3, 5, 5, 5)))
+    yield _Comparison(BORDER, _run_border, _expected_border, {"x": x, "weight": weight})
+
+
+def _run_border(impl: str, x: Tensor, weight: Tensor) -> Tensor:
+    padded = formulas.pad2d(x, 1, "replicate").contiguous(memory_format=torch.channels_last)
+    found: Tensor = _Border.apply(padded, weight, impl)
+    return found
+
+
+def _expected_border(x: Tensor, weight: Tensor) -> Tensor:
+    large = F.interpolate(x, scale_factor=2, mode="nearest")
+    reflected, replicated = (F.conv2d(formulas.pad2d(large, 2, mode), weight) for mode in ("reflect", "replicate"))
+    return formulas.space_to_depth(reflected - replicated, 2)
+
+
 def selftest() -> list[Trial]:
     """Compare every operator with the formulas of `munit_fast.reference`, which run in float64 on the CPU.
 
     Returns:
         A trial for each operator, backend, instruction set, device and dtype, over the layouts that the backend serves,
-        forward and backward; and one of Winograd's convolutions, in float32, for each instruction set that has them.
+        forward and backward; one of Winograd's convolutions, in float32, for each instruction set that has them; and
+        one of a phase convolution's border for the other backends.
         A kernel that raises is a failed trial.
     """
-    comparisons = [*_epilogues(), *_losses()]
+    comparisons = [*_epilogues(), *_losses(), *_borders()]
     trials = []
     for device, (name, backend) in itertools.product(devices(), BACKENDS.items()):
         for isa in _instruction_sets(name, device):
             with _forced(isa):
                 shown = f"{name} {isa}" if isa else name
-                for op, dtype in itertools.product(OPS, DTYPES):
+                for op, dtype in itertools.product(OPS if name == "cpu" else (*OPS, BORDER), DTYPES):
                     if backend.unsupported_reason(device, dtype) is None:
                         of_op = [comparison for comparison in comparisons if comparison.op == op]
                         trials.append(_trial(of_op, op, name, shown, device, dtype))

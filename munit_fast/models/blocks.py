@@ -130,7 +130,7 @@ def compute_dtype(x: Tensor, dtype: torch.dtype) -> torch.dtype:
     return dtype
 
 
-def _in_dtype(parameter: nn.Parameter, dtype: torch.dtype) -> Tensor:
+def _in_dtype(parameter: Tensor, dtype: torch.dtype) -> Tensor:
     """A parameter in `dtype`: the copy of a training step, or a cast."""
     of_step = step_weights.active()
     copy = None if of_step is None else of_step.get(parameter, dtype)
@@ -285,9 +285,7 @@ def phase_conv_args(block: Any, x: ConvInput, pad_mode: str) -> Conv:
     conv = block.conv
     plan, weight_plan = _phase_plans(block, x)
     bias = _in_dtype(conv.bias, x.dtype if plan is None else conv.bias.dtype).repeat(4)
-    border_weight = None
-    if pad_mode == "reflect":
-        border_weight = conv.weight.to(x.dtype).contiguous() if plan is None else conv.weight
+    border_weight = conv.weight if pad_mode == "reflect" else None
     if plan is None:
         return Conv(_prepared_weight(conv, x.dtype, phases=True), bias, 1, border_weight, weight_plan=weight_plan)
     weight, transformed = _planned_weight(conv, plan, phases=True)

@@ -78,15 +78,16 @@ class StepWeights:
         for update, its_blocks in blocks.items():
             copies, unused = self._copies.setdefault(update, []), self.unused.setdefault(update, [])
             for block, phases in its_blocks:
+                weight, bias = block.conv.weight, block.conv.bias
+                assert isinstance(weight, nn.Parameter) and isinstance(bias, nn.Parameter)
                 is_unused = isinstance(block.norm, _INSTANCE_NORMS) and not phases
                 if is_unused:
-                    unused.append(block.conv.bias)
+                    unused.append(bias)
                 if dtype is not None:
-                    copies.append(_copy(block.conv.weight, dtype, phases))
-                    copies += [] if is_unused else [_copy(block.conv.bias, dtype)]
+                    copies += [_copy(weight, dtype, phases), *([] if is_unused else [_copy(bias, dtype)])]
         self._by_parameter = {id(c.parameter): c for copies in self._copies.values() for c in copies}
 
-    def get(self, parameter: nn.Parameter, dtype: torch.dtype) -> Tensor | None:
+    def get(self, parameter: Tensor, dtype: torch.dtype) -> Tensor | None:
         """The copy of a parameter in `dtype`, which takes its gradient where one is needed; None without a copy."""
         found = self._by_parameter.get(id(parameter))
         if found is None or dtype != self.dtype:

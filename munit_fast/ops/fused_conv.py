@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from munit_fast.ops import formulas, narrow_conv, upsample_conv, winograd
+from munit_fast.ops import formulas, narrow_conv, phase_border, upsample_conv, winograd
 from munit_fast.ops.autograd import differentiable, needs_gradient
 from munit_fast.ops.backends import cpu
 from munit_fast.ops.epilogue import calls_cpu, empty_stats, gradients, is_real_cpu, run
@@ -30,7 +30,7 @@ class Conv(NamedTuple):
         bias: [O], or [4·O]; or None.
         stride: of both axes.
         border_weight: the 5×5 kernel [O, C, 5, 5] of a phase convolution behind reflection padding, whose border needs
-            a correction; else None. Float32 where there is a plan.
+            a correction; else None. Float32, or where there is no plan in the dtype of `weight`.
         unused_bias: a bias that has no influence and is not added; its gradient is exactly zero.
         plan: of `winograd.PLANS`, for the result and the input's gradient; None: a direct convolution.
         pad: pixels of padding that the convolution adds; always 0 for a direct one, whose input is padded already.
@@ -128,9 +128,16 @@ def _convolve(
     if border is None and narrow_conv.serves_forward(a, conv.weight, conv.stride):
         return narrow_conv.forward(a, conv.weight, conv.bias), None, stats
     y = torch.conv2d(a, conv.weight, conv.bias, conv.stride).contiguous(memory_format=torch.channels_last)
-    if border is not None:
-        y = _with_reflect_border(y, upsample_conv.Edges.of_padded(a), border)
+    if border is not None and _on_device(y):
+        phase_border.phase_border(y, a, border, impl)
+    elif border is not None:
+        y = _with_reflect_border(y, upsample_conv.Edges.of_padded(a), border.to(y.dtype))
     return y, None, stats
+
+
+def _on_device(x: Tensor) -> bool:
+    """Whether the border of a phase convolution is an operator: one kernel, where formulas would be twenty launches."""
+    return x.device.type != "cpu"
 
 
 def _with_reflect_border(y: Tensor, edges: upsample_conv.Edges, border_weight: Tensor) -> Tensor:
@@ -237,11 +244,17 @@ def _backward_direct(
         )
         known = (grad_a, grad_weight, grad_bias)
         grad_a, grad_weight, grad_bias = (new if needed else old for new, needed, old in zip(found, need_direct, known))
-    if border is not None:
-        edges = upsample_conv.Edges.of_padded(a)
-        grad_border, of_edges = upsample_conv.correct_reflect_border_backward(grad, edges, border, need_a, need_border)
+    if border is not None and _on_device(grad):
+        grad_a = None if grad_a is None else grad_a.contiguous(memory_format=torch.channels_last)
+        if need_a or need_border:
+            grad_border = phase_border.phase_border_backward(grad, a, border, grad_a, need_border, impl)
+    elif border is not None:
+        grad_border, of_edges = upsample_conv.correct_reflect_border_backward(
+            grad, upsample_conv.Edges.of_padded(a), border.to(grad.dtype), need_a, need_border
+        )
         if grad_a is not None and of_edges is not None:
             of_edges.add_to_padded(grad_a)
+        grad_border = None if grad_border is None else grad_border.to(border.dtype)
     if grad_a is not None and add is not None:
         _inner(grad_a, (grad_a.shape[2] - add.shape[2]) // 2).add_(add)
     return _Gradients(grad_a, grad_weight, grad_bias, grad_border)

@@ -12,38 +12,19 @@ alone, which only the outermost pixels of the result read, each line through one
 
 from __future__ import annotations
 
-from functools import cache
 from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-_TAPS = (((0, 1), (2, 3), (4,)), ((0,), (1, 2), (3, 4)))
-
-
-# Kept tensors must be usable in training, wherever they were first needed.
-_kept = torch.inference_mode(False)
-
-
-@cache
-@_kept
-def _taps(device: torch.device, dtype: torch.dtype) -> Tensor:
-    """[25, 36]: which of the 5×5 taps (row-major) make each tap (i, j, a, b) of the phases."""
-    lines = torch.zeros(2, 3, 5, dtype=torch.float64)
-    for i, groups in enumerate(_TAPS):
-        for a, group in enumerate(groups):
-            lines[i, a, list(group)] = 1
-    return torch.einsum("iak,jbl->klijab", lines, lines).reshape(25, 36).to(device, dtype)
-
 
 def phase_weight(weight: Tensor) -> Tensor:
     """[O, C, 5, 5] -> [4·O, C, 3, 3], channel (2i + j)·O + o; differentiable, in the dtype of `weight`."""
-    o, c = weight.shape[:2]
-    # While a program is traced, a new tensor has no data that another call could use.
-    make = _taps.__wrapped__ if torch.compiler.is_compiling() else _taps
-    taps = weight.reshape(o * c, 25) @ make(weight.device, weight.dtype)
-    return taps.view(o, c, 2, 2, 3, 3).permute(2, 3, 0, 1, 4, 5).reshape(4 * o, c, 3, 3)
+    # Line q of the sums is kernel lines q - 1 and q, where they exist: 1, 3, 5 are those of i = 0; 0, 2, 4 of i = 1.
+    sums = F.avg_pool2d(weight.contiguous(memory_format=torch.channels_last), 2, 1, 1, divisor_override=1)
+    rows = sums.unflatten(3, (3, 2)).unflatten(2, (3, 2)).unbind(3)
+    return torch.cat([phase for of_rows in reversed(rows) for phase in reversed(of_rows.unbind(4))])
 
 
 class Edges(NamedTuple):
@@ -131,7 +112,7 @@ def correct_reflect_border(y: Tensor, edges: Edges, border_weight: Tensor) -> No
         border_weight: [O, C, 5, 5].
     """
     for vertical in (False, True):
-        kernels = _kernels(border_weight, vertical).flatten(2)
+        kernels = _kernels(border_weight.contiguous(), vertical).flatten(2)  # a product rounds by the layout
         found = torch.bmm(_columns(edges, vertical), kernels.transpose(1, 2))
         for border, line in zip(_borders(y, vertical), found):
             border.add_(line.view(border.shape))
@@ -143,7 +124,7 @@ def _lines_backward(grads: Tensor, border_weight: Tensor, vertical: bool) -> Ten
     A pixel of a doubled line takes from the five windows that it is in: the last one saw it first.
     """
     _, n, length, o = grads.shape
-    kernels = _kernels(border_weight, vertical).permute(0, 1, 3, 2).reshape(2, o * 5, -1)
+    kernels = _kernels(border_weight.contiguous(), vertical).permute(0, 1, 3, 2).reshape(2, o * 5, -1)
     windows = _windows(F.pad(grads, (0, 0, 4, 4)), backwards=True)
     doubled = torch.bmm(windows, kernels).view(2, n, length // 2 + 2, 2, -1)
     lines = doubled.sum(3)

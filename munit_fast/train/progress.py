@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from types import TracebackType
 
 from rich.console import Console
@@ -107,3 +108,27 @@ class TrainingProgress:
         elif time.monotonic() >= self._next_line:
             self._next_line = time.monotonic() + _LINE_SECONDS
             self.console.print(Text(f"{iteration}/{self.max_iter}  {speed}  {self._losses}  left {left}"))
+
+
+@contextmanager
+def compilation_progress(console: Console, name: str) -> Iterator[Callable[[int, int], None]]:
+    """A bar for the kernels that are compiled, in a terminal; it is gone when they are.
+
+    Args:
+        console: where it is shown.
+        name: of the GPU.
+
+    Yields:
+        A function to call with the kernels that are done and all of them.
+    """
+    if not console.is_terminal:
+        yield lambda done, total: None
+        return
+    columns = (TextColumn("{task.description}"), BarColumn(bar_width=None), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=console, expand=True, transient=True) as bar:
+        task = bar.add_task("", total=None)
+
+        def report(done: int, total: int) -> None:
+            bar.update(task, description=f"compiling {total} kernels for {name}", completed=done, total=total)
+
+        yield report

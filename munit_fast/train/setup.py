@@ -16,6 +16,7 @@ from munit_fast.amp import Workload, amp_dtype, resolve
 from munit_fast.config import Config
 from munit_fast.data import ImageSet
 from munit_fast.data.sources import Sources
+from munit_fast.train import warm
 from munit_fast.train.distributed import Ranks
 from munit_fast.train.events import EventLog
 from munit_fast.train.options import TrainOptions
@@ -64,6 +65,20 @@ class RunSetup:
         self.start = self._load_newest_state()
         if ranks.size > 1:
             self.trainer.distribute()
+        self._compile_kernels()
+
+    def _compile_kernels(self) -> None:
+        """Compile the Triton kernels of an iteration; under torchrun one process of each machine does, for all."""
+        options, device = self.options, self.options.device
+        first = int(os.environ.get("LOCAL_RANK", 0)) == 0
+        if first and not options.double and warm.unsupported_reason(device, options.amp, options.impl) is None:
+            try:
+                named = (options.trainer, options.amp, self.batch_size)
+                warm.compile_kernels(self.hyperparameters, *named, device, self.console, options.checkpointing)
+            except Exception as error:  # Triton compiles them when they are launched, or says then what is wrong
+                reason = (str(error) or type(error).__name__).partition("\n")[0]
+                self.events.log("kernels", f"the kernels were not compiled ahead: {reason}")
+        self.ranks.max(0)  # the others find them in the cache
 
     def notes(self, published: bool) -> dict[str, Any]:
         """What a state says about the run besides the trainer's state, as plain values.

@@ -14,7 +14,7 @@ import json
 import textwrap
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import cache
 from typing import Any, NamedTuple
@@ -341,7 +341,7 @@ def _as_on_a_gpu(record: Callable[..., None]) -> Iterator[None]:
     def supported(device: torch.device, dtype: torch.dtype) -> str | None:
         return None if device.type == "meta" and dtype in kernels.DTYPES else "it is not traced"
 
-    patches = [
+    patches: list[AbstractContextManager[Any]] = [
         patch.object(torch, "is_autocast_enabled", lambda *kind: enabled(*map(_or_cpu, kind))),
         patch.object(torch, "get_autocast_dtype", lambda kind: dtype(_or_cpu(kind))),
         patch.object(torch, "autocast", lambda kind, *args, **kw: autocast(_or_cpu(kind), *args, **kw)),
@@ -404,18 +404,17 @@ def trace_iteration(
             x_a, x_b = (torch.empty(batch, hp[f"input_dim_{d}"], *size) for d in "ab")
         on_host = torch.Generator()
         drawn = [nets._draw(update, x_a, x_b, on_host) for update in ("dis", "gen")]
-        trace.noise_bytes = sum(map(_bytes, drawn)) if nets.noise_device.type == "cpu" else 0
-        noise = tuple([n.to(_META) for n in of_update] for of_update in drawn)
+        noise_bytes = sum(map(_bytes, drawn)) if nets.noise_device.type == "cpu" else 0
+        of_dis, of_gen = ([n.to(_META) for n in of_update] for of_update in drawn)
         stack.enter_context(_Autocast())
         for optimizer in (nets.dis_opt, nets.gen_opt):
             optimizer.make_capturable()
         nets.update_learning_rate()
         for _ in range(2):  # the optimizers make their state in the first one
-            trace.operations.clear(), trace.triton.clear(), trace.blocking.clear(), trace.parameter_casts.clear()
-            trace.host_bytes = 0
+            trace = Trace(noise_bytes=noise_bytes)
             names = {id(p): name for name, p in nets.named_parameters()}
             with _Recorder(trace, names):
-                nets._iterate(x_a, x_b, hp, noise)
+                nets._iterate(x_a, x_b, hp, (of_dis, of_gen))
                 nets.update_average(batch)
     return trace
 

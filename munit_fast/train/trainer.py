@@ -176,7 +176,7 @@ class _Trainer(reference.trainers._Trainer):
         count = hp.get("accumulation", 1)
         if count != 1:
             self._require("accumulation")
-        gradients = self._flat_gradients(update)
+        weights, gradients = self._step_weights(), self._flat_gradients(update)
         optimizer.zero_grad() if gradients is None else gradients.begin()
         scaler = self._scaler(update)
         noise = noise or self._draw(update, x_a, x_b, None)
@@ -187,8 +187,8 @@ class _Trainer(reference.trainers._Trainer):
             loss = total / count if count > 1 else total
             (loss if scaler is None else scaler.scale(loss)).backward(nan_if_nonfinite(total))
             parts.append(detached(losses))
-            if gradients is not None:
-                gradients.add(self._step_weights().collect(update))
+            if weights is not None and gradients is not None:
+                gradients.add(weights.collect(update))
         if gradients is not None:
             gradients.average(self._processes)
             gradients.finish()
@@ -455,7 +455,7 @@ class _Trainer(reference.trainers._Trainer):
         return self
 
     def __getstate__(self) -> dict[str, Any]:
-        left_out = {"_cached_codes": None, "_weights": None, "_gradients": {}, "_processes": 1}
+        left_out: dict[str, Any] = {"_cached_codes": None, "_weights": None, "_gradients": {}, "_processes": 1}
         return vars(self) | {"_graphs": StepGraphs(self._graphs.failure)} | left_out
 
     # ---- files ----

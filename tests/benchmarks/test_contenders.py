@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,13 +15,15 @@ from munit_fast.benchmarks import (
     Case,
     contenders,
     contenders_convs,
+    contenders_launches,
     contenders_training,
     contenders_translation,
     runner,
     select,
+    stub_driver,
 )
 from munit_fast.benchmarks.cases import CONVOLUTIONS
-from munit_fast.benchmarks.contenders import FROZEN, OURS, PUBLISHED, compiled, frozen
+from munit_fast.benchmarks.contenders import FROZEN, OURS, PUBLISHED, TRITON, Unavailable, compiled, frozen
 from munit_fast.ops import winograd
 from munit_fast.ops.conv_plans import DIRECT, Plans
 
@@ -145,3 +148,32 @@ def test_compiled_contenders_compile_every_convolution(monkeypatch: pytest.Monke
     monkeypatch.setattr(torch.nn.functional, "conv2d", counting)
     plain.step()
     assert len(seen) == len(called) > 50
+
+
+@pytest.mark.skipif(stub_driver.unsupported_reason() is not None, reason=str(stub_driver.unsupported_reason()))
+def test_launches_are_what_their_names_say(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Both contenders hand the driver the same, a wrong one does not pass, and ours does without Triton's wrapper."""
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
+    case = Case("launch", "launches of a MUNIT iteration", "training", "bf16", 1, 4, 64)
+    traced = contenders_launches._launches(case)
+    kernels = {launch.kernel.__name__: launch for launch in traced}
+    monkeypatch.setattr(contenders_launches, "_launches", lambda case: tuple(kernels.values())[:3])
+    triton, ours = contenders_launches.launch_contenders(case, CPU)
+    assert (triton.implementation, ours.implementation) == (TRITON, OURS)
+    expected, got = (list((work.numbers or work.step)()) for work in (triton.make(), ours.make()))
+    assert runner.check(case, ours, got, expected) == 0 and expected[0].numel() > 3 * 48  # more than grids
+    got[0][-1] ^= 1
+    with pytest.raises(runner.AccuracyError):
+        runner.check(case, ours, got, expected)
+    ours.make().verify()
+    monkeypatch.setattr(contenders_launches, "_by_us", contenders_launches._by_triton)
+    with pytest.raises(RuntimeError, match="Triton"):
+        contenders_launches.launch_contenders(case, CPU)[1].make().verify()
+
+
+def test_launches_need_a_stub_driver(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(contenders_launches, "unsupported_reason", lambda: "there is no C compiler")
+    [case] = SETS["launch"]
+    for contender in contenders_launches.launch_contenders(case, CPU):
+        with pytest.raises(Unavailable, match="compiler"):
+            contender.make()

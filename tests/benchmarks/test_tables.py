@@ -133,3 +133,10 @@ def test_networks_before_and_after_have_a_line_for_each_mode_and_columns_for_eac
         "| MONAI UNet 3d, 16×64³ | forward | 2 → 1 | 2.00× | 60 → 50 | – | – | – |",
         "| MONAI UNet 3d, 16×64³ | training step | 2 → 1 | 2.00× | 60 → 50 | 2 → 1 | 2.00× | 60 → 50 |",
     ]
+
+
+def test_launches_are_shown_one_by_one_and_say_that_no_gpu_was_there() -> None:
+    case = {"level": "launch", "name": "launches", "channels": 64, "side": 256, "bytes": None, "launches": 100}
+    text = page([row(**case, p20=4e-4, p50=5e-4, p80=6e-4), baseline(1e-3, **case, implementation="another")])
+    assert lines(text)[1:] == ["| launches, 256², batch 1, dim 64 | fp32 | 100 | 10 | 5 | 2.00× |"]
+    assert "no GPU" in text

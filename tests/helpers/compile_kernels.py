@@ -4,6 +4,9 @@ Besides those, the kernels of the longest activation.
 
     python compile_kernels.py OUT.json
 
+Each row of sm_90 says how many `instructions` an element costs: those of the loop over tiles, of which a thread has
+one copy, by the elements of a tile that the thread handles; and how many are `outside` of it, by thread.
+
 A process of its own, since it replaces Triton's driver. `test_ahead_of_time.py` runs it and reads the result. What is
 compiled is what would be launched: the host functions run on tensors without memory, their launches are recorded, and
 each goes through Triton's own argument specialisation.
@@ -34,6 +37,7 @@ from helpers.kernel_checks import run_backward, run_forward
 from helpers.loss_cases import l1_gradients, lsgan_gradients
 from munit_fast.kernels import launch
 from munit_fast.kernels.losses import l1_losses_forward, lsgan_loss_forward
+from munit_fast.kernels.phase_border import phase_border_backward, phase_border_forward
 
 TARGETS = {
     "sm_75": GPUTarget("cuda", 75, 32),
@@ -48,6 +52,8 @@ DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 JOBS = [("sm_90", dtype, "nhwc") for dtype in DTYPES] + [("sm_90", "bf16", "nchw"), ("sm_90", "fp32", "nchw")]
 JOBS += [(target, "bf16", "nhwc") for target in TARGETS if target != "sm_90"]
 JOBS += [("sm_75", "fp32", "nhwc"), ("gfx942", "fp32", "nhwc")]
+
+TILE = (("TILE_PIXELS", "BLOCK_L"), ("TILE_CHANNELS", "BLOCK_K"))
 
 Launch = tuple[Any, tuple[int, ...], tuple[Any, ...], dict[str, Any]]
 
@@ -113,6 +119,27 @@ def record_losses(dtype: torch.dtype) -> list[Launch]:
     return launches
 
 
+def record_phase_border(dtype: torch.dtype) -> list[Launch]:
+    """Of MUNIT's upsampling layers, with the parameter in float32 and in the tensors' dtype."""
+    launches: list[Launch] = []
+    original = launch.run
+    launch.run = lambda kernel, grid, device, *args, **meta: launches.append((kernel, grid, args, meta))
+    try:
+        for (c, o), weight_dtype, order in (
+            ((256, 128), torch.float32, torch.contiguous_format),
+            ((128, 64), torch.float32, torch.channels_last),
+            ((256, 128), dtype, torch.contiguous_format),
+        ):
+            a = torch.empty(1, c, 66, 66, dtype=dtype, device="meta", memory_format=torch.channels_last)
+            y = torch.empty(1, 4 * o, 64, 64, dtype=dtype, device="meta", memory_format=torch.channels_last)
+            weight = torch.empty(o, c, 5, 5, dtype=weight_dtype, device="meta", memory_format=order)
+            phase_border_forward(y, a, weight)
+            phase_border_backward(y, a, weight, torch.empty_like(a), torch.empty_like(weight))
+    finally:
+        launch.run = original
+    return launches
+
+
 def resources(cubin: bytes) -> dict[str, int]:
     """Registers, stack and local memory of a CUDA binary. Spilled registers live on the stack."""
     tool = Path(triton.__file__).parent / "backends/nvidia/bin/cuobjdump"
@@ -123,12 +150,55 @@ def resources(cubin: bytes) -> dict[str, int]:
     return {name: int(value) for name, value in re.findall(r"(REG|STACK|LOCAL):(\d+)", text.stdout)}
 
 
+def instructions(cubin: bytes) -> tuple[int, int]:
+    """The SASS instructions of a kernel's tile loop, and those outside it; NOPs do not count.
+
+    Counted in the machine code, not as executed: of both sides of a branch each instruction counts, and a loop inside
+    the loop counts as one round. The tile loop is the largest loop: what can be reached from the target of a backward
+    branch and leads back to it. A kernel without a loop is outside it.
+    """
+    tool = Path(triton.__file__).parent / "backends/nvidia/bin/cuobjdump"
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(cubin)
+        file.flush()
+        text = subprocess.run([tool, "-sass", file.name], capture_output=True, text=True, check=True).stdout
+    found = re.findall(r"/\*([0-9a-f]{4,})\*/\s+(@\S+ )?\s*(\S+)\s*([^;]*);", text)
+    index = {int(address, 16): i for i, (address, *_) in enumerate(found)}
+    following: list[list[int]] = [[] for _ in found]
+    leading: list[list[int]] = [[] for _ in found]
+    heads = set()
+    for i, (_, predicate, name, operands) in enumerate(found):
+        target = re.search(r"(?:^|\s)(0x[0-9a-f]+)\s*$", operands) if name.startswith("BRA") else None
+        if target is not None:
+            to = index[int(target[1], 16)]
+            following[i].append(to)
+            if to < i:
+                heads.add(to)
+        ends = name == "EXIT" or (target is not None and operands.strip() == target[1])
+        if i + 1 < len(found) and not (ends and not predicate):
+            following[i].append(i + 1)
+        for to in following[i]:
+            leading[to].append(i)
+
+    def reached(start: int, edges: list[list[int]]) -> set[int]:
+        seen, waiting = {start}, [start]
+        while waiting:
+            new = set(edges[waiting.pop()]) - seen
+            seen |= new
+            waiting += new
+        return seen
+
+    real = {i for i, (_, _, name, _) in enumerate(found) if name != "NOP"}
+    loops = [reached(head, following) & reached(head, leading) & real for head in heads]
+    loop = max((len(members) for members in loops if len(members) > 1), default=0)
+    return loop, len(real) - loop
+
+
 def _wide_accesses(
     kernel: str, tensors: dict[str, bool], meta: dict[str, Any], itemsize: int, warp: int
 ) -> dict[str, int]:
     """How many 16-byte accesses a thread needs for a tile of each big tensor that the kernel reads or writes."""
-    pixels = meta.get("TILE_PIXELS", meta.get("BLOCK_L", 0))
-    channels = meta.get("TILE_CHANNELS", meta.get("BLOCK_K", 0))
+    pixels, channels = (meta.get(names[0], meta.get(names[1], 0)) for names in TILE)
     each = pixels * channels * itemsize // (16 * warp * meta["num_warps"])
     reads = ("p_x", "p_residual", "p_grad") if kernel != "epilogue_bwd_kernel" else ("p_x", "p_grad")
     writes = ("p_y", "p_grad_x", "p_grad_residual")
@@ -153,19 +223,26 @@ def _compile(job: tuple[str, str, str]) -> list[dict[str, Any]]:
         (str(case), record(case)) for case in cases.variants(cases.LONGEST_CASE, (DTYPES[dtype],), (layout == "nhwc",))
     ]
     work.append(("losses", record_losses(DTYPES[dtype])))
+    work.append(("phase border", record_phase_border(DTYPES[dtype])))
     for name, launches in work:
         for kernel, grid, args, meta in launches:
             compiled = kernel.warmup(*args, grid=grid, **meta)
-            row = {"case": name, "kernel": kernel.__name__, "job": job, "grid": grid}
+            row = {"case": name, "kernel": kernel.__name__, "job": job, "grid": grid, "cases": [name]}
             if compiled.hash in rows:
+                rows[compiled.hash]["cases"].append(name)
                 continue
             rows[compiled.hash] = row
             tensors = {n: isinstance(a, torch.Tensor) for n, a in zip(kernel.arg_names, args)}
+            row["tensors"] = [name for name, present in tensors.items() if present]
             row["expected"] = _wide_accesses(
                 kernel.__name__, tensors, meta, DTYPES[dtype].itemsize, TARGETS[target].warp_size
             )
             if "ptx" in compiled.asm:
                 text = compiled.asm["ptx"]
+                pixels, channels = (meta.get(names[0], meta.get(names[1], 0)) for names in TILE)
+                if target == "sm_90" and pixels:
+                    loop, row["outside"] = instructions(compiled.asm["cubin"])
+                    row["instructions"] = loop * 32 * meta["num_warps"] / (pixels * channels)
                 row.update(resources(compiled.asm["cubin"]))
                 wide = r"\.global[\w.:]*\.(?:v4\.[bfus]32|v2\.[bfus]64)"
                 row["loads"] = len(re.findall("ld" + wide, text))

@@ -149,7 +149,10 @@ class FakeCuda:
             raise RuntimeError("dependency created on uncaptured work in another stream")
 
     def _accumulators(self) -> list[Any]:
-        return [accumulator(p) for module in self.modules for p in module.parameters() if p.requires_grad]
+        leaves = [p for module in self.modules for p in module.parameters() if p.requires_grad]
+        for weights in (getattr(module, "_weights", None) for module in self.modules):
+            leaves += [] if weights is None else [c.leaf for copies in weights._copies.values() for c in copies]
+        return [accumulator(p) for p in leaves]
 
 
 def install(monkeypatch: pytest.MonkeyPatch) -> FakeCuda:

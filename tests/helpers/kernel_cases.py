@@ -208,7 +208,8 @@ def use_tile(case: KernelCase, monkeypatch: Any) -> None:
     monkeypatch.setattr(configs, "tile", lambda table, *_: rows if table == "statistics, rows" else small)
     monkeypatch.setattr(configs, "SPLIT_PROGRAMS", programs)
     monkeypatch.setattr(configs, "COMBINE_ELEMENTS", 64)
-    monkeypatch.setattr(configs, "TOTALS_CHANNELS", 4)
+    monkeypatch.setattr(configs, "PARTIAL_ELEMENTS", 8)
+    monkeypatch.setattr(configs, "TERMS", 4)
     monkeypatch.setattr(configs, "GROUP_ELEMENTS", 4)
 
 

@@ -19,7 +19,9 @@ from torch import Tensor
 
 HERE = Path(__file__).resolve().parent
 SOURCES = HERE.parents[1] / "csrc/cuda"
-KERNELS = [f"{name}.cu" for name in ("epilogue_bf16", "epilogue_f16", "epilogue_f32", "group", "losses")]
+KERNELS = [
+    f"{name}.cu" for name in ("epilogue_bf16", "epilogue_f16", "epilogue_f32", "group", "losses", "phase_border")
+]
 FLAGS = ["-std=c++20", "-O1", "-fPIC", "-fvisibility=hidden", "-fsanitize=alignment", f"-I{HERE / 'simt'}"]
 FLAGS += ["-Wall", "-Wextra", "-Werror", "-Wno-unknown-pragmas", "-Wno-subobject-linkage", "-x", "c++"]
 FLAGS += ["-DMUNIT_FAST_SIMULATED"]

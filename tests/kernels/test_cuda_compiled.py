@@ -28,11 +28,13 @@ TYPES = ("f32", "bf16", "f16")
 KERNELS = {f"munit_fast_{kernel}_{t}_{width}" for kernel in PASSES for t in TYPES for width in ("wide", "single")}
 KERNELS |= {f"munit_fast_{kernel}_{t}_wide" for kernel in SLABS for t in TYPES}
 GROUP = {"munit_fast_group_statistics", "munit_fast_group_terms"}
+BORDER = {f"munit_fast_phase_border_{way}{t}" for way in ("", "backward_") for t in TYPES}
 LOSSES = {*(f"munit_fast_losses_{t}" for t in TYPES), "munit_fast_combine"}
+ALL = KERNELS | GROUP | BORDER | LOSSES
 THREADS = 256
 REGISTERS = 65536  # of a multiprocessor, on all of these
 # Blocks that a multiprocessor holds at once (csrc/cuda/params.h).
-RESIDENT = {**dict.fromkeys(KERNELS | GROUP, 2), **dict.fromkeys(LOSSES, 4)}
+RESIDENT = {**dict.fromkeys(KERNELS | GROUP | BORDER, 2), **dict.fromkeys(LOSSES, 4)}
 
 
 def _cuobjdump(*flags: str) -> str:
@@ -61,7 +63,7 @@ def table() -> list[dict[str, Any]]:
 @needs_nvcc_13
 def test_every_kernel_is_there_for_every_architecture(table: list[dict[str, Any]]) -> None:
     found = {(row["kernel"], row["architecture"]) for row in table}
-    assert found == {(kernel, architecture) for kernel in KERNELS | GROUP | LOSSES for architecture in ARCHITECTURES}
+    assert found == {(kernel, architecture) for kernel in ALL for architecture in ARCHITECTURES}
     assert len(found) == len(table)
     assert BUILT["cuda_architectures"] == ", ".join([*ARCHITECTURES, "compute_90"])
     assert BUILT["cuda_compiler"].startswith("nvcc ") and "-std=c++20" in BUILT["cuda_flags"]
@@ -91,7 +93,7 @@ def test_the_machine_code(architecture: str) -> None:
         pytest.skip(f"nvcc did not know {architecture}")
     text = _cuobjdump("-sass", "-arch", architecture)
     code = dict(re.findall(r"Function : (\w+)\n(.*?)(?=\n\s*Function :|\Z)", text, re.DOTALL))
-    assert set(code) == KERNELS | GROUP | LOSSES
+    assert set(code) == ALL
     for kernel, body in code.items():
         found = set(re.findall(r"\b([A-Z][A-Z0-9_]*(?:\.[A-Z0-9_]+)*)\b", body))
         assert not any(re.match(r"(ATOM|ATOMG|ATOMS|RED|REDG)(\.|$)", name) for name in found), kernel

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from helpers import oracle, simulated
+from helpers import border_cases, oracle, simulated
 from helpers.simulated import A100, BACKWARDS, DEVICES, FORWARDS, H100, PARTLY, RTX50, T4, Margins, Simulator
 from helpers.tolerances import tolerance
 from munit_fast import functional as mf
@@ -197,6 +197,18 @@ def _losses(size: int) -> Callable[[], list[Tensor]]:
     return run
 
 
+def _border(shape: tuple[int, int, int, int], out: int) -> Callable[[], list[Tensor]]:
+    a, weight, y, grad, grad_a = border_cases.make_case(shape, out, torch.bfloat16, torch.float32)
+
+    def run() -> list[Tensor]:
+        found = y.clone(), grad_a.clone(), torch.empty_like(weight)
+        cuda.phase_border(found[0], a, weight)
+        cuda.phase_border_backward(grad, a, weight, *found[1:])
+        return list(found)
+
+    return run
+
+
 def _same(a: list[Tensor], b: list[Tensor]) -> bool:
     return all(torch.equal(x.nan_to_num(1e9), y.nan_to_num(1e9)) for x, y in zip(a, b, strict=True))
 
@@ -210,6 +222,7 @@ RUNS: dict[str, tuple[str, int, Callable[[], Callable[[], list[Tensor]]]]] = {
     "instance, one block": ("slab", A100, lambda: _epilogue(_case("instance"))),
     "losses, cluster": ("best", H100, lambda: _losses(90)),
     "losses, combined": ("best", T4, lambda: _losses(90)),
+    "phase border": ("best", T4, lambda: _border((1, 3, 3, 4), 2)),
 }
 
 
@@ -239,6 +252,10 @@ SURVIVE: dict[str, dict[tuple[int, int], str]] = {
     "no norm": {
         (2, 1): "the third launch only adds up sums: what reads the table behind it has no pixels",
         (2, 2): "as before",
+    },
+    "phase border": {
+        (0, 29): "behind the last product, whose factors nobody writes over",
+        (1, 55): "as before",
     },
     "layer, cluster": {
         (
@@ -305,6 +322,27 @@ def test_losses(dtype: torch.dtype, device: int, simulator: Simulator, margins: 
             assert float((g.double() - w).norm()) <= tolerance(dtype, "grad", g.numel()) * float(w.norm())
     margins.check()
     assert simulator.problem == ""
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=lambda d: str(d).removeprefix("torch."))
+def test_phase_border(dtype: torch.dtype, simulator: Simulator, margins: Margins) -> None:
+    for i, (shape, out) in enumerate((*border_cases.SHAPES, *border_cases.LARGE)):
+        weight_dtype = dtype if i % 2 else torch.float32
+        case = border_cases.make_case(shape, out, dtype, weight_dtype, i % 3 == 0, margins.copy)
+        simulator.set(T4 if i % 2 else H100, i % 4)
+        border_cases.check(cuda, case, rounds_factors=False)
+        assert len(simulator.barriers) == 2 and simulator.problem == ""
+        margins.check()
+
+
+def test_phase_border_of_what_is_needed(simulator: Simulator) -> None:
+    make = border_cases.make_case
+    border_cases.check_single_gradients(cuda, make((2, 5, 7, 20), 3, torch.float32, torch.float32))
+    border_cases.check_not_a_number(cuda, make((2, 5, 7, 8), 3, torch.float32, torch.float32))
+    none = make((0, 5, 4, 6), 3, torch.float32, torch.float32)
+    grad_weight = torch.empty_like(none.weight)
+    cuda.phase_border_backward(none.grad, none.a, none.weight, none.grad_a, grad_weight)
+    assert not grad_weight.any()
 
 
 def test_value_and_gradient_in_one_launch(simulator: Simulator) -> None:

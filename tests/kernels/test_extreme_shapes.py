@@ -10,6 +10,7 @@ import torch
 from munit_fast.ops import backends
 from munit_fast.ops.backends import cuda, triton
 from munit_fast.ops.epilogue import _problem, empty_gradients, empty_result, empty_stats
+from munit_fast.ops.phase_border import problem_of as phase_border_problem
 from munit_fast.ops.spec import EpilogueGradients, EpilogueInputs, EpilogueSpec
 
 pytest.importorskip("triton")
@@ -96,3 +97,47 @@ def test_the_limits_are_those_of_the_grids(grids: list[tuple[int, ...]], monkeyp
         sample = max(c * h * w, c // block**2 * (block * h + 2 * pad) * (block * w + 2 * pad))
         beyond = any(size > most for grid in grids for size, most in zip(grid, MOST_BLOCKS)) or sample > 2**30
         assert beyond != served, shape
+
+
+# [N, C, H, W] of the small input, O, and whether Triton's launches can do the border of a phase convolution.
+BORDERS = [
+    ((1, 256, 64, 64), 128, True),
+    ((8, 128, 128, 128), 64, True),
+    ((65535, 4, 2, 3), 1, True),
+    ((65536, 4, 2, 3), 1, False),
+    ((1, 65535, 4, 4), 8, True),
+    ((1, 65536, 4, 4), 8, False),
+    ((1, 4, 4, 4), 16384, False),
+    ((1, 16, 4096, 4096), 16, True),
+    ((1, 16, 4096, 4097), 16, False),
+]
+
+
+@pytest.mark.parametrize(("shape", "out", "served"), BORDERS)
+def test_the_border_of_a_phase_convolution_is_one_launch_each_way(
+    shape: tuple[int, int, int, int],
+    out: int,
+    served: bool,
+    grids: list[tuple[int, ...]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for name in ("triton", "cuda"):
+        monkeypatch.setattr(backends.BACKENDS[name], "unsupported_reason", lambda device, dtype: None)
+    n, c, h, w = shape
+    layout = torch.channels_last
+    a = torch.empty(n, c, h + 2, w + 2, dtype=torch.bfloat16, device="meta", memory_format=layout)
+    y = torch.empty(n, 4 * out, h, w, dtype=torch.bfloat16, device="meta", memory_format=layout)
+    weight = torch.empty(out, c, 5, 5, device="meta")
+    problem = phase_border_problem(y, a)
+    assert (backends.automatic(GPU, a.dtype, problem) == "triton") == served
+    for way in (
+        lambda: triton.phase_border(y, a, weight),
+        lambda: triton.phase_border_backward(y, a, weight, torch.empty_like(a), torch.empty_like(weight)),
+    ):
+        grids.clear()
+        if served:
+            way()
+            assert len(grids) == 1 and all(size <= most for size, most in zip(grids[0], MOST_BLOCKS))
+        else:
+            with pytest.raises(ValueError, match=re.escape(str(triton.unsupported_problem_reason(problem)))):
+                way()

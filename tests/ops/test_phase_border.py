@@ -8,9 +8,9 @@ from typing import Any, NamedTuple
 
 import pytest
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
+from helpers.border_cases import lacking
 from helpers.convolutions import lay_out
 from helpers.tolerances import unit_roundoff
 from munit_fast.ops import winograd
@@ -65,19 +65,6 @@ def make(
         lay_out(torch.randn(size).to(dtype), "channels_last") for size in ((n, 4 * out, h, w),) * 2 + ((n, c, h, w),)
     )
     return Case(source, weight, y, grad, grad_x)
-
-
-def phases(large: Tensor) -> Tensor:
-    """[N, O, 2·H, 2·W] -> [N, 4·O, H, W], channel (2i + j)·O + o."""
-    n, o, h, w = large.shape
-    return large.view(n, o, h // 2, 2, w // 2, 2).permute(0, 3, 5, 1, 2, 4).reshape(n, 4 * o, h // 2, w // 2)
-
-
-def lacking(a: Tensor, weight: Tensor) -> Tensor:
-    """What reflecting the large image gives beyond replicating its border, as phases."""
-    large = F.interpolate(a, scale_factor=2, mode="nearest")
-    found = [F.conv2d(F.pad(large, (2, 2, 2, 2), mode=mode), weight) for mode in ("reflect", "replicate")]
-    return phases(found[0] - found[1])
 
 
 def expected(case: Case) -> tuple[Tensor, Tensor, Tensor]:

@@ -30,13 +30,15 @@ def cuda(monkeypatch: pytest.MonkeyPatch) -> FakeCuda:
 class Run:
     """A trainer and an eager one beside it, which do the same."""
 
-    def __init__(self, cuda: FakeCuda, kind: str = "MUNIT_Trainer", vgg: bool = False, **over: Any) -> None:
+    def __init__(
+        self, cuda: FakeCuda, kind: str = "MUNIT_Trainer", vgg: bool = False, amp: str = "off", **over: Any
+    ) -> None:
         # A learning rate that float32, in which a graph reads it, holds to the bit.
         self.cuda, self.hp, self.iteration = cuda, hyperparameters(recon_x_cyc_w=1, lr=2**-10, **over), 0
         self.trainers: list[Any] = []
         for _ in range(2):
             torch.manual_seed(0)
-            self.trainers.append(getattr(trainers, kind)(self.hp))
+            self.trainers.append(getattr(trainers, kind)(self.hp, amp=amp))
         if vgg:
             self.hp = self.hp | {"vgg_w": 0.1}
             torch.manual_seed(1)
@@ -99,10 +101,10 @@ def test_replays_are_eager_iterations(cuda: FakeCuda, kind: str) -> None:
 
 
 @pytest.mark.parametrize("which", ["dis gen", "dis", "gen"])
-@pytest.mark.parametrize("kind", KINDS)
-def test_after_eager_updates(cuda: FakeCuda, kind: str, which: str) -> None:
+@pytest.mark.parametrize(("kind", "amp"), [*((kind, "off") for kind in KINDS), ("MUNIT_Trainer", "bf16")])
+def test_after_eager_updates(cuda: FakeCuda, kind: str, amp: str, which: str) -> None:
     """What they leave on the trainer holds no node that sums gradients on the stream of theirs."""
-    run = Run(cuda, kind)
+    run = Run(cuda, kind, amp=amp)
     run.eager_updates(which)
     run.update(cuda_graph.WARM_UP + 2)
     run.check()

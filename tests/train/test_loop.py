@@ -21,7 +21,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from munit_fast import make_config
 from munit_fast.io.checkpoints import load_file
-from munit_fast.train import TrainOptions, TrainResult, train
+from munit_fast.train import TrainOptions, TrainResult, train, warm
 from munit_fast.train.progress import Speedometer, format_seconds
 from munit_fast.train.run_dir import RunDirectory, RunDirectoryError
 
@@ -216,3 +216,34 @@ def test_ctrl_c_in_a_terminal_leaves_the_loader_working(picture_folders: Path) -
     assert process.returncode == 0, errors
     assert output.endswith("stopped\n")
     assert errors == ""
+
+
+def test_kernels_are_compiled_ahead_where_triton_serves(
+    small_config: dict[str, Any], picture_folders: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By the first process of a machine; where that fails the run goes on, and says so."""
+    called: list[Any] = []
+
+    def fail(*arguments: Any) -> None:
+        called.append(arguments)
+        raise OSError("no space left")
+
+    monkeypatch.setattr(warm, "compile_kernels", fail)
+    run(small_config | {"max_iter": 1}, picture_folders, tmp_path / "cpu")
+    assert called == []
+    monkeypatch.setattr(warm, "unsupported_reason", lambda device, amp, impl: None)
+    assert run(small_config | {"max_iter": 1, "batch_size": 2}, picture_folders, tmp_path).finished
+    [(values, trainer, amp, batch, device, _, checkpointing)] = called
+    assert (values["gen"]["dim"], trainer, amp, batch, device.type, checkpointing) == (
+        4,
+        "MUNIT",
+        "off",
+        2,
+        "cpu",
+        False,
+    )
+    events = RunDirectory(tmp_path, "small").read_events()
+    assert [event["message"].endswith("no space left") for event in events if event["kind"] == "kernels"] == [True]
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    run(small_config | {"max_iter": 1}, picture_folders, tmp_path / "second")
+    assert len(called) == 1

@@ -87,9 +87,6 @@ def meta_as_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     # torch.optim.adam is a name that torch deletes.
     adam = importlib.import_module("torch.optim.adam")
     monkeypatch.setattr(adam, "_device_dtype_check_for_fused", lambda parameter: None)
-    upsample_conv._taps(
-        torch.device("meta"), torch.float32
-    )  # what the first iterations, before the capture, leave behind
 
 
 def hyperparameters(**over: Any) -> dict[str, Any]:

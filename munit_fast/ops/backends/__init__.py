@@ -6,6 +6,8 @@ Every backend has these functions. The operators allocate; a backend fills what 
   `unsupported_problem_reason(problem)`.
 - `epilogue_forward(spec, inputs, y, stats, has_stats)`: writes y, and stats unless the caller has them already.
 - `epilogue_backward(spec, inputs, grad, stats, out)`: writes the members of `out` (`EpilogueGradients`) that are there.
+- `phase_border(y, a, border_weight)`: adds to y; `phase_border_backward(grad, a, border_weight, grad_a, grad_border)`:
+  adds to grad_a and writes grad_border, where they are there. Not in `cpu`.
 - `l1_losses(first, second)`, `lsgan_loss(outputs, target)`: return the value.
 - `l1_losses_backward(grad, first, second, out)`, `lsgan_loss_backward(grad, outputs, target, out)`: write the
   gradients in the list `out` (for L1 those of `first`, then those of `second`; None: not needed).

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from munit_fast.ops import native
+from munit_fast.ops.backends.registry import Problem
 from munit_fast.ops.spec import EpilogueGradients, EpilogueInputs, EpilogueSpec, accumulator_dtype, is_channels_last
 
 _OPERATORS = torch.ops.munit_fast_cpu
@@ -24,6 +25,13 @@ def unsupported_reason(device: torch.device, dtype: torch.dtype) -> str | None:
         return native.native_error
     if dtype not in _DTYPES:
         return f"it serves float32, float64, bfloat16 and float16, not {dtype}"
+    return None
+
+
+def unsupported_problem_reason(problem: Problem) -> str | None:
+    """Why it does not serve this operation, on a device and dtype that it serves; None if it does."""
+    if problem.op == "phase_border":
+        return "it corrects the border of a phase convolution inside the convolution"
     return None
 
 

@@ -54,7 +54,7 @@ def _device_unsupported_reason(index: int) -> str | None:
 
 def unsupported_problem_reason(problem: Problem) -> str | None:
     """Why it does not serve this operation, on a device and dtype that it serves; None if it does."""
-    if problem.op != "epilogue":
+    if problem.op == "losses":
         return None
     if not problem.channels_last:
         return "it reads channels_last tensors; x is NCHW (x.to(memory_format=torch.channels_last))"
@@ -89,6 +89,16 @@ def epilogue_backward(
     x, weight, bias, _, slopes = inputs
     parameters = _parameter(weight), _parameter(bias), _parameter(slopes)
     _ops().epilogue_backward(grad, x, *parameters, stats, *out, *spec.codes(), WAYS.index(_way))
+
+
+def phase_border(y: Tensor, a: Tensor, border_weight: Tensor) -> None:
+    _ops().phase_border(y, a, border_weight)
+
+
+def phase_border_backward(
+    grad: Tensor, a: Tensor, border_weight: Tensor, grad_a: Tensor | None, grad_border: Tensor | None
+) -> None:
+    _ops().phase_border_backward(grad, a, border_weight, grad_a, grad_border)
 
 
 def run_l1(

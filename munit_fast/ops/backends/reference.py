@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from munit_fast.ops import upsample_conv
 from munit_fast.ops.spec import EpilogueGradients, EpilogueInputs, EpilogueSpec
 from munit_fast.reference import epilogue as formulas
 from munit_fast.reference import losses
@@ -38,6 +39,21 @@ def epilogue_backward(
     for needed, result in zip(out, results):
         if needed is not None:
             needed.copy_(result)
+
+
+def phase_border(y: Tensor, a: Tensor, border_weight: Tensor) -> None:
+    upsample_conv.correct_reflect_border(y, upsample_conv.Edges.of_padded(a), border_weight.to(y.dtype))
+
+
+def phase_border_backward(
+    grad: Tensor, a: Tensor, border_weight: Tensor, grad_a: Tensor | None, grad_border: Tensor | None
+) -> None:
+    edges, need = upsample_conv.Edges.of_padded(a), (grad_a is not None, grad_border is not None)
+    found, of_edges = upsample_conv.correct_reflect_border_backward(grad, edges, border_weight.to(grad.dtype), *need)
+    if grad_border is not None and found is not None:
+        grad_border.copy_(found)
+    if grad_a is not None and of_edges is not None:
+        of_edges.add_to_padded(grad_a)
 
 
 l1_losses = losses.l1_losses

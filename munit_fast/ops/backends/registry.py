@@ -22,7 +22,7 @@ MEASURED_FILE = Path(__file__).with_name("measured.json")
 class Problem(NamedTuple):
     """What an operator is asked to do, as far as a backend or the choice depends on it."""
 
-    op: str  # "epilogue" or "losses"
+    op: str  # "epilogue", "losses" or "phase_border"
     norm: str = "none"
     channels_last: bool = True
     samples: int = 1
@@ -46,6 +46,7 @@ class BackendRule(NamedTuple):
 
 
 TABLE = [
+    BackendRule("cpu", "phase_border", (0, 0), None, None, ANY, (), "only operators of GPUs come here, but for tests"),
     BackendRule("cpu", None, (0, 0), None, None, ANY, ("cpu",), "the kernels for this processor"),
     # The passes read x twice where the cluster reads it once, and CUDA C++ launches with less work on the host than
     # Triton; which of that shows, and where, no GPU has said yet. The gate set of the benchmark has no larger samples

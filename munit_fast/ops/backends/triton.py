@@ -19,7 +19,7 @@ def unsupported_reason(device: torch.device, dtype: torch.dtype) -> str | None:
 
 def unsupported_problem_reason(problem: Problem) -> str | None:
     """Why the kernels do not serve this operation, on a device and dtype that they serve; None if they do."""
-    if problem.op != "epilogue":
+    if problem.op == "losses":
         return None
     return launch.unsupported_size_reason(problem.samples, problem.channels, problem.sample)
 
@@ -39,6 +39,20 @@ def epilogue_backward(
 
     x, weight, bias, _, slopes = inputs
     run(grad, x, weight, bias, slopes, stats, out.x, out.residual, out.sums, *spec, is_channels_last(x))
+
+
+def phase_border(y: Tensor, a: Tensor, border_weight: Tensor) -> None:
+    from munit_fast.kernels.phase_border import phase_border_forward as run
+
+    run(y, a, border_weight)
+
+
+def phase_border_backward(
+    grad: Tensor, a: Tensor, border_weight: Tensor, grad_a: Tensor | None, grad_border: Tensor | None
+) -> None:
+    from munit_fast.kernels.phase_border import phase_border_backward as run
+
+    run(grad, a, border_weight, grad_a, grad_border)
 
 
 def l1_losses(first: Sequence[Tensor], second: Sequence[Tensor]) -> Tensor:

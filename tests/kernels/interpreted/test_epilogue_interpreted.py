@@ -113,6 +113,22 @@ def test_statistics_far_from_zero(norm: str, channels_last: bool, monkeypatch: p
     assert checks.error(spread, expected[1]) < 1e-5
 
 
+@pytest.mark.parametrize("norm", ["instance", "layer"])
+@pytest.mark.parametrize("channels_last", [True, False])
+def test_statistics_beside_a_first_value_far_away(
+    norm: str, channels_last: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What deviations are taken from at first: the mean and the spread may not depend on it."""
+    case = KernelCase((1, 4, 7, 11), norm=norm, channels_last=channels_last, act="none", mean=0.0, tile=SPLIT)
+    cases.use_tile(case, monkeypatch)
+    inputs = cases.make_inputs(case)
+    inputs.x[:, :, 0, 0] = 1e6
+    _, stats = checks.run_forward(case, inputs)
+    expected = reference.statistics(inputs.x.double(), norm, case.groups)
+    assert checks.error(stats[0], expected[0]) < 3e-7
+    assert checks.error(stats[1], expected[1]) < 1e-6
+
+
 @pytest.mark.parametrize("norm", ["instance", "layer", "group"])
 def test_a_constant_plane(norm: str, monkeypatch: pytest.MonkeyPatch) -> None:
     case = KernelCase((1, 4, 3, 5), norm=norm, act="none", pad=1, tile=SPLIT)
@@ -218,10 +234,43 @@ def test_the_real_tables_cover_every_shape() -> None:
                     assert tile.pixels & (tile.pixels - 1) == 0 and tile.channels & (tile.channels - 1) == 0
 
 
-def test_splits_cover_every_tile() -> None:
+@pytest.mark.parametrize("for_each_channel", [False, True])
+def test_splits_cover_every_tile(for_each_channel: bool) -> None:
     for tiles in (1, 2, 7, 511, 512, 513, 100_000):
         for at_least in (1, 4):
-            for columns in (1, 3, 256, 5000):
-                each, splits = configs.split(tiles, at_least, columns)
+            for columns in (0, 1, 3, 256, 5000):
+                each, splits = configs.split(tiles, at_least, columns, for_each_channel)
                 assert splits <= configs.MAX_SPLITS
                 assert (splits - 1) * each < tiles <= splits * each
+
+
+def test_tiles_within_a_row() -> None:
+    tile = configs.TileConfig(64, 32, 4, 1)
+    for width, pixels in ((1, 1), (5, 8), (16, 16), (33, 16), (63, 64), (65, 16), (96, 32), (256, 64)):
+        within = configs.within_a_row(tile, width, 256)
+        assert within.pixels == pixels and within.pixels * within.channels == min(64 * 32, pixels * 256)
+    assert configs.within_a_row(tile, 4, 3) == tile._replace(pixels=4)
+
+
+@pytest.mark.parametrize("norm", ["instance", "layer", "group"])
+@pytest.mark.parametrize(
+    ("block", "channels", "channels_last"), [(1, 4, True), (1, 4, False), (1, 1, False), (2, 1, True)]
+)
+def test_partial_results(
+    block: int, channels: int, norm: str, channels_last: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Many splits, the last one shorter; and tiles of one channel."""
+    launched: list[tuple[object, ...]] = []
+    run = launch.run
+    monkeypatch.setattr(
+        launch, "run", lambda kernel, grid, *args, **meta: launched.append(grid) or run(kernel, grid, *args, **meta)
+    )
+    case = KernelCase((2, 4, 3, 5), norm=norm, act="prelu", weight="sample", bias="shared", block=block, pad=2)
+    case = replace(case, channels_last=channels_last, tile=(4, channels, 1, 256))
+    cases.use_tile(case, monkeypatch)
+    inputs = cases.make_inputs(case)
+    stats = checks.check_forward(case, inputs)
+    assert launched[0][1] > 3
+    launched.clear()
+    checks.check_backward(case, inputs, stats)
+    assert launched[0][0] > 3
