@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import torch
@@ -149,19 +150,23 @@ def fused(spec: Spec, impl: str = "auto") -> Function:
     return run
 
 
+@lru_cache(1)  # large ones take a processor longer than all else takes a GPU; the cases of one size follow each other
+def _drawn(size: tuple[int, ...], vector: tuple[int, ...], residual: bool) -> list[Tensor | None]:
+    random = torch.Generator().manual_seed(0)
+    x, weight, bias = (torch.randn(s, generator=random) for s in (size, vector, vector))
+    return [x + 0.5, weight, bias, torch.randn(size, generator=random) if residual else None]
+
+
 def tensors(case: Case, layout: str, device: torch.device) -> list[Tensor | None]:
     """x, weight, bias and residual of an epilogue: the same numbers for every layout; the mean is not zero."""
-    spec, random = SPECS[case.name], torch.Generator().manual_seed(0)
+    spec, (n, c, side) = SPECS[case.name], (case.batch, case.channels, case.side)
 
-    def draw(*size: int, mean: float = 0.0) -> Tensor:
-        t = (torch.randn(size, generator=random) + mean).to(device, DTYPES[case.dtype])
+    def placed(drawn: Tensor) -> Tensor:
+        t = drawn.to(device, DTYPES[case.dtype], copy=True)
         return t.contiguous(memory_format=LAYOUTS[layout]) if t.dim() == 4 else t
 
-    n, c, side = case.batch, case.channels, case.side
-    vector = (n, c) if spec.norm == "adain" else (c,)
-    drawn = [draw(n, c, side, side, mean=0.5), draw(*vector), draw(*vector)]
-    residual = draw(n, c, side, side) if spec.residual else None
-    return [t if t is None else t.requires_grad_() for t in (*drawn, residual)]
+    drawn = _drawn((n, c, side, side), (n, c) if spec.norm == "adain" else (c,), spec.residual)
+    return [t if t is None else placed(t).requires_grad_() for t in drawn]
 
 
 def _work(function: Function, case: Case, layout: str, device: torch.device) -> Work:
@@ -189,9 +194,9 @@ def epilogue_contenders(case: Case, device: torch.device) -> list[Contender]:
     return found
 
 
-def expected(case: Case) -> Sequence[Tensor]:
-    """An epilogue's numbers in float64, as the published formula gives them, on the CPU."""
-    spec, device = SPECS[case.name], torch.device("cpu")
+def expected(case: Case, device: torch.device) -> Sequence[Tensor]:
+    """An epilogue's numbers in float64, as the published formula gives them."""
+    spec = SPECS[case.name]
     arguments = [None if t is None else t.detach().double().requires_grad_() for t in tensors(case, "NCHW", device)]
     function = eager(spec, NORMS[spec.norm][PUBLISHED])
     used = [t for t in arguments if t is not None]

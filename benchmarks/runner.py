@@ -5,6 +5,8 @@ from __future__ import annotations
 import datetime
 import gc
 import secrets
+import signal
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -38,7 +40,7 @@ from munit_fast.benchmarks.contenders import (
     Work,
     in_graph,
 )
-from munit_fast.benchmarks.rows import Row, append
+from munit_fast.benchmarks.rows import Row, append, parse
 from munit_fast.benchmarks.summary import Summary, summarize
 from munit_fast.benchmarks.timing import Spread
 from munit_fast.train.cuda_graph import capture_stream
@@ -78,6 +80,8 @@ class BenchOptions:
         output: File that the rows are appended to.
         seconds: No case begins that would probably outlast this; what is left out is printed.
         only_missing: Leave out cases that `output` has rows of, measured on this machine at this commit.
+        compile_last: Measure iterations without torch.compile, and in the case's dtype alone; at the end the first of
+            them once more with everything. To compile an iteration takes minutes.
     """
 
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
@@ -88,6 +92,55 @@ class BenchOptions:
     output: Path | None = None
     seconds: float | None = None
     only_missing: bool = False
+    compile_last: bool = False
+
+
+@dataclass(frozen=True)
+class Turn:
+    """A case and which of its contenders take part.
+
+    Attributes:
+        case: What is measured.
+        lean: Without torch.compile and without baselines of another precision.
+        again: It has been measured lean before.
+    """
+
+    case: Case
+    lean: bool = False
+    again: bool = False
+
+    def __str__(self) -> str:
+        return f"{self.case} with torch.compile" if self.again else str(self.case)
+
+    def measured(self, rows: Sequence[Row]) -> bool:
+        """Whether rows have this case; of one that is measured again, whether a compiled contender has a time."""
+        mine = [r for r in rows if all(getattr(r, name) == value for name, value in asdict(self.case).items())]
+        return any(r.implementation in COMPILED and r.failure is None for r in mine) if self.again else bool(mine)
+
+
+def plan(cases: Sequence[Case], options: BenchOptions) -> list[Turn]:
+    """The turns of a run, in their order.
+
+    Args:
+        cases: What to measure.
+        options: `compile` and `compile_last` count.
+    """
+    iterations = [case for case in cases if options.compile_last and case.level == "training"]
+    last = iterations[:1] if options.compile else []
+    return [Turn(case, lean=case in iterations) for case in cases] + [Turn(case, again=True) for case in last]
+
+
+def missing(turns: Sequence[Turn], rows: Sequence[Row], where: dict[str, Any]) -> list[Turn]:
+    """The turns that no row tells of.
+
+    Args:
+        turns: Of `plan`.
+        rows: Of this machine and others.
+        where: What `machine.describe` says: rows of another device, commit or torch do not count.
+    """
+    names = ("device", "threads", "torch", "commit")
+    here = [row for row in rows if all(getattr(row, name) == where[name] for name in names)]
+    return [turn for turn in turns if not turn.measured(here)]
 
 
 def run(cases: Sequence[Case], options: BenchOptions, console: Console) -> tuple[list[Row], list[str]]:
@@ -112,23 +165,28 @@ def run(cases: Sequence[Case], options: BenchOptions, console: Console) -> tuple
     _let_compile_fail_loudly()
     machine.keep_freed_memory()
     where = machine.describe(options.device) | {"run": _run_name()}
+    turns = plan(cases, options)
     console.print(
         f"{where['device']}, torch {where['torch']}, {where['threads']} threads, commit {where['commit']}",
         soft_wrap=True,
     )
     if options.only_missing and options.output is not None:
-        cases = _missing(cases, options.output, where)
+        turns = missing(turns, parse(options.output.read_text(encoding="utf-8"), str(options.output)), where)
     found: list[Row] = []
     failures: list[str] = []
-    begin, longest = time.monotonic(), 0.0
-    for number, case in enumerate(cases, 1):
-        start = time.monotonic()
-        if options.seconds is not None and start - begin + longest > options.seconds:
-            console.print(f"time is up: the last {len(cases) - number + 1} of {len(cases)} cases were not measured")
-            break
+    left_out: list[Turn] = []
+    longest: dict[str, float] = {}  # by level: what another case of it will probably take
+    begin = time.monotonic()
+    deadline = None if options.seconds is None else begin + options.seconds
+    for number, turn in enumerate(turns, 1):
+        case, start = turn.case, time.monotonic()
+        if deadline is not None and start + longest.get(case.level, 0.0) >= deadline:
+            left_out.append(turn)
+            continue
         with _conditions(options.device):
-            rows, unavailable = _measured(case, options, where)
-        longest = max(longest, time.monotonic() - start)
+            own_run = {"run": _run_name()} if turn.again else {}  # what is not timed in turns is not compared
+            rows, unavailable = _measured(case, options, where | own_run, turn.lean, deadline)
+        longest[case.level] = max(longest.get(case.level, 0.0), time.monotonic() - start)
         found += rows
         for row in rows:
             if row.failure is not None:
@@ -138,7 +196,11 @@ def run(cases: Sequence[Case], options: BenchOptions, console: Console) -> tuple
                 console.print(line, style=style, markup=False, highlight=False, soft_wrap=True)
         if options.output is not None:
             append(options.output, rows)
-        console.print(f"[{number}/{len(cases)}] {_line(case, rows)}", markup=False, highlight=False, soft_wrap=True)
+        console.print(f"[{number}/{len(turns)}] {_line(case, rows)}", markup=False, highlight=False, soft_wrap=True)
+    if left_out:
+        console.print(f"time is up: {len(left_out)} of {len(turns)} cases were not measured:", highlight=False)
+        for turn in left_out:
+            console.print(f"  {turn}", markup=False, highlight=False, soft_wrap=True)
     return found, failures
 
 
@@ -169,16 +231,32 @@ def _let_compile_fail_loudly() -> None:
     _functorch.config.donated_buffer = False  # a backward alone runs more than once
 
 
-def _missing(cases: Sequence[Case], output: Path, where: dict[str, Any]) -> list[Case]:
-    from munit_fast.benchmarks.rows import parse
+class _Deadline:
+    """Raises in the block when the time is up: a compiler is not asked to end, and may take minutes."""
 
-    here = ("device", "threads", "torch", "commit")
-    done = {
-        tuple(getattr(row, name) for name in Case.__dataclass_fields__)
-        for row in parse(output.read_text(encoding="utf-8"), str(output))
-        if all(getattr(row, name) == where[name] for name in here)
-    }
-    return [case for case in cases if tuple(asdict(case).values()) not in done]
+    def __init__(self, at: float | None) -> None:
+        self.at = at if threading.current_thread() is threading.main_thread() else None
+        self.is_over = False
+
+    def __enter__(self) -> _Deadline:
+        if self.at is not None:
+            self.before = signal.signal(signal.SIGALRM, self._raise)
+            self.begin = time.monotonic()
+            # Again and again: what is raised inside a compiler may be caught there.
+            self.timer = signal.setitimer(signal.ITIMER_REAL, max(self.at - self.begin, 1e-3), 5.0)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.at is not None:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            signal.signal(signal.SIGALRM, self.before)
+            if self.timer[0]:  # another's
+                left = self.timer[0] - (time.monotonic() - self.begin)
+                signal.setitimer(signal.ITIMER_REAL, max(left, 1e-3), self.timer[1])
+
+    def _raise(self, *_: object) -> None:
+        self.is_over = True
+        raise TimeoutError("time is up")
 
 
 def _line(case: Case, rows: list[Row]) -> str:
@@ -215,55 +293,71 @@ def contenders(case: Case, device: torch.device) -> list[Contender]:
     return contenders_ops.epilogue_contenders(case, device)
 
 
-def expected(case: Case) -> Sequence[Tensor] | None:
-    """A case's numbers in float64; None where there is no formula, and contenders are held to the published modules."""
-    for module in (contenders_ops, contenders_convs):
-        if case.name in module.SPECS:
-            return module.expected(case)
-    return None
+def expected(case: Case, device: torch.device) -> Sequence[Tensor] | None:
+    """A case's numbers in float64; None where there is no formula, and contenders are held to the published modules.
+
+    Args:
+        case: Of an operator, or of anything else.
+        device: Where an epilogue is computed; the large ones take seconds on a CPU.
+    """
+    if case.name in contenders_ops.SPECS:
+        return contenders_ops.expected(case, device)
+    return contenders_convs.expected(case) if case.name in contenders_convs.SPECS else None
 
 
 class _Checked:
     """The contenders of a case that passed their checks, and rows without times for the others."""
 
-    def __init__(self, case: Case, options: BenchOptions, where: dict[str, Any]) -> None:
-        self.case, self.options, self.where = case, options, where
+    def __init__(self, case: Case, options: BenchOptions, where: dict[str, Any], deadline: float | None) -> None:
+        self.case, self.options, self.where, self.deadline = case, options, where, deadline
         self.works: dict[Contender, Work] = {}
         self.extras: dict[Contender, dict[str, Any]] = {}
         self.failed: list[Row] = []
         self.unavailable: list[Row] = []  # those of the failed that only another machine could time
-        self.expected: Sequence[Tensor] | None = expected(case)
+        self.expected: Sequence[Tensor] | None = expected(case, options.device)
 
     def add(self, contender: Contender, make: Callable[[], Work]) -> None:
         """Build and check one. A baseline that cannot run here is a result too."""
+        limit = _Deadline(self.deadline if contender.compiled else None)
         try:
-            work = make()
-            numbers = [t.detach().double().cpu() for t in (work.numbers or work.step)()]
+            with limit:
+                work = make()
+                numbers = [t.detach().double() for t in (work.numbers or work.step)()]
             work.verify()
             self.expected = numbers if self.expected is None else self.expected
             error = check(self.case, contender, numbers, self.expected)
             self.extras[contender] = _extras(self.case, contender, work, self.options.device) | {"error": error}
             self.works[contender] = work
         except Exception as error:
-            reason = (str(error) or type(error).__name__).splitlines()[0]
+            reason = "time is up" if limit.is_over else (str(error) or type(error).__name__).splitlines()[0]
             row = _row(self.case, contender, None, self.where, self.options, _NOTHING | {"failure": reason})
             self.failed.append(row)
-            self.unavailable += [row] if isinstance(error, Unavailable) else []
+            self.unavailable += [row] if isinstance(error, Unavailable) or limit.is_over else []
         if self.failed and self.options.device.type == "cuda":
             gc.collect()
             torch.cuda.empty_cache()
 
 
-def _measured(case: Case, options: BenchOptions, where: dict[str, Any]) -> tuple[list[Row], list[Row]]:
+def _measured(
+    case: Case, options: BenchOptions, where: dict[str, Any], lean: bool = False, deadline: float | None = None
+) -> tuple[list[Row], list[Row]]:
     """The rows of a case, and those of them that have no time because this machine lacks something."""
     device = options.device
     torch.compiler.reset()
-    left_out = set() if options.compile else {*COMPILED, FROZEN}
+    left_out = set() if options.compile and not lean else {*COMPILED, FROZEN}
     left_out |= set() if options.max_autotune else {MAX_AUTOTUNE}
     every = [c for c in contenders(case, device) if c.implementation not in left_out]
-    # The published algorithm in float32 first: the others are held to it where there is no formula in float64.
-    every.sort(key=lambda c: (c.implementation != PUBLISHED, c.layout != "NCHW", c.precision is None, c.graph))
-    checked = _Checked(case, options, where)
+    # The published algorithm in float32 first: the others are held to it where there is no formula in float64. What may
+    # be stopped comes last.
+    every.sort(
+        key=lambda c: (c.implementation != PUBLISHED, c.compiled, c.layout != "NCHW", c.precision is None, c.graph)
+    )
+    checked = _Checked(case, options, where, deadline)
+    if lean and every[0].precision is not None:  # held to it without its time, nor that of tuning its convolutions
+        with tuned_convolutions(device, on=False):
+            checked.add(every[0], every[0].make)
+        checked.works.pop(every[0], None)
+        every = [c for c in every if c.precision is None]
     for contender in every:
         checked.add(contender, contender.make)
     if device.type == "cuda" and case.level != "training":
@@ -303,7 +397,7 @@ def check(case: Case, contender: Contender, numbers: Sequence[Tensor], expected:
     precision = contender.precision or case.dtype
     worst = 0.0
     for a, b in zip(numbers, expected):
-        a, b = a.double().cpu(), b.double().cpu()
+        a, b = a.double(), b.double().to(a.device)
         floor = 0.05 * size if b.dim() == 1 and case.level in ("block", "network", "accelerated") else 1e-30
         error = float((a - b).norm() / max(float(b.norm()), floor))
         limit = LIMITS["moved" if case.level == "training" and b.dim() == 1 else case.level][precision]

@@ -34,7 +34,7 @@ def test_op(benchmark: BenchmarkFixture, case: Case, name: str) -> None:
     """Check one contender of a case, then time it."""
     benchmark.group = str(case)
     contender = next(c for c in contenders(case, DEVICE) if str(c) == name)
-    wanted = expected(case)
+    wanted = expected(case, DEVICE)
     if wanted is None:
         wanted = next(c for c in contenders(case, DEVICE) if c.implementation == PUBLISHED).make().step()
     work = contender.make()

@@ -101,6 +101,9 @@ def bench(
     turn: Annotated[float, typer.Option(min=0, help="Minimum seconds of a round.")] = 0.02,
     compile: Annotated[bool, typer.Option(help="Also time torch.compile; takes most of the time.")] = True,
     max_autotune: Annotated[bool, typer.Option(help="Also time torch.compile in mode max-autotune.")] = True,
+    compile_last: Annotated[
+        bool, typer.Option("--compile-last", help="Time torch.compile of an iteration once, after all else.")
+    ] = False,
     minutes: Annotated[
         float | None, typer.Option(min=0.1, help="Stop before the case that would exceed this time.")
     ] = None,
@@ -145,7 +148,7 @@ def bench(
     if list_cases:
         return typer.echo("\n".join(map(str, chosen)))
     seconds = None if minutes is None else minutes * 60
-    options = BenchOptions(where, rounds, turn, compile, max_autotune, output, seconds, missing)
+    options = BenchOptions(where, rounds, turn, compile, max_autotune, output, seconds, missing, compile_last)
     rows, failures = run(chosen, options, console)
     print_summary(rows, console)
     if output is not None:

@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 import sysconfig
+import time
 from pathlib import Path
 
 import pytest
@@ -31,13 +32,17 @@ def script(name: str, *arguments: str) -> subprocess.CompletedProcess[str]:
     return bare(str(ROOT / "benchmarks" / "scripts" / name), *arguments)
 
 
+@pytest.fixture
+def scripts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The scripts are importable as where they lie."""
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks" / "scripts"))
+
+
+@pytest.mark.usefixtures("scripts")
 def test_steps_find_the_checkout() -> None:
     """In the folder that the steps run in, everything is importable, kernels and the compiled part included."""
-    sys.path.insert(0, str(ROOT / "benchmarks" / "scripts"))
-    try:
-        import bare_checkout
-    finally:
-        sys.path.pop(0)
+    import bare_checkout
+
     bare_checkout.place()
     code = "import munit_fast, munit_fast.kernels, munit_fast.ops.native as n; print(munit_fast.__file__, n.module)"
     assert bare("-c", code).returncode != 0  # a checkout by itself lacks the kernels: the test can fail
@@ -57,11 +62,74 @@ def test_gpu_check(tmp_path: Path) -> None:
     assert [step["step"] for step in summary["steps"]] == ["tests", "bench", "report"]
     assert all(step["exit_code"] == 0 for step in summary["steps"])
     assert len(rows.load(tmp_path / "smoke.jsonl")) > 50
-    [page] = {*tmp_path.glob("*.md")} - {tmp_path / "index.md"}
+    [page] = {*tmp_path.glob("*.md")} - {tmp_path / "goals.md"}
     assert page.read_text().count("| ") > 50
+    assert summary["not_measured"] == [] and {goal["verdict"] for goal in summary["goals"]} == {"not measured"}
+    goals = (tmp_path / "goals.md").read_text()
+    assert goals.count("| not measured |") == len(summary["goals"]) == 10 and "NVIDIA H200" in goals
+    measured = json.loads((tmp_path / "measured.json").read_text())
+    assert measured["switched_on"] == [] and measured["measured_on"] in page.read_text()
     log = (tmp_path / "gpu-check.log").read_text()
     assert "test_on_gpu.py" in log or importlib.util.find_spec("triton") is None
     assert len(list(tmp_path.iterdir())) <= 8  # what a lent machine may give back
+
+
+INTERRUPTED = """
+import signal, subprocess, sys, time
+child = subprocess.Popen([sys.executable, "-c", "import signal, time; signal.signal(signal.SIGINT, signal.SIG_IGN); "
+    "time.sleep(120)"])
+print(child.pid, flush=True)
+if {deaf}:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+try:
+    time.sleep(120)
+except KeyboardInterrupt:
+    print("2 failed")
+"""
+
+
+def is_running(process: int) -> bool:
+    """A zombie has ended, whoever its parent is now."""
+    status = Path(f"/proc/{process}/stat")
+    return status.exists() and status.read_text().rpartition(")")[2].split()[0] != "Z"
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("scripts")
+@pytest.mark.parametrize("deaf", [False, True])
+def test_a_step_that_takes_too_long_is_asked_then_killed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, deaf: bool
+) -> None:
+    import gpu_check
+
+    monkeypatch.setattr(gpu_check, "GRACE_S", 3)
+    steps = gpu_check.Steps(tmp_path, 100, [])
+    for may_stop in (False, True):
+        steps.run("slow", [sys.executable, "-c", INTERRUPTED.format(deaf=deaf)], 8, tmp_path, may_stop)
+        result = steps.results[-1]
+        assert result["exit_code"] == gpu_check.STOPPED and result["passed"] == may_stop and result["seconds"] < 60
+        assert deaf or result["last_line"] == "2 failed"
+    children = [int(line) for line in (tmp_path / "gpu-check.log").read_text().splitlines() if line.isdigit()]
+    end = time.monotonic() + 30  # a signal is not waited for
+    while any(map(is_running, children)) and time.monotonic() < end:
+        time.sleep(0.1)
+    assert len(children) == 2 and not any(map(is_running, children))
+
+
+@pytest.mark.usefixtures("scripts")
+def test_a_second_call_goes_on_with_the_rows_of_the_first(tmp_path: Path) -> None:
+    import gpu_check
+
+    rows, results = tmp_path / "gpu.jsonl", tmp_path / "results"
+    gpu_check.bring(rows, results)
+    assert not rows.exists()
+    results.mkdir()
+    (results / "gpu.jsonl").write_text("earlier")
+    gpu_check.bring(rows, results)
+    assert rows.read_text() == "earlier"
+    rows.write_text("later")
+    gpu_check.bring(rows, results)
+    assert rows.read_text() == "later"
 
 
 def test_gpu_check_without_a_gpu_says_so(tmp_path: Path) -> None:

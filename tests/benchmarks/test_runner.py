@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
-from dataclasses import replace
+import signal
+import time
+from dataclasses import asdict, replace
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
-from helpers.bench import QUICK, quiet
+from helpers.bench import QUICK, quiet, row
 from munit_fast.benchmarks import SETS, Case, run, runner, select, tables
 from munit_fast.benchmarks.cases import CONVOLUTIONS, LEVELS
 from munit_fast.benchmarks.contenders import ONNX_RUNTIME, OPENVINO, OURS, PUBLISHED, Contender, Work
@@ -137,7 +140,110 @@ def test_each_number_is_held_to_its_limit() -> None:
         runner.check(replace(op, level="training", dtype="bf16"), ours, *moved)
 
 
-def test_time_that_is_up_leaves_cases_out_and_says_so() -> None:
+def test_time_that_is_up_leaves_cases_out_and_names_them() -> None:
     console = quiet()
     found, _ = run(SETS["smoke"][:3], replace(QUICK, seconds=0.0), console)
-    assert found == [] and "3 of 3 cases" in console.file.getvalue()  # type: ignore[attr-defined]
+    said = console.file.getvalue()  # type: ignore[attr-defined]
+    assert found == [] and "3 of 3 cases" in said and all(str(case) in said for case in SETS["smoke"][:3])
+
+
+def test_a_case_is_left_out_where_one_of_its_level_took_too_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is cheaper comes all the same."""
+    levels = {"op": 40.0, "training": 100.0}
+    clock = [0.0]
+
+    def measured(case: Case, *_: Any) -> Any:
+        clock[0] += levels[case.level]
+        return [row(**asdict(case))], []
+
+    monkeypatch.setattr(runner.time, "monotonic", lambda: clock[0])
+    monkeypatch.setattr(runner, "_measured", measured)
+    op, iteration = SETS["smoke"][0], select(SETS["smoke"], levels=["training"])[0]
+    cases = [iteration, op, replace(iteration, batch=4), replace(op, batch=4), replace(op, batch=8)]
+    console = quiet()
+    found, _ = run(cases, replace(QUICK, seconds=200.0), console)
+    assert [(r.level, r.batch) for r in found] == [("training", 1), ("op", 1), ("op", 4)]
+    assert str(cases[2]) in console.file.getvalue() and str(cases[4]) in console.file.getvalue()  # type: ignore[attr-defined]
+
+
+ITERATION = Case("training", "MUNIT iteration", "training", "bf16", 1, 8, 32)
+
+
+def test_iterations_are_compiled_last_and_once() -> None:
+    op = SETS["smoke"][0]
+    cases = [op, ITERATION, replace(ITERATION, batch=4)]
+    options = replace(QUICK, compile=True, compile_last=True)
+    *first, last = runner.plan(cases, options)
+    assert [(turn.case, turn.lean, turn.again) for turn in first] == [
+        (op, False, False),
+        (ITERATION, True, False),
+        (replace(ITERATION, batch=4), True, False),
+    ]
+    assert (last.case, last.lean, last.again) == (ITERATION, False, True) and str(last) != str(first[1])
+    assert len(runner.plan(cases, replace(options, compile=False))) == 3
+    assert [turn.lean for turn in runner.plan(cases, QUICK)] == [False] * 3
+
+
+def test_what_is_missing() -> None:
+    options = replace(QUICK, compile=True, compile_last=True)
+    turns = runner.plan([ITERATION, replace(ITERATION, batch=4)], options)
+    where = {name: getattr(row(), name) for name in ("device", "threads", "torch", "commit")}
+    first = row(**asdict(ITERATION))
+    assert runner.missing(turns, [], where) == turns
+    assert runner.missing(turns, [first], where) == turns[1:]
+    assert runner.missing(turns, [first], where | {"commit": "newer"}) == turns
+    stopped = row(**asdict(ITERATION), implementation="torch.compile", failure="time is up", p50=None)
+    assert runner.missing(turns, [first, stopped], where) == turns[1:]
+    timed = row(**asdict(ITERATION), implementation="torch.compile")
+    assert runner.missing(turns, [first, timed], where) == turns[1:2]
+
+
+def test_a_lean_iteration_is_held_to_float32_that_has_no_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = []
+
+    def checking(case: Case, contender: Contender, numbers: Any, expected: Any) -> float:
+        seen.append((contender.precision, [t.clone() for t in expected]))
+        return check(case, contender, numbers, expected)
+
+    check = runner.check
+    monkeypatch.setattr(runner, "check", checking)
+    found, failures = run([ITERATION], replace(QUICK, compile_last=True), quiet())
+    assert failures == [] and {r.precision for r in found} == {"bf16"} and len(found) == 3
+    assert seen[0][0] == "fp32" and len(seen) == 4
+    assert all(torch.equal(a, b) for _, expected in seen for a, b in zip(expected, seen[0][1], strict=True))
+    everything, _ = run([ITERATION], QUICK, quiet())
+    assert {r.precision for r in everything} == {"bf16", "fp32"}
+
+
+def test_a_compiler_is_stopped_when_the_time_is_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Even one that catches what is raised in it; the others are timed, and it is no failure of the run."""
+
+    built: list[str] = []
+
+    def building(contender: Contender) -> Work:
+        built.append(contender.implementation)
+        return contender.make()
+
+    def compiler() -> Work:
+        built.append("slow")
+        for _ in range(2):
+            with contextlib.suppress(TimeoutError):
+                time.sleep(120)
+        raise RuntimeError("nobody stopped it")
+
+    made = runner.contenders
+    slow = Contender("torch.compile", "NCHW", compiler)
+
+    def contenders(case: Case, device: torch.device) -> list[Contender]:
+        return [slow, *(replace(c, make=lambda c=c: building(c)) for c in made(case, device))]
+
+    monkeypatch.setattr(runner, "contenders", contenders)
+    begin, timer = time.monotonic(), signal.getitimer(signal.ITIMER_REAL)[0]  # pytest-timeout's
+    found, failures = run([SETS["smoke"][0]], replace(QUICK, compile=True, max_autotune=False, seconds=1.0), quiet())
+    assert failures == [] and time.monotonic() - begin < 100
+    stopped = [r for r in found if r.failure is not None]
+    assert {r.failure for r in stopped} == {"time is up"} and {r.implementation for r in stopped} == {"torch.compile"}
+    assert len([r for r in found if r.failure is None and r.implementation in (OURS, PUBLISHED)]) == 4
+    assert {*built[built.index("slow") :]} == {"slow", "torch.compile"}  # after all that is not compiled
+    after = signal.getitimer(signal.ITIMER_REAL)[0]
+    assert timer - 60 < after < timer if timer else after == 0

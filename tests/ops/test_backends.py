@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -15,6 +18,8 @@ import torch
 from helpers.backends import ISAS
 from munit_fast import functional as mf
 from munit_fast.ops import backends, native
+from munit_fast.ops.backends import registry
+from munit_fast.ops.backends.registry import Problem
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -165,3 +170,96 @@ def test_auto_warns_once_and_gives_the_reason(
         backends.choose.cache_clear()
     [record] = caplog.records
     assert re.search("'reference'.* cpu: no such CPU$", record.getMessage())
+
+
+MODELS = {0: "NVIDIA Y", 1: "NVIDIA X"}
+INSTANCE = Problem("epilogue", "instance", sample=256 * 130**2, itemsize=2, channels=256)
+STANDING, CLUSTERS = ("triton", "cuda", "reference"), ("cuda", "triton", "reference")
+
+
+@pytest.fixture
+def measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A place for the file, and a machine with two GPUs of different models, the first of which is the current one."""
+    path = tmp_path / "measured.json"
+    monkeypatch.setattr(registry, "MEASURED_FILE", path)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: MODELS[device.index])
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(backends, "_capability", lambda device: (9, 0))
+    for name in ("cuda", "triton"):
+        monkeypatch.setattr(backends.BACKENDS[name], "unsupported_reason", lambda device, dtype: None)
+    registry.switches.cache_clear()
+    backends.choose.cache_clear()
+    yield path
+    registry.switches.cache_clear()
+    backends.choose.cache_clear()
+
+
+def write_measured(path: Path, model: str = "NVIDIA X", switched_on: Any = ("clusters",)) -> None:
+    content = {"measured_on": model, "date": "2026-01-02", "commit": "abc", "torch": "2.13", "ratios": {}}
+    path.write_text(json.dumps(content | {"switched_on": switched_on}))
+
+
+def test_without_a_measurement_no_row_is_switched_on(measured: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: pytest.fail("the model is not needed"))
+    for device in ("cuda", "cuda:0", "cuda:1"):
+        assert registry.order(device, (9, 0), INSTANCE) == STANDING
+
+
+def test_a_measurement_counts_on_its_gpu_model_alone(measured: Path) -> None:
+    write_measured(measured)
+    assert registry.order("cuda:1", (9, 0), INSTANCE) == CLUSTERS
+    for other in ("cuda:0", "cuda"):  # another model; a model that is not known, as of what is traced without a GPU
+        assert registry.order(other, (9, 0), INSTANCE) == STANDING
+    taken = [backends.automatic(torch.device("cuda", i), torch.bfloat16, INSTANCE) for i in (0, 1)]
+    assert taken == ["triton", "cuda"]
+    chosen = backends.choose("auto", torch.device("cuda", 1), torch.bfloat16, INSTANCE)
+    assert chosen is backends.BACKENDS["cuda"]
+    measured.unlink()  # read once
+    assert registry.order("cuda:1", (9, 0), INSTANCE) == CLUSTERS
+
+
+def test_a_device_without_an_index_is_the_current_gpu(measured: Path) -> None:
+    write_measured(measured, MODELS[0])
+    assert backends.automatic(torch.device("cuda"), torch.bfloat16, INSTANCE) == "cuda"
+    assert backends.automatic(torch.device("cuda", 1), torch.bfloat16, INSTANCE) == "triton"
+
+
+def test_a_measurement_counts_for_what_was_measured(measured: Path) -> None:
+    write_measured(measured)
+    assert registry.order("cuda:1", (9, 0), INSTANCE._replace(sample=2**24)) == CLUSTERS
+    for capability, problem in (
+        ((8, 9), INSTANCE),
+        ((9, 0), INSTANCE._replace(norm="layer")),
+        ((9, 0), INSTANCE._replace(norm="none")),
+        ((9, 0), INSTANCE._replace(op="losses")),
+        ((9, 0), INSTANCE._replace(sample=2**24 + 1)),
+        ((9, 0), None),
+    ):
+        assert registry.order("cuda:1", capability, problem) == STANDING
+    contiguous = INSTANCE._replace(channels_last=False)
+    assert backends.automatic(torch.device("cuda", 1), torch.bfloat16, contiguous) == "triton"
+
+
+def test_a_measurement_that_was_lost_switches_nothing_on(measured: Path) -> None:
+    write_measured(measured, switched_on=())
+    assert registry.order("cuda:1", (9, 0), INSTANCE) == STANDING
+
+
+def test_a_damaged_measurement_is_named(measured: Path) -> None:
+    whole = {"measured_on": "NVIDIA X", "switched_on": ["clusters"]}
+    for damaged in (
+        "{",
+        "[]",
+        json.dumps({"measured_on": "NVIDIA X"}),
+        json.dumps({"switched_on": []}),
+        json.dumps(whole | {"switched_on": "clusters"}),
+        json.dumps(whole | {"switched_on": {"clusters": 1}}),
+        json.dumps(whole | {"switched_on": ["slabs"]}),
+        json.dumps(whole | {"switched_on": [["clusters"]]}),
+        json.dumps(whole | {"measured_on": None}),
+    ):
+        measured.write_text(damaged)
+        with pytest.raises(ValueError, match=r"measured\.json .*make gpu-check"):
+            registry.order("cuda:1", (9, 0), INSTANCE)
+        assert registry.order("cuda:1", (8, 0), INSTANCE) == STANDING  # not asked

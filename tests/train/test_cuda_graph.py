@@ -240,6 +240,23 @@ def test_replays_are_eager_iterations(kind: str, amp: str) -> None:
     assert float(whole.gen_opt.param_groups[0]["lr"]) == pytest.approx(0.00025)
 
 
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=[pytest.mark.gpu, needs_gpu])])
+def test_spectral_norm_in_a_graph(device: str) -> None:
+    """Its vectors go on in every replay, as they do in eager iterations."""
+    hp = hyperparameters(dis={"norm": "sn"})
+    whole, parts = (trained("MUNIT_Trainer", hp, choice, device) for choice in (True, False))
+    if device == "cuda":
+        assert whole._graphs.failure is None and len(whole._graphs.by_key) == 1
+    warm = trained("MUNIT_Trainer", hp, False, device, count=graph.WARM_UP)
+    vectors = [
+        torch.cat([p.detach().double().cpu() for name, p in trainer.named_parameters() if name.endswith(("_u", "_v"))])
+        for trainer in (whole, parts, warm)
+    ]
+    assert float((vectors[1] - vectors[2]).norm() / vectors[1].norm()) > 1e-2  # they move in what is replayed
+    assert float((vectors[0] - vectors[1]).norm() / vectors[1].norm()) < 1e-3
+    assert float((parameters(whole) - parameters(parts)).norm() / parameters(parts).norm()) < 1e-4
+
+
 @pytest.mark.gpu
 @needs_gpu
 def test_a_step_that_is_not_finite_is_skipped_inside_the_graph() -> None:

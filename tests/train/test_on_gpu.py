@@ -5,11 +5,14 @@ The same checks run on the CPU with a few iterations, so that they are right whe
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
+from torch.autograd import DeviceType
+from torch.profiler import ProfilerActivity, profile
 
 from munit_fast import functional as F
 from munit_fast import make_config, reference
@@ -139,3 +142,47 @@ def test_compiled_on_the_gpu(device: str, dtype: torch.dtype) -> None:
         results.append([y.detach(), *torch.autograd.grad(y.float().square().sum(), leaves)])
     for eager, compiled in zip(*results):
         assert float((eager.double() - compiled.double()).norm() / eager.double().norm()) < 1e-2
+
+
+def launched(hp: dict[str, Any], device: str, amp: str) -> Counter[str]:
+    """What a GPU runs in an eager iteration, by name; what a CUDA graph would not hold is done before."""
+    torch.manual_seed(0)
+    trainer = trainers.MUNIT_Trainer(hp, amp=amp).to(device)
+    size = (hp["crop_image_height"], hp["crop_image_width"])
+    x_a, x_b = (torch.rand(2, 1, 3, *size, generator=torch.Generator().manual_seed(0)) * 2 - 1).to(device)
+    of_dis, of_gen = ([n.to(device) for n in of_update] for of_update in trainer.draw_noise(x_a, x_b))
+    for optimizer in (trainer.dis_opt, trainer.gen_opt):
+        optimizer.make_capturable()
+    trainer.update_learning_rate()
+
+    def step() -> None:
+        trainer._iterate(x_a, x_b, hp, (of_dis, of_gen))
+        trainer.update_average(1)
+
+    for _ in range(2):  # optimizers make their state, libraries their handles, Triton its kernels
+        step()
+    activity = ProfilerActivity.CUDA if device == "cuda" else ProfilerActivity.CPU
+    with profile(activities=[activity]) as recorded:
+        step()
+        if device == "cuda":
+            torch.cuda.synchronize()
+    events = recorded.profiler.kineto_results.events()
+    return Counter(e.name() for e in events if (e.device_type() == DeviceType.CUDA) == (device == "cuda"))
+
+
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=needs_gpu)])
+def test_a_trace_counts_what_is_launched(device: str) -> None:
+    """Within 15 %: cuDNN's and cuBLAS's helpers are not traced. On a CPU: that what is compared is an iteration."""
+    if device == "cpu":
+        operators = launched(hyperparameters(), device, "off")
+        assert operators["aten::convolution"] > 10 and operators["aten::_fused_adam_"] == 2
+        assert operators["aten::convolution_backward"] > 10
+        return
+    pytest.importorskip("triton")
+    from munit_fast.train.trace import trace_iteration
+
+    hp = make_config({"display_size": 1}).hyperparameters()
+    trace = trace_iteration(hp, amp="bf16", batch=1)
+    found = launched(hp, device, "bf16")
+    count = sum(n for name, n in found.items() if "HtoD" not in name)
+    assert abs(trace.launches / count - 1) < 0.15, (count, found.most_common(40), trace.by_name().most_common(40))

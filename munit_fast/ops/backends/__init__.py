@@ -62,6 +62,13 @@ def _capability(device: torch.device) -> tuple[int, int]:
     return torch.cuda.get_device_capability(device)
 
 
+def _indexed(device: torch.device) -> str:
+    """The device with the index of the GPU that is meant, as the registry asks for its model."""
+    if device.type != "cuda" or device.index is not None or not torch.cuda.is_available():
+        return str(device)
+    return f"cuda:{torch.cuda.current_device()}"
+
+
 def automatic(device: torch.device, dtype: torch.dtype, problem: Problem | None = None) -> str:
     """The name of the backend that "auto" takes.
 
@@ -70,7 +77,7 @@ def automatic(device: torch.device, dtype: torch.dtype, problem: Problem | None 
         dtype: of x.
         problem: what is to be computed; None: whatever no other row of the table is about.
     """
-    order = registry.order(device.type, _capability(device), problem)
+    order = registry.order(_indexed(device), _capability(device), problem)
     return next(name for name in order if unsupported_reason(name, device, dtype, problem) is None)
 
 
@@ -92,7 +99,7 @@ def choose(impl: str, device: torch.device, dtype: torch.dtype, problem: Problem
             raise RuntimeError(f"impl={impl!r} cannot be used here: {reason}")
         return BACKENDS[impl]
     name = automatic(device, dtype, problem)
-    better = [other for other in registry.order(device.type, _capability(device), problem) if other != name]
+    better = [other for other in registry.order(_indexed(device), _capability(device), problem) if other != name]
     if name in registry.FALLBACK and better:
         reasons = [unsupported_reason(other, device, dtype, problem) for other in better]
         said = "; ".join(f"{other}: {reason}" for other, reason in zip(better, reasons))
