@@ -15,7 +15,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from munit_fast.ops.upsample_conv import phase_weight
+from munit_fast.ops.upsample_conv import phase_taps, phase_weight
 from munit_fast.reference.layers import AdaptiveInstanceNorm2d, Conv2dBlock, InstanceNorm2d
 
 _INSTANCE_NORMS = (InstanceNorm2d, AdaptiveInstanceNorm2d)
@@ -103,6 +103,8 @@ class StepWeights:
         copies = self._copies[update]
         if not copies:
             return
+        summed_one = next((copy.parameter for copy in copies if copy.is_phases), None)
+        taps = None if summed_one is None else phase_taps(summed_one.device, summed_one.dtype)
         sources = []
         for copy in copies:
             source: Tensor = copy.parameter.detach()
@@ -110,12 +112,17 @@ class StepWeights:
                 # Not the parameter itself: what sums its gradient would live as long as this graph.
                 with torch.enable_grad():
                     source.requires_grad_()
-                    summed = phase_weight(source)
+                    summed = phase_weight(source, taps).contiguous(memory_format=torch.channels_last)
                 self._summed[id(copy.parameter)] = source, summed
                 source = summed.detach()
             sources.append(source)
         with torch.no_grad():
             torch._foreach_copy_([copy.constant for copy in copies], sources)
+
+    def forget(self, update: str) -> None:
+        """Drop the gradients that a backward left in the copies: one that was interrupted, or captured and undone."""
+        for copy in self._copies[update]:
+            copy.leaf.grad = None
 
     def collect(self, update: str) -> Iterator[tuple[nn.Parameter, Tensor]]:
         """The gradients that the copies got, each with its parameter, in the copies' dtype or the parameter's.

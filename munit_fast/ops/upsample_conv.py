@@ -19,12 +19,25 @@ import torch.nn.functional as F
 from torch import Tensor
 
 
-def phase_weight(weight: Tensor) -> Tensor:
-    """[O, C, 5, 5] -> [4·O, C, 3, 3], channel (2i + j)·O + o; differentiable, in the dtype of `weight`."""
-    # Line q of the sums is kernel lines q - 1 and q, where they exist: 1, 3, 5 are those of i = 0; 0, 2, 4 of i = 1.
-    sums = F.avg_pool2d(weight.contiguous(memory_format=torch.channels_last), 2, 1, 1, divisor_override=1)
-    rows = sums.unflatten(3, (3, 2)).unflatten(2, (3, 2)).unbind(3)
-    return torch.cat([phase for of_rows in reversed(rows) for phase in reversed(of_rows.unbind(4))])
+def phase_taps(device: torch.device, dtype: torch.dtype) -> Tensor:
+    """[25, 36]: which of the 5×5 taps (row-major) make each tap (i, j, a, b) of the phases; made on the device."""
+    k, i, a = (torch.arange(n, device=device) for n in (5, 2, 3))
+    lines = ((k + i[:, None, None]) // 2 == a[:, None]).to(dtype)  # [i, a, k]
+    both = lines[:, None, :, None, :, None] * lines[:, None, :, None]  # [i, j, a, b, k, l]
+    return both.permute(4, 5, 0, 1, 2, 3).reshape(25, 36)
+
+
+def phase_weight(weight: Tensor, taps: Tensor | None = None) -> Tensor:
+    """[O, C, 5, 5] -> [4·O, C, 3, 3], channel (2i + j)·O + o; differentiable, in the dtype of `weight`.
+
+    Args:
+        weight: the 5×5 kernel.
+        taps: what `phase_taps` gave for its device and dtype, where it is at hand.
+    """
+    o, c = weight.shape[:2]
+    # As a product: in float64, numbers are those of earlier versions to the bit.
+    sums = weight.reshape(o * c, 25) @ (phase_taps(weight.device, weight.dtype) if taps is None else taps)
+    return sums.view(o, c, 2, 2, 3, 3).permute(2, 3, 0, 1, 4, 5).reshape(4 * o, c, 3, 3)
 
 
 class Edges(NamedTuple):

@@ -41,7 +41,8 @@ class FlatGradients:
             for p, start in zip(self._gathered, offsets)
         }
         self._unused = {id(p) for p in unused}
-        self._found: set[int] = set()
+        self._found: set[int] = set()  # reached by this update's backwards
+        self._written: set[int] = set()  # by the last one's
 
     def begin(self) -> None:
         """Forget the gradients of the last update."""
@@ -70,8 +71,15 @@ class FlatGradients:
 
     @torch.no_grad()
     def _take(self, pairs: Sequence[tuple[nn.Parameter, Tensor]], operation: Any) -> None:
-        if pairs:
-            operation([self._views[id(p)] for p, _ in pairs], [grad for _, grad in pairs])
+        """One multi-tensor operation for each dtype: of several dtypes at once torch would make one for each tensor."""
+        for dtype in dict.fromkeys(grad.dtype for _, grad in pairs):
+            alike = [(self._views[id(p)], grad) for p, grad in pairs if grad.dtype == dtype]
+            views, grads = [view for view, _ in alike], [grad for _, grad in alike]
+            if operation is torch._foreach_add_ and dtype != self.buffer.dtype:  # which copies alone convert
+                wide = [torch.empty_like(view) for view in views]
+                torch._foreach_copy_(wide, grads)
+                grads = wide
+            operation(views, grads)
 
     @property
     def all(self) -> list[Tensor]:
@@ -80,6 +88,7 @@ class FlatGradients:
 
     def average(self, processes: int) -> None:
         """Make every process's gradients the mean over all of them, in one exchange."""
+        self._clear_stale()
         if processes > 1:
             for grads in self.all:
                 grads.div_(processes)
@@ -89,7 +98,11 @@ class FlatGradients:
         """Give the parameters their gradients; one that no backward reached has none."""
         for p in self._gathered:
             view = self._views[id(p)]
-            if id(p) in self._found or (id(p) in self._unused and p.requires_grad):
-                p.grad = view
-            else:
-                view.zero_()  # of an earlier update
+            p.grad = view if id(p) in self._found or (id(p) in self._unused and p.requires_grad) else None
+
+    def _clear_stale(self) -> None:
+        """Zero what an earlier update left for parameters that this one's backward did not reach."""
+        for p in self._gathered:
+            if id(p) in self._written and id(p) not in self._found:
+                self._views[id(p)].zero_()
+        self._written = set(self._found)

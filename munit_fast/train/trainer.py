@@ -75,7 +75,7 @@ class _Trainer(reference.trainers._Trainer):
         self._updates_losses: Losses = {}  # what the published updates reported
         vars(self).update(dict.fromkeys(self.terms_that_may_be_off, 0.0))
         self._processes = 1  # that share a batch
-        self._weights: StepWeights | None = None
+        self._weights: dict[torch.dtype | None, StepWeights] = {}  # by the dtype of their copies: graphs hold them
         self._gradients: dict[str, FlatGradients] = {}  # of "dis" and "gen"
         for module in (self.gen_a, self.gen_b, self.dis_a, self.dis_b):
             assert isinstance(module, Fused)
@@ -177,7 +177,11 @@ class _Trainer(reference.trainers._Trainer):
         if count != 1:
             self._require("accumulation")
         weights, gradients = self._step_weights(), self._flat_gradients(update)
-        optimizer.zero_grad() if gradients is None else gradients.begin()
+        if weights is None or gradients is None:
+            optimizer.zero_grad()
+        else:
+            weights.forget(update)
+            gradients.begin()
         scaler = self._scaler(update)
         noise = noise or self._draw(update, x_a, x_b, None)
         parts: list[Losses] = []
@@ -282,7 +286,8 @@ class _Trainer(reference.trainers._Trainer):
                 optimizer.make_capturable()
             self.update_learning_rate()
             loads = (self.dis_opt.loads, self.gen_opt.loads)
-            key = (x_a.shape, x_b.shape, x_a.dtype, x_b.dtype, repr(hp), self.amp, self.impl, loads)
+            trained = tuple(len(group["params"]) for o in (self.dis_opt, self.gen_opt) for group in o.param_groups)
+            key = (x_a.shape, x_b.shape, x_a.dtype, x_b.dtype, repr(hp), self.amp, self.impl, loads, trained)
             try:
                 return self._graphs.run(key, iterate, device, x_a, x_b, [*of_dis, *of_gen])
             except CaptureError as error:
@@ -314,19 +319,19 @@ class _Trainer(reference.trainers._Trainer):
         if not self._gathers:
             return None
         dtype = self._amp_dtype() if self._on_gpu else None  # a CPU's convolutions read the parameters themselves
-        if self._weights is None or self._weights.dtype != dtype:
+        if dtype not in self._weights:
             pairs = {"dis": (self.dis_a, self.dis_b), "gen": (self.gen_a, self.gen_b)}
             blocks = {update: [b for net in pair for b in fused_blocks(net)] for update, pair in pairs.items()}
-            if self._on_gpu:
+            if self._on_gpu and not self._weights:
                 self._lay_out([block.conv.weight for of_update in blocks.values() for block, _ in of_update])
-            self._weights = StepWeights(blocks, dtype)
-            self._gradients.clear()
-        return self._weights
+            self._weights[dtype] = StepWeights(blocks, dtype)
+        return self._weights[dtype]
 
     def _lay_out(self, weights: Iterable[nn.Parameter]) -> None:
         """Keep weights, and what belongs to them, in channels_last, as the convolutions of a GPU read them."""
         for weight in weights:
-            weight.data = weight.data.contiguous(memory_format=torch.channels_last)
+            # Not contiguous(): with one channel it keeps strides that torch.empty would not give.
+            weight.data = torch.empty_like(weight, memory_format=torch.channels_last).copy_(weight.data)
         for optimizer in (self.dis_opt, self.gen_opt):
             optimizer.follow({})
         if self.average is not None:
@@ -441,7 +446,8 @@ class _Trainer(reference.trainers._Trainer):
     def _apply(self, fn: Any, recurse: bool = True) -> Any:
         before, device = list(self.parameters()), self.device
         self._graphs.by_key.clear()  # the parameters move
-        self._weights = None
+        self._weights.clear()
+        self._gradients.clear()
         self._cached_codes = None
         super()._apply(fn, recurse)
         moved = dict(zip(before, self.parameters(), strict=True))
@@ -455,7 +461,7 @@ class _Trainer(reference.trainers._Trainer):
         return self
 
     def __getstate__(self) -> dict[str, Any]:
-        left_out: dict[str, Any] = {"_cached_codes": None, "_weights": None, "_gradients": {}, "_processes": 1}
+        left_out: dict[str, Any] = {"_cached_codes": None, "_weights": {}, "_gradients": {}, "_processes": 1}
         return vars(self) | {"_graphs": StepGraphs(self._graphs.failure)} | left_out
 
     # ---- files ----
