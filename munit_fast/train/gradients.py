@@ -16,24 +16,29 @@ class FlatGradients:
     """One buffer; each parameter's `.grad` becomes a view of it, in the parameter's layout.
 
     Args:
-        parameters: of one device and dtype, each dense in its layout.
+        parameters: each dense in its layout. Those of another device or dtype than the first keep gradients of their
+            own.
         unused: those among them that stay out of the graph with a gradient of zero.
 
     Attributes:
+        parameters: as given.
         buffer: all gradients; what lies between them is zero.
     """
 
     def __init__(self, parameters: Sequence[nn.Parameter], unused: Iterable[nn.Parameter] = ()) -> None:
         self.parameters = list(parameters)
+        first = self.parameters[0]
+        self._gathered = [p for p in self.parameters if (p.device, p.dtype) == (first.device, first.dtype)]
+        gathered = {id(p) for p in self._gathered}
+        self._apart = [p for p in self.parameters if id(p) not in gathered]
         offsets, end = [], 0
-        for p in self.parameters:
+        for p in self._gathered:
             offsets.append(end)
             end += -(-p.numel() // _ALIGNED) * _ALIGNED
-        first = self.parameters[0]
         self.buffer = torch.zeros(end, dtype=first.dtype, device=first.device)
         self._views = {
             id(p): self.buffer[start : start + p.numel()].as_strided(p.size(), p.stride(), start)
-            for p, start in zip(self.parameters, offsets)
+            for p, start in zip(self._gathered, offsets)
         }
         self._unused = {id(p) for p in unused}
         self._found: set[int] = set()
@@ -50,7 +55,7 @@ class FlatGradients:
         Args:
             collected: further gradients, each with its parameter; any floating dtype.
         """
-        own = [(p, p.grad) for p in self.parameters if p.grad is not None]
+        own = [(p, p.grad) for p in self._gathered if p.grad is not None]
         rounds: list[list[tuple[nn.Parameter, Tensor]]] = []  # each has a parameter once
         times: dict[int, int] = {}
         for p, grad in (*own, *collected):
@@ -68,17 +73,23 @@ class FlatGradients:
         if pairs:
             operation([self._views[id(p)] for p, _ in pairs], [grad for _, grad in pairs])
 
+    @property
+    def all(self) -> list[Tensor]:
+        """Every gradient, in as few tensors as hold them."""
+        return [self.buffer, *(p.grad for p in self._apart if p.grad is not None)]
+
     def average(self, processes: int) -> None:
         """Make every process's gradients the mean over all of them, in one exchange."""
         if processes > 1:
-            self.buffer.div_(processes)
-            dist.all_reduce(self.buffer)
+            for grads in self.all:
+                grads.div_(processes)
+                dist.all_reduce(grads)
 
     def finish(self) -> None:
         """Give the parameters their gradients; one that no backward reached has none."""
-        for p in self.parameters:
+        for p in self._gathered:
             view = self._views[id(p)]
-            if id(p) in self._found or id(p) in self._unused:
+            if id(p) in self._found or (id(p) in self._unused and p.requires_grad):
                 p.grad = view
             else:
                 view.zero_()  # of an earlier update

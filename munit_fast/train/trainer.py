@@ -195,7 +195,7 @@ class _Trainer(reference.trainers._Trainer):
         if scaler is None and not self._on_gpu:
             self._step(optimizer)
         else:
-            step_async(optimizer, scaler, self._skips, None if gradients is None else [gradients.buffer])
+            step_async(optimizer, scaler, self._skips, None if gradients is None else gradients.all)
         return parts[0] if count == 1 else mean_losses(parts)
 
     def _losses(self, update: str, *arguments: Any) -> Losses:
@@ -340,11 +340,11 @@ class _Trainer(reference.trainers._Trainer):
         """The buffer of an update's gradients; None: each parameter has its own."""
         if (weights := self._step_weights()) is None:
             return None
-        if update not in self._gradients:
-            optimizer = self.dis_opt if update == "dis" else self.gen_opt
-            parameters = [p for group in optimizer.param_groups for p in group["params"]]
-            self._gradients[update] = FlatGradients(parameters, weights.unused[update])
-        return self._gradients[update]
+        optimizer, flat = self.dis_opt if update == "dis" else self.gen_opt, self._gradients.get(update)
+        parameters = [p for group in optimizer.param_groups for p in group["params"]]
+        if flat is None or list(map(id, flat.parameters)) != list(map(id, parameters)):
+            flat = self._gradients[update] = FlatGradients(parameters, weights.unused[update])
+        return flat
 
     # ---- noise ----
 

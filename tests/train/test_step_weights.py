@@ -181,3 +181,31 @@ def test_gradients_from_several_places_are_added() -> None:
     flat.add([])
     flat.finish()
     assert weight.grad is None and apart.grad.tolist() == [1.0, 1.0] and float(flat.buffer.sum()) == 2
+
+
+def test_a_frozen_bias_without_influence_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+    trainer = trained(monkeypatch, "MUNIT_Trainer", True, count=1)
+    bias = trainer._weights.unused["gen"][0]
+    bias.requires_grad_(False).fill_(0.5)
+    with monkeypatch.context() as patched:
+        patched.setattr(trainers._Trainer, "_on_gpu", True)
+        trainer.update(*batch(8, torch.float64), trainer.hyperparameters)
+    assert bias.grad is None and bias.tolist() == [0.5] * bias.numel()
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+def test_parameters_that_join_later_are_trained(monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype) -> None:
+    """Those of another dtype than the buffer's, too."""
+    trainer = trained(monkeypatch, "MUNIT_Trainer", True, count=1)
+    own = nn.Parameter(torch.ones((), dtype=dtype))
+    trainer.gen_opt.add_param_group({"params": [own], "initial_lr": 0.001, "fused": True})
+    total = trainers.MUNIT_Trainer.fused_objective._total
+    monkeypatch.setattr(type(trainer.objective), "_total", lambda self, losses, hp: total(losses, hp) + 2 * own)
+    with monkeypatch.context() as patched:
+        patched.setattr(trainers._Trainer, "_on_gpu", True)
+        for i in range(2):
+            trainer.update(*batch(i, torch.float64), trainer.hyperparameters)
+            assert float(own.grad) == pytest.approx(2.0)  # nothing of the update before
+    assert float(own.detach()) < 1
+    gathered = own.grad.untyped_storage().data_ptr() == trainer._gradients["gen"].buffer.data_ptr()
+    assert gathered == (dtype == torch.float64)
