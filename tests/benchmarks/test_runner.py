@@ -120,7 +120,7 @@ def test_each_number_is_held_to_its_limit() -> None:
     op = next(c for c in SETS["smoke"] if c.name == "adain + relu + pad")
     ours = next(c for c in runner.contenders(op, CPU) if c.ours)
     for level, limits in runner.LIMITS.items():
-        if level == "moved":
+        if level in ("moved", "launch"):  # the latter allow no error
             continue
         for dtype, limit in limits.items():
             case = replace(op, level=level, dtype=dtype)
