@@ -12,7 +12,6 @@ from rich.console import Console
 from munit_fast.cli.base import app
 from munit_fast.cli.options import (
     Amp,
-    AmpOption,
     DeviceOption,
     TrainerName,
     TrainerOption,
@@ -36,11 +35,17 @@ def doctor(
             help="Only compile the Triton kernels of a training iteration into Triton's cache, before a job starts.",
         ),
     ] = None,
-    trainer: TrainerOption = TrainerName.MUNIT,
-    device: DeviceOption = "auto",
-    amp: AmpOption = Amp.auto,
+    trainer: Annotated[
+        TrainerName, typer.Option("--trainer", help="With --warm: the algorithm.", case_sensitive=False)
+    ] = TrainerName.MUNIT,
+    device: Annotated[str, typer.Option("--device", help="With --warm: auto, cuda or cuda:N.")] = "auto",
+    amp: Annotated[Amp, typer.Option("--amp", help="With --warm: the precision; auto is bf16.")] = Amp.auto,
 ) -> None:
     """Show what this machine has, and for each operator which backends can run it, or why not."""
+    if warm is None and (trainer, device, amp) != (TrainerName.MUNIT, "auto", Amp.auto):
+        raise ValueError("--trainer, --device and --amp belong to --warm CONFIG")
+    if warm is not None and (selftest or json):
+        raise ValueError("--warm only compiles: give --selftest or --json in another call")
     if warm is not None:
         from munit_fast.config import load_config
         from munit_fast.train.warm import warm_up
@@ -171,7 +176,7 @@ def trace(
     top: Annotated[int, typer.Option(min=0, help="Operators and kernels to list.")] = 20,
     json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Count what a training iteration launches on an NVIDIA GPU, and what it moves; needs no GPU."""
+    """Count what a training iteration launches on an NVIDIA GPU, and what it moves; needs Triton, but no GPU."""
     from munit_fast.config import Config, load_config
     from munit_fast.train.trace import as_json, show, trace_iteration
 

@@ -86,16 +86,19 @@ class FlatGradients:
         """Every gradient, in as few tensors as hold them."""
         return [self.buffer, *(p.grad for p in self._apart if p.grad is not None)]
 
-    def average(self, processes: int) -> None:
-        """Make every process's gradients the mean over all of them, in one exchange."""
+    def finish(self, processes: int = 1) -> None:
+        """Give the parameters their gradients, averaged over processes in one exchange.
+
+        A parameter that no backward reached has none.
+
+        Args:
+            processes: that share a batch.
+        """
         self._clear_stale()
         if processes > 1:
             for grads in self.all:
                 grads.div_(processes)
                 dist.all_reduce(grads)
-
-    def finish(self) -> None:
-        """Give the parameters their gradients; one that no backward reached has none."""
         for p in self._gathered:
             view = self._views[id(p)]
             p.grad = view if id(p) in self._found or (id(p) in self._unused and p.requires_grad) else None

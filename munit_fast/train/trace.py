@@ -9,6 +9,7 @@ the sum of a split product, are not counted.
 from __future__ import annotations
 
 import ast
+import importlib.util
 import inspect
 import json
 import textwrap
@@ -37,6 +38,7 @@ from munit_fast.train import trainer as trainers
 from munit_fast.train.trainer import MUNIT_Trainer, UNIT_Trainer
 
 _META = torch.device("meta")
+_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "off": None}
 _CAPABILITY = (9, 0)  # of the GPU that is traced: Hopper
 
 # What a value is read back for, or what waits for the GPU in another way.
@@ -103,7 +105,7 @@ class Trace:
     Attributes:
         operations: in their order.
         triton: the Triton launches among them.
-        parameter_casts: names of parameters that are cast or copied one by one.
+        parameter_casts: names of parameters that are cast to another dtype one by one.
         host_bytes: of tensors that the captured part makes on the host.
         noise_bytes: of noise that is drawn on the host before.
         blocking: what would keep a CUDA graph from capturing it; empty: nothing.
@@ -141,6 +143,11 @@ def _bytes(tensors: Sequence[Tensor]) -> int:
     return sum(t.numel() * t.element_size() for t in tensors)
 
 
+def _memory(t: Tensor) -> int:
+    """What tells tensors apart that do not share their memory."""
+    return t.untyped_storage()._cdata
+
+
 def _tensors(nest: Any) -> list[Tensor]:
     return [leaf for leaf in tree_leaves(nest) if isinstance(leaf, Tensor)]
 
@@ -171,13 +178,17 @@ def multi_tensor_launches(sizes: Sequence[int], lists: int) -> int:
     return launches + (blocks > 0)
 
 
-def _foreach_launches(arguments: Sequence[Any]) -> int:
+def _foreach_launches(name: str, arguments: Sequence[Any]) -> int:
     lists = [a for a in arguments if isinstance(a, (list, tuple)) and a and isinstance(a[0], Tensor)]
-    return multi_tensor_launches([t.numel() for t in lists[0]], len(lists)) if lists else 0
-
-
-def _norm_launches(arguments: Sequence[Any]) -> int:
-    return _foreach_launches(arguments) + 1  # the partial results
+    if not lists:
+        return 0
+    # Else one operator for each tensor: torch's check_fast_path_restrictions. A copy may convert.
+    dtypes = [{t.dtype for t in tensors} for tensors in lists]
+    alike = all(len(found) == 1 for found in dtypes) and (name == "_foreach_copy_" or len(set.union(*dtypes)) == 1)
+    laid_out_alike = all(len({t.stride() for t in group}) == 1 for group in zip(*lists))
+    if not (alike and laid_out_alike):
+        return sum(t.numel() > 0 for t in lists[0])
+    return multi_tensor_launches([t.numel() for t in lists[0]], len(lists))
 
 
 def _adam_launches(arguments: Sequence[Any]) -> int:
@@ -190,7 +201,6 @@ def _convolution_backward_launches(arguments: Sequence[Any]) -> int:
 
 _LAUNCHES: dict[str, Callable[[Sequence[Any]], int]] = {
     "convolution_backward": _convolution_backward_launches,
-    "_foreach_norm": _norm_launches,
     "_fused_adam_": _adam_launches,
 }
 
@@ -258,14 +268,14 @@ class _Recorder(TorchDispatchMode):
         new = [t for t in outputs if all(t is not w for w in written)]
         multi = name.startswith(("_foreach", "_fused", "_amp_foreach"))
         kind = "multi-tensor" if multi else _KINDS.get(name, "other")
-        launches = _LAUNCHES.get(name, _foreach_launches if multi else lambda arguments: 1)(args)
+        launches = _LAUNCHES[name](args) if name in _LAUNCHES else _foreach_launches(name, args) if multi else 1
         if not multi and outputs and all(t.numel() == 0 for t in (*new, *written)):
             launches = 0
         sizes = tuple(inputs[0].shape) if inputs else ()
         operation = Operation(kind, name, launches, _bytes(read), _bytes([*written, *new]), sizes)
         self.trace.operations.append(operation)
-        if kind == "cast or copy" and (found := [self.parameters[id(t)] for t in read if id(t) in self.parameters]):
-            self.trace.parameter_casts += found
+        if name == "_to_copy" and outputs[0].dtype != inputs[0].dtype:
+            self.trace.parameter_casts += [self.parameters[i] for i in map(_memory, read) if i in self.parameters]
 
 
 class _Autocast(TorchFunctionMode):
@@ -362,6 +372,13 @@ def _as_on_a_gpu(record: Callable[..., None]) -> Iterator[None]:
             backends.choose.cache_clear()
 
 
+def missing_reason() -> str | None:
+    """Why nothing can be traced here; None if it can."""
+    if importlib.util.find_spec("triton") is None:
+        return "a trace launches Triton's kernels, if on no GPU: install triton"
+    return None
+
+
 def trace_iteration(
     hyperparameters: Mapping[str, Any],
     trainer: str = "MUNIT",
@@ -379,11 +396,18 @@ def trace_iteration(
         checkpointing: whether the backward computes activations again.
 
     Raises:
-        ValueError: an unknown trainer or amp.
+        ValueError: an unknown trainer or amp, or no images.
+        RuntimeError: Triton is not installed.
     """
     made = {"MUNIT": MUNIT_Trainer, "UNIT": UNIT_Trainer}
     if trainer not in made:
         raise ValueError(f"trainer must be one of {', '.join(made)}; got {trainer!r}")
+    if amp not in _DTYPES:
+        raise ValueError(f"amp must be one of {', '.join(_DTYPES)}; got {amp!r}")
+    if batch is not None and batch < 1:
+        raise ValueError(f"batch must be at least 1; got {batch}")
+    if (reason := missing_reason()) is not None:
+        raise RuntimeError(reason)
     hp = hyperparameters
     batch = hp["batch_size"] * hp.get("accumulation", 1) if batch is None else batch
     trace = Trace()
@@ -412,14 +436,11 @@ def trace_iteration(
         nets.update_learning_rate()
         for _ in range(2):  # the optimizers make their state in the first one
             trace = Trace(noise_bytes=noise_bytes)
-            names = {id(p): name for name, p in nets.named_parameters()}
+            names = {_memory(p): name for name, p in nets.named_parameters()}
             with _Recorder(trace, names):
                 nets._iterate(x_a, x_b, hp, (of_dis, of_gen))
                 nets.update_average(batch)
     return trace
-
-
-_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "off": None}
 
 
 def as_json(trace: Trace) -> str:
@@ -462,7 +483,7 @@ def show(trace: Trace, console: Console, top: int = 20) -> None:
     if not trace.blocking:
         console.print("Nothing keeps a CUDA graph from capturing it.")
     casts = len(trace.parameter_casts)
-    console.print(f"{casts} parameters are cast or copied one by one." if casts else "No parameter is cast by itself.")
+    console.print(f"{casts} times a parameter is cast by itself." if casts else "No parameter is cast by itself.")
     console.print(
         f"{trace.host_bytes + trace.noise_bytes:,} bytes are made on the host, {trace.noise_bytes:,} of noise."
     )

@@ -194,8 +194,7 @@ class _Trainer(reference.trainers._Trainer):
             if weights is not None and gradients is not None:
                 gradients.add(weights.collect(update))
         if gradients is not None:
-            gradients.average(self._processes)
-            gradients.finish()
+            gradients.finish(self._processes)
         if scaler is None and not self._on_gpu:
             self._step(optimizer)
         else:

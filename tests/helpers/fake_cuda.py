@@ -150,8 +150,9 @@ class FakeCuda:
 
     def _accumulators(self) -> list[Any]:
         leaves = [p for module in self.modules for p in module.parameters() if p.requires_grad]
-        for weights in (getattr(module, "_weights", None) for module in self.modules):
-            leaves += [] if weights is None else [c.leaf for copies in weights._copies.values() for c in copies]
+        for module in self.modules:
+            for weights in getattr(module, "_weights", {}).values():
+                leaves += [c.leaf for copies in weights._copies.values() for c in copies]
         return [accumulator(p) for p in leaves]
 
 

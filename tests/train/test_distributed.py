@@ -306,20 +306,30 @@ def group() -> Iterator[None]:
     ],
 )
 def test_every_network_can_be_distributed(
-    small_config: dict[str, Any], kind: str, gen: dict[str, Any], dis: dict[str, Any], amp: str
+    small_config: dict[str, Any],
+    kind: str,
+    gen: dict[str, Any],
+    dis: dict[str, Any],
+    amp: str,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    """Two processes that have the same part of a batch, of which one is played."""
     parts = {"gen": small_config["gen"] | gen, "dis": small_config["dis"] | dis}
     hp = make_config(small_config | parts).hyperparameters()
     found = []
     for distributed in (False, True):
         torch.manual_seed(0)
         trainer: Any = getattr(trainers, kind)(hp, amp=amp)
+        exchanged: list[torch.Tensor] = []
         if distributed:
             trainer.distribute()
+            trainer._processes = 2
+            monkeypatch.setattr(dist, "all_reduce", lambda t, into=exchanged: into.append(t.mul_(2)))
         for _ in range(3):
             trainer.update(*(torch.rand(2, 2, 3, 32, 32) * 2 - 1), hp)
         found.append(trainer.state_dict())
-    assert list(found[0]) == list(found[1])  # DistributedDataParallel's names stay out of the files
+    assert len(exchanged) == 6 and len({t.data_ptr() for t in exchanged}) == 2  # a buffer for each of two updates
+    assert list(found[0]) == list(found[1])
     for name, value in found[0].items():
         assert torch.allclose(value, found[1][name], rtol=1e-4, atol=1e-6), name
 

@@ -251,3 +251,36 @@ def test_spectral_norm_trains_in_a_graph(cuda: FakeCuda) -> None:
     before = [p.clone() for p in vectors]
     run.update()
     assert len(vectors) > 2 and not any(torch.equal(p, b) for p, b in zip(vectors, before) if p.numel() > 1)
+
+
+def test_precision_changes_and_comes_back(cuda: FakeCuda) -> None:
+    """A graph from before still has the copies and gradients that it was captured with."""
+    run = Run(cuda, amp="bf16")
+    for amp in ("bf16", "off", "bf16"):
+        for trainer in run.trainers:
+            trainer.amp = amp
+        run.update(cuda_graph.WARM_UP + 2)
+    run.check(graphs=2)
+    before = [p.grad.clone() for p in run.graphed.gen_a.parameters()]
+    run.update()
+    assert any(not torch.equal(p.grad, b) for p, b in zip(run.graphed.gen_a.parameters(), before, strict=True))
+
+
+@pytest.mark.parametrize(("operation", "count"), [("convolution_backward", 60), ("avg_pool2d_backward", 2)])
+def test_a_capture_that_fails_in_the_backward(
+    cuda: FakeCuda, operation: str, count: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After some copies of the weights have their gradients."""
+    run, seen = Run(cuda, amp="bf16"), []
+    dispatch = fake_cuda._Recorder.__torch_dispatch__
+
+    def failing(self: Any, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        seen.append(func.overloadpacket.__name__)
+        if seen.count(operation) == count:
+            raise RuntimeError(fake_cuda.REFUSED)
+        return dispatch(self, func, types, args, kwargs)
+
+    monkeypatch.setattr(fake_cuda._Recorder, "__torch_dispatch__", failing)
+    run.update(cuda_graph.WARM_UP + 2)
+    assert run.graphed._graphs.failure is not None and seen.count(operation) == count
+    run.compare()

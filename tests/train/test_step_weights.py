@@ -97,13 +97,13 @@ def test_every_convolution_has_a_copy_and_keeps_its_layout(monkeypatch: pytest.M
     assert sum(phases for _, phases in blocks) == 2
     for block, phases in blocks:
         weight = block.conv.weight
-        copy = trainer._weights.get(weight, torch.bfloat16)
+        copy = trainer._weights[torch.bfloat16].get(weight, torch.bfloat16)
         assert weight.is_contiguous(memory_format=torch.channels_last)
         assert copy.is_contiguous(memory_format=torch.channels_last)
         assert copy.shape[0] == weight.shape[0] * (4 if phases else 1) and copy.requires_grad
         with torch.no_grad():
-            assert not trainer._weights.get(weight, torch.bfloat16).requires_grad
-        assert trainer._weights.get(weight, torch.float16) is None
+            assert not trainer._weights[torch.bfloat16].get(weight, torch.bfloat16).requires_grad
+        assert trainer._weights[torch.bfloat16].get(weight, torch.float16) is None
     for optimizer, update in ((trainer.gen_opt, "gen"), (trainer.dis_opt, "dis")):
         buffer = trainer._gradients[update].buffer
         for p in optimizer.param_groups[0]["params"]:
@@ -130,7 +130,7 @@ def tensors(value: Any) -> list[Tensor]:
 def test_biases_without_influence_stay_out_of_the_graph(monkeypatch: pytest.MonkeyPatch) -> None:
     """Weight decay still moves them, as the published optimizer does."""
     trainer = trained(monkeypatch, "MUNIT_Trainer", True, count=1)
-    unused = trainer._weights.unused["gen"]
+    unused = trainer._weights[None].unused["gen"]
     assert len(unused) > 8
     with monkeypatch.context() as patched:
         patched.setattr(trainers._Trainer, "_on_gpu", True)
@@ -160,6 +160,39 @@ def test_parameters_that_are_changed_between_updates_count(monkeypatch: pytest.M
     assert found[0] != found[1]
 
 
+class _Interrupted(torch.autograd.Function):
+    """Passes its argument on; its backward raises."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        return x.view_as(x)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        raise MemoryError
+
+
+@pytest.mark.parametrize("amp", ["off", "bf16"])
+def test_a_backward_that_was_interrupted_leaves_no_gradient(monkeypatch: pytest.MonkeyPatch, amp: str) -> None:
+    """When memory runs out, say, and the update is tried again."""
+    found = []
+    for interrupted in (False, True):
+        trainer = trained(monkeypatch, "MUNIT_Trainer", True, amp, count=1)
+        hp, dtype = trainer.hyperparameters, next(trainer.parameters()).dtype
+        noise = [torch.ones(2, 3, 1, 1, dtype=dtype)] * 2
+        with monkeypatch.context() as patched:
+            patched.setattr(trainers._Trainer, "_on_gpu", True)
+            if interrupted:
+                x_a, x_b = batch(6, dtype)
+                with pytest.raises(MemoryError):
+                    trainer.gen_update(_Interrupted.apply(x_a.requires_grad_()), x_b, hp, noise)
+                left = [c.leaf.grad is not None for c in trainer._step_weights()._copies["gen"]]
+                assert any(left) == (amp == "bf16")  # what the next backward would add to
+            trainer.gen_update(*batch(7, dtype), hp, noise)
+        found.append([p.grad.clone() for p in trainer.gen_opt.param_groups[0]["params"]])
+    assert all(torch.equal(g, h) for g, h in zip(*found, strict=True))
+
+
 # ---- the buffer ----
 
 
@@ -185,7 +218,7 @@ def test_gradients_from_several_places_are_added() -> None:
 
 def test_a_frozen_bias_without_influence_stays(monkeypatch: pytest.MonkeyPatch) -> None:
     trainer = trained(monkeypatch, "MUNIT_Trainer", True, count=1)
-    bias = trainer._weights.unused["gen"][0]
+    bias = trainer._weights[None].unused["gen"][0]
     bias.requires_grad_(False).fill_(0.5)
     with monkeypatch.context() as patched:
         patched.setattr(trainers._Trainer, "_on_gpu", True)
@@ -209,3 +242,41 @@ def test_parameters_that_join_later_are_trained(monkeypatch: pytest.MonkeyPatch,
     assert float(own.detach()) < 1
     gathered = own.grad.untyped_storage().data_ptr() == trainer._gradients["gen"].buffer.data_ptr()
     assert gathered == (dtype == torch.float64)
+
+
+def test_what_is_exchanged_is_of_this_update(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where the last update reached a parameter that this one does not, as on one of two processes."""
+    first, second = (nn.Parameter(torch.zeros(3)) for _ in range(2))
+    flat, exchanged = FlatGradients([first, second]), []
+    monkeypatch.setattr(torch.distributed, "all_reduce", lambda t: exchanged.append(t.clone()))
+    for reached in ((first, second), (first,)):
+        flat.begin()
+        for p in reached:
+            p.grad = torch.full((3,), 4.0)
+        flat.add([])
+        flat.finish(2)
+    assert [float(t.sum()) for t in exchanged] == [12.0, 6.0]
+    assert second.grad is None
+
+
+def test_each_dtype_is_one_operation(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of several at once, torch makes an operation for each tensor on a GPU."""
+    parameters = [nn.Parameter(torch.zeros(4, 3, 3, 3)) for _ in range(6)]
+    flat, calls = FlatGradients(parameters), []
+    for name in ("_foreach_copy_", "_foreach_add_"):
+        plain = getattr(torch, name)
+
+        def counted(a: Any, b: Any, plain: Any = plain, name: str = name) -> None:
+            calls.append((name, len(a), {t.dtype for t in b}))
+            plain(a, b)
+
+        monkeypatch.setattr(torch, name, counted)
+    half = [(p, torch.ones_like(p, dtype=torch.bfloat16)) for p in parameters[:4]]
+    for _ in range(2):
+        for p in parameters[2:]:
+            p.grad = torch.ones_like(p)
+        flat.add(half)
+    flat.finish()
+    assert all(len(dtypes) == 1 for _, _, dtypes in calls) and len(calls) == 9
+    assert all(dtypes == {torch.float32} for name, _, dtypes in calls if name == "_foreach_add_")
+    assert [float(p.grad.mean()) for p in parameters] == [2, 2, 4, 4, 2, 2]

@@ -14,8 +14,8 @@ pytest.importorskip("triton")
 from munit_fast import make_config
 from munit_fast.cli import app
 from munit_fast.ops import backends
-from munit_fast.train import losses
-from munit_fast.train.trace import Trace, multi_tensor_launches, trace_iteration, written_pointers
+from munit_fast.train import losses, trace
+from munit_fast.train.trace import Trace, _foreach_launches, multi_tensor_launches, trace_iteration, written_pointers
 
 # Launches of an iteration of the published configuration in bf16, batch 1.
 MOST_LAUNCHES = 1450
@@ -126,6 +126,26 @@ def test_multi_tensor_launches() -> None:
         assert multi_tensor_launches(sizes, lists) == expected, (sizes[:3], lists)
 
 
+def test_lists_of_several_dtypes_or_layouts_are_launched_one_by_one() -> None:
+    image = torch.empty(4, 3, 2, 2)
+    other = image.contiguous(memory_format=torch.channels_last)
+    for name, lists, expected in [
+        ("_foreach_copy_", ([image] * 9, [image] * 9), 1),
+        ("_foreach_copy_", ([image] * 9, [image.half()] * 9), 1),
+        ("_foreach_add_", ([image] * 9, [image.half()] * 9), 9),
+        ("_foreach_copy_", ([image] * 9, [image.half(), *[image] * 8]), 9),
+        ("_foreach_copy_", ([image] * 9, [*[image] * 8, other]), 9),
+        ("_foreach_add_", ([image, image[:0]], [other, other[:0]]), 1),
+    ]:
+        assert _foreach_launches(name, lists) == expected, name
+
+
+def test_images_of_one_channel_take_the_fast_ways_too(published: Trace) -> None:
+    """Whose first weights have strides that two layouts share."""
+    grey = traced(input_dim_a=1, input_dim_b=1)
+    assert grey.by_kind()["multi-tensor"][0] <= published.by_kind()["multi-tensor"][0]
+
+
 def test_what_a_kernel_writes_is_read_off_its_source() -> None:
     from munit_fast.kernels import epilogue_backward, epilogue_forward
 
@@ -141,5 +161,13 @@ def test_the_command(capsys: pytest.CaptureFixture[str]) -> None:
     assert found["launches"] == sum(kind["launches"] for kind in found["kinds"].values()) > 1000
     app(["trace", "--top", "3"], standalone_mode=False)
     assert "epilogue_fwd_kernel" in capsys.readouterr().out
-    with pytest.raises(ValueError, match="amp"):
-        trace_iteration(make_config({}).hyperparameters(), amp="bfloat16")
+
+
+def test_bad_arguments_and_a_missing_triton(monkeypatch: pytest.MonkeyPatch) -> None:
+    hp = make_config({}).hyperparameters()
+    for name, value in {"amp": "auto", "trainer": "GAN", "batch": 0}.items():
+        with pytest.raises(ValueError, match=name):
+            trace_iteration(hp, **{name: value})  # type: ignore[arg-type]
+    monkeypatch.setattr(trace.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(RuntimeError, match="install triton"):
+        trace_iteration(hp)
