@@ -54,7 +54,7 @@ def forwards(cuda: FakeCuda, monkeypatch: pytest.MonkeyPatch) -> list[Any]:
 
 def run(monkeypatch: pytest.MonkeyPatch, case: Case) -> tuple[list[Row], list[str]]:
     """The rows and failures of a case on the fake GPU."""
-    real = runner.contenders
+    real, expected = runner.contenders, runner.expected
 
     def on_the_cpu(case: Case, device: torch.device) -> list[Contender]:
         return [c for c in real(case, torch.device("cpu")) if not c.compiled]
@@ -66,6 +66,7 @@ def run(monkeypatch: pytest.MonkeyPatch, case: Case) -> tuple[list[Row], list[st
         return row(implementation=c.implementation, layout=c.layout, graph=c.graph, failure=extras["failure"])
 
     monkeypatch.setattr(runner, "contenders", on_the_cpu)
+    monkeypatch.setattr(runner, "expected", lambda case, device: expected(case, torch.device("cpu")))
     monkeypatch.setattr(
         runner.machine, "describe", lambda device: dict.fromkeys(("device", "torch", "threads", "commit"))
     )

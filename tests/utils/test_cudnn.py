@@ -77,7 +77,7 @@ def test_the_benchmark(seen: list[bool], monkeypatch: pytest.MonkeyPatch) -> Non
         return [torch.ones(2)]
 
     monkeypatch.setattr(runner, "contenders", lambda *_: [Contender("published", "NCHW", lambda: Work(step))])
-    monkeypatch.setattr(runner.contenders_ops, "expected", lambda case: [torch.ones(2)])
+    monkeypatch.setattr(runner.contenders_ops, "expected", lambda case, device: [torch.ones(2)])
     _, failures = runner.run([case], QUICK, quiet())
     assert failures == [] and len(seen) > 2 and all(seen)
 
