@@ -78,6 +78,7 @@ def train(
                 options = replace(options, resume=resume)
         held.enter_context(tuned_convolutions(ranks.device))
         run = _Run(cfg, replace(options, device=ranks.device), folder, sources, console, ranks)
+        held.callback(run.trainer.release_graphs)
         if ranks.main:
             folder.write_config(config_text)
         return run.train()

@@ -298,6 +298,16 @@ class _Trainer(reference.trainers._Trainer):
             cuda_graph.warn_once(f"training without a CUDA graph: {reason}")
         return None
 
+    def release_graphs(self) -> None:
+        """Give up the CUDA graphs and their memory; `update` captures new ones.
+
+        NCCL waits for graphs that hold an exchange before it ends: call this before
+        torch.distributed.destroy_process_group.
+        """
+        if any(step.graph is not None for step in self._graphs.by_key.values()):
+            torch.cuda.synchronize(self.device)
+        self._graphs.by_key.clear()
+
     # ---- weights and gradients of a step ----
 
     @property

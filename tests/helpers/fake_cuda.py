@@ -7,6 +7,7 @@ constant from the host, drawing random numbers, and summing a gradient on anothe
 
 from __future__ import annotations
 
+import weakref
 from typing import Any
 
 import pytest
@@ -133,6 +134,7 @@ class FakeCuda:
         self.pools: list[Any] = []  # of each capture
         self.released: list[Any] = []
         self.replays = 0
+        self.graphs: weakref.WeakSet[Any] = weakref.WeakSet()  # that are held
         self.refused: dict[str, str] = {}
         self.fail: str | None = None
 
@@ -164,6 +166,7 @@ def install(monkeypatch: pytest.MonkeyPatch) -> FakeCuda:
         def __init__(self) -> None:
             self.recorder: _Recorder | None = None
             self.handle: Any = None
+            cuda.graphs.add(self)
 
         def capture_begin(self, pool: Any, capture_error_mode: str, **_: Any) -> None:
             assert cuda.current is not cuda.default and capture_error_mode == "thread_local"
