@@ -1,5 +1,7 @@
-"""The processes that train together, as torchrun starts them, and their gradients. One process alone communicates
-nothing."""
+"""The processes that train together, as torchrun starts them; one alone communicates nothing.
+
+Their gradients are exchanged in `train/gradients.py`.
+"""
 
 from __future__ import annotations
 

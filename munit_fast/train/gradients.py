@@ -82,7 +82,7 @@ class FlatGradients:
             operation(views, grads)
 
     @property
-    def all(self) -> list[Tensor]:
+    def tensors(self) -> list[Tensor]:
         """Every gradient, in as few tensors as hold them."""
         return [self.buffer, *(p.grad for p in self._apart if p.grad is not None)]
 
@@ -96,7 +96,7 @@ class FlatGradients:
         """
         self._clear_stale()
         if processes > 1:
-            for grads in self.all:
+            for grads in self.tensors:
                 grads.div_(processes)
                 dist.all_reduce(grads)
         for p in self._gathered:

@@ -202,6 +202,8 @@ def _convolution_backward_launches(arguments: Sequence[Any]) -> int:
 _LAUNCHES: dict[str, Callable[[Sequence[Any]], int]] = {
     "convolution_backward": _convolution_backward_launches,
     "_fused_adam_": _adam_launches,
+    "slice_backward": lambda arguments: 2,  # zeros, and a copy into them
+    "select_backward": lambda arguments: 2,
 }
 
 

@@ -198,7 +198,7 @@ class _Trainer(reference.trainers._Trainer):
         if scaler is None and not self._on_gpu:
             self._step(optimizer)
         else:
-            step_async(optimizer, scaler, self._skips, None if gradients is None else gradients.all)
+            step_async(optimizer, scaler, self._skips, None if gradients is None else gradients.tensors)
         return parts[0] if count == 1 else mean_losses(parts)
 
     def _losses(self, update: str, *arguments: Any) -> Losses:
