@@ -10,6 +10,7 @@ import typer
 from rich.console import Console
 
 from munit_fast.cli.base import app
+from munit_fast.cli.models import CheckpointOption, ConfigOption, EmaOption, PretrainedOption, load_model
 from munit_fast.cli.options import (
     AllowOutsideOption,
     Amp,
@@ -34,12 +35,9 @@ class Precision(str, Enum):
 
 @app.command()
 def translate(
-    pretrained: Annotated[
-        str | None,
-        typer.Option(help="The bundled model openmoji-lines2color, or a .safetensors file of `munit-fast export`."),
-    ] = None,
-    config: Annotated[Path | None, typer.Option(help="Instead: the configuration of a run, ...")] = None,
-    checkpoint: Annotated[Path | None, typer.Option(help="... and a gen_########.pt file of it.")] = None,
+    pretrained: PretrainedOption = None,
+    config: ConfigOption = None,
+    checkpoint: CheckpointOption = None,
     input: Annotated[Path | None, typer.Option("--input", help="An image, or a folder of images.")] = None,
     input_folder: Annotated[Path | None, typer.Option("--input_folder", help="The same as --input.")] = None,
     output_folder: Annotated[Path, typer.Option("--output_folder", help="Where the translations go.")] = Path(
@@ -69,9 +67,7 @@ def translate(
         bool,
         typer.Option("--native_size", help="Keep each image's own size instead of the configuration's new_size."),
     ] = False,
-    ema: Annotated[
-        bool, typer.Option("--ema/--no-ema", help="Use the moving average of the weights where the run kept one.")
-    ] = True,
+    ema: EmaOption = True,
     batch_size: Annotated[int, typer.Option("--batch_size", min=1)] = 8,
     format: Annotated[str, typer.Option(help="png, jpg, bmp, tif or webp.")] = "png",
     trainer: TrainerOption = TrainerName.MUNIT,
@@ -101,7 +97,9 @@ def translate(
     if source is None or (input and input_folder):
         raise ValueError("give one of --input and --input_folder")
     console = new_console()
-    model = _load_model(pretrained, config, checkpoint, trainer, impl, ema, console).to(find_device(device))
+    model = load_model(pretrained, config, checkpoint, trainer=trainer, impl=impl, ema=ema, console=console).to(
+        find_device(device)
+    )
     options = TranslateOptions(
         "a2b" if a2b else "b2a",
         num_style,
@@ -133,27 +131,6 @@ def translate(
         raise typer.Exit(1)
 
 
-def _load_model(pretrained, config, checkpoint, trainer, impl, ema, console):  # type: ignore[no-untyped-def]
-    """The model that the options name, with its weights, in evaluation mode."""
-    from munit_fast.config import load_config
-    from munit_fast.models.munit import MODELS, from_pretrained
-
-    if pretrained is not None and (config or checkpoint or trainer is not TrainerName.MUNIT or not ema):
-        raise ValueError("--pretrained names a whole model: leave out --config, --checkpoint, --trainer and --no-ema")
-    if (pretrained is None) == (config is None and checkpoint is None) or (config is None) != (checkpoint is None):
-        raise ValueError("give --config and --checkpoint, or --pretrained openmoji-lines2color")
-    if pretrained is not None:
-        model = from_pretrained(pretrained, impl.value)
-        for note in ("licence", "attribution"):
-            if note in model.about:
-                console.print(f"{note}: {model.about[note]}", markup=False, soft_wrap=True)
-        return model
-    model = MODELS[trainer.value](load_config(config), impl=impl.value).load(checkpoint, average=ema).eval()
-    if model.loaded != checkpoint:
-        console.print(f"weights: {model.loaded} (--no-ema: {checkpoint})", markup=False, soft_wrap=True)
-    return model
-
-
 @app.command()
 def export(
     config: Annotated[Path, typer.Option(help="The configuration of the run.")],
@@ -162,9 +139,7 @@ def export(
     dtype: Annotated[Precision, typer.Option(help="How the weights are stored.")] = Precision.fp16,
     licence: Annotated[str | None, typer.Option(help="Licence of the weights.")] = None,
     attribution: Annotated[str | None, typer.Option(help="Whom to credit.")] = None,
-    ema: Annotated[
-        bool, typer.Option("--ema/--no-ema", help="Use the moving average of the weights where the run kept one.")
-    ] = True,
+    ema: EmaOption = True,
     trainer: TrainerOption = TrainerName.MUNIT,
 ) -> None:
     """Export trained generators as one file for translate --pretrained FILE and MUNIT.from_pretrained(FILE)."""
@@ -174,7 +149,7 @@ def export(
 
     check_name(output)
     console = new_console()
-    model = _load_model(None, config, checkpoint, trainer, Impl.reference, ema, console)
+    model = load_model(None, config, checkpoint, trainer=trainer, impl=Impl.reference, ema=ema, console=console)
     about = {"licence": licence, "attribution": attribution, "training": describe_run(checkpoint)}
     write_portable(output, model, dtype=dtype.value, about={k: v for k, v in about.items() if v})
     console.print(f"{output}: {output.stat().st_size / 1e6:.2f} MB", markup=False, soft_wrap=True)

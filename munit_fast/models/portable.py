@@ -38,10 +38,21 @@ class PortableModel:
 class Exportable(Protocol):
     """What `write_portable` reads of a model, which is `mf.MUNIT` or `mf.UNIT`."""
 
-    trainer: str
-    config: Config
-    gen_a: nn.Module
-    gen_b: nn.Module
+    @property
+    def trainer(self) -> str:
+        """ "MUNIT" or "UNIT"."""
+
+    @property
+    def config(self) -> Config:
+        """The configuration of the networks."""
+
+    @property
+    def gen_a(self) -> nn.Module:
+        """The generator of domain A."""
+
+    @property
+    def gen_b(self) -> nn.Module:
+        """The generator of domain B."""
 
 
 def write_portable(

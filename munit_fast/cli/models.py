@@ -1,0 +1,63 @@
+"""The model that the options of a command name: a pretrained one, or a run's configuration with a checkpoint of it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+
+from munit_fast.cli.options import Impl, TrainerName
+
+if TYPE_CHECKING:
+    from munit_fast.models import MUNIT, UNIT
+
+PretrainedOption = Annotated[
+    str | None,
+    typer.Option(
+        "--pretrained", help="The bundled model openmoji-lines2color, or a .safetensors file of `munit-fast export`."
+    ),
+]
+ConfigOption = Annotated[Path | None, typer.Option("--config", help="Instead: the configuration of a run, ...")]
+CheckpointOption = Annotated[Path | None, typer.Option("--checkpoint", help="... and a gen_########.pt file of it.")]
+EmaOption = Annotated[
+    bool, typer.Option("--ema/--no-ema", help="Use the moving average of the weights where the run kept one.")
+]
+
+
+def load_model(
+    pretrained: str | None,
+    config: Path | None,
+    checkpoint: Path | None,
+    *,
+    trainer: TrainerName,
+    impl: Impl,
+    ema: bool,
+    console: Console,
+) -> MUNIT | UNIT:
+    """The model that the options name, on the CPU, with its weights, in evaluation mode.
+
+    Raises:
+        ValueError: The options name no model, or more than one.
+        CheckpointError: The file cannot be used.
+    """
+    from munit_fast.config import load_config
+    from munit_fast.models.munit import MODELS, from_pretrained
+
+    if pretrained is not None:
+        if config or checkpoint or trainer is not TrainerName.MUNIT or not ema:
+            raise ValueError(
+                "--pretrained names a whole model: leave out --config, --checkpoint, --trainer and --no-ema"
+            )
+        model = from_pretrained(pretrained, impl.value)
+        for note in ("licence", "attribution"):
+            if note in model.about:
+                console.print(f"{note}: {model.about[note]}", markup=False, soft_wrap=True)
+        return model
+    if config is None or checkpoint is None:
+        raise ValueError("give --config and --checkpoint, or --pretrained openmoji-lines2color")
+    model = MODELS[trainer.value](load_config(config), impl=impl.value).load(checkpoint, average=ema).eval()
+    if model.loaded != checkpoint:
+        console.print(f"weights: {model.loaded} (--no-ema: {checkpoint})", markup=False, soft_wrap=True)
+    return model
