@@ -13,7 +13,7 @@ from munit_fast.config import Config, make_config, smallest_generator_size
 from munit_fast.io.checkpoints import CheckpointError, checked_pair, load_pair, load_states, upgrade_state_dict
 from munit_fast.io.safetensors_file import SUFFIX
 from munit_fast.models import networks, pretrained
-from munit_fast.models.portable import PortableModel, read_portable
+from munit_fast.models.portable import PortableModel, matte_of, read_portable
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -107,6 +107,16 @@ class _Model(nn.Module):
         self.loaded = path
         return self
 
+    @property
+    def device(self) -> torch.device:
+        """The device of the weights."""
+        return next(self.parameters()).device
+
+    @property
+    def matte(self) -> int | None:
+        """The grey level 0..255 that transparent areas of files are to get, if the notes of the model name one."""
+        return matte_of(self.about)
+
     def _check_images(self, name: str, x: Tensor, domain: str) -> None:
         channels = getattr(self.config, f"input_dim_{domain}")
         if not isinstance(x, Tensor):
@@ -116,9 +126,9 @@ class _Model(nn.Module):
         if not x.is_floating_point():
             raise ValueError(f"{name} must be floating point in [-1, 1]; got {x.dtype}")
 
-    def _pad(self, x: Tensor) -> Tensor:
-        """Enlarge to the right and below, by reflection, to a size that the networks take."""
-        multiple, least = self.config.size_multiple, smallest_generator_size(self.config.gen)
+    def _pad(self, x: Tensor, multiple: int) -> Tensor:
+        """Enlarge to the right and below, by reflection, to sides that the networks take and that are multiples."""
+        least = smallest_generator_size(self.config.gen)
         for axis in (-1, -2):
             size = x.shape[axis]
             extra = max(least, -(-size // multiple) * multiple)
@@ -188,7 +198,7 @@ class MUNIT(_Model):
         self._check_images("x", x, direction[0])
         like = next(self.parameters())
         codes = self._style_codes(x.to(like), direction, num_styles, style, generator)
-        padded = self._pad(x.to(like))
+        padded = self._pad(x.to(like), self.config.size_multiple)
         content = source.enc_content(padded)
         return target.decode_styles(content, codes)[..., : x.shape[2], : x.shape[3]].to(x).contiguous()
 
@@ -209,10 +219,7 @@ class MUNIT(_Model):
         if domain not in ("a", "b"):
             raise ValueError(f"domain must be 'a' or 'b'; got {domain!r}")
         self._check_images("x", x, domain)
-        least = smallest_generator_size(self.config.gen)
-        if min(x.shape[2:]) < least:
-            x = self._pad(x)
-        return (self.gen_a if domain == "a" else self.gen_b).enc_style(x).flatten(1)
+        return (self.gen_a if domain == "a" else self.gen_b).enc_style(self._pad(x, 1)).flatten(1)
 
     def _style_codes(
         self,
@@ -275,7 +282,7 @@ class UNIT(_Model):
         _check_direction(direction)
         source, target = (self.gen_a, self.gen_b) if direction == "a2b" else (self.gen_b, self.gen_a)
         self._check_images("x", x, direction[0])
-        image = target.decode(source.enc(self._pad(x.to(next(self.parameters())))))
+        image = target.decode(source.enc(self._pad(x.to(next(self.parameters())), self.config.size_multiple)))
         return image[:, None, :, : x.shape[2], : x.shape[3]].contiguous().to(x)
 
 
