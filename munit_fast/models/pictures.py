@@ -45,7 +45,7 @@ class PictureBatches:
         given: A PIL image of any mode; an array uint8 in 0..255 or float16 | float32 | float64 in [-1, 1], [H, W, C],
             [N, H, W, C], or [H, W] of one channel; or a list or tuple of such images, arrays of one picture each, and
             floating-point tensors [C, H, W] in [-1, 1].
-        channels: C, of the domain that they are pictures of. PIL images are converted to it.
+        channels: C, 1 or 3, of the domain that they are pictures of. PIL images are converted to it.
         matte: Grey level under the transparent areas of PIL images; None keeps the colours there.
 
     Raises:
@@ -111,41 +111,38 @@ class PictureBatches:
             for i, images in zip(batch, function(x, batch)):
                 results[i] = self._like_item(images, self._items[i])
         if self._stacked:
-            return np.stack(results)
+            return np.stack(results).astype(results[0].dtype, copy=False)  # NumPy stacks in the native byte order
         return results[0] if self._single else results
 
     def _tensor(self, i: int) -> Tensor:
         """[C, H, W] in [-1, 1]."""
-        from munit_fast.data import decode_pillow, to_model_range
-
         item = self._items[i]
         if isinstance(item, Tensor):
             return item.detach()
-        if is_pillow(item):
-            name = self.name if self._single else f"{self.name}[{i}]"
-            return to_model_range(decode_pillow(item, self.channels, matte=self.matte, name=name))
-        array: Array = item.reshape(*item.shape[:2], self.channels)
-        if array.dtype == np.uint8:
-            return to_model_range(array)
-        native = np.array(array.transpose(2, 0, 1), dtype=array.dtype.newbyteorder("="), order="C")
-        return torch.from_numpy(native)
+        if isinstance(item, np.ndarray) and item.dtype != np.uint8:
+            item = item.reshape(*item.shape[:2], self.channels).transpose(2, 0, 1)
+            return torch.from_numpy(np.array(item, dtype=item.dtype.newbyteorder("="), order="C"))
+        from munit_fast.data import decode_pillow, to_model_range  # which import PIL
+
+        if isinstance(item, np.ndarray):
+            return to_model_range(item.reshape(*item.shape[:2], self.channels))
+        name = self.name if self._single else f"{self.name}[{i}]"
+        return to_model_range(decode_pillow(item, self.channels, matte=self.matte, name=name))
 
     def _like_item(self, images: Tensor, item: Any) -> Any:
         """Images [S, C', H, W] in the kind of an item."""
-        from munit_fast.data import to_bytes, to_pillow
-
         if isinstance(item, Tensor):
             return images.to(item).contiguous()
         if isinstance(item, np.ndarray) and item.dtype != np.uint8:
-            return np.ascontiguousarray(images.cpu().movedim(-3, -1).numpy().astype(item.dtype))
+            return np.ascontiguousarray(images.movedim(-3, -1).cpu().numpy(), dtype=item.dtype)
+        from munit_fast.data import to_bytes, to_pillow  # which import PIL
+
         pixels = np.ascontiguousarray(to_bytes(images, name="the translation"))
         return [to_pillow(image) for image in pixels] if is_pillow(item) else pixels
 
     def _check(self, item: object, name: str) -> None:
         """Raise ValueError where an item is no picture."""
         if is_pillow(item):
-            if self.channels not in (1, 3):
-                raise ValueError(f"{name}: PIL images have 1 or 3 channels, the domain {self.channels}; use arrays")
             if 0 in item.size:
                 raise ValueError(f"{name} must have pixels; got a PIL image of {item.width}×{item.height}")
         elif isinstance(item, np.ndarray):
@@ -163,9 +160,10 @@ class PictureBatches:
 
     def _check_tensor(self, name: str, x: Tensor) -> None:
         if x.dim() != 3 or x.shape[0] != self.channels or 0 in x.shape:
-            hint = "; pass a batch by itself, not in a list" if x.dim() == 4 else ""
+            hints = {1: "; stack codes into a tensor [S, style_dim]", 4: "; pass a batch by itself, not in a list"}
             raise ValueError(
-                f"{name} must be a tensor [{self.channels}, H, W] with H, W ≥ 1; got {list(x.shape)}{hint}"
+                f"{name} must be a tensor [{self.channels}, H, W] with H, W ≥ 1; got {list(x.shape)}"
+                + hints.get(x.dim(), "")
             )
         if not x.is_floating_point():
             raise ValueError(f"{name} must be floating point in [-1, 1]; got {x.dtype}")
