@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from PIL import Image
     from typing_extensions import Self
 
-    from munit_fast.models.pictures import Picture, Pictures
+    from munit_fast.models.pictures import AnyPicture, AnyPictures
 
 Scalar = TypeVar("Scalar", bound=np.generic)  # the dtype of an array: that of its translations
 Direction = Literal["a2b", "b2a"]
@@ -172,7 +172,7 @@ class MUNIT(_Model):
         x: Tensor,
         direction: Direction = ...,
         num_styles: int = ...,
-        style: Pictures | None = ...,
+        style: AnyPictures | None = ...,
         generator: torch.Generator | None = ...,
     ) -> Tensor: ...
 
@@ -182,7 +182,7 @@ class MUNIT(_Model):
         x: Image.Image,
         direction: Direction = ...,
         num_styles: int = ...,
-        style: Pictures | None = ...,
+        style: AnyPictures | None = ...,
         generator: torch.Generator | None = ...,
     ) -> list[Image.Image]: ...
 
@@ -192,7 +192,7 @@ class MUNIT(_Model):
         x: npt.NDArray[Scalar],
         direction: Direction = ...,
         num_styles: int = ...,
-        style: Pictures | None = ...,
+        style: AnyPictures | None = ...,
         generator: torch.Generator | None = ...,
     ) -> npt.NDArray[Scalar]: ...
 
@@ -202,7 +202,7 @@ class MUNIT(_Model):
         x: Sequence[Tensor],
         direction: Direction = ...,
         num_styles: int = ...,
-        style: Pictures | None = ...,
+        style: AnyPictures | None = ...,
         generator: torch.Generator | None = ...,
     ) -> list[Tensor]: ...
 
@@ -212,7 +212,7 @@ class MUNIT(_Model):
         x: Sequence[Image.Image],
         direction: Direction = ...,
         num_styles: int = ...,
-        style: Pictures | None = ...,
+        style: AnyPictures | None = ...,
         generator: torch.Generator | None = ...,
     ) -> list[list[Image.Image]]: ...
 
@@ -222,27 +222,27 @@ class MUNIT(_Model):
         x: Sequence[npt.NDArray[Scalar]],
         direction: Direction = ...,
         num_styles: int = ...,
-        style: Pictures | None = ...,
+        style: AnyPictures | None = ...,
         generator: torch.Generator | None = ...,
     ) -> list[npt.NDArray[Scalar]]: ...
 
     @overload
     def translate(
         self,
-        x: Sequence[Picture],
+        x: Sequence[AnyPicture],
         direction: Direction = ...,
         num_styles: int = ...,
-        style: Pictures | None = ...,
+        style: AnyPictures | None = ...,
         generator: torch.Generator | None = ...,
     ) -> list[Any]: ...
 
     @torch.no_grad()
     def translate(
         self,
-        x: Pictures,
+        x: AnyPictures,
         direction: Direction = "a2b",
         num_styles: int = 1,
-        style: Pictures | None = None,
+        style: AnyPictures | None = None,
         generator: torch.Generator | None = None,
     ) -> Any:
         """Translate images in several styles.
@@ -296,7 +296,7 @@ class MUNIT(_Model):
         return pictures.apply(like, lambda batch, places: self._in_styles(batch, direction, codes[places]))
 
     @torch.no_grad()
-    def encode_style(self, x: Pictures, domain: Literal["a", "b"]) -> Tensor:
+    def encode_style(self, x: AnyPictures, domain: Literal["a", "b"]) -> Tensor:
         """The style codes of images.
 
         Args:
@@ -403,10 +403,10 @@ class UNIT(_Model):
     def translate(self, x: Sequence[npt.NDArray[Scalar]], direction: Direction = ...) -> list[npt.NDArray[Scalar]]: ...
 
     @overload
-    def translate(self, x: Sequence[Picture], direction: Direction = ...) -> list[Any]: ...
+    def translate(self, x: Sequence[AnyPicture], direction: Direction = ...) -> list[Any]: ...
 
     @torch.no_grad()
-    def translate(self, x: Pictures, direction: Direction = "a2b") -> Any:
+    def translate(self, x: AnyPictures, direction: Direction = "a2b") -> Any:
         """Translate images, from the mean of their code.
 
         Args:

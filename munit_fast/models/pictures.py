@@ -19,8 +19,8 @@ from torch import Tensor
 if TYPE_CHECKING:  # at run time whoever has a PIL image has imported PIL
     from PIL import Image
 
-    Picture: TypeAlias = Tensor | Image.Image | npt.NDArray[Any]
-    Pictures: TypeAlias = Picture | Sequence[Picture]
+    AnyPicture: TypeAlias = Tensor | Image.Image | npt.NDArray[Any]
+    AnyPictures: TypeAlias = AnyPicture | Sequence[AnyPicture]
 
 Array = npt.NDArray[Any]
 

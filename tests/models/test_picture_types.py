@@ -14,7 +14,7 @@ from typing_extensions import assert_type
 import munit_fast as mf
 
 if TYPE_CHECKING:
-    from munit_fast.models.pictures import Picture
+    from munit_fast.models.pictures import AnyPicture
 
 SMALL: dict[str, Any] = {"gen": {"dim": 4, "mlp_dim": 8, "style_dim": 3, "n_res": 1}}
 
@@ -24,7 +24,7 @@ def test_munit() -> None:
     tensor, image = torch.zeros(1, 3, 16, 16), Image.new("RGB", (16, 16))
     pixels: npt.NDArray[np.uint8] = np.zeros((16, 16, 3), np.uint8)
     values: npt.NDArray[np.float32] = np.zeros((16, 16, 3), np.float32)
-    mixed: list[Picture] = [tensor[0], image, pixels]
+    mixed: list[AnyPicture] = [tensor[0], image, pixels]
 
     assert isinstance(assert_type(model.translate(tensor), Tensor), Tensor)
     assert isinstance(assert_type(model.translate(image, "b2a"), list[Image.Image])[0], Image.Image)
