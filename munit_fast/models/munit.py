@@ -149,6 +149,7 @@ class MUNIT(_Model):
         impl: The backend, as in `munit_fast.functional`; "reference" takes the plain networks.
 
     Attributes:
+        config: The configuration of the networks.
         gen_a: The generator of domain A, with the published state_dict keys.
         gen_b: The same of domain B.
         loaded: The file that the weights are of; None before `load`.

@@ -134,7 +134,8 @@ class PictureBatches:
         if isinstance(item, Tensor):
             return images.to(item).contiguous()
         if isinstance(item, np.ndarray) and item.dtype != np.uint8:
-            return np.ascontiguousarray(images.movedim(-3, -1).cpu().numpy(), dtype=item.dtype)
+            values = images.movedim(-3, -1).to("cpu", torch.float64)  # NumPy has no bfloat16; rounded once
+            return np.ascontiguousarray(values.numpy(), dtype=item.dtype)
         from munit_fast.data import to_bytes, to_pillow  # which import PIL
 
         pixels = np.ascontiguousarray(to_bytes(images, name="the translation"))

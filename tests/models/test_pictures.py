@@ -283,6 +283,22 @@ def test_the_precision_of_the_model(model: mf.MUNIT) -> None:
     )
 
 
+def test_a_model_in_bfloat16(model: mf.MUNIT) -> None:
+    model.bfloat16()
+    x, style = floats(16, 16, 3), torch.randn(2, 3)
+    expected = model.translate(torch.from_numpy(x).permute(2, 0, 1)[None], style=style)[0].movedim(-3, -1)
+    assert np.array_equal(model.translate(x, style=style), expected.numpy())
+    assert len(model.translate(Image.fromarray(pixels(16, 16, 3)), style=Image.fromarray(pixels(16, 16)))) == 1
+
+
+def test_under_autocast(model: mf.MUNIT) -> None:
+    x, style = pixels(16, 16, 3), torch.randn(2, 3)
+    with torch.autocast("cpu", torch.bfloat16):
+        expected = as_bytes(model.translate(tensor(x), style=style))[0]
+        assert np.array_equal(model.translate(x, style=style), expected)
+        assert model.encode_style(Image.fromarray(x), "a").shape == (1, 3)
+
+
 def test_nan_is_not_written_to_pixels(model: mf.MUNIT) -> None:
     with pytest.raises(ValueError, match="NaN"):
         model.translate(pixels(16, 16, 3), style=torch.full((1, 3), torch.nan))
