@@ -206,7 +206,7 @@ class PictureBatches:
             return f": it looks like channels first; use {name}.transpose{axes}"
         if x.ndim == 4:
             return ": pass several pictures by themselves, or one by one in the list"
-        if x.dtype == np.uint8 and (x.ndim == 2 or x.shape[-1] in (1, 3, 4)):
+        if x.dtype == np.uint8 and (x.ndim == 2 or (x.ndim == 3 and x.shape[-1] in (1, 3, 4))):
             return f": PIL images are converted; use PIL.Image.fromarray({name})"
         return ""
 

@@ -327,6 +327,7 @@ def test_nan_is_not_written_to_pixels(model: mf.MUNIT) -> None:
         (pixels(8, 8, 4), r"^x .*\[8, 8, 4\].*fromarray\(x\)"),
         (pixels(8, 8, 1), r"^x .*\[8, 8, 1\]"),
         (pixels(8), r"^x .*\[8\]"),
+        (np.array(8, np.uint8), r"^x .*\[\]"),
         (pixels(1, 1, 8, 8, 3), r"^x .*\[1, 1, 8, 8, 3\]"),
         ([pixels(2, 8, 8, 3)], r"^x\[0\] .*\[2, 8, 8, 3\].*one by one"),
         (pixels(0, 8, 3), r"^x .*\[0, 8, 3\]"),
