@@ -16,7 +16,7 @@ from munit_fast.io.checkpoints import CheckpointError, checked_pair, load_pair, 
 from munit_fast.io.safetensors_file import SUFFIX
 from munit_fast.models import networks, pretrained
 from munit_fast.models.pictures import PictureBatches
-from munit_fast.models.portable import PortableModel, read_portable
+from munit_fast.models.portable import PortableModel, matte_of, read_portable
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -40,7 +40,6 @@ class _Model(nn.Module):
     gen_a: nn.Module
     gen_b: nn.Module
     loaded: Path | None = None
-    matte: int | None = None
     trainer: str  # the algorithm's name, as files and --trainer have it
     _generator: type[nn.Module]
 
@@ -83,7 +82,7 @@ class _Model(nn.Module):
         model = cls(file.config, impl)
         for network, state in ((model.gen_a, file.states["a"]), (model.gen_b, file.states["b"])):
             network.load_state_dict(upgrade_state_dict(state, network))
-        model.loaded, model.about, model.matte = path, dict(file.about), pretrained.matte(path)
+        model.loaded, model.about = path, dict(file.about)
         return model.eval()
 
     def load(self, path: str | Path, average: bool = True) -> Self:
@@ -116,6 +115,16 @@ class _Model(nn.Module):
         self.loaded = path
         return self
 
+    @property
+    def device(self) -> torch.device:
+        """The device of the weights."""
+        return next(self.parameters()).device
+
+    @property
+    def matte(self) -> int | None:
+        """The grey level 0..255 that transparent areas are laid over, if the notes of the model name one."""
+        return matte_of(self.about)
+
     def _pictures(self, name: str, given: object, domain: str) -> PictureBatches:
         return PictureBatches(name, given, getattr(self.config, f"input_dim_{domain}"), self.matte)
 
@@ -126,9 +135,9 @@ class _Model(nn.Module):
         if not x.is_floating_point():
             raise ValueError(f"{name} must be floating point in [-1, 1]; got {x.dtype}")
 
-    def _pad(self, x: Tensor) -> Tensor:
-        """Enlarge to the right and below, by reflection, to a size that the networks take."""
-        multiple, least = self.config.size_multiple, smallest_generator_size(self.config.gen)
+    def _pad(self, x: Tensor, multiple: int) -> Tensor:
+        """Enlarge to the right and below, by reflection, to sides that the networks take and that are multiples."""
+        least = smallest_generator_size(self.config.gen)
         for axis in (-1, -2):
             size = x.shape[axis]
             extra = max(least, -(-size // multiple) * multiple)
@@ -154,8 +163,8 @@ class MUNIT(_Model):
         gen_b: The same of domain B.
         loaded: The file that the weights are of; None before `load`.
         about: The notes of a .safetensors file: licence, attribution, how it was trained.
-        matte: Grey level 0..255 that the transparent areas of PIL images are laid over: 255 in the bundled model, which
-            was trained on pictures on white; None keeps the colours there, as training on a folder does. Can be set.
+        matte: Grey level 0..255 that the transparent areas of PIL images are laid over, which `about["matte"]` names:
+            255 in the bundled model, trained on pictures on white; None keeps the colours there, as training does.
 
     Raises:
         ConfigError: The mapping has an unknown key or an impossible value.
@@ -317,15 +326,13 @@ class MUNIT(_Model):
         if not isinstance(x, Tensor):
             return self._picture_codes("x", x, domain)
         self._check_images("x", x, domain)
-        least = smallest_generator_size(self.config.gen)
-        if min(x.shape[2:]) < least:
-            x = self._pad(x)
-        return (self.gen_a if domain == "a" else self.gen_b).enc_style(x).flatten(1)
+        return (self.gen_a if domain == "a" else self.gen_b).enc_style(self._pad(x, 1)).flatten(1)
 
     def _in_styles(self, x: Tensor, direction: Direction, codes: Tensor) -> Tensor:
         """Images [N, C, H, W] in styles [N, S, style_dim], in the model's dtype on its device → [N, S, C', H, W]."""
         source, target = (self.gen_a, self.gen_b) if direction == "a2b" else (self.gen_b, self.gen_a)
-        return target.decode_styles(source.enc_content(self._pad(x)), codes)[..., : x.shape[2], : x.shape[3]]
+        padded = self._pad(x, self.config.size_multiple)
+        return target.decode_styles(source.enc_content(padded), codes)[..., : x.shape[2], : x.shape[3]]
 
     def _picture_codes(self, name: str, given: object, domain: Literal["a", "b"]) -> Tensor:
         """[N, style_dim] of pictures of any kind."""
@@ -434,7 +441,9 @@ class UNIT(_Model):
     def _translated(self, x: Tensor, direction: Direction) -> Tensor:
         """Images [N, C, H, W] in the model's dtype on its device → [N, 1, C', H, W]."""
         source, target = (self.gen_a, self.gen_b) if direction == "a2b" else (self.gen_b, self.gen_a)
-        return target.decode(source.enc(self._pad(x)))[:, None, :, : x.shape[2], : x.shape[3]]
+        return target.decode(source.enc(self._pad(x, self.config.size_multiple)))[
+            :, None, :, : x.shape[2], : x.shape[3]
+        ]
 
 
 MODELS: dict[str, type[MUNIT] | type[UNIT]] = {"MUNIT": MUNIT, "UNIT": UNIT}

@@ -138,7 +138,7 @@ def test_every_mode_is_converted_as_the_file_would_be(model: mf.MUNIT, tmp_path:
     assert {"P", "RGBA", "I;16", "F"} <= set(images)
     style = torch.randn(1, 3)
     for matte in (None, 255):
-        model.matte = matte
+        model.about["matte"] = "" if matte is None else str(matte)
         for mode, image in images.items():
             path = tmp_path / f"{mode.replace(';', '')}.{'tif' if mode in ('CMYK', 'F', 'I') else 'png'}"
             image.save(path)

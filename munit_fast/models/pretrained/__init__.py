@@ -26,13 +26,3 @@ def locate(name: str | Path) -> Path:
     if str(name) not in names():
         raise ValueError(f"pretrained: there is no {str(name)!r}; use {', '.join(names())} or a {SUFFIX} file")
     return _FOLDER / f"{name}{SUFFIX}"
-
-
-def matte(path: Path) -> int | None:
-    """The grey level 0..255 under transparent areas in the pictures that a model was trained on.
-
-    Returns:
-        255 for the bundled models, which were trained on pictures on white; None, the colours as they are there, for
-        other files.
-    """
-    return 255 if path.parent == _FOLDER else None
