@@ -72,10 +72,13 @@ check: $(STAMP)
 	$(MAKE) --no-print-directory types
 	$(PYTEST) -q -m "not slow"
 
-# mypy does not know package_dir, so it reads the packages as an installation would lay them out.
+# mypy does not know package_dir, so it reads the packages as an installation would lay them out. The test says what types
+# users get.
 types: $(STAMP)
 	$(BIN)/python benchmarks/scripts/bare_checkout.py
 	cd build/checkout && ../../$(BIN)/mypy --config-file ../../pyproject.toml --cache-dir ../../.mypy_cache -p munit_fast
+	cd build/checkout && ../../$(BIN)/mypy --config-file ../../pyproject.toml --cache-dir ../../.mypy_cache \
+		../../tests/models/test_picture_types.py
 
 # A contender that fails has a row without a time; the report names it.
 bench: $(STAMP)
