@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import pytest
@@ -58,13 +59,13 @@ def test_graphs_are_the_model(kind: type[Any], variant: str) -> None:
     for graph in graphs:
         program = graph.program().module()
         assert not any(node.meta.get("stack_trace") for node in program.graph.nodes)
-        exact = graph.module.double()
+        exact = copy.deepcopy(graph.module).double()
         for n, styles, height, width in CALLS:
             inputs = inputs_of(graph, n, styles, height, width)
             double = tuple(x.double() for x in inputs)
             wanted = expected(model, graph, double)
             with torch.no_grad():
-                # A plane of one colour has no variance: its rounding errors are divided by the root of eps, again and again.
+                # A plane of one colour has no variance: the root of eps divides its rounding errors, again and again.
                 atol = 1e-7 if height * width == 1 else 1e-11
                 torch.testing.assert_close(exact(*double), wanted, rtol=1e-9, atol=atol)
                 torch.testing.assert_close(program(*inputs), wanted.float(), rtol=1e-3, atol=1e-4)
