@@ -15,7 +15,7 @@ from munit_fast.io.checkpoints import CheckpointError, describe_network
 from munit_fast.io.safetensors_file import read_generators, write_generators
 
 # What says where images lie on the machine that trained is of no use elsewhere.
-_DATA_KEYS = {name for name in Config.model_fields if name.startswith("data_")}
+DATA_KEYS = {name for name in Config.model_fields if name.startswith("data_")}
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,7 @@ def write_portable(
         FileWriteError: The file cannot be written.
     """
     states = {"a": model.gen_a.state_dict(), "b": model.gen_b.state_dict()}
-    config = yaml.safe_dump(model.config.model_dump(exclude_none=True, exclude=_DATA_KEYS), sort_keys=False)
+    config = yaml.safe_dump(model.config.model_dump(exclude_none=True, exclude=DATA_KEYS), sort_keys=False)
     write_generators(path, states, trainer=model.trainer, config=config, dtype=dtype, notes=about)
 
 
