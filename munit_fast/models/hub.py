@@ -81,7 +81,10 @@ def load(
     if repository is None:
         given = {"revision": revision, "cache_dir": cache_dir, "token": token, "force_download": force_download or None}
         if unfit := [key for key, value in given.items() if value is not None]:
-            raise ValueError(f"{unfit[0]} is for owner/name on the Hugging Face Hub; {str(name)!r} is on this machine")
+            raise ValueError(
+                f"{unfit[0]} is for owner/name on the Hugging Face Hub; {printable(str(name))[:200]!r} is on this "
+                "machine, or has another form"
+            )
         return build(*_read_local(name))
     if revision is not None and (not _REVISION.fullmatch(revision) or ".." in revision):
         raise ValueError(f"{repository}: revision must be a branch, tag or commit; got {printable(revision)[:200]!r}")
@@ -110,7 +113,7 @@ def load(
             path = _fetch(repository, WEIGHTS, MAX_WEIGHTS_BYTES, config_path.parent.name, **options)
         return build(path, read_weights(path, config))
     except CheckpointError as error:
-        message = "; ".join(str(error).replace(folder, "").splitlines() if folder else str(error).splitlines())
+        message = str(error).replace(folder, "") if folder else str(error)
         raise CheckpointError(f"{repository}: {message}") from error
 
 
@@ -199,9 +202,9 @@ def _read_local(name: str | Path) -> tuple[Path, PortableModel]:
     if str(name) in bundled or path.suffix == SUFFIX:
         path = pretrained.locate(name)
         return path, read_portable(path)
-    if os.path.isdir(path):
+    if os.path.isdir(name):
         return read_folder(path)
-    if os.path.lexists(path):
+    if os.path.lexists(name):
         raise ValueError(
             f"pretrained: {path} is neither a {SUFFIX} file nor a folder that holds {CONFIG} and {WEIGHTS}"
         )
@@ -270,6 +273,9 @@ def _fetch(
     except CheckpointError:
         raise
     except Exception as error:  # of several libraries
+        if unreachable is None and isinstance(error, errors.HfHubHTTPError):  # the Hub has it, and its storage has not
+            status = error.response.status_code
+            raise CheckpointError(f"{name} cannot be fetched: its storage answers {status}; try again later") from error
         raise CheckpointError(_reason(unreachable or error, repository, name, revision)) from error
 
 
@@ -319,9 +325,12 @@ def _reason(error: Exception, repository: str, name: str, revision: str | None) 
         text = f"{constants.ENDPOINT} answers {status}{message}"
     elif isinstance(error, errors.LocalEntryNotFoundError):
         text = f"{name} of {revision or 'main'!r} is not in the cache; leave out local_files_only or HF_HUB_OFFLINE"
+    elif isinstance(error, OSError) and error.filename is not None:
+        text = f"{error.filename}: {error.strerror}"
     else:
         cause = error.__cause__ if isinstance(error, RuntimeError) and error.__cause__ is not None else error
-        text = f"no usable answer of {constants.ENDPOINT} ({type(cause).__name__}: {cause})"
+        done = f"{name} cannot be fetched from" if name else "cannot be pushed to"
+        text = f"{done} {constants.ENDPOINT} ({type(cause).__name__}: {cause})"
     return printable(" ".join(text[:1000].split()))
 
 

@@ -90,7 +90,7 @@ def read_portable(path: str | Path) -> PortableModel:
     try:
         config = parse_config(header["config"], source=f"{path}: configuration inside")
     except ConfigError as error:
-        raise CheckpointError(str(error)) from None
+        raise CheckpointError("; ".join(str(error).splitlines())) from None
     for domain, state in states.items():
         _check_header(path, trainer, config, domain, state)
     return PortableModel(trainer, config, states, notes)

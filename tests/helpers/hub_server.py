@@ -176,6 +176,8 @@ class _Handler(BaseHTTPRequestHandler):
             self.send_header("Content-Length", str(len(data)))
             self.end_headers()
             self.wfile.write(data[: len(data) // 2])
+        elif fault == "gone":
+            self._answer(404)
         else:
             self._answer(200, data)
 

@@ -73,6 +73,7 @@ def refusal(
     """The message of the error that a call raises: one line that a terminal cannot mistake for anything else."""
     with pytest.raises(error) as refused:
         call(*arguments, **options)
+    assert error is not ValueError or not isinstance(refused.value, mf.CheckpointError)  # which is a ValueError too
     assert str(refused.value).isprintable()
     return str(refused.value)
 
@@ -282,8 +283,11 @@ class TestFolders:
         whole = path.read_bytes()
         path.write_bytes(whole[:-10])
         assert "safetensors" in refusal(mf.MUNIT.from_pretrained, folder)
-        save_file({"weight": torch.zeros(2)}, path)
+        save_file({"weight": torch.zeros(2)}, path, {"format": "pt"})
         assert "format" in refusal(mf.MUNIT.from_pretrained, folder)
+        header = {"format": "munit-fast generators 1", "trainer": "MUNIT", "config": "lr: -1\ngen: {dim: x}"}
+        save_file({}, path, header)
+        assert re.search(r"lr: .*; .*gen\.dim: ", refusal(mf.MUNIT.from_pretrained, folder))
         write_portable(path, make(gen=SMALL["gen"] | {"n_res": 2}))
         assert "gen.n_res is 2" in refusal(mf.MUNIT.from_pretrained, folder)
         path.unlink()
@@ -404,6 +408,8 @@ class TestHub:
             server.requests.clear()
             mf.MUNIT.from_pretrained("me/kept", force_download=True)
             assert sum(method == "GET" for method, _ in server.requests) == 2
+            (tmp_path / "file").touch()
+            assert str(tmp_path / "file") in refusal(mf.MUNIT.from_pretrained, "me/kept", cache_dir=tmp_path / "file")
             mf.MUNIT.from_pretrained("me/kept", cache_dir=tmp_path / "elsewhere")
             assert (tmp_path / "elsewhere" / "models--me--kept").is_dir()
         assert same(mf.MUNIT.from_pretrained("me/kept"), make())  # the server has stopped
@@ -459,7 +465,8 @@ class TestHub:
             ("403", "403"),
             ("huge", r"model\.safetensors has 1099511627776 bytes"),
             ("lies", "does not end"),
-            ("half", "no usable answer"),
+            ("half", "cannot be fetched from"),
+            ("gone", "storage answers 404"),
             ("etag", "does not answer as"),
             ("commit", "does not answer as"),
             ("no hub", "does not answer as"),
@@ -476,6 +483,8 @@ class TestHub:
         assert not [path for path in home.parent.rglob("*") if "escaped" in path.name]
         blobs = [path for path in home.rglob("blobs/*") if path.stat().st_size > 10_000]
         assert not blobs  # nothing of the weights was kept
+        if fault.isdigit():
+            assert len(server.requests) == 1  # one attempt
         if fault == "huge":
             assert not any("/objects/" in path for _, path in server.requests)
 
