@@ -340,7 +340,7 @@ class TestHub:
 
     def test_push_refusals(self, server: HubServer) -> None:
         model = make()
-        for name in ("name", "a/b/c", "a/..", "-a/b", "a/b--c", "a/b.git", "a/\x1bb", "../b", "a" * 99 + "/b", 3):
+        for name in ("name", "a/b/c", "a/..", "-a/b", "a/b--c", "a/b.git", "a/\x1bb", "../b", "a/" + "b" * 99, 3):
             refusal(model.push_to_hub, name, error=ValueError)
         refusal(model.push_to_hub, "me/x", branch="../x", error=ValueError)
         refusal(model.push_to_hub, "me/x", metrics={}, error=ValueError)
@@ -482,7 +482,7 @@ class TestHub:
         assert message.startswith("me/bad: ") and re.search(words, message), message
         assert not [path for path in home.parent.rglob("*") if "escaped" in path.name]
         blobs = [path for path in home.rglob("blobs/*") if path.stat().st_size > 10_000]
-        assert not blobs  # nothing of the weights was kept
+        assert all(path.suffix == ".incomplete" for path in blobs)  # none, in new versions of huggingface_hub
         if fault.isdigit():
             assert len(server.requests) == 1  # one attempt
         if fault == "huge":
