@@ -120,7 +120,7 @@ def write_card(
         data["model-index"] = [{"name": title, "results": _results(metrics)}]
     front = yaml.safe_dump(data, sort_keys=False, allow_unicode=True, width=10**6)
     lines = [f"---\n{front}---\n", f"# {_text(title)}\n"]
-    paper = _PAPERS[trainer]
+    paper, call = _PAPERS[trainer], '"a2b"' if trainer == "UNIT" else '"a2b", num_styles=6'
     lines.append(
         f"The two generators of a [{trainer}]({paper}) model, which translate images from one domain to the other and "
         "back, as munit-fast saved them.\n"
@@ -129,7 +129,7 @@ def write_card(
         "```python\n"
         "import munit_fast as mf\n\n"
         f"model = mf.{trainer}.from_pretrained({json.dumps(title, ensure_ascii=False)})\n"
-        'y = model.translate(x, "a2b")  # x: images [N, C, H, W] in [-1, 1]\n'
+        f"pictures = model.translate(picture, {call})  # a PIL image, a NumPy array, or a tensor in [-1, 1]\n"
         "```\n"
     )
     lines.append(_table(("about", ""), [*about.items(), *networks.items()]))
