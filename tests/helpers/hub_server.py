@@ -188,7 +188,7 @@ class _Handler(BaseHTTPRequestHandler):
         body = self._body()
         parts = path.strip("/").split("/")
         if self.server.refuse_push:
-            self._json({"error": "no rights \x1b]0;title\x07"}, 403)
+            self._json({"error": "no rights \x1b]0;title\x07\nmore"}, 403)
         elif path == "/api/repos/create":
             asked = json.loads(body)
             name = f"{asked['organization']}/{asked['name']}"
