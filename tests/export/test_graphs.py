@@ -51,7 +51,7 @@ def expected(model: Any, graph: Graph, inputs: tuple[Tensor, ...]) -> Tensor:
 @pytest.mark.parametrize("kind", [mf.MUNIT, mf.UNIT], ids=["MUNIT", "UNIT"])
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_graphs_are_the_model(kind: type[Any], variant: str) -> None:
-    """In float64 to rounding, as modules and as programs of free sizes."""
+    """In float64, as modules, and in float32 as programs of free sizes."""
     model = model_of(kind, **VARIANTS[variant])
     graphs = make_graphs(model)
     assert [g.name for g in graphs] == (["a2b", "style-b", "b2a", "style-a"] if kind is mf.MUNIT else ["a2b", "b2a"])
@@ -65,9 +65,8 @@ def test_graphs_are_the_model(kind: type[Any], variant: str) -> None:
             double = tuple(x.double() for x in inputs)
             wanted = expected(model, graph, double)
             with torch.no_grad():
-                # A plane of one colour has no variance: the root of eps divides its rounding errors, again and again.
-                atol = 1e-7 if height * width == 1 else 1e-11
-                torch.testing.assert_close(exact(*double), wanted, rtol=1e-9, atol=atol)
+                # The phases' weights were summed in float32; for sums in float64 see below.
+                torch.testing.assert_close(exact(*double), wanted, rtol=1e-6, atol=1e-6)
                 torch.testing.assert_close(program(*inputs), wanted.float(), rtol=1e-3, atol=1e-4)
 
 
