@@ -17,7 +17,7 @@ author = "the munit-fast contributors"
 release = version = munit_fast.__version__
 
 extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx_copybutton"]
-exclude_patterns = ["_build", "pretrained/sketches/SOURCES.md"]
+exclude_patterns = ["_build", "browser/node_modules", "pretrained/sketches/SOURCES.md"]
 
 # Sphinx reads pages inside docs/ only, so the notebook is copied in. It is executed by every build.
 GENERATED = DOCS / "_generated"
@@ -50,6 +50,7 @@ nitpick_ignore_regex = [
 
 html_theme = "pydata_sphinx_theme"
 html_title = "munit-fast"
+html_context = {"default_mode": "auto"}  # without it the theme complains in every reader's console
 html_static_path = ["_static"]
 html_css_files = ["site.css"]
 html_copy_source = html_show_sourcelink = False
@@ -73,4 +74,6 @@ def skip_tuple_fields(app: object, what: str, name: str, obj: object, skip: bool
 
 
 def setup(app: Sphinx) -> None:
+    if (DOCS / "_static" / "browser" / "manifest.json").exists():  # `make docs` made it, with npm
+        app.tags.add("drawing_pad")
     app.connect("autodoc-skip-member", skip_tuple_fields)
