@@ -71,7 +71,7 @@ class Pad {
     if (!response.ok) throw new Error(`manifest.json: HTTP status ${response.status}`);
     this.model = new Model(await response.json());
     this.seed = 1;
-    this.shown = null; // what the tiles show: image, codes, values, shape, milliseconds
+    this.shown = null; // what the tiles show: image, codes, and what `Model.translate` gave for them
     this.build();
     this.section.hidden = false;
     const loaded = this.model.load();
@@ -193,7 +193,7 @@ class Pad {
 
   /** Translate what is on the paper; while a translation runs, once more after it. */
   async translate() {
-    if (!this.loaded) return;
+    if (!this.loaded || this.paper.stroke) return; // a stroke ends in a change
     if (this.paper.empty) {
       this.blank();
       this.say("Draw something, or take an example.");
@@ -211,8 +211,9 @@ class Pad {
         const image = toModelRange(resize(this.paper.pixels(), size), channels);
         const codes = this.model.codes(this.seed);
         const result = await this.model.translate(image, codes);
-        this.shown = { seed: this.seed, image, codes, ...result };
-        if (!this.paper.empty) this.show();
+        if (this.paper.empty) return; // cleared meanwhile
+        this.shown = { image, codes, ...result };
+        this.show();
         const time = Math.round(result.milliseconds);
         this.say(`${styles > 1 ? "Six colourings" : "One translation"} in ${time} milliseconds, in your browser.`);
         this.section.dataset.translations = Number(this.section.dataset.translations ?? 0) + 1;
