@@ -71,8 +71,12 @@ def write_portable(
         FileWriteError: The file cannot be written.
     """
     states = {"a": model.gen_a.state_dict(), "b": model.gen_b.state_dict()}
-    config = yaml.safe_dump(model.config.model_dump(exclude_none=True, exclude=_DATA_KEYS), sort_keys=False)
-    write_generators(path, states, trainer=model.trainer, config=config, dtype=dtype, notes=about)
+    write_generators(path, states, trainer=model.trainer, config=config_text(model.config), dtype=dtype, notes=about)
+
+
+def config_text(config: Config) -> str:
+    """The configuration of networks as YAML text, without where training images lay."""
+    return yaml.safe_dump(config.model_dump(exclude_none=True, exclude=_DATA_KEYS), sort_keys=False)
 
 
 def read_portable(path: str | Path) -> PortableModel:
