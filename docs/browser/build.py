@@ -1,6 +1,7 @@
 """Write the folder of the drawing pad: the page's scripts, the model as ONNX, and onnxruntime-web from npm.
 
     python docs/browser/build.py docs/_static/browser
+    python docs/browser/build.py my-site --pretrained my-model.safetensors
 
 The folder works on any static server, from any path. Where npm is missing or fails, one line says so, and there is no
 folder: the documentation is built without the pad.
@@ -22,7 +23,6 @@ HERE = Path(__file__).resolve().parent
 PACKAGE = HERE / "node_modules" / "onnxruntime-web"
 SKETCHES = HERE.parent / "pretrained" / "sketches"
 PRETRAINED = "openmoji-lines2color"
-SIZE = 64  # of the pictures that the model was trained with
 SCRIPTS = ("start.js", "pad.js", "drawing.js", "input.js", "worker.js", "pad.css")
 EXAMPLES = {"house": "freehand-house", "face": "open-peeps-head", "cat": "quickdraw-cat", "fish": "quickdraw-fish"}
 PAGE = """\
@@ -72,38 +72,25 @@ def pack(data: bytes, path: Path) -> None:
     path.write_bytes(gzip.compress(data, 9, mtime=0))
 
 
-def export(folder: Path) -> dict[str, object]:
-    """Write the lines → colour half of the bundled model, and return what the manifest says of it."""
-    import torch
+def export(pretrained: str, folder: Path) -> dict[str, object]:
+    """Write the a2b half of a pretrained model, and return what the manifest says of it."""
+    from munit_fast.export import export_model
+    from munit_fast.models import UNIT, from_pretrained
 
-    import munit_fast as mf
-    from munit_fast.benchmarks.contenders_exported import _quiet, _Translation
-
-    model = mf.MUNIT.from_pretrained(PRETRAINED, impl="reference")
-
-    class Translation(torch.nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.inner = _Translation(model, 6).eval()
-
-        def forward(self, image: torch.Tensor, style: torch.Tensor) -> torch.Tensor:
-            return self.inner(image, style.flatten(0, 1))[None]
-
-    arguments = torch.zeros(1, 3, SIZE, SIZE), torch.zeros(1, 6, 8)
-    names = {"input_names": ["image", "style"], "output_names": ["translation"]}
-    with torch.no_grad(), _quiet():
-        program = torch.onnx.export(Translation(), arguments, dynamo=True, verbose=False, **names)
-    pack(program.model_proto.SerializeToString(), folder / "model.onnx.gz")
+    model = from_pretrained(pretrained)
+    with TemporaryDirectory() as exported:
+        export_model(model, Path(exported, "model.onnx"), format="onnx", directions=["a2b"])
+        pack(Path(exported, "model-a2b.onnx").read_bytes(), folder / "model.onnx.gz")
     return {
         "model": "model.onnx.gz",
-        "size": SIZE,
+        "size": model.config.short_side("a"),
         "channels": model.config.input_dim_a,
-        "style_dim": model.config.gen.style_dim,
-        "about": model.about,
+        "style_dim": 0 if isinstance(model, UNIT) else model.config.gen.style_dim,
+        "about": {name: model.about[name] for name in ("licence", "attribution") if name in model.about},
     }
 
 
-def write(folder: Path) -> None:
+def write(pretrained: str, folder: Path) -> None:
     """Fill an empty folder.
 
     Raises:
@@ -122,7 +109,7 @@ def write(folder: Path) -> None:
     pad = (HERE / "pad.html").read_text().replace("_static/browser/", "")
     (folder / "index.html").write_text(PAGE.format(title="Drawing pad", pad=pad))
     manifest = {
-        **export(folder),
+        **export(pretrained, folder),
         "runtime": "ort.wasm.gz",
         "examples": [{"name": name, "file": f"{file}.png"} for name, file in EXAMPLES.items()],
     }
@@ -131,13 +118,17 @@ def write(folder: Path) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("folder", type=Path, help="where to write; what is there goes")
-    folder = parser.parse_args().folder.resolve()
+    parser.add_argument("folder", type=Path, help="where to write; an earlier pad there goes")
+    parser.add_argument("--pretrained", default=PRETRAINED, help="the bundled model, or a file of munit-fast export")
+    options = parser.parse_args()
+    folder = options.folder.resolve()
+    if folder.exists() and not (folder / "manifest.json").exists() and any(folder.iterdir()):
+        parser.error(f"{folder} holds other files; give another folder")
     shutil.rmtree(folder, ignore_errors=True)  # also where nothing takes its place: it would be of other sources
     folder.parent.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(dir=folder.parent, prefix=".browser-") as made:
         try:
-            write(Path(made))
+            write(options.pretrained, Path(made))
         except NpmError as error:
             print(f"the documentation is built without the drawing pad: {error}", file=sys.stderr)
             return
