@@ -184,7 +184,16 @@ class Pad {
   changed() {
     this.find(".pad-hint").hidden = !this.paper.untouched;
     clearTimeout(this.timer);
-    this.timer = setTimeout(() => this.translate(), PAUSE);
+    this.timer = setTimeout(() => {
+      this.timer = null;
+      this.translate();
+    }, PAUSE);
+    this.settle();
+  }
+
+  /** Tell assistive technology whether the colourings are those of the drawing. */
+  settle() {
+    this.find(".pad-grid").ariaBusy = String(Boolean(this.timer || this.busy || !this.loaded));
   }
 
   say(text) {
@@ -197,6 +206,7 @@ class Pad {
     if (this.paper.empty) {
       this.blank();
       this.say("Draw something, or take an example.");
+      this.settle();
       return;
     }
     if (this.busy) {
@@ -222,6 +232,7 @@ class Pad {
       this.say(`The drawing could not be translated: ${error.message}`);
     } finally {
       this.busy = false;
+      this.settle();
     }
   }
 
