@@ -77,10 +77,13 @@ check: $(STAMP)
 	$(MAKE) --no-print-directory types
 	$(PYTEST) -q -m "not slow"
 
-# mypy does not know package_dir, so it reads the packages as an installation would lay them out.
+# mypy does not know package_dir, so it reads the packages as an installation would lay them out. The test says what types
+# users get.
 types: $(STAMP)
 	$(BIN)/python benchmarks/scripts/bare_checkout.py
 	cd build/checkout && ../../$(BIN)/mypy --config-file ../../pyproject.toml --cache-dir ../../.mypy_cache -p munit_fast
+	cd build/checkout && ../../$(BIN)/mypy --config-file ../../pyproject.toml --cache-dir ../../.mypy_cache \
+		../../tests/models/test_picture_types.py
 
 # A contender that fails has a row without a time; the report names it.
 bench: $(STAMP)
@@ -94,7 +97,7 @@ pretrained: $(STAMP) datasets/openmoji-64
 	$(BIN)/munit-fast train --config configs/$(PRETRAINED).yaml --output_path pretraining --auto_resume
 	$(BIN)/munit-fast export --config configs/$(PRETRAINED).yaml --output $(BUNDLED) \
 		--checkpoint $$(ls pretraining/outputs/$(PRETRAINED)/checkpoints/gen_*.pt | tail -1) \
-		--licence "CC BY-SA 4.0; made from pictures under that licence" \
+		--matte 255 --licence "CC BY-SA 4.0; made from pictures under that licence" \
 		--attribution "All emojis designed by OpenMoji – the open-source emoji and icon project. License: CC BY-SA 4.0"
 	cp pretraining/outputs/$(PRETRAINED)/summary.json $(RESULTS)/training.json
 	$(MAKE) pretrained-card

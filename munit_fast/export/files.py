@@ -35,15 +35,22 @@ class ExportedFile:
 
     Attributes:
         path: The file.
+        companions: Further files that belong to it.
         graph: "a2b", "b2a", "style-a" or "style-b".
         difference: The largest difference from the model's output over the sizes that were tried; None: not tried.
         mean_difference: The largest mean difference; None: not tried.
     """
 
     path: Path
+    companions: tuple[Path, ...]
     graph: str
     difference: float | None
     mean_difference: float | None
+
+    @property
+    def paths(self) -> tuple[Path, ...]:
+        """All its files."""
+        return (*self.companions, self.path)
 
 
 def export_model(
@@ -88,9 +95,8 @@ def export_model(
     """
     kind, output = _check(format, output, directions, dtype, verify)
     stems = {name: f"{output.stem}-{name}" for name in ("a2b", "b2a", "style-a", "style-b")}
-    endings = (*kind.companions, kind.suffix)
     for stem in stems.values():
-        for ending in endings:
+        for ending in (*kind.companions, kind.suffix):
             refuse_special(output.parent / (stem + ending))
     try:
         folder = Path(tempfile.mkdtemp(prefix=".exporting-", dir=output.parent))
@@ -108,13 +114,14 @@ def export_model(
             staged = folder / path.name
             kind.write(graph, staged)
             worst = _compare(kind, staged, exact, graph, dtype) if verify else (None, None)
-            done.append(ExportedFile(path, graph.name, *worst))
+            companions = tuple(path.with_suffix(ending) for ending in kind.companions)
+            done.append(ExportedFile(path, companions, graph.name, *worst))
         for file in done:
             # The suffix last, and first of all gone: what can be opened has what belongs to it.
-            if kind.companions:
+            if file.companions:
                 file.path.unlink(missing_ok=True)
-            for ending in endings:
-                os.replace(folder / (file.path.stem + ending), file.path.with_name(file.path.stem + ending))
+            for path in file.paths:
+                os.replace(folder / path.name, path)
         return done
     except OSError as error:
         raise write_error(output, error) from error

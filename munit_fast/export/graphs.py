@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from munit_fast.config import smallest_generator_size
 from munit_fast.export.metadata import describe
+from munit_fast.export.phase_conv import with_phase_convs
 from munit_fast.models.munit import MODELS, MUNIT, UNIT, Direction
 from munit_fast.reference.layers import AdaptiveInstanceNorm2d, LayerNorm
 from munit_fast.reference.networks import StyleEncoder
@@ -98,6 +99,7 @@ def make_graphs(
         by_size = {0: BATCH, 2: HEIGHT, 3: WIDTH}
         inputs: dict[str, Tensor] = {"image": images[a]}
         dynamic = {"image": by_size}
+        target.dec.model = with_phase_convs(target.dec, config.gen.pad_type)
         translation: nn.Module
         if isinstance(plain, UNIT):
             translation = _UnitTranslation(source, target, multiple, least)

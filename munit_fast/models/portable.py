@@ -79,6 +79,12 @@ def config_text(config: Config) -> str:
     return yaml.safe_dump(config.model_dump(exclude_none=True, exclude=_DATA_KEYS), sort_keys=False)
 
 
+def matte_of(about: Mapping[str, str]) -> int | None:
+    """The grey level 0..255 that a model's notes name for transparent areas; None where they name none."""
+    text = about.get("matte", "")
+    return int(text) if text.isascii() and text.isdigit() and len(text) < 4 and int(text) < 256 else None
+
+
 def read_portable(path: str | Path) -> PortableModel:
     """Read a file of `write_portable`.
 
