@@ -61,7 +61,8 @@ def page_tree(root: Path) -> Path:
     docs = root / "docs"
     (docs / "_static").mkdir(parents=True)
     (root / "examples").mkdir()
-    shutil.copy(ROOT / "examples" / "first_steps.ipynb", root / "examples")
+    for notebook in (ROOT / "examples").glob("*.ipynb"):  # conf.py copies them
+        shutil.copy(notebook, root / "examples")
     shutil.copy(ROOT / "docs" / "_static" / "site.css", docs / "_static")
     for name in ("conf.py", "browser.md"):
         shutil.copy(ROOT / "docs" / name, docs)
