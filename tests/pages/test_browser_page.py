@@ -172,6 +172,7 @@ def pixels(canvas: Locator) -> np.ndarray[Any, Any]:
 @pytest.mark.slow
 def test_a_drawing_is_coloured_as_in_python(root: Path, model: mf.MUNIT) -> None:
     with opened(root, "some/path/browser.html") as page:
+        example = shown(page)["paper"][:, :, 0] < 128
         with another(page):
             draw(page, HOUSE)
         found = shown(page)
@@ -179,6 +180,7 @@ def test_a_drawing_is_coloured_as_in_python(root: Path, model: mf.MUNIT) -> None
         # The first stroke replaced the example, and its line is where the mouse was.
         paper = found["paper"]
         assert paper[int(0.85 * 512), 256].max() == 0 and paper[300, 256].min() == 255
+        assert example.sum() > 1000 and (example & (paper[:, :, 0] < 128)).sum() < 0.6 * example.sum()
         image = found["image"].reshape(3, 64, 64)
         wanted = to_model_range(resize_short_side(paper, 64))
         assert (image - wanted).abs().max() <= 1.01 / 127.5  # a grey level
@@ -319,6 +321,9 @@ def test_on_a_phone(root: Path, scheme: str) -> None:
         paper = shown(page)["paper"]
         assert (paper[:, :, 0] < 128).sum() == pytest.approx(163, abs=25)  # a dot
         assert page.evaluate("document.documentElement.scrollWidth") <= PHONE[0]
+        # The theme would let a wide part scroll by itself.
+        right = "Math.max(...[...document.querySelectorAll('.pad *')].map((e) => e.getBoundingClientRect().right))"
+        assert page.evaluate(right) <= PHONE[0]
         assert {
             page.locator(f".{name}").evaluate("e => getComputedStyle(e).backgroundColor")
             for name in ("pad-canvas", "pad-tile:first-child canvas")
