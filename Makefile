@@ -62,7 +62,7 @@ test: $(STAMP)
 	$(PYTEST)
 
 # Without npm the recipe says so in one line, and the page of the drawing pad says the same.
-$(PAD)/manifest.json: $(wildcard docs/browser/*.* munit_fast/export/*.py) docs/browser/.npmrc $(BUNDLED) | $(STAMP)
+$(PAD)/manifest.json: $(filter-out docs/browser/measure%,$(wildcard docs/browser/*.* munit_fast/export/*.py)) docs/browser/.npmrc $(BUNDLED) | $(STAMP)
 	$(BIN)/python docs/browser/build.py $(PAD)
 
 # Every page is read again, for its warnings: pages that are up to date would give none. Sphinx needs Python 3.11.
