@@ -22,7 +22,8 @@ exclude_patterns = ["_build", "browser/node_modules", "pretrained/sketches/SOURC
 
 # Sphinx reads pages inside docs/ only, so the notebook is copied in. It is executed by every build.
 GENERATED = DOCS / "_generated"
-GENERATED.mkdir(exist_ok=True)
+shutil.rmtree(GENERATED, ignore_errors=True)  # a notebook that was renamed would stay, a page without a place
+GENERATED.mkdir()
 shutil.copyfile(ROOT / "examples" / "quickstart.ipynb", GENERATED / "quickstart.ipynb")
 nb_execution_mode = "force"
 nb_execution_raise_on_error = True

@@ -31,6 +31,7 @@ from munit_fast.models.portable import write_portable
 if TYPE_CHECKING:
     from playwright.sync_api import Locator, Page
 
+pytestmark = pytest.mark.timeout(600)  # the first test exports the model, and lets npm load what it needs
 ROOT = Path(__file__).parents[2]
 SOURCE = ROOT / "docs" / "browser"
 SKETCHES = ROOT / "docs" / "pretrained" / "sketches"
