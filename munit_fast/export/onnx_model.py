@@ -153,14 +153,19 @@ def read_onnx(path: Path) -> tuple[bytes, dict[str, str]]:
         raise CheckpointError(f"{path}: holds functions or training graphs, which munit-fast does not write")
     for tensor in _tensors(model.graph):
         if tensor.data_location == onnx.TensorProto.EXTERNAL or tensor.external_data:
-            raise CheckpointError(f"{path}: the weights {printable(tensor.name)!r} are to be read from another file")
-    if foreign := {node.domain for node in _nodes(model.graph)} - set(_DOMAINS):
-        raise CheckpointError(f"{path}: has operators of {printable(min(foreign))!r}, which are not ONNX's own")
+            raise CheckpointError(f"{path}: the weights {_text(tensor.name)!r} are to be read from another file")
+    if foreign := {_text(node.domain) for node in _nodes(model.graph)} - set(_DOMAINS):
+        raise CheckpointError(f"{path}: has operators of {min(foreign)!r}, which are not ONNX's own")
     if len(model.metadata_props) > _MAX_ENTRIES or any(
         len(entry.key) + len(entry.value) > _MAX_ENTRY_CHARACTERS for entry in model.metadata_props
     ):
         raise CheckpointError(f"{path}: has more metadata than munit-fast writes")
-    return data, {entry.key: entry.value for entry in model.metadata_props}
+    return data, {_text(entry.key): _text(entry.value) for entry in model.metadata_props}
+
+
+def _text(value: str | bytes) -> str:
+    """A string of protobuf's, which gives bytes where it is no UTF-8."""
+    return value if isinstance(value, str) else value.decode(errors="replace")
 
 
 def _nodes(graph: Any) -> Iterator[Any]:
