@@ -17,7 +17,9 @@ from torch import Tensor
 from munit_fast.app import translation
 from munit_fast.app.translation import SLIDER_RANGE, SLIDER_STEP, Style, Translator, UserError
 from munit_fast.models.munit import Direction
+from munit_fast.utils.text import printable
 
+_LOG = logging.getLogger(__name__)
 CANVAS = 512  # pixels of the paper's side
 MAX_SLIDERS = 64
 SESSIONS = 200  # whose pictures are kept; the oldest go first
@@ -70,7 +72,30 @@ def make_page(translator: Translator) -> gr.Blocks:
         blocks.state_session_capacity = SESSIONS
         _Page(translator).connect()
     blocks.queue(max_size=limits.queue, default_concurrency_limit=1, api_open=False)
+    blocks.process_api = _without_tracebacks(blocks.process_api)
     return blocks
+
+
+def _without_tracebacks(process: Callable[..., Any]) -> Callable[..., Any]:
+    """Gradio's own refusals, of values that no component of the page gives, as messages instead of tracebacks."""
+
+    @functools.wraps(process)
+    async def answer(*args: Any, **kwargs: Any) -> Any:
+        try:
+            return await process(*args, **kwargs)
+        except gr.Error as error:
+            message = html.escape(str(error.message))
+        except Exception as error:
+            message = _logged(error)
+        raise gr.Error(message, print_exception=False, title="")
+
+    return answer
+
+
+def _logged(error: Exception) -> str:
+    """A message for the page, in which nothing of this machine is named; the log has the error in one line."""
+    _LOG.error("%s: %s", type(error).__name__, printable(" ".join(str(error).split())))
+    return "This did not work; the log of the server says why."
 
 
 class _Page:
@@ -94,7 +119,7 @@ class _Page:
         with gr.Tabs():
             with gr.Tab("Draw", id="draw"):
                 self.drawing = _paper(short)
-            with gr.Tab("Upload or camera", id="upload"):
+            with gr.Tab("Upload or camera", id="upload", render_children=True):
                 self.picture = _picture(
                     label="Picture", sources=["upload", "webcam", "clipboard"], height=360, elem_id="picture"
                 )
@@ -204,25 +229,25 @@ class _Page:
         options = [self.direction, self.native, self.count, self.seed]
         shown = [self.work, self.gallery, self.save_grid, *self._ends(), *self._chosen()]
         self._on(self.drawing.input, self.draw, [self.work, self.drawing, *options], shown, trigger="always_last")
-        for event in (self.picture.input, self.picture.upload):
-            self._on(event, self.take, [self.work, self.picture, *options], shown)
+        self._on(self.picture.input, self.take, [self.work, self.picture, *options], shown, trigger="always_last")
         changes = [self.direction.input, self.native.input, self.count.release, self.seed.submit, self.seed.blur]
         self._on(changes, self.again, [self.work, *options], shown, trigger="always_last")
         if not self.has_styles:
             return
-        self._on(self.shuffle.click, self.other, [self.work, *options], [self.seed, *shown])
+        self._on(self.shuffle.click, self.other, [self.work, *options], [self.seed, *shown], trigger="once")
         self._on(self.gallery.select, self.choose, [self.work], [self.work, *self._ends(), *self._chosen()])
         moved = [slider.input for slider in self.sliders]
         outputs = [self.work, *self._ends(), self.result, self.save_picture, self.save_style]
         self._on(moved, self.move, [self.work, *self.sliders], outputs, trigger="always_last")
-        for event in (self.example.input, self.example.upload):
-            self._on(event, self.imitate, [self.work, self.example], [self.work, *self._ends(), *self._chosen()])
+        chosen = [self.work, *self._ends(), *self._chosen()]
+        self._on(self.example.input, self.imitate, [self.work, self.example], chosen, trigger="always_last")
         self._on(self.load_style.upload, self.load, [self.load_style, self.work, *options], [self.direction, *shown])
         self._on(
             self.animate.click,
             self.interpolate,
             [self.work, self.first, self.last],
             [self.animation, self.save_animation],
+            trigger="once",
         )
 
     def _on(
@@ -231,7 +256,7 @@ class _Page:
         function: Callable[..., Any],
         inputs: Sequence[Any],
         outputs: Sequence[Any],
-        trigger: str = "once",
+        trigger: str = "multiple",
     ) -> None:
         gr.on(
             events,
@@ -403,11 +428,12 @@ def _answering(function: Callable[..., Any], outputs: int) -> Callable[..., Any]
         try:
             return function(*args)
         except UserError as error:
-            message = str(error)
-        except Exception as error:  # no traceback on the console, and nothing of this machine in the page
-            logging.getLogger("munit_fast.app").error("%s: %s", type(error).__name__, " ".join(str(error).split()))
-            message = "this did not work; the log of the server says why"
-        gr.Warning(html.escape(message[:1].upper() + message[1:]), title="")
+            message = printable(str(error))
+            if "." not in message.split()[0]:  # a file's name stays as it is
+                message = message[0].upper() + message[1:]
+        except Exception as error:
+            message = _logged(error)
+        gr.Warning(html.escape(message), title="")
         return [gr.skip()] * outputs
 
     return answer
@@ -455,6 +481,8 @@ def _local(component: Any) -> Any:
 
 def _inside(component: Any, path: str | Path) -> str:
     """The path of an uploaded file. Raises UserError where it is not in the page's folder."""
+    if not isinstance(path, (str, Path)) or "\0" in str(path):
+        raise UserError("not a path")
     if not Path(path).resolve().is_relative_to(Path(component.GRADIO_CACHE).resolve()):
         raise UserError("only uploaded files can be used")
     return str(path)
@@ -468,7 +496,9 @@ def _cache_file(component: Any, data: bytes, name: str) -> str:
 
 
 def _download(label: str, visible: bool = True) -> gr.DownloadButton:
-    return gr.DownloadButton(f"↓ {label}", size="sm", interactive=False, visible=visible, min_width=90)
+    return gr.DownloadButton(
+        f"↓ {label}", size="sm", interactive=False, visible=visible, min_width=90, elem_id=f"save-{label.lower()}"
+    )
 
 
 def _file_update(path: str) -> Any:

@@ -32,6 +32,7 @@ STYLE_FORMAT = "munit-fast style"
 MAX_STYLE_FILE_BYTES = 2**20
 _MAX_CODE = 1e4  # of a style file: what no encoder gives
 _ORIENTATION = 0x0112  # the EXIF tag
+_FORMATS = ("JPEG", "PNG", "PPM", "BMP", "TIFF", "WEBP", "GIF")  # what decode_image takes; others start programs
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -169,7 +170,7 @@ class Translator:
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # of many pixels: Pillow warns from its own limit on
-                with Image.open(path) as image:
+                with Image.open(path, formats=_FORMATS) as image:
                     width, height = image.size
                     orientation = image.getexif().get(_ORIENTATION, 1)
         except Image.DecompressionBombError:

@@ -58,7 +58,10 @@ canvas.addEventListener("pointerdown", (event) => {
   before.push(paper.getImageData(0, 0, canvas.width, canvas.height));
   before = before.slice(-MOST_STEPS);
   last = place(event);
-  line(last);
+  paper.fillStyle = colour ?? "#fff";
+  paper.beginPath(); // a line of no length would not be drawn
+  paper.arc(...last, (colour ? 0.5 : 1.5) * props.pen_width, 0, 2 * Math.PI);
+  paper.fill();
 });
 canvas.addEventListener("pointermove", (event) => {
   if (!last || !canvas.hasPointerCapture(event.pointerId)) return;
