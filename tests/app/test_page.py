@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 import torch
-from helpers.browser import DESKTOP, PHONE, page_of
 from PIL import Image
 
+from helpers.browser import DESKTOP, PHONE, page_of
 from munit_fast.app import serve, translation
 from munit_fast.app.translation import Style, Translator
 from munit_fast.models.munit import MUNIT, UNIT
@@ -25,9 +25,9 @@ if TYPE_CHECKING:
     from playwright.sync_api import Locator, Page
 
 pytestmark = pytest.mark.slow
-PATIENCE = 15_000  # milliseconds, for a busy machine
-# Nothing was loaded, added or moved for most of a second: parts of the page come one after the other. The network is never
-# idle, since the page keeps a connection.
+PATIENCE = 100_000  # milliseconds, for a busy machine
+# Nothing was loaded, added or moved for most of a second: parts of the page come one after the other. The network is
+# never idle, since the page keeps a connection.
 SETTLED = """() => {
     const now = [performance.getEntriesByType("resource").length, document.body.scrollHeight,
         document.querySelectorAll("*").length].join();
