@@ -219,9 +219,7 @@ class _Page:
                 self.first = gr.Dropdown([], label="From", min_width=120, elem_id="from")
                 self.last = gr.Dropdown([], label="To", min_width=120, elem_id="to")
             self.animate = gr.Button("Animate", elem_id="animate")
-            self.animation = gr.Image(
-                label="Animation", interactive=False, buttons=["fullscreen"], height=260, elem_id="moving"
-            )
+            self.animation = gr.Image(label="Animation", interactive=False, buttons=["fullscreen"], elem_id="moving")
             self.save_animation = _download("Animation")
 
     def connect(self) -> None:
