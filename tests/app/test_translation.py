@@ -120,6 +120,13 @@ def test_bad_pictures_are_refused_in_one_line(bundled: Translator, tmp_path: Pat
     assert path.name in message and str(tmp_path) not in message and "\n" not in message
 
 
+def test_large_uploads_are_refused_before_they_are_decoded(bundled: Translator, picture: Path) -> None:
+    strict = Translator(bundled.model, limits=Limits(pixels=70 * 90 - 1))
+    with pytest.raises(UserError, match="90x70"):
+        strict.read(picture, "a")
+    assert Translator(bundled.model, limits=Limits(pixels=70 * 90)).read(picture, "a").shape[1] == 64
+
+
 def test_an_animation_gives_its_first_frame(bundled: Translator, tmp_path: Path) -> None:
     first, second = Image.new("RGB", (64, 64), "red"), Image.new("RGB", (64, 64), "blue")
     first.save(tmp_path / "a.gif", save_all=True, append_images=[second])
@@ -193,6 +200,13 @@ def test_a_moved_slider_changes_its_number_alone(bundled: Translator) -> None:
     wanted = style.code.clone()
     wanted[2] = -1.25
     assert torch.equal(moved.code, wanted) and moved.seed is None and style.seed == 1
+
+
+def test_one_step_of_a_slider_counts(bundled: Translator) -> None:
+    style = bundled.random_style(1)
+    values = translation.to_sliders(style.code)
+    values[0] = round(values[0] + translation.SLIDER_STEP, 2)
+    assert translation.from_sliders(values, style).code[0].item() == pytest.approx(values[0])
 
 
 def test_sliders_show_numbers_of_their_range() -> None:
