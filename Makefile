@@ -6,7 +6,7 @@
 # make wheel  dist/munit_fast-*.whl, which needs no compiler where it is installed, for $(PYTHON) on this kind of machine
 # make gpu-check, gpu-tune, gpu-wheels  what needs an NVIDIA GPU, and what brings missing packages there
 # make pretrained  the bundled model, from nothing: under an hour on one core; goes on where it was stopped
-# make fuzz   hostile configurations, lists, checkpoints and images (FUZZ_INPUTS=30000 of each)
+# make fuzz   hostile configurations, lists, checkpoints, models and images (FUZZ_INPUTS=30000 of each)
 # make lock   write requirements/dev.lock from requirements/constraints.txt
 # make audit  ask for known vulnerabilities of what the lock names, and of torch
 # make clean  remove what these made
@@ -72,10 +72,13 @@ check: $(STAMP)
 	$(MAKE) --no-print-directory types
 	$(PYTEST) -q -m "not slow"
 
-# mypy does not know package_dir, so it reads the packages as an installation would lay them out.
+# mypy does not know package_dir, so it reads the packages as an installation would lay them out. The test says what types
+# users get.
 types: $(STAMP)
 	$(BIN)/python benchmarks/scripts/bare_checkout.py
 	cd build/checkout && ../../$(BIN)/mypy --config-file ../../pyproject.toml --cache-dir ../../.mypy_cache -p munit_fast
+	cd build/checkout && ../../$(BIN)/mypy --config-file ../../pyproject.toml --cache-dir ../../.mypy_cache \
+		../../tests/models/test_picture_types.py
 
 # A contender that fails has a row without a time; the report names it.
 bench: $(STAMP)
@@ -89,7 +92,7 @@ pretrained: $(STAMP) datasets/openmoji-64
 	$(BIN)/munit-fast train --config configs/$(PRETRAINED).yaml --output_path pretraining --auto_resume
 	$(BIN)/munit-fast export --config configs/$(PRETRAINED).yaml --output $(BUNDLED) \
 		--checkpoint $$(ls pretraining/outputs/$(PRETRAINED)/checkpoints/gen_*.pt | tail -1) \
-		--licence "CC BY-SA 4.0; made from pictures under that licence" \
+		--matte 255 --licence "CC BY-SA 4.0; made from pictures under that licence" \
 		--attribution "All emojis designed by OpenMoji – the open-source emoji and icon project. License: CC BY-SA 4.0"
 	cp pretraining/outputs/$(PRETRAINED)/summary.json $(RESULTS)/training.json
 	$(MAKE) pretrained-card

@@ -22,7 +22,7 @@ exclude_patterns = ["_build", "pretrained/sketches/SOURCES.md"]
 # Sphinx reads pages inside docs/ only, so the notebook is copied in. It is executed by every build.
 GENERATED = DOCS / "_generated"
 GENERATED.mkdir(exist_ok=True)
-shutil.copyfile(ROOT / "examples" / "first_steps.ipynb", GENERATED / "first_steps.ipynb")
+shutil.copyfile(ROOT / "examples" / "quickstart.ipynb", GENERATED / "quickstart.ipynb")
 nb_execution_mode = "force"
 nb_execution_raise_on_error = True
 nb_execution_timeout = 120
@@ -44,8 +44,8 @@ default_role = "code"  # `name` in a docstring
 # Without a network there is no index of other projects to resolve their names in; type aliases have no page.
 nitpick_ignore_regex = [
     ("py:.*", r"(torch|numpy|PIL|pathlib|collections|typing|pydantic|rich|os|contextlib)\..*"),
-    ("py:.*", r"(Tensor|nn|np|Path|Module|Dropout|BatchNorm)(\..*)?"),
-    ("py:.*", r"(Crop|Direction|Hyperparameters|Noise|Params|TrainingNoise)"),
+    ("py:.*", r"(Tensor|nn|np|npt|Image|Path|Module|Dropout|BatchNorm)(\..*)?"),
+    ("py:.*", r"(AnyPictures?|Crop|Direction|Hyperparameters|Noise|Params|Scalar|TrainingNoise)"),
 ]
 
 html_theme = "pydata_sphinx_theme"

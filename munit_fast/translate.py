@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import torch
@@ -24,13 +25,39 @@ from munit_fast.data import (
 )
 from munit_fast.data.images import SAVED_FORMATS
 from munit_fast.io.atomic import write_error
-from munit_fast.models.munit import MUNIT, UNIT, Direction
 from munit_fast.utils.cudnn import tuned_convolutions
 from munit_fast.utils.text import safe_name
+
+if TYPE_CHECKING:  # not for running: an exported model needs no networks
+    from munit_fast.models.munit import Direction
 
 MAX_TUNED_SIZES = 4  # of batches; a folder that has more may have a new one in every batch
 MAX_GRID_ROWS = 100  # of --grid: it is made in memory
 MAX_GRID_PIXELS = 100_000_000  # more than that many programs refuse to open
+
+
+class Translator(Protocol):
+    """What `translate_files` asks of a model, which is `mf.MUNIT`, `mf.UNIT` or `munit_fast.export.OnnxModel`."""
+
+    @property
+    def trainer(self) -> str:
+        """ "MUNIT" or "UNIT"."""
+
+    @property
+    def config(self) -> Config:
+        """The configuration of the networks."""
+
+    @property
+    def device(self) -> torch.device:
+        """The device of what goes in."""
+
+    @property
+    def matte(self) -> int | None:
+        """The grey level 0..255 that the model wants under transparent areas, if it does."""
+
+    @property
+    def translate(self) -> Callable[..., Tensor]:
+        """Images [N, C, H, W], a direction, and for MUNIT style=[N, S, style_dim], to images [N, S, C', H, W]."""
 
 
 @dataclass
@@ -50,7 +77,6 @@ class TranslateOptions:
         batch_size: Images that are translated at once, if they have one size.
         extension: Format of the files that are written, such as "png".
         amp: Mixed precision, as `munit_fast.amp.amp_dtype` takes it.
-        matte: Grey level 0..255 under transparent areas; None takes the colour that the file has there, as in training.
     """
 
     direction: Direction = "a2b"
@@ -65,7 +91,6 @@ class TranslateOptions:
     batch_size: int = 8
     extension: str = "png"
     amp: str = "off"
-    matte: int | None = None
 
 
 @dataclass
@@ -82,7 +107,7 @@ class TranslateResult:
 
 
 def translate_files(
-    model: MUNIT | UNIT,
+    model: Translator,
     source: Path,
     output_folder: Path,
     options: TranslateOptions,
@@ -97,7 +122,8 @@ def translate_files(
     but not flushed to the disk: they can be made again.
 
     Args:
-        model: The model, in evaluation mode; its device is used.
+        model: The model, in evaluation mode; its device is used. Transparent areas get the grey level that it wants
+            there; without one, the colour that the file has there, as in training.
         source: An image or a folder of images.
         output_folder: Where the translations go; made where it is missing.
         options: How to translate.
@@ -123,7 +149,7 @@ def translate_files(
     if not paths:
         raise ImageError(f"{source}: every image there is inside --output_folder; choose another")
     names = _output_names(paths, source)
-    device = next(model.parameters()).device
+    device = model.device
     precision = amp_dtype(options.amp, device, Workload.of(model.config, 1, training=False))
     with autocast(precision, device):
         styles = _Styles(model, options, len(paths))
@@ -132,7 +158,7 @@ def translate_files(
     rows: list[Tensor] = []
     sizes: set[torch.Size] = set()
     done = 0
-    for batch in _batches(paths, model.config, options, result.failures):
+    for batch in _batches(paths, model, options, result.failures):
         indices, images = [i for i, _ in batch], torch.stack([x for _, x in batch])
         sizes.add(images.shape)
         with tuned_convolutions(device, len(sizes) <= MAX_TUNED_SIZES), autocast(precision, device):
@@ -199,10 +225,10 @@ def random_styles(seed: int, num_style: int, style_dim: int, place: int) -> Tens
 class _Styles:
     """Chooses each image's styles and translates with them."""
 
-    def __init__(self, model: MUNIT | UNIT, options: TranslateOptions, count: int) -> None:
+    def __init__(self, model: Translator, options: TranslateOptions, count: int) -> None:
         self.model, self.options = model, options
         self.codes: Tensor | None = None
-        if isinstance(model, UNIT):
+        if model.trainer == "UNIT":
             for flag in ("style", "interpolate"):
                 if getattr(options, flag) is not None:
                     raise ValueError(f"--{flag} needs MUNIT: UNIT has no style codes")
@@ -229,40 +255,38 @@ class _Styles:
         """Translations of each image."""
         return 1 if self.codes is None else self.codes.shape[1]
 
-    def _example_codes(self, model: MUNIT, path: Path) -> Tensor:
+    def _example_codes(self, model: Any, path: Path) -> Tensor:
         domain = self.options.direction[-1]
         paths = list_images(path) if path.is_dir() else [path]
-        images = [_read(p, model.config, domain, self.options) for p in paths]
-        device = next(model.parameters()).device
-        codes = [model.encode_style(x[None].to(device), "a" if domain == "a" else "b").cpu() for x in images]
+        images = [_read(p, model, domain, self.options) for p in paths]
+        codes = [model.encode_style(x[None].to(model.device), domain).cpu() for x in images]
         return torch.cat(codes)
 
     def translate(self, images: Tensor, indices: Sequence[int]) -> Tensor:
-        images = images.to(next(self.model.parameters()).device)
-        if isinstance(self.model, UNIT):
+        images = images.to(self.model.device)
+        if self.codes is None:
             return self.model.translate(images, self.options.direction).cpu()
-        assert self.codes is not None
         return self.model.translate(images, self.options.direction, style=self.codes[list(indices)]).cpu()
 
 
-def _read(path: Path, cfg: Config, domain: str, options: TranslateOptions) -> Tensor:
-    array = decode_image(path, getattr(cfg, f"input_dim_{domain}"), matte=options.matte)
+def _read(path: Path, model: Translator, domain: str, options: TranslateOptions) -> Tensor:
+    array = decode_image(path, getattr(model.config, f"input_dim_{domain}"), matte=model.matte)
     if not options.native_size:
         try:
-            array = resize_short_side(array, cfg.short_side(domain))
+            array = resize_short_side(array, model.config.short_side(domain))
         except ImageError as error:
             raise ImageError(f"{path}: {error}") from None
     return to_model_range(array)
 
 
 def _batches(
-    paths: Sequence[Path], cfg: Config, options: TranslateOptions, failures: list[str]
+    paths: Sequence[Path], model: Translator, options: TranslateOptions, failures: list[str]
 ) -> Iterator[list[tuple[int, Tensor]]]:
     """Runs of consecutive images of one size, at most batch_size long, as (index, [C, H, W])."""
     batch: list[tuple[int, Tensor]] = []
     for i, path in enumerate(paths):
         try:
-            image = _read(path, cfg, options.direction[0], options)
+            image = _read(path, model, options.direction[0], options)
         except ImageError as error:
             failures.append(str(error))
             continue

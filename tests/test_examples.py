@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 import sys
@@ -13,7 +14,10 @@ import torch
 from PIL import Image
 
 ROOT = Path(__file__).parents[1]
-PAGES = ["README.md", *(f"docs/{name}.md" for name in ("quickstart", "library", "operators", "accelerate", "export"))]
+PAGES = [
+    "README.md",
+    *(f"docs/{name}.md" for name in ("quickstart", "library", "operators", "accelerate", "export", "hub")),
+]
 # What each example writes, with arguments that keep it small.
 EXAMPLES = {
     "translate.py": (["--output", "out.png"], ["out.png"]),
@@ -46,6 +50,15 @@ def test_example_runs(name: str, tmp_path: Path) -> None:
 
 def _blocks(page: str) -> list[str]:
     return re.findall(r"^```python\n(.*?)^```", (ROOT / page).read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE)
+
+
+@pytest.mark.slow
+def test_the_notebook_runs(tmp_path: Path) -> None:
+    """As a script; the documentation shows its pictures."""
+    notebook = json.loads((ROOT / "examples/quickstart.ipynb").read_text(encoding="utf-8"))
+    cells = ["".join(cell["source"]) for cell in notebook["cells"] if cell["cell_type"] == "code"]
+    assert cells and not any(cell.get("outputs") for cell in notebook["cells"])
+    _run(["-c", "\n".join(cells)], tmp_path)
 
 
 @pytest.mark.slow

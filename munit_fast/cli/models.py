@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -16,7 +17,9 @@ if TYPE_CHECKING:
 PretrainedOption = Annotated[
     str | None,
     typer.Option(
-        "--pretrained", help="The bundled model openmoji-lines2color, or a .safetensors file of `munit-fast export`."
+        "--pretrained",
+        help="The bundled model openmoji-lines2color, a .safetensors file of `munit-fast export`, a folder of "
+        "save_pretrained, or OWNER/NAME on the Hugging Face Hub.",
     ),
 ]
 ConfigOption = Annotated[Path | None, typer.Option("--config", help="Instead: the configuration of a run, ...")]
@@ -51,9 +54,7 @@ def load_model(
                 "--pretrained names a whole model: leave out --config, --checkpoint, --trainer and --no-ema"
             )
         model = from_pretrained(pretrained, impl.value)
-        for note in ("licence", "attribution"):
-            if note in model.about:
-                console.print(f"{note}: {model.about[note]}", markup=False, soft_wrap=True)
+        print_notes(model.about, console)
         return model
     if config is None or checkpoint is None:
         raise ValueError("give --config and --checkpoint, or --pretrained openmoji-lines2color")
@@ -61,3 +62,10 @@ def load_model(
     if model.loaded != checkpoint:
         console.print(f"weights: {model.loaded} (--no-ema: {checkpoint})", markup=False, soft_wrap=True)
     return model
+
+
+def print_notes(about: Mapping[str, str], console: Console) -> None:
+    """Print the licence of weights, and whom to credit, where they are known."""
+    for note in ("licence", "attribution"):
+        if note in about:
+            console.print(f"{note}: {about[note]}", markup=False, soft_wrap=True)

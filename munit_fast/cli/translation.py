@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from enum import Enum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
 
 from munit_fast.cli.base import app
-from munit_fast.cli.models import CheckpointOption, ConfigOption, EmaOption, PretrainedOption, load_model
+from munit_fast.cli.models import CheckpointOption, ConfigOption, EmaOption, PretrainedOption, load_model, print_notes
 from munit_fast.cli.options import (
     AllowOutsideOption,
     Amp,
@@ -25,6 +25,9 @@ from munit_fast.cli.options import (
     print_error,
 )
 
+if TYPE_CHECKING:
+    from munit_fast.models.munit import Direction
+
 
 class Precision(str, Enum):
     """How weights are stored."""
@@ -38,6 +41,10 @@ def translate(
     pretrained: PretrainedOption = None,
     config: ConfigOption = None,
     checkpoint: CheckpointOption = None,
+    model: Annotated[
+        Path | None,
+        typer.Option("--model", help="Instead: a NAME-a2b.onnx file of `munit-fast export`, run by ONNX Runtime."),
+    ] = None,
     input: Annotated[Path | None, typer.Option("--input", help="An image, or a folder of images.")] = None,
     input_folder: Annotated[Path | None, typer.Option("--input_folder", help="The same as --input.")] = None,
     output_folder: Annotated[Path, typer.Option("--output_folder", help="Where the translations go.")] = Path(
@@ -47,7 +54,10 @@ def translate(
         Path | None,
         typer.Option(help="Take the style of this image, or of each image of this folder."),
     ] = None,
-    a2b: Annotated[int, typer.Option("--a2b", min=0, max=1, help="1: domain A to B; 0: B to A.")] = 1,
+    a2b: Annotated[
+        int | None,
+        typer.Option("--a2b", min=0, max=1, help="1: domain A to B, as if left out; 0: B to A. --model knows its own."),
+    ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the random styles.")] = 10,
     num_style: Annotated[int, typer.Option("--num_style", min=1, help="Random styles per image.")] = 10,
     interpolate: Annotated[
@@ -85,8 +95,8 @@ def translate(
     """Translate an image or a folder of images with a trained model."""
     from rich.progress import Progress
 
-    from munit_fast.models.pretrained import names as bundled_names
-    from munit_fast.translate import TranslateOptions, translate_files
+    from munit_fast.export import OnnxModel
+    from munit_fast.translate import TranslateOptions, Translator, translate_files
 
     if compute_is or compute_cis:
         raise ValueError(
@@ -97,11 +107,23 @@ def translate(
     if source is None or (input and input_folder):
         raise ValueError("give one of --input and --input_folder")
     console = new_console()
-    model = load_model(pretrained, config, checkpoint, trainer=trainer, impl=impl, ema=ema, console=console).to(
-        find_device(device)
-    )
+    translator: Translator
+    direction: Direction
+    if model is not None:
+        if pretrained or config or checkpoint or trainer is not TrainerName.MUNIT or not ema:
+            raise ValueError("--model is a whole model: leave out the options that name another, or a part of it")
+        if amp not in (Amp.auto, Amp.off) or impl is not Impl.auto:
+            raise ValueError("--model is run by ONNX Runtime: leave out --amp and --impl")
+        translator = exported = OnnxModel(model, "cpu" if device == "auto" else device)
+        direction = exported.direction if a2b is None else "a2b" if a2b else "b2a"
+        print_notes(exported.about, console)
+    else:
+        translator = load_model(
+            pretrained, config, checkpoint, trainer=trainer, impl=impl, ema=ema, console=console
+        ).to(find_device(device))
+        direction = "b2a" if a2b == 0 else "a2b"
     options = TranslateOptions(
-        "a2b" if a2b else "b2a",
+        direction,
         num_style,
         style,
         interpolate,
@@ -112,13 +134,12 @@ def translate(
         seed,
         batch_size,
         format,
-        amp.value,
-        matte=255 if pretrained in bundled_names() else None,  # trained on pictures on white
+        "off" if model is not None else amp.value,
     )
     with Progress(console=console, transient=True) as bar:
         task = bar.add_task("translating")
         result = translate_files(
-            model,
+            translator,
             source,
             output_folder,
             options,
@@ -131,36 +152,106 @@ def translate(
         raise typer.Exit(1)
 
 
-@app.command()
-def export(
-    config: Annotated[Path, typer.Option(help="The configuration of the run.")],
-    checkpoint: Annotated[Path, typer.Option(help="A gen_########.pt file.")],
-    output: Annotated[Path, typer.Option(help="The .safetensors file to write.")],
-    dtype: Annotated[Precision, typer.Option(help="How the weights are stored.")] = Precision.fp16,
-    licence: Annotated[str | None, typer.Option(help="Licence of the weights.")] = None,
-    attribution: Annotated[str | None, typer.Option(help="Whom to credit.")] = None,
-    ema: EmaOption = True,
-    trainer: TrainerOption = TrainerName.MUNIT,
-) -> None:
-    """Export trained generators as one file for translate --pretrained FILE and MUNIT.from_pretrained(FILE)."""
-    from munit_fast.io.safetensors_file import check_name
-    from munit_fast.models.portable import write_portable
-    from munit_fast.train.summary import describe_run
-
-    check_name(output)
-    console = new_console()
-    model = load_model(None, config, checkpoint, trainer=trainer, impl=Impl.reference, ema=ema, console=console)
-    about = {"licence": licence, "attribution": attribution, "training": describe_run(checkpoint)}
-    write_portable(output, model, dtype=dtype.value, about={k: v for k, v in about.items() if v})
-    console.print(f"{output}: {output.stat().st_size / 1e6:.2f} MB", markup=False, soft_wrap=True)
-
-
 class Directions(str, Enum):
     """Which directions to evaluate."""
 
     both = "both"
     a2b = "a2b"
     b2a = "b2a"
+
+
+class Format(str, Enum):
+    """Kinds of exported files."""
+
+    safetensors = "safetensors"
+    onnx = "onnx"
+    openvino = "openvino"
+    pt2 = "pt2"
+
+
+class YesNo(str, Enum):
+    """An answer."""
+
+    yes = "yes"
+    no = "no"
+
+
+@app.command()
+def export(
+    output: Annotated[
+        Path,
+        typer.Option(help="NAME.safetensors; NAME.onnx, NAME.xml or NAME.pt2 give NAME-a2b.onnx and so on."),
+    ],
+    pretrained: PretrainedOption = None,
+    config: ConfigOption = None,
+    checkpoint: CheckpointOption = None,
+    format: Annotated[
+        Format | None, typer.Option(help="What to write; as the name of --output ends if left out.")
+    ] = None,
+    dtype: Annotated[
+        Precision | None,
+        typer.Option(help="How weights are stored: fp16 if left out for safetensors, fp32 for the others."),
+    ] = None,
+    direction: Annotated[
+        Directions, typer.Option(help="A to B, B to A, or both. Not for safetensors.")
+    ] = Directions.both,
+    verify: Annotated[
+        YesNo, typer.Option(help="Run each file in its own runtime and compare it with the model. Not for safetensors.")
+    ] = YesNo.yes,
+    licence: Annotated[str | None, typer.Option(help="Licence of the weights.")] = None,
+    attribution: Annotated[str | None, typer.Option(help="Whom to credit.")] = None,
+    matte: Annotated[
+        int | None,
+        typer.Option(min=0, max=255, help="Grey level that translate is to put under transparent areas."),
+    ] = None,
+    ema: EmaOption = True,
+    trainer: TrainerOption = TrainerName.MUNIT,
+) -> None:
+    """Export trained generators: one .safetensors file for munit-fast, or graphs for ONNX Runtime, OpenVINO, torch."""
+    from munit_fast.export import FORMATS, export_model
+    from munit_fast.io.safetensors_file import SUFFIX, check_name
+    from munit_fast.models.portable import write_portable
+    from munit_fast.train.summary import describe_run
+
+    suffixes = {"safetensors": SUFFIX} | {name: kind.suffix for name, kind in FORMATS.items()}
+    named = next((name for name, suffix in suffixes.items() if suffix == output.suffix), None)
+    kind = format.value if format else named
+    if kind is None or kind != named:
+        wanted = suffixes[kind] if kind else f"one of {', '.join(suffixes.values())}"
+        raise ValueError(f"--output {output}: the name must end in {wanted}")
+    if kind == "safetensors":
+        if direction is not Directions.both or verify is not YesNo.yes:
+            raise ValueError("--direction and --verify go with --format onnx, openvino and pt2")
+        check_name(output)
+    console = new_console()
+    model = load_model(pretrained, config, checkpoint, trainer=trainer, impl=Impl.auto, ema=ema, console=console)
+    training = describe_run(checkpoint) if checkpoint else None
+    notes = {"licence": licence, "attribution": attribution, "training": training}
+    notes["matte"] = None if matte is None else str(matte)
+    about = model.about | {name: note for name, note in notes.items() if note}
+    if kind == "safetensors":
+        write_portable(output, model, dtype=dtype.value if dtype else "fp16", about=about)
+        console.print(f"{output}: {output.stat().st_size / 1e6:.2f} MB", markup=False, soft_wrap=True)
+        return
+    with console.status("exporting") as status:
+        files = export_model(
+            model,
+            output,
+            format=kind,
+            directions=("a2b", "b2a") if direction is Directions.both else (direction.value,),
+            dtype=dtype.value if dtype else "fp32",
+            notes=about,
+            verify=verify is YesNo.yes,
+            progress=lambda name: status.update(f"exporting {name}"),
+        )
+    for file in files:
+        size = sum(path.stat().st_size for path in file.paths) / 1e6
+        compared = (
+            "not compared with the model"
+            if file.difference is None
+            else f"differs from the model by up to {file.difference:.1e}, {file.mean_difference:.1e} in the mean"
+        )
+        console.print(f"{file.path}: {size:.2f} MB, {compared}", markup=False, soft_wrap=True)
 
 
 @app.command()

@@ -14,9 +14,12 @@ from munit_fast.data.images import (
     MAX_PIXELS,
     ImageError,
     decode_image,
+    decode_pillow,
     resize_short_side,
     save_image,
+    to_bytes,
     to_model_range,
+    to_pillow,
 )
 from munit_fast.data.prepare.edges import prepare_edges
 from munit_fast.data.prepare.openmoji import prepare_openmoji
@@ -32,6 +35,7 @@ __all__ = [
     "UnpairedBatches",
     "centre_crop",
     "decode_image",
+    "decode_pillow",
     "display_images",
     "list_images",
     "make_grid",
@@ -40,5 +44,7 @@ __all__ = [
     "read_list",
     "resize_short_side",
     "save_image",
+    "to_bytes",
     "to_model_range",
+    "to_pillow",
 ]

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -71,18 +72,36 @@ def decode_image(path: str | os.PathLike[str], channels: int, *, matte: int | No
         ImageError: missing, empty, truncated, not an image, more than MAX_PIXELS pixels, unsupported values.
     """
     path = Path(path)
-    if channels not in (1, 3):
-        raise ImageError(f"{path}: images are read with 1 or 3 channels, not {channels}; set input_dim to 1 or 3")
+    _check_channels(path, channels)
     _check_plain_file(path)
-    try:
+    with _decoding(path):
         array = _decode_npy(path) if path.suffix.lower() == ".npy" else _decode_picture(path, channels, matte)
-    except ImageError:
-        raise
-    except MemoryError as error:
-        raise ImageError(f"{path}: not enough memory to decode it") from error
-    except Exception as error:  # decoders raise anything on damaged files: OSError, SyntaxError, EOFError
-        raise ImageError(f"{path}: not a readable image ({_one_line(error)})") from error
     return _with_channels(_checked_values(array, path), channels)
+
+
+def decode_pillow(image: Image.Image, channels: int, *, matte: int | None = None, name: str = "image") -> Array:
+    """The pixels of a PIL image of any mode, as `decode_image` gives those of a file.
+
+    Modes "I" and "I;16" give uint16, mode "F" gives float32 and must hold finite values in 0..1, others give uint8.
+    The EXIF orientation is not applied; `PIL.ImageOps.exif_transpose` does that.
+
+    Args:
+        image: The image.
+        channels: 1 for grey or 3 for RGB.
+        matte: Grey level 0..255 that transparent pixels are laid over; None keeps the colour below the transparency.
+        name: What messages call the image.
+
+    Returns:
+        [H, W, channels], uint8 | uint16 | float32.
+
+    Raises:
+        ImageError: It was opened from a file that is damaged or closed, or has no pixels, more than MAX_PIXELS of
+            them, or unsupported values.
+    """
+    _check_channels(name, channels)
+    with _decoding(name):
+        array = _pillow_pixels(image, channels, matte, name)
+    return _with_channels(_checked_values(array, name), channels)
 
 
 def to_model_range(array: Array) -> Tensor:
@@ -131,6 +150,27 @@ def resize_short_side(array: Array, size: int) -> Array:
     return values.round().astype(array.dtype) if array.dtype == np.uint16 else values
 
 
+def to_bytes(images: Tensor, *, name: str = "image") -> Array:
+    """[..., C, H, W] in -1..1 → [..., H, W, C] uint8: ``(x + 1) / 2`` at 8 bits, values outside clamped.
+
+    Args:
+        images: Any floating-point dtype, any device.
+        name: What the message calls them.
+
+    Raises:
+        ImageError: A value is NaN or infinite.
+    """
+    values = images.detach().to("cpu", torch.float32)
+    if not bool(torch.isfinite(values).all()):
+        raise ImageError(f"{name}: the image to save holds NaN or infinite values")
+    return values.add(1).div(2).clamp(0, 1).mul(255).round().to(torch.uint8).movedim(-3, -1).numpy()
+
+
+def to_pillow(pixels: Array) -> Image.Image:
+    """[H, W, 1 or 3] uint8 as a PIL image of mode "L" or "RGB"."""
+    return Image.fromarray(np.ascontiguousarray(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels))
+
+
 def save_image(tensor: Tensor, path: str | os.PathLike[str], *, durable: bool = True) -> None:
     """Save an image as ``(x + 1) / 2`` at 8 bits, values outside clamped; whole or not at all.
 
@@ -150,14 +190,11 @@ def save_image(tensor: Tensor, path: str | os.PathLike[str], *, durable: bool = 
     shape = list(tensor.shape)
     if len(shape) != 3 or shape[0] not in (1, 3) or 0 in shape or not tensor.is_floating_point():
         raise ImageError(f"{path}: an image is a floating-point tensor [1 or 3, H, W], not {shape} {tensor.dtype}")
-    values = tensor.detach().to("cpu", torch.float32)
-    if not bool(torch.isfinite(values).all()):
-        raise ImageError(f"{path}: the image to save holds NaN or infinite values")
-    pixels = values.add(1).div(2).clamp(0, 1).mul(255).round().to(torch.uint8).permute(1, 2, 0).numpy()
+    pixels = to_bytes(tensor, name=str(path))
     buffer = BytesIO()
     options = {"quality": 95} if image_format in ("JPEG", "WEBP") else {}
     try:
-        _to_pillow(pixels).save(buffer, format=image_format, **options)
+        to_pillow(pixels).save(buffer, format=image_format, **options)
     except (OSError, ValueError) as error:  # WebP and JPEG have largest sides
         reason = f"{shape[2]}×{shape[1]} pixels cannot be saved as {image_format} ({_one_line(error)})"
         raise ImageError(f"{path}: {reason}; use .png") from None
@@ -180,13 +217,31 @@ def _check_plain_file(path: Path) -> None:
         raise ImageError(f"{path}: the file is empty")
 
 
-def _check_size(path: Path, width: int, height: int) -> None:
+def _check_channels(name: Path | str, channels: int) -> None:
+    if channels not in (1, 3):
+        raise ImageError(f"{name}: images are read with 1 or 3 channels, not {channels}; set input_dim to 1 or 3")
+
+
+@contextmanager
+def _decoding(name: Path | str) -> Iterator[None]:
+    """Turn whatever a decoder raises into an ImageError with the image's name."""
+    try:
+        yield
+    except ImageError:
+        raise
+    except MemoryError as error:
+        raise ImageError(f"{name}: not enough memory to decode it") from error
+    except Exception as error:  # decoders raise anything on damaged files: OSError, SyntaxError, EOFError
+        raise ImageError(f"{name}: not a readable image ({_one_line(error)})") from error
+
+
+def _check_size(name: Path | str, width: int, height: int) -> None:
     limit = env.max_pixels(MAX_PIXELS)
     if width < 1 or height < 1:
-        raise ImageError(f"{path}: {width}x{height}, an image without pixels")
+        raise ImageError(f"{name}: {width}x{height}, an image without pixels")
     if width * height > limit:
         raise ImageError(
-            f"{path}: {width}x{height} is more than {limit} pixels; raise MUNIT_FAST_MAX_PIXELS to read it all the same"
+            f"{name}: {width}x{height} is more than {limit} pixels; raise MUNIT_FAST_MAX_PIXELS to read it all the same"
         )
 
 
@@ -202,24 +257,29 @@ def _decode_picture(path: Path, channels: int, matte: int | None) -> Array:
     except UnidentifiedImageError as error:
         raise ImageError(f"{path}: not an image of a known kind; use {_words(IMAGE_EXTENSIONS)}") from error
     with image:
-        _check_size(path, *image.size)
-        if image.mode.startswith("I"):
-            return _whole_numbers(np.asarray(image), path)
-        if image.mode == "F":
-            return np.asarray(image)
-        if matte is not None and image.has_transparency_data:
-            return np.asarray(_laid_over(image.convert("RGBA"), matte).convert("RGB"))
-        return np.asarray(image.convert("L" if channels == 1 else "RGB"))
+        return _pillow_pixels(image, channels, matte, path)
+
+
+def _pillow_pixels(image: Image.Image, channels: int, matte: int | None, name: Path | str) -> Array:
+    """[H, W] or [H, W, channels]; the dtypes of :func:`decode_image`."""
+    _check_size(name, *image.size)
+    if image.mode.startswith("I"):
+        return _whole_numbers(np.asarray(image), name)
+    if image.mode == "F":
+        return np.asarray(image)
+    if matte is not None and image.has_transparency_data:
+        return np.asarray(_laid_over(image.convert("RGBA"), matte).convert("RGB"))
+    return np.asarray(image.convert("L" if channels == 1 else "RGB"))
 
 
 def _laid_over(image: Image.Image, matte: int) -> Image.Image:
     return Image.alpha_composite(Image.new("RGBA", image.size, (matte, matte, matte, 255)), image)
 
 
-def _whole_numbers(values: Array, path: Path) -> Array:
+def _whole_numbers(values: Array, name: Path | str) -> Array:
     """Pillow's integer modes as uint16: 16-bit files come as uint16 or, in some versions, as int32."""
     if values.dtype.kind != "u" and (values.min() < 0 or values.max() > 65535):
-        raise ImageError(f"{path}: whole numbers outside 0..65535; save it with 8 or 16 bits")
+        raise ImageError(f"{name}: whole numbers outside 0..65535; save it with 8 or 16 bits")
     return values.astype(np.uint16)
 
 
@@ -241,12 +301,12 @@ def _decode_npy(path: Path) -> Array:
     raise ImageError(f"{path}: values of type {values.dtype}; use uint8, uint16 or floating point in 0..1")
 
 
-def _checked_values(array: Array, path: Path) -> Array:
+def _checked_values(array: Array, name: Path | str) -> Array:
     """[H, W, C] of a supported dtype."""
     if array.dtype.kind == "f":
         low, high = float(array.min()), float(array.max())  # NaN makes both comparisons false
         if not (low >= 0 and high <= 1):
-            raise ImageError(f"{path}: floating-point values must be finite, in 0..1, not {low:g}..{high:g}")
+            raise ImageError(f"{name}: floating-point values must be finite, in 0..1, not {low:g}..{high:g}")
     return array[:, :, None] if array.ndim == 2 else array
 
 
@@ -267,13 +327,8 @@ def _with_channels(array: Array, channels: int) -> Array:
 
 
 def _resize_bytes(array: Array, height: int, width: int) -> Array:
-    resized = np.asarray(_to_pillow(array).resize((width, height), Image.Resampling.BILINEAR))
+    resized = np.asarray(to_pillow(array).resize((width, height), Image.Resampling.BILINEAR))
     return resized.reshape(height, width, array.shape[2])
-
-
-def _to_pillow(pixels: Array) -> Image.Image:
-    """[H, W, 1 or 3] uint8 as a Pillow image."""
-    return Image.fromarray(np.ascontiguousarray(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels))
 
 
 def _one_line(error: BaseException) -> str:

@@ -231,11 +231,11 @@ def _translated(model: MUNIT | UNIT, tests: TestSet, way: str, options: Evaluate
         images = _stack(source, rows, device)
         with autocast(precision, device):
             if isinstance(model, UNIT):
-                fake = model.translate(images, way)  # type: ignore[arg-type]
+                fake = model.translate(images, way)  # type: ignore[call-overload]
             else:
                 dim = model.config.gen.style_dim
                 codes = torch.stack([random_styles(options.seed, options.num_style, dim, i) for i in rows])
-                fake = model.translate(images, way, style=codes)  # type: ignore[arg-type]
+                fake = model.translate(images, way, style=codes)  # type: ignore[call-overload]
         several = [tests.colourings[i] for i in rows] if tests.paired and way == "a2b" else []
         yield Batch(
             fake.clamp(-1, 1),

@@ -35,7 +35,7 @@ def atomic_path(path: str | os.PathLike[str], *, durable: bool = True) -> Iterat
             a plain file.
     """
     target = Path(path)
-    _refuse_special(target)
+    refuse_special(target)
     with _staged(target, durable) as temporary:
         yield temporary
 
@@ -107,6 +107,22 @@ def write_error(path: str | os.PathLike[str], error: OSError) -> FileWriteError:
     return failure
 
 
+def refuse_special(target: Path) -> None:
+    """Raise FileWriteError where a path is something other than a plain file or nothing.
+
+    Args:
+        target: The path that is to be written.
+    """
+    # A rename would replace a device such as /dev/null by a plain file when run as an administrator.
+    try:
+        mode = os.stat(target).st_mode
+    except OSError:
+        return
+    if not stat.S_ISREG(mode):
+        kind = "a folder" if stat.S_ISDIR(mode) else "a device or a pipe"
+        raise FileWriteError(f"cannot write {target}: it is {kind}; give the name of a plain file")
+
+
 @contextmanager
 def _staged(target: Path, durable: bool) -> Iterator[Path]:
     try:
@@ -126,14 +142,3 @@ def _staged(target: Path, durable: bool) -> Iterator[Path]:
         raise write_error(target, error) from error
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-
-
-def _refuse_special(target: Path) -> None:
-    # A rename would replace a device such as /dev/null by a plain file when run as an administrator.
-    try:
-        mode = os.stat(target).st_mode
-    except OSError:
-        return
-    if not stat.S_ISREG(mode):
-        kind = "a folder" if stat.S_ISDIR(mode) else "a device or a pipe"
-        raise FileWriteError(f"cannot write {target}: it is {kind}; give the name of a plain file")

@@ -23,7 +23,7 @@ SUFFIX = ".safetensors"
 DTYPES = {"fp16": torch.float16, "fp32": torch.float32}
 _FORMAT = "munit-fast generators 1"
 _RESERVED = ("format", "trainer", "config")  # header entries that are no notes
-_MAX_NOTES, _MAX_NOTE_CHARACTERS = 20, 500  # of a third-party file, and of each note
+MAX_NOTES, _MAX_NOTE_CHARACTERS = 20, 500  # of a third-party file, and of each note
 
 
 def check_name(path: str | Path) -> Path:
@@ -62,7 +62,7 @@ def write_generators(
     path = check_name(path)
     if dtype not in DTYPES:
         raise ValueError(f"dtype must be one of {', '.join(DTYPES)}; got {dtype!r}")
-    header = {key: _one_line(value) for key, value in (notes or {}).items()}
+    header = {key: note_line(value) for key, value in (notes or {}).items()}
     if reserved := [key for key in _RESERVED if key in header]:
         raise ValueError(f"about: {reserved[0]} is written by munit-fast itself; choose another name")
     tensors = {}
@@ -110,12 +110,19 @@ def read_generators(path: str | Path) -> tuple[dict[str, str], dict[str, str], d
             )
         states[domain][rest] = tensor
     header = {key: metadata.get(key, "") for key in _RESERVED}
-    notes = [(key, _one_line(value)) for key, value in metadata.items() if key not in _RESERVED]
-    return header, dict(notes[:_MAX_NOTES]), states
+    notes = [(key, note_line(value)) for key, value in metadata.items() if key not in _RESERVED]
+    return header, dict(notes[:MAX_NOTES]), states
 
 
-def _one_line(note: str) -> str:
-    """A note as it may be printed: one line of bounded length, without what a terminal obeys."""
+def note_line(note: str) -> str:
+    """A note as it may be printed: one line of bounded length, without what a terminal obeys.
+
+    Args:
+        note: The text.
+
+    Raises:
+        ValueError: It is no text.
+    """
     if not isinstance(note, str):
         raise ValueError(f"about: a note is text; got {type(note).__name__}")
     return printable(" ".join(note[: 2 * _MAX_NOTE_CHARACTERS].split()))[:_MAX_NOTE_CHARACTERS]

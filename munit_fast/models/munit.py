@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, overload
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -12,12 +14,19 @@ from torch import Tensor, nn
 from munit_fast.config import Config, make_config, smallest_generator_size
 from munit_fast.io.checkpoints import CheckpointError, checked_pair, load_pair, load_states, upgrade_state_dict
 from munit_fast.io.safetensors_file import SUFFIX
-from munit_fast.models import networks, pretrained
-from munit_fast.models.portable import PortableModel, read_portable
+from munit_fast.models import hub, networks
+from munit_fast.models.model_folder import write_folder
+from munit_fast.models.pictures import PictureBatches
+from munit_fast.models.portable import PortableModel, matte_of, read_portable
 
 if TYPE_CHECKING:
+    import numpy.typing as npt
+    from PIL import Image
     from typing_extensions import Self
 
+    from munit_fast.models.pictures import AnyPicture, AnyPictures
+
+Scalar = TypeVar("Scalar", bound=np.generic)  # the dtype of an array: that of its translations
 Direction = Literal["a2b", "b2a"]
 
 
@@ -44,24 +53,128 @@ class _Model(nn.Module):
         self.gen_b = self._generator(self.config.input_dim_b, params, impl)
 
     @classmethod
-    def from_pretrained(cls, name: str | Path, impl: str = "auto") -> Self:
-        """A pretrained model, ready to translate. Nothing is downloaded.
+    def from_pretrained(
+        cls,
+        name: str | Path,
+        impl: str = "auto",
+        *,
+        revision: str | None = None,
+        cache_dir: str | Path | None = None,
+        local_files_only: bool = False,
+        token: str | bool | None = None,
+        force_download: bool = False,
+    ) -> Self:
+        """A pretrained model, ready to translate.
+
+        Nothing is fetched unless `name` has exactly the form owner/name and is nothing on this machine. Of such a
+        repository config.json and model.safetensors are read, at most 4 GiB, and nothing in them is run.
 
         Args:
             name: The bundled "openmoji-lines2color" (lines → colour and back; weights CC BY-SA 4.0, see the card beside
-                the file), or the path of a .safetensors file that `munit-fast export` wrote.
+                the file), the path of a .safetensors file that `munit-fast export` wrote, a folder that
+                `save_pretrained` wrote, or "owner/name", a repository of the Hugging Face Hub (extra "hub").
             impl: The backend, as in `munit_fast.functional`; "reference" takes the plain networks.
+            revision: Branch, tag or commit of a repository on the Hub; None: main.
+            cache_dir: Where downloads are kept; None: as huggingface_hub has it (HF_HOME).
+            local_files_only: Take a repository from the cache, without a connection; so does HF_HUB_OFFLINE=1.
+            token: For private and gated repositories; None: the one of `hf auth login`, if any.
+            force_download: Fetch again what is in the cache.
 
         Returns:
             The model in evaluation mode, on the CPU, in torch's default dtype. `about` holds the notes of the file:
             licence, attribution, how it was trained.
 
         Raises:
-            ValueError: There is no bundled model of that name.
-            CheckpointError: The file cannot be used.
+            ValueError: There is no such model, or an argument is only for the Hub.
+            CheckpointError: The file, folder or repository cannot be used.
+            ImportError: huggingface_hub is needed and not installed.
         """
-        path = pretrained.locate(name)
-        return cls._from_file(path, read_portable(path), impl)
+        return hub.load(
+            name,
+            lambda path, file: cls._from_file(path, file, impl),
+            revision=revision,
+            cache_dir=cache_dir,
+            local_files_only=local_files_only,
+            token=token,
+            force_download=force_download,
+        )
+
+    def save_pretrained(
+        self,
+        folder: str | Path,
+        *,
+        dtype: str = "fp32",
+        about: Mapping[str, str] | None = None,
+        metrics: str | Path | Mapping[str, Any] | None = None,
+    ) -> None:
+        """Write a folder for `from_pretrained`: config.json, model.safetensors and a model card, README.md.
+
+        A new folder appears whole or not at all; in an existing one each file is replaced as a whole. A README.md that
+        was edited or is not of munit-fast is kept, with a warning.
+
+        Args:
+            folder: The folder; it is made where there is none.
+            dtype: "fp32", or "fp16" (half the size; weights are rounded to 11 bits).
+            about: Notes beside those of the model's own `about`, such as {"licence": "CC BY 4.0"}.
+            metrics: A file that `munit-fast evaluate --json` wrote, or its content, for the card.
+
+        Raises:
+            ValueError: An argument is none of the above, or a weight is not finite in `dtype`.
+            FileWriteError: The folder cannot be written.
+        """
+        write_folder(folder, self, dtype=dtype, about={**self.about, **(about or {})}, metrics=metrics)
+
+    def push_to_hub(
+        self,
+        repo_id: str,
+        *,
+        dtype: str = "fp32",
+        about: Mapping[str, str] | None = None,
+        metrics: str | Path | Mapping[str, Any] | None = None,
+        private: bool | None = None,
+        token: str | None = None,
+        branch: str | None = None,
+        create_pr: bool | None = None,
+        commit_message: str = "Upload a model of munit-fast",
+        ignore_patterns: list[str] | str | None = None,
+    ) -> str:
+        """Upload what `save_pretrained` writes to the Hugging Face Hub (extra "hub"), in one commit.
+
+        The commit replaces the repository's README.md; leave that out by `ignore_patterns="README.md"`.
+
+        Args:
+            repo_id: "owner/name"; the repository is made where it does not exist.
+            dtype: As in `save_pretrained`.
+            about: As in `save_pretrained`.
+            metrics: As in `save_pretrained`.
+            private: Whether a new repository is private; None: as the owner's settings say.
+            token: None: the one of `hf auth login`.
+            branch: An existing branch; None: main.
+            create_pr: Open a pull request instead of committing to the branch.
+            commit_message: The commit's first line.
+            ignore_patterns: Files not to upload.
+
+        Returns:
+            The address of the commit.
+
+        Raises:
+            ValueError: An argument is none of the above; nothing was sent.
+            CheckpointError: The Hub cannot be reached, or refuses.
+            ImportError: huggingface_hub is not installed.
+        """
+        return hub.push(
+            self,
+            repo_id,
+            dtype=dtype,
+            about={**self.about, **(about or {})},
+            metrics=metrics,
+            private=private,
+            token=token,
+            branch=branch,
+            create_pr=create_pr,
+            commit_message=commit_message,
+            ignore_patterns=ignore_patterns,
+        )
 
     @classmethod
     def _from_file(cls, path: Path, file: PortableModel, impl: str) -> Self:
@@ -107,18 +220,29 @@ class _Model(nn.Module):
         self.loaded = path
         return self
 
+    @property
+    def device(self) -> torch.device:
+        """The device of the weights."""
+        return next(self.parameters()).device
+
+    @property
+    def matte(self) -> int | None:
+        """The grey level 0..255 that transparent areas are laid over, if the notes of the model name one."""
+        return matte_of(self.about)
+
+    def _pictures(self, name: str, given: object, domain: str) -> PictureBatches:
+        return PictureBatches(name, given, getattr(self.config, f"input_dim_{domain}"), self.matte)
+
     def _check_images(self, name: str, x: Tensor, domain: str) -> None:
         channels = getattr(self.config, f"input_dim_{domain}")
-        if not isinstance(x, Tensor):
-            raise ValueError(f"{name} must be a torch.Tensor; got {type(x).__name__}")
         if x.dim() != 4 or x.shape[1] != channels or 0 in x.shape:
             raise ValueError(f"{name} must be images [N, {channels}, H, W] with N, H, W ≥ 1; got {list(x.shape)}")
         if not x.is_floating_point():
             raise ValueError(f"{name} must be floating point in [-1, 1]; got {x.dtype}")
 
-    def _pad(self, x: Tensor) -> Tensor:
-        """Enlarge to the right and below, by reflection, to a size that the networks take."""
-        multiple, least = self.config.size_multiple, smallest_generator_size(self.config.gen)
+    def _pad(self, x: Tensor, multiple: int) -> Tensor:
+        """Enlarge to the right and below, by reflection, to sides that the networks take and that are multiples."""
+        least = smallest_generator_size(self.config.gen)
         for axis in (-1, -2):
             size = x.shape[axis]
             extra = max(least, -(-size // multiple) * multiple)
@@ -139,10 +263,13 @@ class MUNIT(_Model):
         impl: The backend, as in `munit_fast.functional`; "reference" takes the plain networks.
 
     Attributes:
+        config: The configuration of the networks.
         gen_a: The generator of domain A, with the published state_dict keys.
         gen_b: The same of domain B.
         loaded: The file that the weights are of; None before `load`.
         about: The notes of a .safetensors file: licence, attribution, how it was trained.
+        matte: Grey level 0..255 that the transparent areas of PIL images are laid over, which `about["matte"]` names:
+            255 in the bundled model, trained on pictures on white; None keeps the colours there, as training does.
 
     Raises:
         ConfigError: The mapping has an unknown key or an impossible value.
@@ -154,83 +281,196 @@ class MUNIT(_Model):
     trainer = "MUNIT"
     _generator = networks.AdaINGen
 
-    @torch.no_grad()
+    @overload
     def translate(
         self,
         x: Tensor,
+        direction: Direction = ...,
+        num_styles: int = ...,
+        style: AnyPictures | None = ...,
+        generator: torch.Generator | None = ...,
+    ) -> Tensor: ...
+
+    @overload
+    def translate(
+        self,
+        x: Image.Image,
+        direction: Direction = ...,
+        num_styles: int = ...,
+        style: AnyPictures | None = ...,
+        generator: torch.Generator | None = ...,
+    ) -> list[Image.Image]: ...
+
+    @overload
+    def translate(
+        self,
+        x: npt.NDArray[Scalar],
+        direction: Direction = ...,
+        num_styles: int = ...,
+        style: AnyPictures | None = ...,
+        generator: torch.Generator | None = ...,
+    ) -> npt.NDArray[Scalar]: ...
+
+    @overload
+    def translate(
+        self,
+        x: Sequence[Tensor],
+        direction: Direction = ...,
+        num_styles: int = ...,
+        style: AnyPictures | None = ...,
+        generator: torch.Generator | None = ...,
+    ) -> list[Tensor]: ...
+
+    @overload
+    def translate(
+        self,
+        x: Sequence[Image.Image],
+        direction: Direction = ...,
+        num_styles: int = ...,
+        style: AnyPictures | None = ...,
+        generator: torch.Generator | None = ...,
+    ) -> list[list[Image.Image]]: ...
+
+    @overload
+    def translate(
+        self,
+        x: Sequence[npt.NDArray[Scalar]],
+        direction: Direction = ...,
+        num_styles: int = ...,
+        style: AnyPictures | None = ...,
+        generator: torch.Generator | None = ...,
+    ) -> list[npt.NDArray[Scalar]]: ...
+
+    @overload
+    def translate(
+        self,
+        x: Sequence[AnyPicture],
+        direction: Direction = ...,
+        num_styles: int = ...,
+        style: AnyPictures | None = ...,
+        generator: torch.Generator | None = ...,
+    ) -> list[Any]: ...
+
+    @torch.no_grad()
+    def translate(
+        self,
+        x: AnyPictures,
         direction: Direction = "a2b",
         num_styles: int = 1,
-        style: Tensor | None = None,
+        style: AnyPictures | None = None,
         generator: torch.Generator | None = None,
-    ) -> Tensor:
+    ) -> Any:
         """Translate images in several styles.
 
         The content code of each image is decoded with style codes of the other domain (section 3 of the paper), which
-        are random, N(0, I), unless given.
+        are random, N(0, I), unless given. Any height and width will do: images are padded by reflection, and the
+        translations cropped back.
 
         Args:
-            x: Images [N, C, H, W], any float dtype and device, in [-1, 1]; any H and W (padded by reflection and
-                cropped back).
+            x: One of
+
+                - a tensor [N, C, H, W], any float dtype and device, in [-1, 1];
+                - a PIL image of any mode, converted as image files are: grey to colour and back, 16 bits at their full
+                  range, transparent areas by `matte`; its EXIF orientation is not applied (`ImageOps.exif_transpose`
+                  does that);
+                - a NumPy array [H, W, C], [N, H, W, C], or [H, W] of one channel, uint8 in 0..255 or float16, float32
+                  or float64 in [-1, 1];
+                - a list or tuple of PIL images, arrays of one picture each and tensors [C, H, W], of any sizes. Those
+                  of one size are translated together, at most 8 and about two million pixels at once.
             direction: "a2b" or "b2a".
-            num_styles: How many random styles for each image; ignored when `style` is given.
-            style: Codes [S, style_dim] or [S, style_dim, 1, 1] for all images, codes [N, S, style_dim] for each
-                image, or S example images [S, C', H', W'] of the target domain whose style is to be taken.
-            generator: A CPU generator for the random styles.
+            num_styles: How many random styles S for each image; ignored when `style` is given.
+            style: Codes [S, style_dim] or [S, style_dim, 1, 1] for all images or [N, S, style_dim] for each image, as
+                a tensor; codes [S, style_dim] as a floating-point array; or S example pictures of the target domain
+                whose style is to be taken, of any kind and size that x may have.
+            generator: A CPU generator for the random styles. A list takes the numbers from it that its images in one
+                tensor would.
 
         Returns:
-            Images [N, S, C', H, W] in [-1, 1], in the dtype and on the device of x, contiguous, without gradient.
+            Images in [-1, 1] or 0..255 as x has them, without gradient:
+
+            - of a tensor, [N, S, C', H, W] in its dtype, on its device, contiguous;
+            - of a PIL image, a list of S PIL images, "RGB" or "L" as the target domain has 3 channels or 1;
+            - of an array [H, W, C] or [H, W], an array [S, H, W, C'] of its dtype; of [N, H, W, C], [N, S, H, W, C'];
+            - of a list, a list of what each item gives by itself; of a tensor in it, [S, C', H, W].
 
         Raises:
             ValueError: An argument has another shape, type or value than the above.
+            ImageError: A PIL image cannot be read, or has more than `MUNIT_FAST_MAX_PIXELS`. A ValueError too.
         """
         _check_direction(direction)
-        source, target = (self.gen_a, self.gen_b) if direction == "a2b" else (self.gen_b, self.gen_a)
-        self._check_images("x", x, direction[0])
+        if not (style is None or isinstance(style, Tensor)):
+            style = self._array_or_picture_codes(style, direction)
+        if isinstance(x, Tensor):
+            self._check_images("x", x, direction[0])
+            like = next(self.parameters())
+            codes = self._style_codes(x.shape[0], like, direction, num_styles, style, generator)
+            return self._in_styles(x.to(like), direction, codes).to(x).contiguous()
+        pictures = self._pictures("x", x, direction[0])
         like = next(self.parameters())
-        codes = self._style_codes(x.to(like), direction, num_styles, style, generator)
-        padded = self._pad(x.to(like))
-        content = source.enc_content(padded)
-        return target.decode_styles(content, codes)[..., : x.shape[2], : x.shape[3]].to(x).contiguous()
+        codes = self._style_codes(len(pictures), like, direction, num_styles, style, generator)
+        return pictures.apply(like, lambda batch, places: self._in_styles(batch, direction, codes[places]))
 
     @torch.no_grad()
-    def encode_style(self, x: Tensor, domain: Literal["a", "b"]) -> Tensor:
+    def encode_style(self, x: AnyPictures, domain: Literal["a", "b"]) -> Tensor:
         """The style codes of images.
 
         Args:
-            x: Images [N, C, H, W] of the domain, in the dtype and on the device of the model, in [-1, 1].
+            x: Images [N, C, H, W] of the domain, in the dtype and on the device of the model, in [-1, 1]; or one or
+                several pictures of the other kinds that `translate` takes.
             domain: "a" or "b".
 
         Returns:
-            Codes [N, style_dim] in the dtype of the model, without gradient.
+            Codes [N, style_dim] in the dtype and on the device of the model, without gradient; N is 1 for a single
+            picture.
 
         Raises:
             ValueError: An argument has another shape, type or value than the above.
         """
         if domain not in ("a", "b"):
             raise ValueError(f"domain must be 'a' or 'b'; got {domain!r}")
+        if not isinstance(x, Tensor):
+            return self._picture_codes("x", x, domain)
         self._check_images("x", x, domain)
-        least = smallest_generator_size(self.config.gen)
-        if min(x.shape[2:]) < least:
-            x = self._pad(x)
-        return (self.gen_a if domain == "a" else self.gen_b).enc_style(x).flatten(1)
+        return (self.gen_a if domain == "a" else self.gen_b).enc_style(self._pad(x, 1)).flatten(1)
+
+    def _in_styles(self, x: Tensor, direction: Direction, codes: Tensor) -> Tensor:
+        """Images [N, C, H, W] in styles [N, S, style_dim], in the model's dtype on its device → [N, S, C', H, W]."""
+        source, target = (self.gen_a, self.gen_b) if direction == "a2b" else (self.gen_b, self.gen_a)
+        padded = self._pad(x, self.config.size_multiple)
+        return target.decode_styles(source.enc_content(padded), codes)[..., : x.shape[2], : x.shape[3]]
+
+    def _picture_codes(self, name: str, given: object, domain: Literal["a", "b"]) -> Tensor:
+        """[N, style_dim] of pictures of any kind."""
+        pictures, like = self._pictures(name, given, domain), next(self.parameters())
+        codes = like.new_empty(len(pictures), self.config.gen.style_dim)
+        for places, batch in pictures.batches(like):
+            codes[places] = self.encode_style(batch, domain)
+        return codes
+
+    def _array_or_picture_codes(self, style: object, direction: Direction) -> Tensor:
+        """[S, style_dim] of a style that is no tensor."""
+        if isinstance(style, np.ndarray) and style.ndim == 2 and style.dtype.kind == "f":
+            if not np.isfinite(style).all():
+                raise ValueError("style must be finite; got codes with NaN or infinite values")
+            return torch.from_numpy(style.astype(np.float64))
+        return self._picture_codes("style", style, "b" if direction == "a2b" else "a")
 
     def _style_codes(
         self,
-        x: Tensor,
+        n: int,
+        like: Tensor,
         direction: Direction,
         num_styles: int,
         style: Tensor | None,
         generator: torch.Generator | None,
     ) -> Tensor:
-        """[N, S, style_dim] on x's device, in x's dtype."""
-        n, dim = x.shape[0], self.config.gen.style_dim
+        """[n, S, style_dim] on the device and in the dtype of `like`."""
+        dim = self.config.gen.style_dim
         if style is None:
             if not isinstance(num_styles, int) or num_styles < 1:
                 raise ValueError(f"num_styles must be a whole number of at least 1; got {num_styles}")
-            return torch.randn(n, num_styles, dim, generator=generator).to(x)
-        if not isinstance(style, Tensor):
-            raise ValueError(f"style must be a torch.Tensor; got {type(style).__name__}")
-        given, style = list(style.shape), style.to(x)
+            return torch.randn(n, num_styles, dim, generator=generator).to(like)
+        given, style = list(style.shape), style.to(like)
         if style.dim() == 4 and style.shape[2:] != (1, 1):
             self._check_images("style", style, direction[-1])
             style = self.encode_style(style, "b" if direction == "a2b" else "a")
@@ -257,45 +497,101 @@ class UNIT(_Model):
     trainer = "UNIT"
     _generator = networks.VAEGen
 
+    @overload
+    def translate(self, x: Tensor, direction: Direction = ...) -> Tensor: ...
+
+    @overload
+    def translate(self, x: Image.Image, direction: Direction = ...) -> list[Image.Image]: ...
+
+    @overload
+    def translate(self, x: npt.NDArray[Scalar], direction: Direction = ...) -> npt.NDArray[Scalar]: ...
+
+    @overload
+    def translate(self, x: Sequence[Tensor], direction: Direction = ...) -> list[Tensor]: ...
+
+    @overload
+    def translate(self, x: Sequence[Image.Image], direction: Direction = ...) -> list[list[Image.Image]]: ...
+
+    @overload
+    def translate(self, x: Sequence[npt.NDArray[Scalar]], direction: Direction = ...) -> list[npt.NDArray[Scalar]]: ...
+
+    @overload
+    def translate(self, x: Sequence[AnyPicture], direction: Direction = ...) -> list[Any]: ...
+
     @torch.no_grad()
-    def translate(self, x: Tensor, direction: Direction = "a2b") -> Tensor:
+    def translate(self, x: AnyPictures, direction: Direction = "a2b") -> Any:
         """Translate images, from the mean of their code.
 
         Args:
-            x: Images [N, C, H, W], any float dtype and device, in [-1, 1]; any H and W (padded by reflection and
-                cropped back).
+            x: Images [N, C, H, W], any float dtype and device, in [-1, 1]; or a PIL image, a NumPy array, or a list of
+                pictures, as `MUNIT.translate` takes them. Any height and width.
             direction: "a2b" or "b2a".
 
         Returns:
-            Images [N, 1, C', H, W] in [-1, 1], in the dtype and on the device of x, without gradient.
+            Images [N, 1, C', H, W] in [-1, 1], in the dtype and on the device of x, without gradient; of the other
+            kinds what `MUNIT.translate` gives in S = 1 style.
 
         Raises:
             ValueError: An argument has another shape, type or value than the above.
+            ImageError: A PIL image cannot be read, or has more than `MUNIT_FAST_MAX_PIXELS`. A ValueError too.
         """
         _check_direction(direction)
+        like = next(self.parameters())
+        if isinstance(x, Tensor):
+            self._check_images("x", x, direction[0])
+            return self._translated(x.to(like), direction).contiguous().to(x)
+        pictures = self._pictures("x", x, direction[0])
+        return pictures.apply(like, lambda batch, places: self._translated(batch, direction))
+
+    def _translated(self, x: Tensor, direction: Direction) -> Tensor:
+        """Images [N, C, H, W] in the model's dtype on its device → [N, 1, C', H, W]."""
         source, target = (self.gen_a, self.gen_b) if direction == "a2b" else (self.gen_b, self.gen_a)
-        self._check_images("x", x, direction[0])
-        image = target.decode(source.enc(self._pad(x.to(next(self.parameters())))))
-        return image[:, None, :, : x.shape[2], : x.shape[3]].contiguous().to(x)
+        return target.decode(source.enc(self._pad(x, self.config.size_multiple)))[
+            :, None, :, : x.shape[2], : x.shape[3]
+        ]
 
 
 MODELS: dict[str, type[MUNIT] | type[UNIT]] = {"MUNIT": MUNIT, "UNIT": UNIT}
 
 
-def from_pretrained(name: str | Path, impl: str = "auto") -> MUNIT | UNIT:
-    """A pretrained model of the class that the file names, ready to translate. Nothing is downloaded.
+def from_pretrained(
+    name: str | Path,
+    impl: str = "auto",
+    *,
+    revision: str | None = None,
+    cache_dir: str | Path | None = None,
+    local_files_only: bool = False,
+    token: str | bool | None = None,
+    force_download: bool = False,
+) -> MUNIT | UNIT:
+    """A pretrained model of the class that its file names, ready to translate.
+
+    Arguments, what is fetched and errors are those of `MUNIT.from_pretrained`.
 
     Args:
-        name: The bundled "openmoji-lines2color", or the path of a .safetensors file that `munit-fast export` wrote.
+        name: The bundled "openmoji-lines2color", a .safetensors file, a folder of `save_pretrained`, or "owner/name", a
+            repository of the Hugging Face Hub.
         impl: The backend, as in `munit_fast.functional`; "reference" takes the plain networks.
+        revision: Branch, tag or commit of a repository on the Hub; None: main.
+        cache_dir: Where downloads are kept; None: as huggingface_hub has it.
+        local_files_only: Take a repository from the cache, without a connection.
+        token: For private and gated repositories; None: the one of `hf auth login`, if any.
+        force_download: Fetch again what is in the cache.
 
     Returns:
         The model in evaluation mode, on the CPU.
 
     Raises:
-        ValueError: There is no bundled model of that name.
-        CheckpointError: The file cannot be used.
+        ValueError: There is no such model, or an argument is only for the Hub.
+        CheckpointError: The file, folder or repository cannot be used.
+        ImportError: huggingface_hub is needed and not installed.
     """
-    path = pretrained.locate(name)
-    file = read_portable(path)
-    return MODELS[file.trainer]._from_file(path, file, impl)
+    return hub.load(
+        name,
+        lambda path, file: MODELS[file.trainer]._from_file(path, file, impl),
+        revision=revision,
+        cache_dir=cache_dir,
+        local_files_only=local_files_only,
+        token=token,
+        force_download=force_download,
+    )

@@ -15,7 +15,7 @@ from munit_fast.io.checkpoints import CheckpointError, describe_network
 from munit_fast.io.safetensors_file import read_generators, write_generators
 
 # What says where images lie on the machine that trained is of no use elsewhere.
-_DATA_KEYS = {name for name in Config.model_fields if name.startswith("data_")}
+DATA_KEYS = {name for name in Config.model_fields if name.startswith("data_")}
 
 
 @dataclass(frozen=True)
@@ -71,8 +71,18 @@ def write_portable(
         FileWriteError: The file cannot be written.
     """
     states = {"a": model.gen_a.state_dict(), "b": model.gen_b.state_dict()}
-    config = yaml.safe_dump(model.config.model_dump(exclude_none=True, exclude=_DATA_KEYS), sort_keys=False)
-    write_generators(path, states, trainer=model.trainer, config=config, dtype=dtype, notes=about)
+    write_generators(path, states, trainer=model.trainer, config=config_text(model.config), dtype=dtype, notes=about)
+
+
+def config_text(config: Config) -> str:
+    """The configuration of networks as YAML text, without where training images lay."""
+    return yaml.safe_dump(config.model_dump(exclude_none=True, exclude=DATA_KEYS), sort_keys=False)
+
+
+def matte_of(about: Mapping[str, str]) -> int | None:
+    """The grey level 0..255 that a model's notes name for transparent areas; None where they name none."""
+    text = about.get("matte", "")
+    return int(text) if text.isascii() and text.isdigit() and len(text) < 4 and int(text) < 256 else None
 
 
 def read_portable(path: str | Path) -> PortableModel:
@@ -90,7 +100,7 @@ def read_portable(path: str | Path) -> PortableModel:
     try:
         config = parse_config(header["config"], source=f"{path}: configuration inside")
     except ConfigError as error:
-        raise CheckpointError(str(error)) from None
+        raise CheckpointError("; ".join(str(error).splitlines())) from None
     for domain, state in states.items():
         _check_header(path, trainer, config, domain, state)
     return PortableModel(trainer, config, states, notes)

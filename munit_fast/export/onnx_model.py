@@ -1,0 +1,225 @@
+"""An exported .onnx file as a model that translates, without torch's networks: what `translate --model` runs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from munit_fast.export.formats import onnx_session
+from munit_fast.export.metadata import Description, parse
+from munit_fast.io.checkpoints import CheckpointError
+from munit_fast.models.munit import Direction
+from munit_fast.models.portable import matte_of
+from munit_fast.utils.optional import require
+from munit_fast.utils.text import printable
+
+SUFFIX = ".onnx"
+_MAX_BYTES = 2**31  # protobuf's own limit
+_MAX_ENTRIES, _MAX_ENTRY_CHARACTERS = 64, 200_000  # of the metadata
+_DOMAINS = ("", "ai.onnx")  # of operators: onnx's own
+
+
+class OnnxModel:
+    """The translation of one direction and, beside it, the style encoder of its target, run by onnxruntime.
+
+    It has the calls of `munit_fast.MUNIT` that translate files. An .onnx file is data: one that names other files or
+    operators of others is refused before onnxruntime sees it. What its graph computes is the file's own affair, as is
+    how much memory that takes: open files of people whom you trust with your machine's time.
+
+    Args:
+        path: NAME-a2b.onnx or NAME-b2a.onnx, as `munit-fast export` wrote it. NAME-style-b.onnx or NAME-style-a.onnx is
+            opened beside it when a style is asked for.
+        device: "cpu"; or "cuda" with onnxruntime-gpu.
+        threads: How many onnxruntime may use; 0: as many as there are cores.
+
+    Attributes:
+        config: The configuration inside the file.
+        trainer: "MUNIT" or "UNIT".
+        direction: "a2b" or "b2a".
+        about: The notes of the file: licence, attribution, how the model was trained.
+        device: The device of what goes in and comes out, which is the CPU.
+
+    Raises:
+        CheckpointError: The file is missing, damaged, of another program, or a style encoder.
+        ImportError: onnx or onnxruntime is missing.
+        ValueError: `device` cannot be used.
+    """
+
+    device = torch.device("cpu")
+
+    def __init__(self, path: str | Path, device: str = "cpu", threads: int = 0) -> None:
+        self._path, self._threads = Path(path), threads
+        self._providers = _providers(device)
+        self._session, description = self._open(self._path, "translation")
+        self.config, self.trainer, self.about = description.config, description.trainer, dict(description.about)
+        self.direction: Direction = "a2b" if description.place == "a2b" else "b2a"
+        self._style_session: Any = None
+
+    @property
+    def matte(self) -> int | None:
+        """The grey level 0..255 that transparent areas of files are to get, if the notes of the model name one."""
+        return matte_of(self.about)
+
+    def translate(self, x: Tensor, direction: str | None = None, *, style: Tensor | None = None) -> Tensor:
+        """Translate images, as `munit_fast.MUNIT.translate` does.
+
+        Args:
+            x: Images [N, C, H, W], float32, on the CPU, in [-1, 1].
+            direction: The file's, if given.
+            style: Codes [N, S, style_dim], float32; None for UNIT.
+
+        Returns:
+            Images [N, S, C', H, W] in [-1, 1], float32.
+
+        Raises:
+            ValueError: `direction` is not the file's.
+        """
+        if direction not in (None, self.direction):
+            raise ValueError(f"{self._path} translates {self.direction}; for {direction} open the file of that name")
+        inputs = {"image": x.numpy()}
+        if style is not None:
+            inputs["style"] = style.numpy()
+        return torch.from_numpy(self._session.run(None, inputs)[0])
+
+    def encode_style(self, x: Tensor, domain: str) -> Tensor:
+        """The style codes of images, as `munit_fast.MUNIT.encode_style` gives them.
+
+        Args:
+            x: Images [N, C, H, W] of the target domain, float32, on the CPU, in [-1, 1].
+            domain: The target domain, "a" or "b".
+
+        Returns:
+            Codes [N, style_dim], float32.
+
+        Raises:
+            ValueError: `domain` is not the target.
+            CheckpointError: NAME-style-b.onnx is not beside the file, or of another model.
+        """
+        if domain != self.direction[-1]:
+            raise ValueError(f"{self._path} takes styles of domain {self.direction[-1]}; got {domain!r}")
+        if self._style_session is None:
+            stem = self._path.stem.removesuffix(f"-{self.direction}")
+            path = self._path.with_name(f"{stem}-style-{domain}{SUFFIX}")
+            self._style_session, description = self._open(path, "style")
+            if description.place != domain or description.config != self.config:
+                raise CheckpointError(f"{path}: is not the style encoder of {self._path.name}")
+        return torch.from_numpy(self._style_session.run(None, {"image": x.numpy()})[0])
+
+    def _open(self, path: Path, role: str) -> tuple[Any, Description]:
+        data, metadata = read_onnx(path)
+        description = parse(str(path), metadata)
+        if description.role != role:
+            raise CheckpointError(f"{path}: is a {description.role} graph; give the file of a {role}")
+        ort = require("onnxruntime", "onnx")
+        try:
+            session = onnx_session(data, ort, self._threads, self._providers)
+        except Exception as error:  # onnxruntime's have no common class
+            raise CheckpointError(f"{path}: onnxruntime cannot open it ({_first_line(error)})") from None
+        _check_signature(path, session, description)
+        return session, description
+
+
+def read_onnx(path: Path) -> tuple[bytes, dict[str, str]]:
+    """Read an .onnx file that refers to nothing outside of it.
+
+    Args:
+        path: The file.
+
+    Returns:
+        Its bytes and its metadata.
+
+    Raises:
+        CheckpointError: It is missing, damaged, too large, or refers to other files or operators.
+        ImportError: onnx is missing.
+    """
+    onnx = require("onnx", "onnx")
+    if not path.is_file():
+        raise CheckpointError(f"{path}: {'is a folder, not a file' if path.is_dir() else 'no such file'}")
+    try:
+        if path.stat().st_size > _MAX_BYTES:
+            raise CheckpointError(f"{path}: has more than 2 GiB, which no .onnx file may")
+        data = path.read_bytes()
+    except OSError as error:
+        raise CheckpointError(f"{path}: {error.strerror}") from None
+    try:
+        model = onnx.ModelProto.FromString(data)
+    except Exception:  # of protobuf, which may not be imported by name
+        raise CheckpointError(f"{path}: not a whole ONNX file") from None
+    if model.functions or model.training_info:
+        raise CheckpointError(f"{path}: holds functions or training graphs, which munit-fast does not write")
+    for tensor in _tensors(model.graph):
+        if tensor.data_location == onnx.TensorProto.EXTERNAL or tensor.external_data:
+            raise CheckpointError(f"{path}: the weights {printable(tensor.name)!r} are to be read from another file")
+    if foreign := {node.domain for node in _nodes(model.graph)} - set(_DOMAINS):
+        raise CheckpointError(f"{path}: has operators of {printable(min(foreign))!r}, which are not ONNX's own")
+    if len(model.metadata_props) > _MAX_ENTRIES or any(
+        len(entry.key) + len(entry.value) > _MAX_ENTRY_CHARACTERS for entry in model.metadata_props
+    ):
+        raise CheckpointError(f"{path}: has more metadata than munit-fast writes")
+    return data, {entry.key: entry.value for entry in model.metadata_props}
+
+
+def _nodes(graph: Any) -> Iterator[Any]:
+    """The operators of a graph and of those inside their attributes."""
+    todo = [graph]
+    while todo:
+        for node in todo.pop().node:
+            yield node
+            for attribute in node.attribute:
+                todo += [attribute.g] if attribute.HasField("g") else []
+                todo += attribute.graphs
+
+
+def _tensors(graph: Any) -> Iterator[Any]:
+    """Every tensor that is stored in a graph."""
+    todo = [graph]
+    while todo:
+        inner = todo.pop()
+        yield from inner.initializer
+        for sparse in inner.sparse_initializer:
+            yield from (sparse.values, sparse.indices)
+        for node in inner.node:
+            for attribute in node.attribute:
+                yield from (attribute.t, *attribute.tensors)
+                for sparse in (attribute.sparse_tensor, *attribute.sparse_tensors):
+                    yield from (sparse.values, sparse.indices)
+                todo += [attribute.g] if attribute.HasField("g") else []
+                todo += attribute.graphs
+
+
+def _check_signature(path: Path, session: Any, description: Description) -> None:
+    """Raise CheckpointError where inputs and outputs are others than the metadata lets expect."""
+    config, place = description.config, description.place
+    source, target = place[0], place[-1]
+    wanted: dict[str, list[int | None]] = {"image": [None, getattr(config, f"input_dim_{source}"), None, None]}
+    if description.role == "style":
+        output = {"style": [None, config.gen.style_dim]}
+    else:
+        if description.trainer == "MUNIT":
+            wanted["style"] = [None, None, config.gen.style_dim]
+        output = {"translation": [None, None, getattr(config, f"input_dim_{target}"), None, None]}
+    for found, expected in ((session.get_inputs(), wanted), (session.get_outputs(), output)):
+        shapes = {value.name: [d if isinstance(d, int) else None for d in value.shape] for value in found}
+        if description.trainer == "UNIT" and "translation" in shapes:
+            shapes["translation"][1] = None
+        if shapes != expected or any(value.type != "tensor(float)" for value in found):
+            raise CheckpointError(f"{path}: its inputs and outputs are not those that its metadata describe")
+
+
+def _providers(device: str) -> tuple[str, ...]:
+    if device == "cpu":
+        return ()
+    if device.partition(":")[0] != "cuda":
+        raise ValueError(f"device must be cpu or cuda; got {device!r}")
+    if "CUDAExecutionProvider" not in require("onnxruntime", "onnx").get_available_providers():
+        raise ValueError("device cuda: this onnxruntime has no CUDA; pip install onnxruntime-gpu, or use cpu")
+    return ("CUDAExecutionProvider",)
+
+
+def _first_line(error: Exception) -> str:
+    lines = printable(str(error)).splitlines()
+    return lines[0][:300] if lines else type(error).__name__

@@ -1,0 +1,222 @@
+"""Pictures as users have them, to tensors and back: PIL images, NumPy arrays, tensors, and lists of these.
+
+`MUNIT.translate`, `UNIT.translate` and `MUNIT.encode_style` take any of them. What comes in is kept as it is until its
+batch is translated, and goes out in its own kind at once, so a long list is never held in floating point.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeGuard
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+if TYPE_CHECKING:  # at run time whoever has a PIL image has imported PIL
+    from PIL import Image
+
+    AnyPicture: TypeAlias = Tensor | Image.Image | npt.NDArray[Any]
+    AnyPictures: TypeAlias = AnyPicture | Sequence[AnyPicture]
+
+Array = npt.NDArray[Any]
+
+MAX_BATCH = 8  # pictures that are translated at once
+MAX_BATCH_PIXELS = 2**21  # of these at most as many pixels, unless a single picture has more: 8 of 512×512
+
+_KINDS = "a tensor, a PIL image, a NumPy array, or a list of these"
+_FLOATS = (np.float16, np.float32, np.float64)
+
+
+def is_pillow(x: object) -> TypeGuard[Image.Image]:
+    """Whether x is a PIL image, without importing PIL."""
+    module = sys.modules.get("PIL.Image")
+    return module is not None and isinstance(x, module.Image)
+
+
+class PictureBatches:
+    """Pictures of any kind and size: batches of those of one size, and the results in the kinds of the pictures.
+
+    Args:
+        name: The argument that they are, for messages.
+        given: A PIL image of any mode; an array uint8 in 0..255 or float16 | float32 | float64 in [-1, 1], [H, W, C],
+            [N, H, W, C], or [H, W] of one channel; or a list or tuple of such images, arrays of one picture each, and
+            floating-point tensors [C, H, W] in [-1, 1].
+        channels: C, 1 or 3, of the domain that they are pictures of. PIL images are converted to it.
+        matte: Grey level under the transparent areas of PIL images; None keeps the colours there.
+
+    Raises:
+        ValueError: The pictures are none of the above. Files behind PIL images are read later, by `batches`.
+    """
+
+    def __init__(self, name: str, given: object, channels: int, matte: int | None = None) -> None:
+        self.name, self.channels, self.matte = name, channels, matte
+        self._stacked = isinstance(given, np.ndarray) and given.ndim == 4
+        self._single = not self._stacked and not isinstance(given, (list, tuple))
+        if isinstance(given, np.ndarray) and self._stacked:
+            self._check_array(name, given, 4)
+            self._items: list[Any] = list(given)
+        elif self._single:
+            self._items = [given]
+        else:
+            assert isinstance(given, (list, tuple))
+            self._items = list(given)
+            if not self._items:
+                raise ValueError(f"{name} must be {_KINDS}, of at least one picture; got an empty {_type(given)}")
+        if not self._stacked:
+            for i, item in enumerate(self._items):
+                self._check(item, name if self._single else f"{name}[{i}]")
+
+    def __len__(self) -> int:
+        return len(self._items)
+
+    def batches(self, like: Tensor) -> Iterator[tuple[list[int], Tensor]]:
+        """Batches [n, C, H, W] of pictures of one size, at most MAX_BATCH at a time, with the places of the pictures.
+
+        Sizes come in the order of their first pictures, and pictures of a size in their own.
+
+        Args:
+            like: What gives the batches their dtype and device.
+
+        Raises:
+            ImageError: A PIL image cannot be read, or has no pixels, too many, or values that have no meaning.
+        """
+        places: dict[tuple[int, int], list[int]] = {}
+        for i, item in enumerate(self._items):
+            places.setdefault(_size(item), []).append(i)
+        for (height, width), same in places.items():
+            count = max(1, min(MAX_BATCH, MAX_BATCH_PIXELS // (height * width)))
+            for start in range(0, len(same), count):
+                batch = same[start : start + count]
+                yield batch, torch.stack([self._tensor(i).to(like) for i in batch])
+
+    def apply(self, like: Tensor, function: Callable[[Tensor, list[int]], Tensor]) -> Any:
+        """Translate all batches.
+
+        Args:
+            like: What gives the batches their dtype and device.
+            function: Takes a batch [n, C, H, W] and the places of its pictures; gives images [n, S, C', H, W].
+
+        Returns:
+            The translations in the kinds of the pictures, as `MUNIT.translate` documents them.
+
+        Raises:
+            ImageError: As `batches`, or a translation to 8 bits holds NaN.
+        """
+        results: list[Any] = [None] * len(self)
+        for batch, x in self.batches(like):
+            for i, images in zip(batch, function(x, batch)):
+                results[i] = self._like_item(images, self._items[i])
+        if self._stacked:
+            return np.stack(results).astype(results[0].dtype, copy=False)  # NumPy stacks in the native byte order
+        return results[0] if self._single else results
+
+    def _tensor(self, i: int) -> Tensor:
+        """[C, H, W] in [-1, 1]."""
+        item = self._items[i]
+        if isinstance(item, Tensor):
+            return item.detach()
+        if isinstance(item, np.ndarray) and item.dtype != np.uint8:
+            item = item.reshape(*item.shape[:2], self.channels).transpose(2, 0, 1)
+            return torch.from_numpy(np.array(item, dtype=item.dtype.newbyteorder("="), order="C"))
+        from munit_fast.data import decode_pillow, to_model_range  # which import PIL
+
+        if isinstance(item, np.ndarray):
+            return to_model_range(item.reshape(*item.shape[:2], self.channels))
+        name = self.name if self._single else f"{self.name}[{i}]"
+        return to_model_range(decode_pillow(item, self.channels, matte=self.matte, name=name))
+
+    def _like_item(self, images: Tensor, item: Any) -> Any:
+        """Images [S, C', H, W] in the kind of an item."""
+        if isinstance(item, Tensor):
+            return images.to(item).contiguous()
+        if isinstance(item, np.ndarray) and item.dtype != np.uint8:
+            values = images.movedim(-3, -1).to("cpu", torch.float64)  # NumPy has no bfloat16; rounded once
+            return np.ascontiguousarray(values.numpy(), dtype=item.dtype)
+        from munit_fast.data import to_bytes, to_pillow  # which import PIL
+
+        pixels = np.ascontiguousarray(to_bytes(images, name="the translation"))
+        return [to_pillow(image) for image in pixels] if is_pillow(item) else pixels
+
+    def _check(self, item: object, name: str) -> None:
+        """Raise ValueError where an item is no picture."""
+        if is_pillow(item):
+            if 0 in item.size:
+                raise ValueError(f"{name} must have pixels; got a PIL image of {item.width}×{item.height}")
+        elif isinstance(item, np.ndarray):
+            self._check_array(name, item, 3)
+        elif isinstance(item, Tensor):
+            self._check_tensor(name, item)
+        elif isinstance(item, (str, os.PathLike)):
+            raise ValueError(
+                f"{name} must be {_KINDS}; got a path: open it with PIL.Image.open, or use munit-fast translate"
+            )
+        elif isinstance(item, (list, tuple)) and name != self.name:
+            raise ValueError(f"{name} must be one picture; got a {_type(item)}: lists are not nested")
+        else:
+            raise ValueError(f"{name} must be {_KINDS}; got {_type(item)}")
+
+    def _check_tensor(self, name: str, x: Tensor) -> None:
+        if x.dim() != 3 or x.shape[0] != self.channels or 0 in x.shape:
+            hints = {1: "; stack codes into a tensor [S, style_dim]", 4: "; pass a batch by itself, not in a list"}
+            raise ValueError(
+                f"{name} must be a tensor [{self.channels}, H, W] with H, W ≥ 1; got {list(x.shape)}"
+                + hints.get(x.dim(), "")
+            )
+        if not x.is_floating_point():
+            raise ValueError(f"{name} must be floating point in [-1, 1]; got {x.dtype}")
+
+    def _check_array(self, name: str, x: Array, axes: int) -> None:
+        """Check an array [H, W, C], [H, W] of one channel, or [N, H, W, C]."""
+        channels, shape = self.channels, list(x.shape)
+        as_one = x.ndim == 2 and channels == 1 and axes == 3
+        if not as_one and (x.ndim != axes or x.shape[-1] != channels):
+            raise ValueError(f"{name} must be {self._shapes(name)}; got {shape}{self._hint(name, x)}")
+        if 0 in shape:
+            raise ValueError(f"{name} must be {self._shapes(name)} with every size ≥ 1; got {shape}")
+        if x.dtype == np.uint8:
+            return
+        if x.dtype.type not in _FLOATS:
+            raise ValueError(
+                f"{name} must be uint8 in 0..255, or float16, float32 or float64 in [-1, 1]; got {x.dtype}"
+                + (f"; use {name}.astype(np.uint8) * 255" if x.dtype == np.bool_ else "")
+            )
+        low, high = float(x.min()), float(x.max())
+        if not (low >= -1 and high <= 1):  # NaN makes both comparisons false
+            raise ValueError(
+                f"{name} must be finite and in [-1, 1] where it is {x.dtype}; got values from {low:g} to {high:g}: "
+                f"use {name} * 2 - 1 for values in 0..1, {name}.astype(np.uint8) for values in 0..255"
+            )
+
+    def _shapes(self, name: str) -> str:
+        shapes = [f"[H, W, {self.channels}]"]
+        if self.channels == 1:
+            shapes.append("[H, W]")
+        if name == self.name:
+            shapes.append(f"[N, H, W, {self.channels}]")
+        return f"an array {' or '.join(shapes)}"
+
+    def _hint(self, name: str, x: Array) -> str:
+        """What else an array of the wrong shape may be."""
+        if x.ndim in (3, 4) and x.shape[-3] == self.channels:
+            axes = "(1, 2, 0)" if x.ndim == 3 else "(0, 2, 3, 1)"
+            return f": it looks like channels first; use {name}.transpose{axes}"
+        if x.ndim == 4:
+            return ": pass several pictures by themselves, or one by one in the list"
+        if x.dtype == np.uint8 and (x.ndim == 2 or (x.ndim == 3 and x.shape[-1] in (1, 3, 4))):
+            return f": PIL images are converted; use PIL.Image.fromarray({name})"
+        return ""
+
+
+def _size(item: Any) -> tuple[int, int]:
+    """Height and width."""
+    if isinstance(item, Tensor):
+        return item.shape[1], item.shape[2]
+    return (item.height, item.width) if is_pillow(item) else item.shape[:2]
+
+
+def _type(x: object) -> str:
+    return type(x).__name__
