@@ -114,7 +114,7 @@ class Translator:
         bundled = _bundled_name(model)
         self.name = name or bundled or (model.loaded.stem if model.loaded else model.trainer)
         self.domains = _DOMAINS.get(bundled or "", ("A", "B"))
-        self.matte = None if bundled is None else 255  # trained on pictures on white
+        self.matte = model.matte
         self.style_dim = model.config.gen.style_dim if isinstance(model, MUNIT) else 0
 
     def read(self, path: str | Path, domain: Literal["a", "b"], *, native: bool = False) -> Tensor:

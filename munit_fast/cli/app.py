@@ -73,8 +73,11 @@ def serve_app(
 
             webbrowser.open(address)
 
+    # A file is known by its name; a folder, or a repository of the Hub, by what was given.
+    named = pretrained is not None and not pretrained.endswith(".safetensors")
     launch(
         model.to(find_device(device)),
+        name=pretrained if named else None,
         host=host,
         port=port,
         share=share,

@@ -1,4 +1,4 @@
-"""Hostile configurations, lists, checkpoints, models, images, styles: each is read, or refused by an error of munit_fast.
+"""Hostile configurations, lists, models, images, styles …: each is read, or refused by an error of munit_fast.
 
 `make fuzz` gives each loader FUZZ_INPUTS inputs in a process of its own, so that a crash of native code is seen too;
 the input at hand then lies in the folder that is printed. `test_security.py` runs a few of them.
