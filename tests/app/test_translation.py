@@ -65,7 +65,7 @@ def test_many_styles_of_a_large_picture_go_in_parts(picture: Path) -> None:
 def test_a_seed_gives_the_style_that_the_command_gives(bundled: Translator, picture: Path, tmp_path: Path) -> None:
     assert torch.equal(bundled.random_styles(7, 3)[2].code, bundled.random_style(9).code)
     assert not torch.equal(bundled.random_style(9).code, bundled.random_style(10).code)
-    options = TranslateOptions(num_style=1, seed=9, matte=255)
+    options = TranslateOptions(num_style=1, seed=9)
     translate_files(bundled.model, picture, tmp_path / "out", options)
     found = bundled.translate(bundled.read(picture, "a"), "a2b", [bundled.random_style(9)])[0]
     save_image(found, tmp_path / "page.png")
