@@ -22,7 +22,7 @@ from munit_fast.utils.text import printable
 _LOG = logging.getLogger(__name__)
 CANVAS = 512  # pixels of the paper's side
 MAX_SLIDERS = 64
-SESSIONS = 200  # whose pictures are kept; the oldest go first
+SESSIONS = 64  # whose pictures are kept; the oldest go first
 DELETE_AFTER = 3600  # seconds after which a file of the page goes
 MINUTE = 60
 _ASSETS = Path(__file__).parent / "assets"

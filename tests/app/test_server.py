@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -17,6 +18,7 @@ from typing import Any
 import pytest
 
 from munit_fast.app import Limits, build, launch, serve, server
+from munit_fast.app.translation import UserError
 from munit_fast.cli import main
 from munit_fast.models.munit import MUNIT
 
@@ -241,6 +243,7 @@ def hook(event, args):
     if event == "socket.getaddrinfo" and args[0] not in ("127.0.0.1", "localhost", "::1", None):
         print("LOOKED UP", args[0], file=sys.stderr, flush=True)
 sys.addaudithook(hook)
+from munit_fast.app.translation import UserError
 from munit_fast.cli import main
 sys.argv = ["munit-fast", "app", *sys.argv[1:]]
 main()
@@ -341,18 +344,14 @@ def test_no_public_address_without_being_asked(model: MUNIT, monkeypatch: pytest
     monkeypatch.setattr(networking, "setup_tunnel", tunnel)
     monkeypatch.setenv("GRADIO_SHARE", "True")
 
-    class EndError(Exception):
-        pass
-
-    def started(address: str) -> None:
-        shown.append(address)
-        if not share or address.startswith("https"):
-            raise EndError
-
     for share in (False, True):
         shown: list[str] = []
-        with pytest.raises(EndError):
-            launch(model, share=share, started=started)
+
+        def started(address: str, shown: list[str] = shown) -> None:
+            shown.append(address)
+            signal.raise_signal(signal.SIGTERM)  # which ends it, after what else there is to start
+
+        launch(model, share=share, started=started)
         assert len(asked) == share and len(shown) == 1 + share
     assert asked[0][:2] == ("127.0.0.1", int(shown[0].rstrip("/").rpartition(":")[2]))
 
@@ -364,3 +363,41 @@ def test_gradio_is_named_where_it_is_missing(model: MUNIT, monkeypatch: pytest.M
         pass
     with pytest.raises(ImportError, match=r"munit-fast\[app\]"):
         build(model)
+
+
+@pytest.mark.parametrize(
+    ("error", "wanted"),
+    [
+        (UserError("<b>x</b>.png: no"), "&lt;b&gt;x&lt;/b&gt;.png: no"),
+        (UserError("draw \x1b[31m first"), "Draw \\x1b[31m first"),
+        (RuntimeError("/secret/path"), None),
+    ],
+)
+def test_messages_of_errors_are_text(monkeypatch: pytest.MonkeyPatch, error: Exception, wanted: str | None) -> None:
+    import gradio as gr
+
+    from munit_fast.app import page
+
+    shown: list[str] = []
+    monkeypatch.setattr(gr, "Warning", lambda message, title: shown.append(message))
+
+    def failing() -> None:
+        raise error
+
+    assert page._answering(failing, 3)() == [gr.skip()] * 3
+    assert len(shown) == 1 and "secret" not in shown[0]
+    assert wanted is None or shown == [wanted]
+
+
+def test_bodies_without_a_length_are_bounded_too(client: Any) -> None:
+    body = {"data": [None, None, *OPTIONS], "fn_index": DRAW, "session_hash": "s", "trigger_id": 1, "event_data": None}
+
+    def padded(size: int) -> Any:
+        yield json.dumps(body).encode()
+        for _ in range(size // 10_000):
+            yield b" " * 10_000
+
+    headers = {"Content-Type": "application/json"}
+    assert client.post("/gradio_api/queue/join", content=padded(100_000), headers=headers).status_code == 200
+    with contextlib.suppress(httpx.TransportError):  # hung up
+        assert client.post("/gradio_api/queue/join", content=padded(3_000_000), headers=headers).status_code >= 400
