@@ -47,7 +47,7 @@ default_role = "code"  # `name` in a docstring
 # Without a network there is no index of other projects to resolve their names in; type aliases have no page.
 nitpick_ignore_regex = [
     ("py:.*", r"(torch|numpy|PIL|pathlib|collections|typing|pydantic|rich|os|contextlib)\..*"),
-    ("py:.*", r"(Tensor|nn|np|npt|Image|Path|Module|Dropout|BatchNorm)(\..*)?"),
+    ("py:.*", r"(Tensor|nn|np|npt|Image|Path|Module|Dropout|BatchNorm|Blocks)(\..*)?"),
     ("py:.*", r"(AnyPictures?|Crop|Direction|Hyperparameters|Noise|Params|Scalar|TrainingNoise)"),
 ]
 

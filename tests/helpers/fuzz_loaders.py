@@ -1,4 +1,4 @@
-"""Hostile configurations, lists, checkpoints, models and images: each is read, or refused by an error of munit_fast.
+"""Hostile configurations, lists, models, images, styles …: each is read, or refused by an error of munit_fast.
 
 `make fuzz` gives each loader FUZZ_INPUTS inputs in a process of its own, so that a crash of native code is seen too;
 the input at hand then lies in the folder that is printed. `test_security.py` runs a few of them.
@@ -36,6 +36,7 @@ from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import save
 
+from munit_fast.app.translation import STYLE_FORMAT, Limits, Translator, UserError, style_json
 from munit_fast.config import Config, ConfigError, GeneratorConfig, load_config, make_config
 from munit_fast.data import ImageError, decode_image, read_list
 from munit_fast.export import OnnxModel, export_model
@@ -438,6 +439,27 @@ def image_inputs() -> st.SearchStrategy[bytes]:
     return st.builds(lambda data, mend: with_checksums(data) if mend else data, mutated(seeds), st.booleans())
 
 
+def style_inputs() -> st.SearchStrategy[bytes]:
+    """Style files of the page: whole ones with some bytes changed, and ones with other values."""
+    good = {"format": STYLE_FORMAT, "model": "m", "direction": "a2b", "seed": 1, "code": [0.5, -1.25]}
+    numbers = st.floats() | st.integers() | _values
+    odd = st.dictionaries(
+        st.sampled_from([*good, "x"]), _values.filter(_is_json) | st.lists(numbers.filter(_is_json), max_size=3)
+    )
+    structured = odd.map(lambda changes: json.dumps(good | changes).encode("utf-8", "surrogatepass"))
+    return (
+        mutated([json.dumps(good).encode()]) | structured | st.builds(mutate, structured, st.lists(_step, max_size=3))
+    )
+
+
+def _is_json(value: Any) -> bool:
+    try:
+        json.dumps(value)
+    except (TypeError, ValueError):
+        return False
+    return True
+
+
 def with_checksums(data: bytes) -> bytes:
     """A PNG with right chunk checksums: damage behind them would never reach the decoder otherwise."""
     if data[:8] != b"\x89PNG\r\n\x1a\n":
@@ -614,6 +636,43 @@ def image_target(folder: Path) -> Target:
     return run
 
 
+def upload_target(folder: Path) -> Target:
+    size = {"new_size": 64, "crop_image_height": 64, "crop_image_width": 64}
+    translator = Translator(MUNIT(make_config({"gen": GENERATOR} | size)), limits=Limits(translated_pixels=8192))
+
+    def run(data: bytes) -> None:
+        path = folder / ("image.npy" if data[:6] == b"\x93NUMPY" else "image.png")
+        path.write_bytes(data)
+        for native in (False, True):
+            try:
+                image = translator.read(path, "a", native=native)
+            except UserError as error:
+                check_message(error, never=str(folder))
+            else:
+                assert image.shape[0] == 3 and 0 < image.shape[1] * image.shape[2] <= 8192
+                assert bool((image.abs() <= 1).all())
+
+    return run
+
+
+def style_target(folder: Path) -> Target:
+    path = folder / "style.json"
+    translator = Translator(MUNIT(make_config({"gen": GENERATOR})))
+
+    def run(data: bytes) -> None:
+        path.write_bytes(data)
+        try:
+            file = translator.load_style(path)
+        except UserError as error:
+            check_message(error, never=str(folder))
+        else:
+            assert file.style.code.shape == (2,) and bool(torch.isfinite(file.style.code).all())
+            path.write_text(style_json(file.style, file.direction, "m"), encoding="utf-8")
+            assert torch.equal(translator.load_style(path).style.code, file.style.code)
+
+    return run
+
+
 LOADERS: dict[str, tuple[Callable[[Path], Target], Callable[[Path], st.SearchStrategy[bytes]]]] = {
     "config": (config_target, lambda _: config_inputs()),
     "list": (list_target, lambda folder: list_inputs(folder / "root")),
@@ -622,6 +681,8 @@ LOADERS: dict[str, tuple[Callable[[Path], Target], Callable[[Path], st.SearchStr
     "folder": (folder_target, folder_inputs),
     "graph": (graph_target, graph_inputs),
     "image": (image_target, lambda _: image_inputs()),
+    "upload": (upload_target, lambda _: image_inputs()),
+    "style": (style_target, lambda _: style_inputs()),
 }
 
 
