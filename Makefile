@@ -6,7 +6,7 @@
 # make wheel  dist/munit_fast-*.whl, which needs no compiler where it is installed, for $(PYTHON) on this kind of machine
 # make gpu-check, gpu-tune, gpu-wheels  what needs an NVIDIA GPU, and what brings missing packages there
 # make pretrained  the bundled model, from nothing: under an hour on one core; goes on where it was stopped
-# make fuzz   hostile configurations, lists, checkpoints and images (FUZZ_INPUTS=30000 of each)
+# make fuzz   hostile configurations, lists, checkpoints, models and images (FUZZ_INPUTS=30000 of each)
 # make lock   write requirements/dev.lock from requirements/constraints.txt
 # make audit  ask for known vulnerabilities of what the lock names, and of torch
 # make clean  remove what these made

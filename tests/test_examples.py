@@ -14,7 +14,10 @@ import torch
 from PIL import Image
 
 ROOT = Path(__file__).parents[1]
-PAGES = ["README.md", *(f"docs/{name}.md" for name in ("quickstart", "library", "operators", "accelerate", "export"))]
+PAGES = [
+    "README.md",
+    *(f"docs/{name}.md" for name in ("quickstart", "library", "operators", "accelerate", "export", "hub")),
+]
 # What each example writes, with arguments that keep it small.
 EXAMPLES = {
     "translate.py": (["--output", "out.png"], ["out.png"]),

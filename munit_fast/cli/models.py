@@ -17,7 +17,9 @@ if TYPE_CHECKING:
 PretrainedOption = Annotated[
     str | None,
     typer.Option(
-        "--pretrained", help="The bundled model openmoji-lines2color, or a .safetensors file of `munit-fast export`."
+        "--pretrained",
+        help="The bundled model openmoji-lines2color, a .safetensors file of `munit-fast export`, a folder of "
+        "save_pretrained, or OWNER/NAME on the Hugging Face Hub.",
     ),
 ]
 ConfigOption = Annotated[Path | None, typer.Option("--config", help="Instead: the configuration of a run, ...")]

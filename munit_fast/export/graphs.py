@@ -158,7 +158,7 @@ class _Translation(nn.Module):
         content = self.encoder(_cast(self, _enlarge(image, self.multiple, self.least)))
         content = content[:, None].expand(n, styles, *content.shape[1:]).flatten(0, 1)
         y = self.decode(content, style.flatten(0, 1)[:, :, None, None])
-        return _crop(y.float(), h, w).unflatten(0, (n, styles))
+        return _crop(y.to(image.dtype), h, w).unflatten(0, (n, styles))
 
 
 class _UnitTranslation(nn.Module):
@@ -172,7 +172,7 @@ class _UnitTranslation(nn.Module):
     def forward(self, image: Tensor) -> Tensor:
         h, w = image.shape[2:]
         y = self.decoder(self.encoder(_cast(self, _enlarge(image, self.multiple, self.least))))
-        return _crop(y.float(), h, w)[:, None]
+        return _crop(y.to(image.dtype), h, w)[:, None]
 
 
 class _StyleCode(nn.Module):
@@ -191,7 +191,7 @@ class _StyleCode(nn.Module):
         # The last plane may be 1×1: a row and a column too many, which have no weight in the mean.
         h, w = x.shape[2] // 2, x.shape[3] // 2
         block = self.last_block
-        x = block.activation(block.conv(F.pad(block.pad(x), (0, 2, 0, 2)))).float()
+        x = block.activation(block.conv(F.pad(block.pad(x), (0, 2, 0, 2)))).to(image.dtype)
         rows, columns = ((torch.arange(x.shape[axis]) < side).to(x.dtype) for axis, side in ((2, h), (3, w)))
         mean = (x * (rows[:, None] / rows.sum() * (columns / columns.sum()))).sum((2, 3))
         return F.linear(mean, self.linear.weight.flatten(1), self.linear.bias)
@@ -233,7 +233,7 @@ def adain(eps: float, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         [N, C, H, W] in the dtype of `x`.
     """
     n, c, h, w = x.shape
-    flat = x.float().reshape(1, n * c, h, w)
+    flat = x.to(weight.dtype).reshape(1, n * c, h, w)
     y = F.instance_norm(flat, weight=weight.reshape(-1), bias=bias.reshape(-1), eps=eps)
     return y.view(n, c, h, w).to(x.dtype)
 

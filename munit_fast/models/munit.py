@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, overload
 
@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from munit_fast.config import Config, make_config, smallest_generator_size
 from munit_fast.io.checkpoints import CheckpointError, checked_pair, load_pair, load_states, upgrade_state_dict
 from munit_fast.io.safetensors_file import SUFFIX
-from munit_fast.models import networks, pretrained
+from munit_fast.models import hub, networks
+from munit_fast.models.model_folder import write_folder
 from munit_fast.models.pictures import PictureBatches
 from munit_fast.models.portable import PortableModel, matte_of, read_portable
 
@@ -52,24 +53,128 @@ class _Model(nn.Module):
         self.gen_b = self._generator(self.config.input_dim_b, params, impl)
 
     @classmethod
-    def from_pretrained(cls, name: str | Path, impl: str = "auto") -> Self:
-        """A pretrained model, ready to translate. Nothing is downloaded.
+    def from_pretrained(
+        cls,
+        name: str | Path,
+        impl: str = "auto",
+        *,
+        revision: str | None = None,
+        cache_dir: str | Path | None = None,
+        local_files_only: bool = False,
+        token: str | bool | None = None,
+        force_download: bool = False,
+    ) -> Self:
+        """A pretrained model, ready to translate.
+
+        Nothing is fetched unless `name` has exactly the form owner/name and is nothing on this machine. Of such a
+        repository config.json and model.safetensors are read, at most 4 GiB, and nothing in them is run.
 
         Args:
             name: The bundled "openmoji-lines2color" (lines → colour and back; weights CC BY-SA 4.0, see the card beside
-                the file), or the path of a .safetensors file that `munit-fast export` wrote.
+                the file), the path of a .safetensors file that `munit-fast export` wrote, a folder that
+                `save_pretrained` wrote, or "owner/name", a repository of the Hugging Face Hub (extra "hub").
             impl: The backend, as in `munit_fast.functional`; "reference" takes the plain networks.
+            revision: Branch, tag or commit of a repository on the Hub; None: main.
+            cache_dir: Where downloads are kept; None: as huggingface_hub has it (HF_HOME).
+            local_files_only: Take a repository from the cache, without a connection; so does HF_HUB_OFFLINE=1.
+            token: For private and gated repositories; None: the one of `hf auth login`, if any.
+            force_download: Fetch again what is in the cache.
 
         Returns:
             The model in evaluation mode, on the CPU, in torch's default dtype. `about` holds the notes of the file:
             licence, attribution, how it was trained.
 
         Raises:
-            ValueError: There is no bundled model of that name.
-            CheckpointError: The file cannot be used.
+            ValueError: There is no such model, or an argument is only for the Hub.
+            CheckpointError: The file, folder or repository cannot be used.
+            ImportError: huggingface_hub is needed and not installed.
         """
-        path = pretrained.locate(name)
-        return cls._from_file(path, read_portable(path), impl)
+        return hub.load(
+            name,
+            lambda path, file: cls._from_file(path, file, impl),
+            revision=revision,
+            cache_dir=cache_dir,
+            local_files_only=local_files_only,
+            token=token,
+            force_download=force_download,
+        )
+
+    def save_pretrained(
+        self,
+        folder: str | Path,
+        *,
+        dtype: str = "fp32",
+        about: Mapping[str, str] | None = None,
+        metrics: str | Path | Mapping[str, Any] | None = None,
+    ) -> None:
+        """Write a folder for `from_pretrained`: config.json, model.safetensors and a model card, README.md.
+
+        A new folder appears whole or not at all; in an existing one each file is replaced as a whole. A README.md that
+        was edited or is not of munit-fast is kept, with a warning.
+
+        Args:
+            folder: The folder; it is made where there is none.
+            dtype: "fp32", or "fp16" (half the size; weights are rounded to 11 bits).
+            about: Notes beside those of the model's own `about`, such as {"licence": "CC BY 4.0"}.
+            metrics: A file that `munit-fast evaluate --json` wrote, or its content, for the card.
+
+        Raises:
+            ValueError: An argument is none of the above, or a weight is not finite in `dtype`.
+            FileWriteError: The folder cannot be written.
+        """
+        write_folder(folder, self, dtype=dtype, about={**self.about, **(about or {})}, metrics=metrics)
+
+    def push_to_hub(
+        self,
+        repo_id: str,
+        *,
+        dtype: str = "fp32",
+        about: Mapping[str, str] | None = None,
+        metrics: str | Path | Mapping[str, Any] | None = None,
+        private: bool | None = None,
+        token: str | None = None,
+        branch: str | None = None,
+        create_pr: bool | None = None,
+        commit_message: str = "Upload a model of munit-fast",
+        ignore_patterns: list[str] | str | None = None,
+    ) -> str:
+        """Upload what `save_pretrained` writes to the Hugging Face Hub (extra "hub"), in one commit.
+
+        The commit replaces the repository's README.md; leave that out by `ignore_patterns="README.md"`.
+
+        Args:
+            repo_id: "owner/name"; the repository is made where it does not exist.
+            dtype: As in `save_pretrained`.
+            about: As in `save_pretrained`.
+            metrics: As in `save_pretrained`.
+            private: Whether a new repository is private; None: as the owner's settings say.
+            token: None: the one of `hf auth login`.
+            branch: An existing branch; None: main.
+            create_pr: Open a pull request instead of committing to the branch.
+            commit_message: The commit's first line.
+            ignore_patterns: Files not to upload.
+
+        Returns:
+            The address of the commit.
+
+        Raises:
+            ValueError: An argument is none of the above; nothing was sent.
+            CheckpointError: The Hub cannot be reached, or refuses.
+            ImportError: huggingface_hub is not installed.
+        """
+        return hub.push(
+            self,
+            repo_id,
+            dtype=dtype,
+            about={**self.about, **(about or {})},
+            metrics=metrics,
+            private=private,
+            token=token,
+            branch=branch,
+            create_pr=create_pr,
+            commit_message=commit_message,
+            ignore_patterns=ignore_patterns,
+        )
 
     @classmethod
     def _from_file(cls, path: Path, file: PortableModel, impl: str) -> Self:
@@ -449,20 +554,44 @@ class UNIT(_Model):
 MODELS: dict[str, type[MUNIT] | type[UNIT]] = {"MUNIT": MUNIT, "UNIT": UNIT}
 
 
-def from_pretrained(name: str | Path, impl: str = "auto") -> MUNIT | UNIT:
-    """A pretrained model of the class that the file names, ready to translate. Nothing is downloaded.
+def from_pretrained(
+    name: str | Path,
+    impl: str = "auto",
+    *,
+    revision: str | None = None,
+    cache_dir: str | Path | None = None,
+    local_files_only: bool = False,
+    token: str | bool | None = None,
+    force_download: bool = False,
+) -> MUNIT | UNIT:
+    """A pretrained model of the class that its file names, ready to translate.
+
+    Arguments, what is fetched and errors are those of `MUNIT.from_pretrained`.
 
     Args:
-        name: The bundled "openmoji-lines2color", or the path of a .safetensors file that `munit-fast export` wrote.
+        name: The bundled "openmoji-lines2color", a .safetensors file, a folder of `save_pretrained`, or "owner/name", a
+            repository of the Hugging Face Hub.
         impl: The backend, as in `munit_fast.functional`; "reference" takes the plain networks.
+        revision: Branch, tag or commit of a repository on the Hub; None: main.
+        cache_dir: Where downloads are kept; None: as huggingface_hub has it.
+        local_files_only: Take a repository from the cache, without a connection.
+        token: For private and gated repositories; None: the one of `hf auth login`, if any.
+        force_download: Fetch again what is in the cache.
 
     Returns:
         The model in evaluation mode, on the CPU.
 
     Raises:
-        ValueError: There is no bundled model of that name.
-        CheckpointError: The file cannot be used.
+        ValueError: There is no such model, or an argument is only for the Hub.
+        CheckpointError: The file, folder or repository cannot be used.
+        ImportError: huggingface_hub is needed and not installed.
     """
-    path = pretrained.locate(name)
-    file = read_portable(path)
-    return MODELS[file.trainer]._from_file(path, file, impl)
+    return hub.load(
+        name,
+        lambda path, file: MODELS[file.trainer]._from_file(path, file, impl),
+        revision=revision,
+        cache_dir=cache_dir,
+        local_files_only=local_files_only,
+        token=token,
+        force_download=force_download,
+    )

@@ -15,7 +15,7 @@ from munit_fast.io.checkpoints import CheckpointError, describe_network
 from munit_fast.io.safetensors_file import read_generators, write_generators
 
 # What says where images lie on the machine that trained is of no use elsewhere.
-_DATA_KEYS = {name for name in Config.model_fields if name.startswith("data_")}
+DATA_KEYS = {name for name in Config.model_fields if name.startswith("data_")}
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,7 @@ def write_portable(
 
 def config_text(config: Config) -> str:
     """The configuration of networks as YAML text, without where training images lay."""
-    return yaml.safe_dump(config.model_dump(exclude_none=True, exclude=_DATA_KEYS), sort_keys=False)
+    return yaml.safe_dump(config.model_dump(exclude_none=True, exclude=DATA_KEYS), sort_keys=False)
 
 
 def matte_of(about: Mapping[str, str]) -> int | None:
@@ -100,7 +100,7 @@ def read_portable(path: str | Path) -> PortableModel:
     try:
         config = parse_config(header["config"], source=f"{path}: configuration inside")
     except ConfigError as error:
-        raise CheckpointError(str(error)) from None
+        raise CheckpointError("; ".join(str(error).splitlines())) from None
     for domain, state in states.items():
         _check_header(path, trainer, config, domain, state)
     return PortableModel(trainer, config, states, notes)

@@ -1,4 +1,4 @@
-"""Hostile configurations, list files, checkpoints and images: each is read, or refused by an error of munit_fast.
+"""Hostile configurations, lists, checkpoints, models and images: each is read, or refused by an error of munit_fast.
 
 `make fuzz` gives each loader FUZZ_INPUTS inputs in a process of its own, so that a crash of native code is seen too;
 the input at hand then lies in the folder that is printed. `test_security.py` runs a few of them.
@@ -12,6 +12,7 @@ import copy
 import faulthandler
 import functools
 import io
+import json
 import os
 import pickle
 import resource
@@ -347,6 +348,26 @@ def portable_inputs(folder: Path) -> st.SearchStrategy[bytes]:
     )
 
 
+def folder_inputs(folder: Path) -> st.SearchStrategy[bytes]:
+    """config.json and model.safetensors, one after the other: either damaged, or of different minds."""
+    MUNIT(make_config({"gen": GENERATOR})).save_pretrained(folder / "seed")
+    config, weights = ((folder / "seed" / name).read_bytes() for name in ("config.json", "model.safetensors"))
+    whole = json.loads(config)
+
+    def changed(values: dict[str, Any], inner: dict[str, Any]) -> bytes:
+        gen = whole["config"]["gen"] | inner
+        return json.dumps(whole | {"config": whole["config"] | {"gen": gen}} | values, default=repr).encode()
+
+    names = st.sampled_from(["library_name", "trainer", "config", "architectures", "_class_name", "x"])
+    configs = mutated([config]) | st.builds(
+        changed,
+        st.dictionaries(names, _values, max_size=2),
+        st.dictionaries(st.sampled_from([*sorted(GENERATOR), "x"]), _values, max_size=2),
+    )
+    files = st.tuples(configs, st.just(weights)) | st.tuples(st.just(config) | configs, mutated([weights]))
+    return files.map(lambda pair: len(pair[0]).to_bytes(4, "big") + pair[0] + pair[1])
+
+
 def image_inputs() -> st.SearchStrategy[bytes]:
     rng = np.random.default_rng(0)
     colour, grey = rng.integers(0, 256, (12, 17, 3), np.uint8), rng.integers(0, 256, (12, 17), np.uint8)
@@ -511,6 +532,28 @@ def portable_target(folder: Path) -> Target:
     return run
 
 
+def folder_target(folder: Path) -> Target:
+    saved = folder / "saved"
+    saved.mkdir()
+
+    def run(data: bytes) -> None:
+        at = 4 + int.from_bytes(data[:4], "big")
+        (saved / "config.json").write_bytes(data[4:at])
+        (saved / "model.safetensors").write_bytes(data[at:])
+        try:
+            model = from_pretrained(saved)
+        except CheckpointError as error:
+            check_message(error)
+            message = str(error)
+            assert message.isprintable(), ascii(message)
+        else:
+            said = json.loads(data[4:at])
+            assert said["library_name"] == "munit-fast" and said["trainer"] == "MUNIT"
+            assert sum(p.numel() for p in model.parameters()) <= len(data) - at
+
+    return run
+
+
 def image_target(folder: Path) -> Target:
     turn = 0
 
@@ -536,6 +579,7 @@ LOADERS: dict[str, tuple[Callable[[Path], Target], Callable[[Path], st.SearchStr
     "list": (list_target, lambda folder: list_inputs(folder / "root")),
     "checkpoint": (checkpoint_target, lambda _: checkpoint_inputs()),
     "portable": (portable_target, portable_inputs),
+    "folder": (folder_target, folder_inputs),
     "image": (image_target, lambda _: image_inputs()),
 }
 

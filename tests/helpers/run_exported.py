@@ -3,7 +3,8 @@
     python run_exported.py FILE...
 
 Beside each FILE lies FILE.inputs.npz with the arguments of its calls, "CALL_ARGUMENT"; FILE.outputs.npz gets their
-results, "CALL_RESULT". FILE is a .pt of torch.jit, a .pt2 of torch.export, a .package.pt2 of AOTInductor or an .onnx.
+results, "CALL_RESULT". FILE is a .pt of torch.jit, a .pt2 of torch.export, a .package.pt2 of AOTInductor, an .onnx or
+an .xml of OpenVINO.
 """
 
 from __future__ import annotations
@@ -28,6 +29,12 @@ def load(file: str) -> Callable[..., Arrays]:
         session = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
         names = [node.name for node in session.get_inputs()]
         return lambda *arrays: session.run(None, dict(zip(names, arrays, strict=True)))
+
+    if file.endswith(".xml"):
+        import openvino
+
+        compiled = openvino.Core().compile_model(file, "CPU", {"INFERENCE_PRECISION_HINT": openvino.Type.f32})
+        return lambda *arrays: [np.array(y) for y in compiled(arrays).values()]
 
     import torch
 

@@ -345,7 +345,7 @@ def test_messages_do_not_speak_to_the_terminal(capsys: pytest.CaptureFixture[str
 # ---- fuzzing, a little of it
 
 
-@pytest.mark.parametrize("loader", ["config", "list", "checkpoint", "portable", "image"])
+@pytest.mark.parametrize("loader", ["config", "list", "checkpoint", "portable", "folder", "image"])
 def test_hostile_inputs(loader: str, tmp_path: Path) -> None:
     command = [
         sys.executable,
