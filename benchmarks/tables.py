@@ -274,7 +274,7 @@ def _exported_table(summaries: list[Summary]) -> str:
             over = None if row is None or s.published is None else row.seconds / s.published.seconds
             times.setdefault(title, []).append(over)
             speed = "" if over is None else f" ({1 / over:.2f}×)"
-            cells.setdefault(title, []).append(NONE if row is None else f"{row.seconds * 1e3:.3g}{speed}")
+            cells.setdefault(title, []).append(NONE if row is None else f"{_milliseconds(row)}{speed}")
 
     def mean(title: str) -> float:
         return geometric_mean([over for over in times[title] if over is not None] or [1.0])
@@ -288,6 +288,12 @@ def _exported_table(summaries: list[Summary]) -> str:
         "of styles."
     )
     return f"{text}\n\n{_table(['', *columns], lines)}"
+
+
+def _milliseconds(row: Row) -> str:
+    """Three digits, without an exponent."""
+    value = row.seconds * 1e3
+    return f"{value:.3g}" if value < 100 else f"{value:.0f}"
 
 
 def exported(rows: Sequence[Row]) -> str:
