@@ -1,7 +1,7 @@
 # make demo   prepare drawings, train a small MUNIT here, open demo/index.html afterwards
 # make test   run the tests (PYTEST_FLAGS='-k silu'); make test TORCH=2.14.1: with another torch than the pinned one
 # make check  format, lint, types, fast tests
-# make docs   docs/_build/html, without a network; warnings and stale generated tables are errors; Python 3.11 or newer
+# make docs   docs/_build/html, without a network but for npm; warnings and stale generated tables are errors; Python 3.11 or newer
 # make bench  time munit-fast against every baseline, write benchmarks/results, docs/benchmarks and README's table
 # make wheel  dist/munit_fast-*.whl, which needs no compiler where it is installed, for $(PYTHON) on this kind of machine
 # make gpu-check, gpu-tune, gpu-wheels  what needs an NVIDIA GPU, and what brings missing packages there
@@ -37,6 +37,7 @@ LOCK := requirements/dev.lock
 PRETRAINED := openmoji-lines2color
 BUNDLED := munit_fast/models/pretrained/$(PRETRAINED).safetensors
 RESULTS := docs/pretrained
+PAD := docs/_static/browser
 
 .PHONY: demo test docs check types bench pretrained pretrained-card wheel gpu-check gpu-tune gpu-wheels fuzz lock audit clean
 .DEFAULT_GOAL := test
@@ -60,8 +61,12 @@ demo: $(STAMP)
 test: $(STAMP)
 	$(PYTEST)
 
+# Without npm the recipe says so in one line, and the page of the drawing pad says the same.
+$(PAD)/manifest.json: $(filter-out docs/browser/measure%,$(wildcard docs/browser/*.* munit_fast/export/*.py)) docs/browser/.npmrc $(BUNDLED) | $(STAMP)
+	$(BIN)/python docs/browser/build.py $(PAD)
+
 # Every page is read again, for its warnings: pages that are up to date would give none. Sphinx needs Python 3.11.
-docs: $(STAMP)
+docs: $(STAMP) $(PAD)/manifest.json
 	$(BIN)/python docs/generate.py --check
 	@$(BIN)/python -c 'import sys; sys.exit(sys.version_info >= (3, 11))' || $(BIN)/sphinx-build --builder html \
 		--fresh-env --fail-on-warning --keep-going --nitpicky --quiet docs docs/_build/html
@@ -157,5 +162,5 @@ audit: $(TOOLS)
 	$(TOOLS)/bin/pip-audit --strict --no-deps --disable-pip --requirement $(TOOLS)/torch.txt
 
 clean:
-	rm -rf .venv .venv-* demo demo-pretrained build dist docs/_build docs/_generated *.egg-info munit_fast/*.so munit_fast/_C.missing.txt .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks
+	rm -rf .venv .venv-* demo demo-pretrained build dist docs/_build docs/_generated $(PAD) docs/browser/node_modules *.egg-info munit_fast/*.so munit_fast/_C.missing.txt .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

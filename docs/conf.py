@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
@@ -17,18 +18,20 @@ author = "the munit-fast contributors"
 release = version = munit_fast.__version__
 
 extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx_copybutton"]
-exclude_patterns = ["_build", "pretrained/sketches/SOURCES.md"]
+exclude_patterns = ["_build", "browser/node_modules", "pretrained/sketches/SOURCES.md"]
 
 # Sphinx reads pages inside docs/ only, so the notebook is copied in. It is executed by every build.
 GENERATED = DOCS / "_generated"
-GENERATED.mkdir(exist_ok=True)
+shutil.rmtree(GENERATED, ignore_errors=True)  # a notebook that was renamed would stay, a page without a place
+GENERATED.mkdir()
 shutil.copyfile(ROOT / "examples" / "quickstart.ipynb", GENERATED / "quickstart.ipynb")
 nb_execution_mode = "force"
 nb_execution_raise_on_error = True
 nb_execution_timeout = 120
 nb_merge_streams = True
 
-myst_enable_extensions = ["colon_fence"]
+myst_enable_extensions = ["colon_fence", "substitution"]
+myst_substitutions = {"pad": json.loads((DOCS / "browser" / "measured.json").read_text())}
 myst_heading_anchors = 3
 
 autodoc_member_order = "bysource"
@@ -50,6 +53,7 @@ nitpick_ignore_regex = [
 
 html_theme = "pydata_sphinx_theme"
 html_title = "munit-fast"
+html_context = {"default_mode": "auto"}  # without it the theme complains in every reader's console
 html_static_path = ["_static"]
 html_css_files = ["site.css"]
 html_copy_source = html_show_sourcelink = False
@@ -73,4 +77,6 @@ def skip_tuple_fields(app: object, what: str, name: str, obj: object, skip: bool
 
 
 def setup(app: Sphinx) -> None:
+    if (DOCS / "_static" / "browser" / "manifest.json").exists():  # `make docs` made it, with npm
+        app.tags.add("drawing_pad")
     app.connect("autodoc-skip-member", skip_tuple_fields)

@@ -38,6 +38,7 @@ from safetensors.torch import save
 
 from munit_fast.config import Config, ConfigError, GeneratorConfig, load_config, make_config
 from munit_fast.data import ImageError, decode_image, read_list
+from munit_fast.export import OnnxModel, export_model
 from munit_fast.io.checkpoints import CheckpointError, load_file, load_pair
 from munit_fast.models import networks
 from munit_fast.models.munit import MUNIT, from_pretrained
@@ -348,6 +349,27 @@ def portable_inputs(folder: Path) -> st.SearchStrategy[bytes]:
     )
 
 
+def graph_inputs(folder: Path) -> st.SearchStrategy[bytes]:
+    """Exported files with some bytes changed, anywhere or among the metadata alone."""
+    import onnx
+
+    model = MUNIT(make_config({"gen": GENERATOR}))
+    export_model(model, folder / "seed.onnx", format="onnx", directions=("a2b",), verify=False)
+    seeds = [(folder / f"seed-{name}.onnx").read_bytes() for name in ("a2b", "style-b")]
+    proto = onnx.ModelProto.FromString(seeds[0])
+    entries = {entry.key: entry.value for entry in proto.metadata_props}
+
+    def redescribed(key: str, value: bytes) -> bytes:
+        changed = onnx.ModelProto.FromString(seeds[0])
+        del changed.metadata_props[:]
+        for name, text in (entries | {key: value.decode(errors="replace")}).items():
+            changed.metadata_props.add(key=name, value=text)
+        return changed.SerializeToString()
+
+    texts = mutated([value.encode() for value in entries.values()])
+    return mutated(seeds) | st.builds(redescribed, st.sampled_from(sorted(entries)), texts)
+
+
 def folder_inputs(folder: Path) -> st.SearchStrategy[bytes]:
     """config.json and model.safetensors, one after the other: either damaged, or of different minds."""
     MUNIT(make_config({"gen": GENERATOR})).save_pretrained(folder / "seed")
@@ -532,6 +554,24 @@ def portable_target(folder: Path) -> Target:
     return run
 
 
+def graph_target(folder: Path) -> Target:
+    path = folder / "model-a2b.onnx"
+
+    def run(data: bytes) -> None:
+        path.write_bytes(data)
+        try:
+            model = OnnxModel(path, threads=1)
+        except CheckpointError as error:
+            check_message(error)
+            message = str(error)
+            assert message.isprintable(), ascii(message)
+        else:
+            assert model.direction in ("a2b", "b2a")
+            assert model.config.gen.style_dim == GENERATOR["style_dim"]
+
+    return run
+
+
 def folder_target(folder: Path) -> Target:
     saved = folder / "saved"
     saved.mkdir()
@@ -580,6 +620,7 @@ LOADERS: dict[str, tuple[Callable[[Path], Target], Callable[[Path], st.SearchStr
     "checkpoint": (checkpoint_target, lambda _: checkpoint_inputs()),
     "portable": (portable_target, portable_inputs),
     "folder": (folder_target, folder_inputs),
+    "graph": (graph_target, graph_inputs),
     "image": (image_target, lambda _: image_inputs()),
 }
 

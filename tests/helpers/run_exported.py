@@ -55,7 +55,6 @@ def load(file: str) -> Callable[..., Arrays]:
 
 
 def main() -> None:
-    del sys.path[0]  # where html.py is not Python's
     for file in sys.argv[1:]:
         network = load(file)
         results = {}

@@ -15,7 +15,7 @@ import torch
 from PIL import Image, JpegImagePlugin
 from torch import Tensor
 
-from helpers.html import EVIL, Page
+from helpers.markup import EVIL, Page
 from munit_fast.evaluate import metrics
 from munit_fast.pages import demo
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from helpers.html import EVIL, Page
+from helpers.markup import EVIL, Page
 from munit_fast.pages import training
 
 
