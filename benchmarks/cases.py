@@ -8,10 +8,10 @@ from itertools import product
 
 import torch
 
-LEVELS = ("op", "block", "network", "training", "translation", "accelerated", "launch")
+LEVELS = ("op", "block", "network", "training", "translation", "accelerated", "exported", "launch")
 MODES = ("forward", "backward", "training")  # the last: forward and backward together
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-STYLES = {"in 10 styles": 10, "in 1 style": 1}  # translations by name
+STYLES = {"in 10 styles": 10, "in 6 styles": 6, "in 1 style": 1}  # translations by name
 
 
 @dataclass(frozen=True)
@@ -20,8 +20,9 @@ class Case:
 
     Attributes:
         level: Of LEVELS. An op or block runs alone on [batch, channels, side, side]; network, training and translation
-            take images [batch, 3, side, side]; accelerated is a network of `networks_of_others`; launch is the host's
-            part of the launches of an iteration's Triton kernels.
+            take images [batch, 3, side, side], and so does exported, a translation beside exported files;
+            accelerated is a network of `networks_of_others`; launch is the host's part of the launches of an
+            iteration's Triton kernels.
         name: Of the operator, block, network or work.
         mode: "forward" without autograd's graph, "backward" alone, or "training", both; an iteration is "training",
             and so is a step of an accelerated network, with Adam's.
@@ -138,8 +139,12 @@ def _iteration(px: int, batch: int, dtype: str, dim: int = 64) -> Case:
 
 
 def _translations(px: int, batch: int, dtype: str, dim: int = 64) -> Iterator[Case]:
-    for name in STYLES:
+    for name in ("in 10 styles", "in 1 style"):
         yield Case("translation", name, "forward", dtype, batch, dim, px)
+
+
+def _exported(name: str, px: int, dim: int = 64) -> Case:
+    return Case("exported", name, "forward", "fp32", 1, dim, px)
 
 
 # Networks of `networks_of_others`: channels of the first layer as published, and a side whose training step takes a few
@@ -187,6 +192,13 @@ SETS: dict[str, tuple[Case, ...]] = {
         *_translations(32, 1, "fp32", dim=8),
         *(Case("accelerated", "PatchGAN", mode, "fp32", 1, 8, 32) for mode in _TWO),
         Case("accelerated", "nnU-Net plain 3d", "training", "fp32", 1, 8, 16),
+        _exported("in 6 styles", 32, dim=8),
+    ),
+    # The files of `munit-fast export` in their runtimes, beside the networks in PyTorch and what others export: as
+    # small as the bundled model, and as large as the published one.
+    "exported": (
+        _exported("in 6 styles", 64, dim=24),
+        *(_exported(name, px) for px in (128, 256) for name in ("in 1 style", "in 10 styles")),
     ),
     # Other people's networks before and after `munit_fast.accelerate`: about ten minutes on two cores with --rounds 3.
     "others": (

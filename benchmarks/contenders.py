@@ -23,6 +23,10 @@ MAX_AUTOTUNE = "torch.compile max-autotune"
 COMPILED = {"torch.compile": "default", MAX_AUTOTUNE: "max-autotune-no-cudagraphs"}
 FROZEN = "torch.compile freezing"  # in the default mode, weights constant: folded and laid out when it is compiled
 ONNX_RUNTIME, OPENVINO = "ONNX Runtime", "OpenVINO"
+# The files of `munit-fast export` in their runtimes, and the formats' names. They are ours, and so is their first word.
+EXPORTED_ONNX, EXPORTED_OPENVINO = f"{OURS} export, {ONNX_RUNTIME}", f"{OURS} export, {OPENVINO}"
+EXPORTED_PT2 = f"{OURS} export, torch.export (pt2)"
+EXPORTED = {EXPORTED_ONNX: "onnx", EXPORTED_OPENVINO: "openvino", EXPORTED_PT2: "pt2"}
 TRITON = "Triton's wrapper"
 _PARTS = ("enc_content", "enc_style", "dec", "dis_a", "dis_b")  # of the networks, each of which runs as one call
 LAYOUTS = {"NCHW": torch.contiguous_format, "channels_last": torch.channels_last}
@@ -71,7 +75,7 @@ class Contender:
 
     @property
     def ours(self) -> bool:
-        """Whether munit_fast computes it, on any backend."""
+        """Whether it is munit_fast's, on any backend or as an exported file: no baseline."""
         return self.implementation.partition(" ")[0] == OURS
 
     @property
@@ -82,7 +86,14 @@ class Contender:
     @property
     def external(self) -> bool:
         """Whether another runtime than torch computes it: torch sees neither its memory nor its operations."""
-        return self.implementation in (ONNX_RUNTIME, OPENVINO)
+        return self.implementation in (ONNX_RUNTIME, OPENVINO, EXPORTED_ONNX, EXPORTED_OPENVINO)
+
+    @property
+    def algorithm(self) -> str:
+        """What is multiplied: that of PUBLISHED, OURS, or of the graphs that munit-fast exports."""
+        if self.implementation in EXPORTED:
+            return "export"
+        return OURS if self.ours else PUBLISHED
 
     def __str__(self) -> str:
         words = [self.implementation, self.layout]

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from functools import cache, partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import torch
 from torch import Tensor
@@ -11,11 +13,13 @@ from munit_fast.benchmarks import contenders_exported
 from munit_fast.benchmarks.cases import STYLES, Case
 from munit_fast.benchmarks.contenders import (
     COMPILED,
+    EXPORTED,
     FROZEN,
     LAYOUTS,
     ONNX_RUNTIME,
     OPENVINO,
     OURS,
+    PUBLISHED,
     Contender,
     Variant,
     Work,
@@ -26,8 +30,10 @@ from munit_fast.benchmarks.contenders import (
     placed,
     published_variants,
 )
-from munit_fast.benchmarks.contenders_exported import PACKAGES
+from munit_fast.export.graphs import Precision
 from munit_fast.models.munit import MUNIT
+
+CPU = torch.device("cpu")
 
 
 def translation_contenders(case: Case, device: torch.device) -> list[Contender]:
@@ -38,12 +44,30 @@ def translation_contenders(case: Case, device: torch.device) -> list[Contender]:
         either = tuple(dict.fromkeys((case.dtype, "fp32")))
         variants += [Variant(FROZEN, "channels_last", precision) for precision in either]
         variants += [Variant(ONNX_RUNTIME, "NCHW", "fp32"), *(Variant(OPENVINO, "NCHW", dtype) for dtype in either)]
+    return _contenders(case, device, variants)
+
+
+def exported_contenders(case: Case, device: torch.device) -> list[Contender]:
+    """The fast model, the published one, and on a CPU what `munit-fast export` and torch.onnx.export make of them."""
+    variants = [Variant(OURS, "channels_last", case.dtype), *(Variant(PUBLISHED, name, case.dtype) for name in LAYOUTS)]
+    if device.type == "cpu":
+        variants += [Variant(runtime, "NCHW", "fp32") for runtime in (ONNX_RUNTIME, OPENVINO)]
+        variants += [Variant(name, "NCHW", precision) for name in EXPORTED for precision in ("fp32", "fp16")]
+    return _contenders(case, device, variants)
+
+
+def _contenders(case: Case, device: torch.device, variants: list[Variant]) -> list[Contender]:
     program = cache(lambda: contenders_exported.export(*_inputs(case, device, "reference")))  # shared by the runtimes
 
     def make(variant: Variant) -> Work:
-        if variant.implementation in PACKAGES:
-            contenders_exported.require(variant.implementation)
-            return _exported(case, device, variant, program())
+        implementation, _, precision = variant
+        if implementation in EXPORTED:
+            assert precision == "fp32" or precision == "fp16"
+            contenders_exported.require(implementation, precision)
+            return _exported(case, variant, _file(implementation, precision, case.channels))
+        if implementation in (ONNX_RUNTIME, OPENVINO):
+            contenders_exported.require(implementation)
+            return _exported(case, variant, program())
         return _in_torch(case, device, variant)
 
     return [variant.contender(case, partial(make, variant)) for variant in variants]
@@ -79,8 +103,26 @@ def _in_torch(case: Case, device: torch.device, variant: Variant) -> Work:
     return Work(step)
 
 
-def _exported(case: Case, device: torch.device, variant: Variant, program: bytes) -> Work:
-    _, x, codes = _inputs(case, device, "reference")
-    run = contenders_exported.load(variant.implementation, variant.precision, program, torch.get_num_threads())
+def _exported(case: Case, variant: Variant, source: bytes | Path) -> Work:
+    implementation, _, precision = variant
+    _, x, codes = _inputs(case, CPU, "reference")
+    run = contenders_exported.load(implementation, precision, source, torch.get_num_threads())
+    if implementation in EXPORTED:
+        each = codes.expand(case.batch, *codes.shape).contiguous()
+        return Work(lambda: [run(x, each)])
     repeated = codes.repeat(case.batch, 1)
     return Work(lambda: [run(x, repeated).unflatten(0, (case.batch, -1))])
+
+
+@cache
+def _folder() -> TemporaryDirectory[str]:
+    return TemporaryDirectory(prefix="munit-fast-bench-")
+
+
+@cache  # to make one takes longer than to time it
+def _file(implementation: str, precision: Precision, channels: int) -> Path:
+    """A file of munit-fast. Neither it nor the weights depend on a case's sides, batch and styles."""
+    model, _, _ = _inputs(Case("exported", "in 1 style", "forward", "fp32", 1, channels, 64), CPU, "reference")
+    folder = Path(_folder().name, str(channels))
+    folder.mkdir(exist_ok=True)
+    return contenders_exported.write(model, implementation, precision, folder)

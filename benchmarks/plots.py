@@ -102,7 +102,8 @@ def _speed(summaries: list[Summary]) -> Any:
 def _roofline(summaries: list[Summary]) -> Any:
     """What is bound by memory beside what is bound by arithmetic, each against its own measured ceiling."""
     moved = [s for s in summaries if s.ours and s.ours.share_of_copy and s.first.level == "op"]
-    counted = [s for s in summaries if s.ours and s.ours.share_of_matrix and s.first.level not in ("op", "accelerated")]
+    elsewhere = ("op", "accelerated", "exported")
+    counted = [s for s in summaries if s.ours and s.ours.share_of_matrix and s.first.level not in elsewhere]
     if not moved or not counted:
         return None
     from matplotlib.figure import Figure

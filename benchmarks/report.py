@@ -36,6 +36,8 @@ baseline:
 - for translation on a CPU also `torch.compile` with freezing, ONNX Runtime and OpenVINO (float32 and bfloat16) on the
   published generators exported to ONNX, with as many threads as torch.
 
+The files of `munit-fast export` are timed as ours, beside these baselines and never as one.
+
 The committed iterations, networks and blocks of the Xeon, and all cases of the EPYC, were timed without the
 max-autotune mode.
 
@@ -44,6 +46,7 @@ Every figure is a row in `benchmarks/results`, with processor, versions, commit,
 ```sh
 munit-fast bench --set cpu --output benchmarks/results/cpu.jsonl   # --level, --name, --side, --batch, --dtype; --list
 munit-fast bench --set others --rounds 3 --output FILE             # networks before and after `accelerate`
+munit-fast bench --set exported --output FILE                      # files of `munit-fast export` in their runtimes
 munit-fast bench --report                                          # these pages and the README's rows
 munit-fast bench --compare REVISION_OR_FILE                        # what changed, beside the noise
 make bench                                                         # the first two

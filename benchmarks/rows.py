@@ -112,7 +112,10 @@ class Row:
 
     @property
     def ours(self) -> bool:
-        """Whether munit_fast computed it, on any backend; plain "munit_fast" is impl="auto", the one scored."""
+        """Whether it is munit_fast's, on any backend or as an exported file: no baseline.
+
+        Plain "munit_fast" is impl="auto", the one scored.
+        """
         return self.implementation.partition(" ")[0] == "munit_fast"
 
     @property

@@ -59,6 +59,7 @@ LIMITS = {
     "moved": {"fp32": 0.1, "bf16": 0.6, "fp16": 0.6},
     "translation": {"fp32": 2e-3, "bf16": 0.1, "fp16": 0.05},
     "accelerated": {"fp32": 2e-2, "bf16": 0.4, "fp16": 0.15},
+    "exported": {"fp32": 2e-3, "bf16": 0.1, "fp16": 0.05},
     "launch": {"fp32": 0.0, "bf16": 0.0, "fp16": 0.0},  # what reaches the driver, byte by byte
 }
 
@@ -280,6 +281,8 @@ def contenders(case: Case, device: torch.device) -> list[Contender]:
         return contenders_training.training_contenders(case, device)
     if case.level == "translation":
         return contenders_translation.translation_contenders(case, device)
+    if case.level == "exported":
+        return contenders_translation.exported_contenders(case, device)
     if case.level == "accelerated":
         return contenders_accelerated.accelerated_contenders(case, device)
     if case.level == "launch":
@@ -427,9 +430,9 @@ def _extras(case: Case, contender: Contender, work: Work, device: torch.device) 
 
 def _share_flops(extras: dict[Contender, dict[str, Any]]) -> None:
     """A compiled, captured or exported contender multiplies what the eager one of its algorithm does."""
-    counted = {c.ours: e["flops"] for c, e in extras.items() if e["flops"]}
+    counted = {c.algorithm: e["flops"] for c, e in extras.items() if e["flops"]}
     for contender, values in extras.items():
-        values["flops"] = values["flops"] or counted.get(contender.ours)
+        values["flops"] = values["flops"] or counted.get(contender.algorithm)
 
 
 def _row(
@@ -441,6 +444,8 @@ def _row(
     extras: dict[str, Any],
 ) -> Row:
     precision = c.precision or case.dtype
+    # The rate of a dtype that the processor lacks, a reason for no time, takes minutes to measure.
+    rated = case.dtype if spread is None else precision
     times: dict[str, float | None] = {"p20": None, "p50": None, "p80": None}
     if spread is not None:
         times = {k: float(f"{v:.5g}") for k, v in asdict(spread).items()}
@@ -454,5 +459,5 @@ def _row(
         graph=c.graph,
         rounds=options.rounds,
         copy_speed=float(f"{machine.copy_speed(options.device):.4g}"),
-        matrix_rate=float(f"{machine.matrix_rate(options.device, DTYPES[precision]):.4g}"),
+        matrix_rate=float(f"{machine.matrix_rate(options.device, DTYPES[rated]):.4g}"),
     )

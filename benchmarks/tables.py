@@ -102,7 +102,7 @@ def _provenance(rows: list[Row]) -> str:
     words = [f"torch {values('torch')}", cpu]
     words += [f"triton {values('triton')}, CUDA {values('cuda')}, driver {values('driver')}"] if values("cuda") else []
     copy = sorted(row.copy_speed for row in rows)[len(rows) // 2]
-    rates = {row.precision: row.matrix_rate for row in rows}
+    rates = {row.precision: row.matrix_rate for row in rows if row.failure is None}
     ceilings = ", ".join(f"{rate / 1e12:.3g} TFLOP/s in {name}" for name, rate in sorted(rates.items(), reverse=True))
     return (
         f"{len(rows)} rows of {values('date')}, commits {values('commit')}; {'; '.join(words)}. Measured ceilings: "
@@ -257,6 +257,54 @@ def _before_and_after(s: Summary) -> list[str]:
     return [f"{before.seconds:.3g} → {after.seconds:.3g}", f"{s.speedup:.2f}×", memory]
 
 
+def _exported_table(summaries: list[Summary]) -> str:
+    """A line for each contender, slowest first, with a column for each case: of its newest torch, as in `_headline`."""
+    newest: dict[tuple[object, ...], Summary] = {}
+    for s in summaries:
+        key = (s.first.side, s.first.channels, s.first.name, s.first.batch, s.first.dtype)
+        newest[key] = max(s, newest.get(key, s), key=lambda s: s.first.run)
+    summaries = list(newest.values())
+    times: dict[str, list[float | None]] = {}  # by title, over that of the published algorithm
+    cells: dict[str, list[str]] = {}
+    shown = {row.title: f"**{row.title}**" if row.ours else row.title for s in summaries for row in s.rows}
+    for s in summaries:
+        found = {row.title: row for row in s.rows}
+        for title in shown:
+            row = found.get(title)
+            over = None if row is None or s.published is None else row.seconds / s.published.seconds
+            times.setdefault(title, []).append(over)
+            speed = "" if over is None else f" ({1 / over:.2f}×)"
+            cells.setdefault(title, []).append(NONE if row is None else f"{_milliseconds(row)}{speed}")
+
+    def mean(title: str) -> float:
+        return geometric_mean([over for over in times[title] if over is not None] or [1.0])
+
+    columns = [f"{s.first.side}², dim {s.first.channels}, {s.first.name}" for s in summaries]
+    lines = [[shown[title], *cells[title]] for title in sorted(shown, key=mean, reverse=True)]
+    text = (
+        "**Exported files.** Milliseconds to translate an image on the CPU, in brackets how many times as fast as the "
+        "published algorithm in eager NCHW. ONNX Runtime and OpenVINO by themselves run what `torch.onnx.export` makes "
+        "of the published networks for that size alone; the files of `munit-fast export` take any size and any number "
+        "of styles."
+    )
+    return f"{text}\n\n{_table(['', *columns], lines)}"
+
+
+def _milliseconds(row: Row) -> str:
+    """Three digits, without an exponent."""
+    value = row.seconds * 1e3
+    return f"{value:.3g}" if value < 100 else f"{value:.0f}"
+
+
+def exported(rows: Sequence[Row]) -> str:
+    """The table of exported files of each machine that has one, for a page on them."""
+    parts = []
+    for machine, mine in by_machine(rows).items():
+        chosen = [s for s in complete(mine) if s.first.level == "exported"]
+        parts += [f"On {machine}:", _exported_table(chosen)] if chosen else []
+    return "\n\n".join(parts) or "Nothing has been measured: `munit-fast bench --set exported` does it."
+
+
 def _launch_table(summaries: list[Summary]) -> str:
     lines = []
     for s in summaries:
@@ -277,6 +325,7 @@ def _launch_table(summaries: list[Summary]) -> str:
 _TABLES = {
     "training": _whole_table,
     "translation": _whole_table,
+    "exported": _exported_table,
     "accelerated": _accelerated_table,
     "network": _part_table,
     "block": _part_table,

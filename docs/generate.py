@@ -3,8 +3,9 @@
     python docs/generate.py            # write them
     python docs/generate.py --check    # fail where one is stale, and change nothing
 
-README's rows and docs/benchmarks come from benchmarks/results, docs/scaling.md from docs/scaling.json, and the tables
-of metrics in the model card and in docs/demo.md from the JSON files named in the comments before them.
+README's rows, docs/benchmarks and the table in docs/export.md come from benchmarks/results, docs/scaling.md from
+docs/scaling.json, and the tables of metrics in the model card and in docs/demo.md from the JSON files named in the
+comments before them.
 """
 
 from __future__ import annotations
@@ -19,11 +20,14 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from munit_fast.benchmarks.report import write_report
+from munit_fast.benchmarks.rows import load
+from munit_fast.benchmarks.tables import exported
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS, README, BENCHMARKS = ROOT / "benchmarks" / "results", ROOT / "README.md", ROOT / "docs" / "benchmarks"
 CARD = ROOT / "munit_fast" / "models" / "pretrained" / "openmoji-lines2color.md"
 TABLE = re.compile(r"<!-- table of (\S+) (.+?) -->\n(.*?)\n<!-- end of table -->", re.DOTALL)
+EXPORTED = re.compile(r"(<!-- rows of exported files -->\n).*?(\n<!-- end of rows -->)", re.DOTALL)
 COPY = "copy the input"
 
 
@@ -60,7 +64,10 @@ def _with_tables(page: Path) -> str:
         begin, end = found[0].splitlines()[0], found[0].splitlines()[-1]
         return f"{begin}\n\n{metrics_table(columns, found[2])}\n\n{end}"
 
-    return TABLE.sub(table, page.read_text())
+    def rows(found: re.Match[str]) -> str:
+        return f"{found[1]}\n{exported(load(RESULTS))}\n{found[2]}"
+
+    return EXPORTED.sub(rows, TABLE.sub(table, page.read_text()))
 
 
 def stale() -> list[Path]:
@@ -81,7 +88,7 @@ def stale() -> list[Path]:
 
 
 def _pages_with_tables() -> list[Path]:
-    return [CARD, ROOT / "docs" / "demo.md"]
+    return [CARD, ROOT / "docs" / "demo.md", ROOT / "docs" / "export.md"]
 
 
 def write() -> None:

@@ -77,6 +77,7 @@ class Level(str, Enum):
     training = "training"
     translation = "translation"
     accelerated = "accelerated"
+    exported = "exported"
     launch = "launch"
 
 
@@ -87,6 +88,7 @@ class CaseSet(str, Enum):
     gate = "gate"
     cpu = "cpu"
     others = "others"
+    exported = "exported"
     launch = "launch"
     full = "full"
 

@@ -68,7 +68,7 @@ def onnx_proto(graph: Graph) -> Any:
     """
     for package in ("onnx", "onnxscript"):
         require(package, "onnx")
-    with _quiet():
+    with quiet_exporter():
         exported = torch.onnx.export(graph.program(), dynamo=True, verbose=False)
     assert exported is not None
     model = exported.model_proto
@@ -106,8 +106,8 @@ def _rename(graph: Any, old: str, new: str) -> None:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
-    """Without the exporter's notes: that torchvision is not there, that parts of it will go."""
+def quiet_exporter() -> Iterator[None]:
+    """In the block torch.onnx.export keeps its notes to itself: no torchvision, parts that will go."""
     logger = logging.getLogger("torch.onnx")
     before = logger.level
     logger.setLevel(logging.ERROR)
@@ -169,18 +169,28 @@ def openvino_model(source: bytes | Path, openvino: ModuleType, threads: int, pre
         source: An .xml or .onnx file, or what is in the latter.
         openvino: The module.
         threads: How many it may use; 0: as many as it likes.
-        precision: "fp32" or "bf16", in which it computes what it can.
+        precision: "fp32", "bf16" or "fp16", in which it computes what it can.
     """
     core = openvino.Core()
     config: dict[str, Any] = {
         "PERFORMANCE_HINT": "LATENCY",
         "NUM_STREAMS": "1",
-        "INFERENCE_PRECISION_HINT": {"fp32": openvino.Type.f32, "bf16": openvino.Type.bf16}[precision],
+        "INFERENCE_PRECISION_HINT": openvino_type(precision, openvino),
     }
     if threads:
         config["INFERENCE_NUM_THREADS"] = threads
     model = core.read_model(str(source) if isinstance(source, Path) else io.BytesIO(source))
     return core.compile_model(model, "CPU", config)
+
+
+def openvino_type(precision: str, openvino: ModuleType) -> Any:
+    """The element type of OpenVINO for "fp32", "bf16" or "fp16".
+
+    Args:
+        precision: One of these.
+        openvino: The module.
+    """
+    return getattr(openvino.Type, {"fp32": "f32", "bf16": "bf16", "fp16": "f16"}[precision])
 
 
 def _load_openvino(path: Path) -> Run:

@@ -150,7 +150,7 @@ class _Translation(nn.Module):
         self.multiple, self.least, self.halved = multiple, least, False
         for module in self.decoder.modules():
             if isinstance(module, AdaptiveInstanceNorm2d):
-                module.forward = partial(_adain, module.eps)  # type: ignore[method-assign]
+                module.forward = partial(adain, module.eps)  # type: ignore[method-assign]
 
     def forward(self, image: Tensor, style: Tensor) -> Tensor:
         n, _, h, w = image.shape
@@ -220,8 +220,18 @@ def _cast(module: Any, x: Tensor) -> Tensor:
     return x.half() if module.halved else x
 
 
-def _adain(eps: float, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """AdaIN as one instance norm of N · C channels: ONNX has no batch norm that uses its batch's statistics."""
+def adain(eps: float, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """AdaIN as one instance norm of N · C channels: ONNX has no batch norm that uses its batch's statistics.
+
+    Args:
+        eps: Added to the variance.
+        x: [N, C, H, W], float32 or float16; the statistics are float32.
+        weight: [N · C], in any shape, float32.
+        bias: Likewise.
+
+    Returns:
+        [N, C, H, W] in the dtype of `x`.
+    """
     n, c, h, w = x.shape
     flat = x.to(weight.dtype).reshape(1, n * c, h, w)
     y = F.instance_norm(flat, weight=weight.reshape(-1), bias=bias.reshape(-1), eps=eps)

@@ -9,7 +9,7 @@ import torch
 
 from helpers.bench import baseline, row
 from munit_fast.benchmarks.compare import compare
-from munit_fast.benchmarks.contenders import OPENVINO
+from munit_fast.benchmarks.contenders import EXPORTED, OPENVINO, OURS
 from munit_fast.benchmarks.rows import Machine
 from munit_fast.benchmarks.summary import by_machine, summarize
 
@@ -21,6 +21,15 @@ def test_the_score_is_against_the_fastest_baseline() -> None:
     [summary] = summarize([row(), row(layout="NCHW", p50=1.05), baseline(3.0), compiled])
     assert summary.speedup == pytest.approx(0.8) and summary.over_published == pytest.approx(3.0)
     assert summary.memory == pytest.approx(0.5)
+
+
+@pytest.mark.parametrize("level", ["translation", "exported"])
+def test_an_exported_file_is_neither_a_baseline_nor_what_is_scored(level: str) -> None:
+    files = [row(level=level, p20=0.1, p50=0.2, p80=0.3, peak_bytes=1, implementation=name) for name in EXPORTED]
+    [summary] = summarize([row(level=level), *files, baseline(3.0, level=level)])
+    assert summary.speedup == pytest.approx(3.0) and summary.memory == pytest.approx(0.5)
+    assert summary.ours is not None and summary.ours.implementation == OURS and len(summary.rows) == 2 + len(files)
+    assert not summarize([row(level=level), *files])[0].complete
 
 
 def test_runs_are_never_mixed() -> None:

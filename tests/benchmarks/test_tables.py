@@ -7,7 +7,7 @@ from dataclasses import asdict, replace
 from helpers.bench import baseline, row
 from munit_fast.benchmarks import tables
 from munit_fast.benchmarks.cases import HEADLINES
-from munit_fast.benchmarks.contenders import FROZEN, ONNX_RUNTIME, OPENVINO
+from munit_fast.benchmarks.contenders import EXPORTED_ONNX, EXPORTED_PT2, FROZEN, ONNX_RUNTIME, OPENVINO
 from munit_fast.benchmarks.rows import Row
 
 ITERATION = {
@@ -140,3 +140,35 @@ def test_launches_are_shown_one_by_one_and_say_that_no_gpu_was_there() -> None:
     text = page([row(**case, p20=4e-4, p50=5e-4, p80=6e-4), baseline(1e-3, **case, implementation="another")])
     assert lines(text)[1:] == ["| launches, 256², batch 1, dim 64 | fp32 | 100 | 10 | 5 | 2.00× |"]
     assert "no GPU" in text
+
+
+def test_exported_files_have_a_line_for_each_contender_and_a_column_for_each_case() -> None:
+    small = {"level": "exported", "name": "in 6 styles", "mode": "forward", "channels": 24, "side": 64, "bytes": None}
+    large = small | {"name": "in 1 style", "channels": 64, "side": 128}
+    times = {"p20": 0.004, "p50": 0.005, "p80": 0.006}
+    rows = [
+        row(**small, **times),
+        baseline(0.02, **small),
+        baseline(0.0025, **small, implementation=ONNX_RUNTIME),
+        row(**small, **times | {"layout": "NCHW"}, implementation=EXPORTED_PT2),
+        row(**large, **times),
+        baseline(0.01, **large),
+        row(**large, p20=0.001, p50=0.00123, p80=0.002, implementation=EXPORTED_ONNX, layout="NCHW"),
+    ]
+    lacking = {"implementation": EXPORTED_PT2, "precision": "fp16", "p20": None, "p50": None, "p80": None}
+    rows.append(replace(rows[3], **lacking, failure="no halves here"))
+    expected = [
+        "|  | 64², dim 24, in 6 styles | 128², dim 64, in 1 style |",
+        "| published NCHW fp32 | 20 (1.00×) | 10 (1.00×) |",
+        "| **munit_fast fp32** | 5 (4.00×) | 5 (2.00×) |",
+        f"| **{EXPORTED_PT2} NCHW fp32** | 5 (4.00×) | – |",
+        "| ONNX Runtime NCHW fp32 | 2.5 (8.00×) | – |",
+        f"| **{EXPORTED_ONNX} NCHW fp32** | – | 1.23 (8.13×) |",
+    ]
+    text = page(rows)
+    assert lines(text) == expected == lines(tables.exported(rows))
+    assert "1 of 2 cases" in text and "in 6 styles forward 1×24×64² fp32: 0.50× (ONNX Runtime NCHW fp32)" in text
+    assert "no halves here" in text and "in fp16" not in text  # a rate that was not measured is not shown
+    newer = [replace(r, run="2", torch="3.0", p20=1.0, p50=1.0, p80=1.0) for r in rows[:2]]
+    assert lines(page(rows + newer))[:2] == [expected[0], "| published NCHW fp32 | 1000 (1.00×) | 10 (1.00×) |"]
+    assert lines(tables.exported([row(), baseline(2.0)])) == []
