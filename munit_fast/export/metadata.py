@@ -94,6 +94,6 @@ def parse(source: str, metadata: Mapping[str, str]) -> Description:
     try:
         config = parse_config(metadata.get("config", ""), source=f"{source}: configuration inside")
     except ConfigError as error:
-        raise CheckpointError(str(error)) from None
+        raise CheckpointError("; ".join(str(error).splitlines())) from None
     notes = [(name, note_line(value)) for name, value in metadata.items() if name not in RESERVED]
     return Description(trainer, role, metadata[name], config, dict(notes[:MAX_NOTES]))
