@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import ctypes
 import io
 import json
 import logging
+import os
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -180,7 +182,28 @@ def openvino_model(source: bytes | Path, openvino: ModuleType, threads: int, pre
     if threads:
         config["INFERENCE_NUM_THREADS"] = threads
     model = core.read_model(str(source) if isinstance(source, Path) else io.BytesIO(source))
-    return core.compile_model(model, "CPU", config)
+    with _own_signal_stack():
+        return core.compile_model(model, "CPU", config)
+
+
+@contextmanager
+def _own_signal_stack() -> Iterator[None]:
+    """After the block, signals are handled on the stack on which they were before it.
+
+    OpenVINO (2026.4) gives the thread a stack of its own for signals, and takes it away with the model. Of two models
+    that go in the order in which they came, the second brings back the first one's, which is gone: the next signal
+    that Python handles, such as Ctrl-C, is a segmentation fault.
+    """
+    sigaltstack = getattr(ctypes.CDLL(None), "sigaltstack", None) if os.name == "posix" else None
+    if sigaltstack is None:
+        yield
+        return
+    before = ctypes.create_string_buffer(64)  # a stack_t has 24 bytes
+    sigaltstack(None, before)
+    try:
+        yield
+    finally:
+        sigaltstack(before, None)
 
 
 def openvino_type(precision: str, openvino: ModuleType) -> Any:

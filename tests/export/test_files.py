@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -199,3 +200,25 @@ def test_every_trial_compares_something_else() -> None:
     """One size that fits the networks, one that must be padded and cropped, with several images and styles."""
     (n, s, h, w), (n2, s2, h2, w2) = files._TRIALS
     assert h % 32 == w % 32 == 0 and h2 % 2 and w2 % 4 and (n, s) != (n2, s2) and h2 != w2
+
+
+SIGNAL_AFTER_MODELS = """
+import os, signal, sys
+import openvino
+from munit_fast.export.formats import openvino_model
+
+signal.signal(signal.SIGALRM, lambda *_: print("handled", flush=True))
+first, second = (openvino_model(open(sys.argv[1], "rb").read(), openvino, 1) for _ in range(2))
+del first
+del second
+os.kill(os.getpid(), signal.SIGALRM)
+"""
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGALRM"), reason="a signal of POSIX")
+def test_signals_after_models_of_openvino(tmp_path: Path) -> None:
+    for package in ("openvino", "onnxscript"):
+        pytest.importorskip(package)
+    [file] = export_model(model_of("UNIT"), tmp_path / "x.onnx", format="onnx", directions=("a2b",), verify=False)
+    child = subprocess.run([sys.executable, "-c", SIGNAL_AFTER_MODELS, file.path], capture_output=True, text=True)
+    assert (child.returncode, child.stdout) == (0, "handled\n"), child.stderr
