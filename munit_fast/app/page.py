@@ -15,6 +15,7 @@ from gradio import processing_utils
 from torch import Tensor
 
 from munit_fast.app import translation
+from munit_fast.app.folder import Folder
 from munit_fast.app.translation import SLIDER_RANGE, SLIDER_STEP, Style, Translator, UserError
 from munit_fast.models.munit import Direction
 from munit_fast.utils.text import printable
@@ -41,6 +42,7 @@ class Work:
         direction: The direction that `styles` and `chosen` are for.
         styles: The random styles of the grid.
         chosen: The style of the large picture and of the sliders.
+        options: Direction, size, number of styles and first seed that the grid was made with.
     """
 
     path: str | None = None
@@ -49,6 +51,7 @@ class Work:
     direction: Direction = "a2b"
     styles: tuple[Style, ...] = ()
     chosen: Style | None = None
+    options: tuple[Any, ...] = ()
 
     def __deepcopy__(self, memo: Any) -> Work:
         return self  # nothing in it is changed
@@ -63,14 +66,19 @@ def make_theme() -> gr.themes.Base:
     )
 
 
-def make_page(translator: Translator) -> gr.Blocks:
-    """The blocks of the page."""
+def make_page(translator: Translator, folder: Folder | None = None) -> gr.Blocks:
+    """The blocks of the page.
+
+    Args:
+        translator: The model.
+        folder: Where the files of the page lie; once it is full, nothing is computed. None: there is no bound.
+    """
     limits = translator.limits
     with gr.Blocks(
         title=f"munit-fast · {translator.name}", analytics_enabled=False, delete_cache=(MINUTE, DELETE_AFTER)
     ) as blocks:
         blocks.state_session_capacity = SESSIONS
-        _Page(translator).connect()
+        _Page(translator, folder).connect()
     blocks.queue(max_size=limits.queue, default_concurrency_limit=1, api_open=False)
     blocks.process_api = _without_tracebacks(blocks.process_api)
     return blocks
@@ -101,8 +109,8 @@ def _logged(error: Exception) -> str:
 class _Page:
     """The components and the functions that they call."""
 
-    def __init__(self, translator: Translator) -> None:
-        self.translator, self.limits = translator, translator.limits
+    def __init__(self, translator: Translator, folder: Folder | None) -> None:
+        self.translator, self.limits, self.folder = translator, translator.limits, folder
         self.has_styles = bool(translator.style_dim)
         self.work = gr.State(Work(), time_to_live=DELETE_AFTER)
         source, target = translator.domains
@@ -148,9 +156,7 @@ class _Page:
                     min_width=140,
                     elem_id="count",
                 )
-                self.seed = gr.Number(
-                    10, label="First seed", precision=0, minimum=0, maximum=2**32 - 1, min_width=120, elem_id="seed"
-                )
+                self.seed = gr.Number(10, label="First seed", precision=0, min_width=120, elem_id="seed")
 
     def _add_output(self) -> None:
         if self.has_styles:
@@ -225,21 +231,23 @@ class _Page:
     def connect(self) -> None:
         """Say what happens when a component is used."""
         options = [self.direction, self.native, self.count, self.seed]
-        shown = [self.work, self.gallery, self.save_grid, *self._ends(), *self._chosen()]
+        shown = [self.work, self.gallery, *self._ends(), *self._chosen(), self.save_grid, *self._moving(), self.seed]
         self._on(self.drawing.input, self.draw, [self.work, self.drawing, *options], shown, trigger="always_last")
-        self._on(self.picture.input, self.take, [self.work, self.picture, *options], shown, trigger="always_last")
+        taken = [*shown, self.picture]
+        self._on(self.picture.input, self.take, [self.work, self.picture, *options], taken, trigger="always_last")
         changes = [self.direction.input, self.native.input, self.count.release, self.seed.submit, self.seed.blur]
         self._on(changes, self.again, [self.work, *options], shown, trigger="always_last")
+        self._on(self.picture.clear, self.remove, [self.work], shown)
         if not self.has_styles:
             return
-        self._on(self.shuffle.click, self.other, [self.work, *options], [self.seed, *shown], trigger="once")
-        self._on(self.gallery.select, self.choose, [self.work], [self.work, *self._ends(), *self._chosen()])
+        self._on(self.shuffle.click, self.other, [self.work, *options], shown, trigger="once")
+        chosen = [self.work, self.gallery, *self._ends(), *self._chosen()]
+        self._on(self.gallery.select, self.choose, [self.work], chosen)
         moved = [slider.input for slider in self.sliders]
-        outputs = [self.work, *self._ends(), self.result, self.save_picture, self.save_style]
+        outputs = chosen[: -len(self.sliders)]
         self._on(moved, self.move, [self.work, *self.sliders], outputs, trigger="always_last")
-        chosen = [self.work, *self._ends(), *self._chosen()]
         self._on(self.example.input, self.imitate, [self.work, self.example], chosen, trigger="always_last")
-        self._on(self.load_style.upload, self.load, [self.load_style, self.work, *options], [self.direction, *shown])
+        self._on(self.load_style.upload, self.load, [self.load_style, self.work, *options], [*shown, self.direction])
         self._on(
             self.animate.click,
             self.interpolate,
@@ -275,31 +283,44 @@ class _Page:
     def _ends(self) -> list[Any]:
         return [self.first, self.last] if self.has_styles else []
 
+    def _moving(self) -> list[Any]:
+        return [self.animation, self.save_animation] if self.has_styles else []
+
     # -- what happens; each gives the values of the outputs in `connect`
 
     def draw(self, work: Work, path: str | None, *options: Any) -> list[Any]:
-        """A line was drawn, or the paper was cleared."""
+        """A line was drawn. Without a path, the paper is white again."""
         if path is None:
-            return self._skip(work)
+            return self._blank(work) if work.drawn else self._skip()
         return self._show(work, path, True, *options)
 
     def take(self, work: Work, path: str | None, *options: Any) -> list[Any]:
-        """A picture was uploaded or taken."""
-        return self._skip(work) if path is None else self._show(work, path, False, *options)
+        """A picture was uploaded or taken. One that cannot be used is put away, and with it the one of before."""
+        if path is None:
+            return [*self._skip(), gr.skip()]
+        try:
+            return [*self._show(work, path, False, *options), gr.skip()]
+        except UserError as error:
+            _warn(error)
+            return [*self._blank(work), None]
+
+    def remove(self, work: Work) -> list[Any]:
+        """The picture was taken away."""
+        return self._skip() if work.drawn else self._blank(work)
 
     def again(self, work: Work, *options: Any) -> list[Any]:
-        """An option was changed."""
-        if work.path is None:
-            return self._skip(work)
+        """An option was changed, or its field was left."""
+        seed = self._seed(*options[2:])
+        if work.path is None or work.options == (*options[:3], seed):
+            return [*self._skip()[:-1], seed]
         return self._show(work, work.path, work.drawn, *options)
 
     def other(self, work: Work, direction: Direction, native: bool, count: float, _seed: float) -> list[Any]:
         """New random styles."""
         seed = translation.new_seed()
         if work.path is None:
-            return [seed, *self._skip(work)]
-        shown = self._show(work, work.path, work.drawn, direction, native, count, seed)
-        return [seed, *shown]
+            return [*self._skip()[:-1], seed]
+        return self._show(work, work.path, work.drawn, direction, native, count, seed)
 
     def choose(self, work: Work, event: gr.SelectData) -> list[Any]:
         """A cell of the grid was chosen."""
@@ -313,12 +334,12 @@ class _Page:
             raise UserError("draw or upload something first")
         hidden = translation.to_sliders(work.chosen.code)[len(values) :]
         work = _with(work, chosen=translation.from_sliders([*values, *hidden], work.chosen))
-        return self._choose(work)[: len(self._ends()) + 4]
+        return self._choose(work)[: -len(self.sliders)]
 
     def imitate(self, work: Work, path: str | None) -> list[Any]:
         """An example of a style was given."""
         if path is None:
-            return [gr.skip()] * (1 + len(self._ends()) + len(self._chosen()))
+            return [gr.skip()] * (2 + len(self._ends()) + len(self._chosen()))
         if work.image is None:
             raise UserError("draw or upload something first")
         return self._choose(_with(work, chosen=self.translator.style_of(path, work.direction)))
@@ -326,20 +347,21 @@ class _Page:
     def load(self, path: str | None, work: Work, _direction: str, *options: Any) -> list[Any]:
         """A saved style was loaded."""
         if path is None:
-            return [gr.skip(), *self._skip(work)]
+            return [*self._skip(), gr.skip()]
         file = self.translator.load_style(path)
         if file.model != self.translator.name:
             gr.Warning(html.escape(f"the style is of {file.model}; in {self.translator.name} it looks different"))
         if (picture := work.path) is None:
             raise UserError("draw or upload something first")
         work = _with(work, direction=file.direction, chosen=file.style)
-        return [file.direction, *self._show(work, picture, work.drawn, file.direction, *options)]
+        return [*self._show(work, picture, work.drawn, file.direction, *options), file.direction]
 
     def interpolate(self, work: Work, first: int | None, last: int | None) -> list[Any]:
         """The animation between two styles."""
         styles = dict(_named(work))
         if work.image is None or first not in styles or last not in styles:
             raise UserError("draw or upload something first, then choose two styles")
+        self._check_room()
         frames = self.translator.animate(work.image, work.direction, [styles[first], styles[last]])
         path = self._file(translation.animation_bytes(frames), "animation.webp")
         return [path, _file_update(path)]
@@ -352,28 +374,35 @@ class _Page:
         """Translate a picture into the random styles and into the chosen one."""
         if direction not in translation.DIRECTIONS:
             raise UserError("choose a direction")
+        self._check_room()
         read = self.translator.read_drawing if drawn else self.translator.read
         image = read(path, "a" if direction == "a2b" else "b", native=bool(native))
+        seed = self._seed(count, seed)
+        options = direction, native, count, seed
+        work = _with(work, path=path, drawn=drawn, image=image, options=options)
         if not self.has_styles:
             found = self.translator.translate(image, direction)
             picture = self._png(translation.to_picture(found[0]), "translation.png")
-            work = _with(work, path=path, drawn=drawn, image=image, direction=direction)
-            return [work, gr.skip(), gr.skip(), picture, _file_update(picture), gr.skip()]
-        styles = tuple(self.translator.random_styles(int(seed or 0), int(count)))
+            work = _with(work, direction=direction)
+            return [work, gr.skip(), picture, _file_update(picture), gr.skip(), gr.skip(), seed]
+        styles = tuple(self.translator.random_styles(seed, int(count)))
         chosen = _kept(work, direction, styles)
-        work = _with(work, path=path, drawn=drawn, image=image, direction=direction, styles=styles, chosen=chosen)
+        work = _with(work, direction=direction, styles=styles, chosen=chosen)
         found = self.translator.translate(image, direction, styles)
         cells = [
             (self._png(translation.to_picture(x), f"seed-{style.seed}.png"), style.title)
             for x, style in zip(found, styles)
         ]
         grid = self._png(translation.grid_picture(image, found), "grid.png")
-        after = self._choose(work)
-        return [after[0], cells, _file_update(grid), *after[1:]]
+        work, _, *after = self._choose(work)
+        gallery = gr.update(value=cells, **_marked(work))
+        moving = [gr.skip() for _ in self._moving()]
+        return [work, gallery, *after, _file_update(grid), *moving, seed]
 
     def _choose(self, work: Work) -> list[Any]:
         """Translate into the chosen style."""
         assert work.image is not None and work.chosen is not None
+        self._check_room()
         found = self.translator.translate(work.image, work.direction, [work.chosen])[0]
         name = "translation.png" if work.chosen.seed is None else f"seed-{work.chosen.seed}.png"
         picture = self._png(translation.to_picture(found), name)
@@ -383,15 +412,40 @@ class _Page:
         choices = [(style.title, key) for key, style in named]
         ends = [gr.update(choices=choices, value=key) for key in (named[0][0], named[-1][0])]
         values = translation.to_sliders(work.chosen.code)[: len(self.sliders)]
-        return [work, *ends, picture, _file_update(picture), _file_update(style), *values]
+        gallery = gr.update(**_marked(work))
+        return [work, gallery, *ends, picture, _file_update(picture), _file_update(style), *values]
 
-    def _skip(self, work: Work) -> list[Any]:
-        return [gr.skip()] * (3 + len(self._ends()) + len(self._chosen()))
+    def _blank(self, work: Work) -> list[Any]:
+        """Forget the picture and all that was made of it; its styles stay."""
+        work = _with(work, path=None, drawn=False, image=None, options=())
+        no_file = gr.update(value=None, interactive=False)
+        ends = [gr.update(choices=[], value=None) for _ in self._ends()]
+        sliders = [gr.skip() for _ in self.sliders]
+        moving = [None, no_file] if self.has_styles else []
+        gallery = gr.update(value=[])
+        return [work, gallery, *ends, None, no_file, no_file, *sliders, no_file, *moving, gr.skip()]
+
+    def _skip(self) -> list[Any]:
+        return [gr.skip()] * (4 + len(self._ends()) + len(self._chosen()) + len(self._moving()))
+
+    def _seed(self, count: float, seed: float | None) -> int:
+        """The first seed that is possible with `count` styles; it is the one of the field wherever that can be used."""
+        wanted = int(seed or 0)
+        used = min(max(wanted, 0), max(0, translation.SEEDS - int(count)))
+        if used != wanted:
+            gr.Warning(f"Seed {wanted} cannot be used; the first seed is now {used}.", title="")
+        return used
+
+    def _check_room(self) -> None:
+        if self.folder is not None and self.folder.is_full():
+            raise UserError("there is no more room for files; try again later")
 
     def _png(self, picture: Any, name: str) -> str:
         return self._file(translation.png_bytes(picture), name)
 
     def _file(self, data: bytes, name: str) -> str:
+        if self.folder is not None:
+            self.folder.add(len(data))
         return _cache_file(self.result, data, name)
 
 
@@ -410,6 +464,12 @@ def _kept(work: Work, direction: Direction, styles: Sequence[Style]) -> Style:
     return styles[0] if any(chosen is style for style in work.styles) else chosen
 
 
+def _marked(work: Work) -> dict[str, Any]:
+    """Which cell of the grid is marked: the one with the chosen style. Gradio's own mark cannot be taken away."""
+    index = next((i for i, style in enumerate(work.styles) if style is work.chosen), None)
+    return {"selected_index": index or 0, "elem_classes": ["unmarked"] if index is None else []}
+
+
 def _named(work: Work) -> list[tuple[int, Style]]:
     """The styles that an animation may start and end with: those of the grid, and the chosen one unless it is there."""
     styles = list(enumerate(work.styles))
@@ -425,16 +485,22 @@ def _answering(function: Callable[..., Any], outputs: int) -> Callable[..., Any]
     def answer(*args: Any) -> Any:
         try:
             return function(*args)
-        except UserError as error:
-            message = printable(str(error))
-            if "." not in message.split()[0]:  # a file's name stays as it is
-                message = message[0].upper() + message[1:]
         except Exception as error:
-            message = _logged(error)
-        gr.Warning(html.escape(message), title="")
+            _warn(error)
         return [gr.skip()] * outputs
 
     return answer
+
+
+def _warn(error: Exception) -> None:
+    """Show an error on the page."""
+    if isinstance(error, UserError):
+        message = printable(str(error))
+        if "." not in message.split()[0]:  # a file's name stays as it is
+            message = message[0].upper() + message[1:]
+    else:
+        message = _logged(error)
+    gr.Warning(html.escape(message), title="")
 
 
 def _paper(short: int) -> gr.HTML:

@@ -1,7 +1,12 @@
-"""Serves the page: its address, its own temporary folder, and what a request may ask for."""
+"""Serves the page: its address, its own temporary folder, and what a request may ask for.
+
+What this package takes or replaces of Gradio's undocumented parts is that of Gradio 6.31: the addresses below,
+`Blocks.process_api`, `has_launched`, `async_move_resource_to_block_cache`, `temp_files` and `preprocess` of a component.
+"""
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
 import secrets
@@ -13,6 +18,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from munit_fast.app.folder import Folder
 from munit_fast.app.translation import Limits, Translator
 from munit_fast.models.munit import MUNIT, UNIT
 from munit_fast.utils.optional import require
@@ -23,20 +29,17 @@ if TYPE_CHECKING:
 FIRST_PORT, PORTS = 7860, 20
 # What the page itself asks for; Gradio answers more: records of other users' runs, monitoring, its own editor, …
 _GET = (
-    "/gradio_api/file=",
+    "/",
     "/gradio_api/queue/data",
-    "/gradio_api/heartbeat/",
     "/gradio_api/upload_progress",
     "/gradio_api/app_id",
-    "/assets/",
-    "/static/",
-    "/svelte/",
     "/theme.css",
     "/config",
     "/favicon.ico",
     "/manifest.json",
     "/robots.txt",
 )
+_GET_BELOW = ("/gradio_api/file=", "/gradio_api/heartbeat/", "/assets/", "/static/", "/svelte/")
 _POST = (
     "/gradio_api/queue/join",
     "/gradio_api/upload",
@@ -44,8 +47,7 @@ _POST = (
     "/gradio_api/cancel",
     "/gradio_api/reset",
 )
-# Variables by which Gradio would serve other files, reload sources, edit them, or wait for a debugger.
-_UNSET = ("GRADIO_ALLOWED_PATHS", "GRADIO_SHARE", "GRADIO_WATCH_DIRS", "GRADIO_VIBE_MODE", "GRADIO_MCP_SERVER")
+_LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
 def build(model: MUNIT | UNIT, *, amp: str = "off", limits: Limits | None = None, name: str | None = None) -> Blocks:
@@ -78,7 +80,7 @@ def launch(
     name: str | None = None,
     started: Callable[[str], None] = print,
 ) -> None:
-    """Serve the page of a model until Ctrl-C or SIGTERM.
+    """Serve the page of a model until Ctrl-C, SIGTERM, or the end of its terminal.
 
     Args:
         model: In evaluation mode, on its device.
@@ -96,10 +98,13 @@ def launch(
         RuntimeError: There is no public address.
     """
     stop = threading.Event()
-    before = signal.getsignal(signal.SIGTERM)
-    in_main_thread = threading.current_thread() is threading.main_thread()
-    if in_main_thread:
-        signal.signal(signal.SIGTERM, lambda *_: stop.set())
+    before = {}
+    if threading.current_thread() is threading.main_thread():
+        names = [name for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]  # Windows has no SIGHUP
+        before = {name: signal.getsignal(name) for name in map(signal.Signals.__getitem__, names)}
+    for number, handler in before.items():
+        if handler is not signal.SIG_IGN:  # as `nohup` wants it
+            signal.signal(number, lambda *_: stop.set())
     try:
         with serve(model, host=host, port=port, amp=amp, limits=limits, name=name) as address:
             started(address)
@@ -111,8 +116,8 @@ def launch(
     except KeyboardInterrupt:
         pass
     finally:
-        if in_main_thread:
-            signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 @contextlib.contextmanager
@@ -140,7 +145,7 @@ def serve(
         require("gradio", "app")
         import uvicorn
 
-        app = _application(translator, Path(folder))
+        app = _application(translator, Folder(Path(folder), limits.folder_bytes), host)
         config = uvicorn.Config(
             app, log_level="critical", access_log=False, ws="none", timeout_graceful_shutdown=1, lifespan="on"
         )
@@ -159,14 +164,14 @@ def serve(
             thread.join()
 
 
-def _application(translator: Translator, folder: Path) -> Any:
+def _application(translator: Translator, folder: Folder, host: str) -> Any:
     """The ASGI application."""
     import fastapi
     import gradio as gr
 
     from munit_fast.app.page import CSS, make_page, make_theme
 
-    blocks = make_page(translator)
+    blocks = make_page(translator, folder)
     app = gr.mount_gradio_app(
         fastapi.FastAPI(docs_url=None, redoc_url=None, openapi_url=None),
         blocks,
@@ -182,54 +187,97 @@ def _application(translator: Translator, folder: Path) -> Any:
         css=CSS,
     )
     blocks.has_launched = blocks.is_running = True  # Gradio checks the paths of files from then on only
-    return _Guard(app, translator.limits, folder)
+    return _Guard(app, translator.limits, folder, loopback=host in _LOOPBACK or host.startswith("127."))
 
 
 class _Guard:
-    """ASGI middleware: only the requests of the page, of bounded size, and none that another site makes."""
+    """ASGI middleware: only the requests of the page, of bounded size, and none that another site makes.
 
-    def __init__(self, app: Any, limits: Limits, folder: Path) -> None:
-        self.app, self.limits, self.folder = app, limits, folder
+    Args:
+        app: The application behind it.
+        limits: What a request may have.
+        folder: Where uploads go.
+        loopback: Whether only this machine reaches the page. Then it answers by the names of this machine and of
+            `--share` only: the name of another site may lead to this machine too ("DNS rebinding").
+    """
+
+    def __init__(self, app: Any, limits: Limits, folder: Folder, *, loopback: bool) -> None:
+        self.app, self.folder, self.loopback = app, folder, loopback
+        self.limit = limits.upload_bytes
+        self.body_limit = limits.upload_bytes + 2**16  # an upload has a little around the file
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         if scope["type"] == "lifespan":
             return await self.app(scope, receive, send)
         if scope["type"] != "http":
             return None
-        headers = {key.lower(): value for key, value in scope["headers"]}
+        headers = {key.decode("latin-1").lower(): value.decode("latin-1") for key, value in scope["headers"]}
+        is_upload = scope["path"].startswith("/gradio_api/upload") and scope["method"] == "POST"
         refusal = self._refusal(scope["method"], scope["path"], headers)
+        if not refusal and is_upload and await asyncio.to_thread(self.folder.is_full):
+            refusal = 507, "there is no more room for files; try again later"
         if refusal:
             return await _answer(send, *refusal)
-        # An upload has a little around the file.
-        limit, seen = self.limits.upload_bytes + 2**16, 0
+        seen, ended = 0, scope["method"] != "POST"
 
         async def bounded() -> Any:
-            nonlocal seen
+            nonlocal seen, ended
             message = await receive()
             seen += len(message.get("body", b""))
-            if seen > limit:
-                return {"type": "http.disconnect"}
+            if not ended and (seen > self.body_limit or message["type"] == "http.disconnect"):
+                # Of all errors, Gradio removes the files of an upload after this one only, and answers 413.
+                raise _cut_off(f"The body exceeds the maximum allowed size of {self.limit} bytes, or was cut off.")
+            ended = ended or not message.get("more_body", False)
             return message
 
-        return await self.app(scope, bounded, send)
+        try:
+            return await self.app(scope, bounded, send)
+        finally:
+            if is_upload:
+                self.folder.add(seen)
 
-    def _refusal(self, method: str, path: str, headers: dict[bytes, bytes]) -> tuple[int, str] | None:
+    def _refusal(self, method: str, path: str, headers: dict[str, str]) -> tuple[int, str] | None:
         if method in ("GET", "HEAD"):
-            known = path == "/" or path.startswith(_GET)
+            known = path in _GET or path.startswith(_GET_BELOW)
         else:
             known = method == "POST" and path.rstrip("/") in _POST
         if not known or "://" in path:  # file=https://… would be fetched and handed on
             return 404, "not found"
+        name = _name(headers.get("host", ""))
+        if self.loopback and name not in _LOOPBACK and not name.endswith(".gradio.live"):
+            return 403, "this page is for its own machine; open it by the address that the command printed"
         if method != "POST":
             return None
-        if headers.get(b"sec-fetch-site", b"same-origin") not in (b"same-origin", b"none"):
+        if not _is_same_origin(headers):
             return 403, "only this page may ask"
-        size = headers.get(b"content-length", b"0")
-        if not size.isdigit() or int(size) > self.limits.upload_bytes + 2**16:
-            return 413, f"the file is larger than {self.limits.upload_bytes} bytes"
-        if path.startswith("/gradio_api/upload") and _size_of(self.folder) > self.limits.folder_bytes:
-            return 507, "there is no more room for files; try again later"
+        size = headers.get("content-length", "0")
+        if not (size.isascii() and size.isdigit()) or int(size) > self.body_limit:
+            return 413, f"the file is larger than {self.limit} bytes"
         return None
+
+
+def _name(host: str) -> str:
+    """The name in a `Host` header, without the port."""
+    return host.strip("[").partition("]")[0] if host.startswith("[") else host.partition(":")[0].lower()
+
+
+def _is_same_origin(headers: dict[str, str]) -> bool:
+    """Whether a request comes from a page of this server, or from no page.
+
+    Browsers send `Sec-Fetch-Site` over HTTPS and to this machine only; over plain HTTP there is still `Origin`.
+    """
+    if (site := headers.get("sec-fetch-site")) is not None:
+        return site in ("same-origin", "none")
+    if (origin := headers.get("origin")) is None:
+        return True
+    own = (headers.get("host", ""), headers.get("x-forwarded-host", ""))  # the latter of a proxy
+    return origin.partition("://")[2].lower() in [host.lower() for host in own if host]
+
+
+def _cut_off(message: str) -> Exception:
+    from starlette.formparsers import MultiPartException
+
+    return MultiPartException(message)
 
 
 async def _answer(send: Any, status: int, text: str) -> None:
@@ -238,26 +286,23 @@ async def _answer(send: Any, status: int, text: str) -> None:
     await send({"type": "http.response.body", "body": text.encode()})
 
 
-def _size_of(folder: Path) -> int:
-    total = 0
-    for path in folder.rglob("*"):
-        with contextlib.suppress(OSError):  # deleted meanwhile
-            total += path.lstat().st_size
-    return total
-
-
 @contextlib.contextmanager
 def _settings(folder: Path) -> Iterator[None]:
-    """Gradio's environment variables: all its files in `folder`, no telemetry, nothing that opens this machine."""
+    """Gradio's environment variables: all its files in `folder`, no telemetry, and no other one.
+
+    By others Gradio would serve more files, ask for its parts elsewhere, reload sources or edit them, or wait for a
+    debugger.
+    """
     changed = {
         "GRADIO_TEMP_DIR": str(folder),
         "GRADIO_EXAMPLES_CACHE": str(folder / "examples"),  # by default a folder of the working directory, and served
         "GRADIO_ANALYTICS_ENABLED": "False",
         "HF_HUB_DISABLE_TELEMETRY": "1",
     }
-    before = {name: os.environ.get(name) for name in (*changed, *_UNSET)}
-    for name in _UNSET:
-        os.environ.pop(name, None)
+    unset = [name for name in os.environ if name.startswith("GRADIO_")]
+    before = {name: os.environ.get(name) for name in (*changed, *unset)}
+    for name in unset:
+        del os.environ[name]
     os.environ.update(changed)
     try:
         yield

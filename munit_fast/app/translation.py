@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
 from munit_fast.amp import Workload, amp_dtype, autocast
@@ -28,6 +28,7 @@ DIRECTIONS: tuple[Direction, ...] = ("a2b", "b2a")
 _DOMAINS = {"openmoji-lines2color": ("lines", "colour")}
 SLIDER_RANGE = 3.0  # a standard normal number lies outside in one of 370 cases
 SLIDER_STEP = 0.01
+SEEDS = 2**32  # seeds are 0 to SEEDS - 1
 STYLE_FORMAT = "munit-fast style"
 MAX_STYLE_FILE_BYTES = 2**20
 _MAX_CODE = 1e4  # of a style file: what no encoder gives
@@ -59,7 +60,8 @@ class Limits:
         styles: Random styles at once.
         frames: Frames of an animation.
         queue: Requests that wait; one is computed at a time.
-        folder_bytes: All files of the page together; beyond it, uploads are refused until old files are deleted.
+        folder_bytes: All files of the page together; beyond it, nothing is taken or computed until old
+            files are deleted.
     """
 
     upload_bytes: int = 20 * 2**20
@@ -165,7 +167,7 @@ class Translator:
         return image
 
     def _check_header(self, path: Path) -> int:
-        """The EXIF orientation. Raises ImageError where the picture has too many pixels; other faults are left."""
+        """The EXIF orientation. Raises ImageError for too many pixels or another kind of file; more is not checked."""
         limit = self.limits.pixels
         try:
             with warnings.catch_warnings():
@@ -175,7 +177,13 @@ class Translator:
                     orientation = image.getexif().get(_ORIENTATION, 1)
         except Image.DecompressionBombError:
             raise ImageError(f"{path}: more than {limit} pixels; make it smaller") from None
-        except Exception:  # decode_image says what is wrong; .npy is no format of Pillow's
+        except UnidentifiedImageError:
+            if path.suffix.lower() != ".npy" and path.stat().st_size:
+                raise ImageError(
+                    f"{path}: not a picture of a known kind; use .jpg, .png, .webp, .gif or .tif"
+                ) from None
+            return 1
+        except Exception:  # decode_image says what is wrong
             return 1
         if width * height > limit:
             raise ImageError(f"{path}: {width}x{height} is more than {limit} pixels; make it smaller")
@@ -193,8 +201,8 @@ class Translator:
         """
         if not 1 <= count <= self.limits.styles:
             raise UserError(f"{count} styles: choose 1 to {self.limits.styles}")
-        if not 0 <= seed < 2**32:
-            raise UserError(f"seed {seed}: choose a whole number of 0 to {2**32 - 1}")
+        if not 0 <= seed <= SEEDS - count:
+            raise UserError(f"seed {seed}: choose a whole number of 0 to {SEEDS - count}")
         return [self.random_style(seed + i) for i in range(count)]
 
     def style_of(self, path: str | Path, direction: Direction) -> Style:
@@ -421,7 +429,7 @@ def read_style(path: str | Path, style_dim: int) -> StyleFile:
         raise UserError(f"{path.name}: the numbers of the style must be finite, of at most {_MAX_CODE:g}")
     if direction not in DIRECTIONS:
         raise UserError(f"{path.name}: the direction must be a2b or b2a")
-    if seed is not None and (type(seed) is not int or not 0 <= seed < 2**32):
-        raise UserError(f"{path.name}: the seed must be a whole number of 0 to {2**32 - 1}")
+    if seed is not None and (type(seed) is not int or not 0 <= seed < SEEDS):
+        raise UserError(f"{path.name}: the seed must be a whole number of 0 to {SEEDS - 1}")
     name = model[:100] if isinstance(model, str) else "another model"
     return StyleFile(Style(torch.tensor(code, dtype=torch.float32), seed), direction, name)

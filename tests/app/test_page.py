@@ -79,6 +79,14 @@ def wait_for(page: Page, condition: str, argument: Any) -> None:
     page.wait_for_function(condition, arg=argument)
 
 
+def marked(page: Page) -> list[int]:
+    """Which cells of the grid have the ring."""
+    page.wait_for_timeout(300)  # it comes after the picture
+    return page.locator("#styles .thumbnail-item").evaluate_all(
+        "cells => cells.flatMap((cell, i) => (getComputedStyle(cell).outlineStyle === 'solid' ? [i] : []))"
+    )
+
+
 def changed(page: Page, selector: str, before: list[str]) -> list[str]:
     """The sources of the images, once they are others than before, and loaded."""
     condition = """([selector, before]) => {
@@ -127,6 +135,7 @@ def test_draw_choose_a_style_and_change_it(address: str, model: MUNIT) -> None:
         draw_circle(page, 0.5, 0.5, 0.3)
         first = changed(page, CELLS, [])
         assert len(first) == 6 and len(set(first)) == 6
+        assert marked(page) == [0]
         captions = page.locator("#styles .caption-label").all_inner_texts()
         assert [int(text.split()[-1]) for text in captions] == list(range(10, 16))
         assert np.ptp(pixels(fetched(first[0])), axis=2).max() > 50  # coloured
@@ -142,6 +151,7 @@ def test_draw_choose_a_style_and_change_it(address: str, model: MUNIT) -> None:
         chosen = changed(page, RESULT, before)
         assert (np.abs(pixels(fetched(chosen[0])) - pixels(fetched(second[2]))) <= 1).all()
         assert sliders(page) == translation.to_sliders(translator.random_style(12).code)
+        assert marked(page) == [2]
 
         page.locator("#code-3 input[type=range]").focus()
         for _ in range(80):
@@ -149,6 +159,7 @@ def test_draw_choose_a_style_and_change_it(address: str, model: MUNIT) -> None:
         wanted = round(translation.to_sliders(translator.random_style(12).code)[2] + 0.8, 2)
         wait_for(page, "value => document.querySelector('#code-3 input[type=range]').value == value", wanted)
         moved = changed(page, RESULT, chosen)
+        assert marked(page) == []
         # Until the last of the steps was answered, the style file has another number.
         for _ in range(100):
             style = json.loads(download(page, "style"))
@@ -168,11 +179,77 @@ def test_draw_choose_a_style_and_change_it(address: str, model: MUNIT) -> None:
         third = changed(page, CELLS, second)
         assert not set(second) & set(third)
         assert sources(page.locator(RESULT)) == moved  # the style that was made by hand stays
+        assert marked(page) == []
 
         page.get_by_role("button", name="Clear").click()
         page.get_by_role("button", name="Undo").click()
         draw_circle(page, 0.6, 0.4, 0.05)
         changed(page, CELLS, third)
+
+
+def test_what_was_taken_away_is_forgotten(address: str, picture: Path) -> None:
+    with page_of(DESKTOP) as page:
+        opened(page, address)
+        draw_circle(page, 0.5, 0.5, 0.3)
+        first = changed(page, CELLS, [])
+        page.get_by_role("button", name="Clear").click()
+        blank(page)
+        page.locator("#shuffle").click()
+        page.locator("#direction label").nth(1).click()
+        page.locator("#options button").first.click()
+        page.locator("#seed input").fill("77")
+        page.locator("#seed input").press("Enter")
+        page.wait_for_timeout(1500)
+        blank(page)
+        page.locator("#direction label").nth(0).click()
+
+        page.get_by_role("button", name="Undo").click()
+        changed(page, CELLS, first)
+        page.get_by_role("button", name="Undo").click()  # the only line
+        blank(page)
+
+        page.get_by_role("tab", name="Upload or camera").click()
+        page.locator("#picture input[type=file]").first.set_input_files(picture)
+        changed(page, CELLS, [])
+        page.locator("#picture button[aria-label='Clear'], #picture button[aria-label='Remove Image']").first.click()
+        blank(page)
+
+
+def blank(page: Page) -> None:
+    """Wait until nothing of a picture is shown any more."""
+    wait_for(page, "selectors => !document.querySelector(selectors)", f"{CELLS}, {RESULT}")
+    assert not page.locator("#downloads button:enabled, #downloads a[href]").count()
+
+
+def test_leaving_the_field_of_the_seed_changes_nothing(address: str) -> None:
+    with page_of(DESKTOP) as page:
+        opened(page, address)
+        draw_circle(page, 0.5, 0.5, 0.3)
+        first = changed(page, CELLS, [])
+        page.locator("#options button").first.click()
+        field = page.locator("#seed input")
+        field.focus()
+        field.blur()
+        page.wait_for_timeout(1500)
+        assert sources(page.locator(CELLS)) == first
+        field.fill("-5")
+        field.press("Enter")
+        changed(page, CELLS, first)
+        assert field.input_value() == "0" and page.locator(".toast-body").count() == 1
+
+
+def test_all_styles_are_seen_at_once(address: str) -> None:
+    with page_of(DESKTOP) as page:
+        opened(page, address)
+        draw_circle(page, 0.5, 0.5, 0.3)
+        page.locator("#options button").first.click()
+        page.locator("#count input[type=number]").fill("12")
+        page.locator("#count input[type=number]").blur()
+        wait_for(page, "([selector, count]) => document.querySelectorAll(selector).length === count", [CELLS, 12])
+        hidden = """() => [...document.querySelectorAll("#styles, #styles *")].filter((e) =>
+            e.scrollHeight > e.clientHeight + 2 && getComputedStyle(e).overflowY !== "visible" && e.clientHeight
+        ).map((e) => e.className + " " + e.clientHeight + " " + e.scrollHeight)"""
+        assert page.evaluate(hidden) == []
 
 
 def test_upload_a_picture_and_bad_files(address: str, model: MUNIT, picture: Path, tmp_path: Path) -> None:
@@ -187,7 +264,6 @@ def test_upload_a_picture_and_bad_files(address: str, model: MUNIT, picture: Pat
         toast.wait_for()
         assert "text.png" in toast.inner_text() and str(tmp_path) not in toast.inner_text()
         assert not page.locator(CELLS).count()
-        page.locator("#picture button[aria-label='Clear'], #picture button[aria-label='Remove Image']").first.click()
 
         page.locator("#picture input[type=file]").first.set_input_files(picture)
         first = changed(page, CELLS, [])
@@ -206,6 +282,8 @@ def test_upload_a_picture_and_bad_files(address: str, model: MUNIT, picture: Pat
         page.locator("#size label").nth(1).click()
         third = changed(page, CELLS, second)
         assert pixels(fetched(third[0])).shape == (80, 96, 3)
+        page.locator("#picture button[aria-label='Clear'], #picture button[aria-label='Remove Image']").first.click()
+        blank(page)
 
 
 def test_take_a_style_load_one_and_animate(address: str, model: MUNIT, picture: Path, tmp_path: Path) -> None:
@@ -239,6 +317,7 @@ def test_take_a_style_load_one_and_animate(address: str, model: MUNIT, picture: 
         loaded = changed(page, CELLS, cells)
         assert page.locator("#direction input").nth(1).is_checked()
         assert sliders(page) == translation.to_sliders(saved.code)
+        assert marked(page) == []
         assert page.locator(".toast-body", has_text="another <b>model</b>").count() == 1
 
         page.locator("#animation button").first.click()

@@ -12,12 +12,15 @@ import sys
 import tempfile
 import time
 import uuid
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from munit_fast.app import Limits, build, launch, serve, server
+from munit_fast.app import folder as folder_module
+from munit_fast.app.folder import size_of
 from munit_fast.app.translation import UserError
 from munit_fast.cli import main
 from munit_fast.models.munit import MUNIT
@@ -84,6 +87,9 @@ def uploaded(client: Any, data: bytes, name: str = "picture.png") -> str:
         "/gradio_api/vibe-code",
         "/monitoring",
         "/monitoring/summary",
+        "/configx",
+        "/theme.css/x",
+        "/gradio_api/app_idx",
         "/docs",
         "/openapi.json",
     ],
@@ -106,11 +112,42 @@ def test_other_sites_cannot_use_the_page(client: Any) -> None:
         assert answer.status_code == status
 
 
+def test_over_plain_http_the_origin_counts(model: MUNIT) -> None:
+    def status(**headers: str) -> int:
+        names = {name.replace("_", "-"): value for name, value in headers.items()}
+        return client.post("/gradio_api/upload", files={"files": ("a.png", b"0")}, headers=names).status_code
+
+    with serve(model, host="0.0.0.0") as address:
+        client = httpx.Client(base_url=address, timeout=60, trust_env=False)
+        assert status(Host="box.lan:7860") == status(Host="box.lan:7860", Origin="http://Box.lan:7860") == 200
+        for origin in ("http://evil.example", "http://box.lan", "http://box.lan:80", "null", ""):
+            assert status(Host="box.lan:7860", Origin=origin) == 403
+        assert status(Origin="https://public.example", X_Forwarded_Host="public.example") == 200  # a proxy
+        assert (
+            status(Origin="https://public.example", Sec_Fetch_Site="same-origin") == 200
+        )  # a proxy that tells nothing
+
+
+def test_on_this_machine_only_its_own_names_lead_to_the_page(client: Any) -> None:
+    port = client.base_url.port
+    for host in (f"localhost:{port}", f"127.0.0.1:{port}", f"[::1]:{port}", "LOCALHOST", "0123abc.gradio.live"):
+        assert client.get("/config", headers={"Host": host}).status_code == 200
+    for host in (
+        "evil.example",
+        f"evil.example:{port}",
+        "127.0.0.1.evil.example",
+        "gradio.live.evil.example",
+        "[x",
+        "",
+    ):
+        assert client.get("/config", headers={"Host": host}).status_code == 403
+
+
 def test_uploads_are_bounded(client: Any) -> None:
     assert client.post("/gradio_api/upload", files={"files": ("a.png", b"0" * 1_200_000)}).status_code == 413
     for size in (b"-1", b"x", b"9" * 400):
         with socket.create_connection((client.base_url.host, client.base_url.port), timeout=60) as raw:
-            raw.sendall(b"POST /gradio_api/upload HTTP/1.1\r\nHost: a\r\nContent-Length: " + size + b"\r\n\r\n")
+            raw.sendall(b"POST /gradio_api/upload HTTP/1.1\r\nHost: localhost\r\nContent-Length: " + size + b"\r\n\r\n")
             assert raw.recv(100).split()[1] in (b"400", b"413")
     many = [("files", (f"{i}.png", b"0" * 300_000)) for i in range(6)]
     assert client.post("/gradio_api/upload", files=many).status_code == 413
@@ -120,13 +157,31 @@ def test_uploads_are_bounded(client: Any) -> None:
         for _ in range(100):
             yield b"0" * 100_000
 
-    before = server._size_of(Path(os.environ["GRADIO_TEMP_DIR"]))
-    try:
-        headers = {"Content-Type": "multipart/form-data; boundary=x"}
-        assert client.post("/gradio_api/upload", content=endless(), headers=headers).status_code >= 400
-    except httpx.TransportError:
-        pass  # hung up
-    assert server._size_of(Path(os.environ["GRADIO_TEMP_DIR"])) - before < 2_000_000
+    folder = Path(os.environ["GRADIO_TEMP_DIR"])
+    before = size_of(folder)
+    headers = {"Content-Type": "multipart/form-data; boundary=x"}
+    with contextlib.suppress(httpx.TransportError):  # hung up while this side still sends
+        assert client.post("/gradio_api/upload", content=endless(), headers=headers).status_code == 413
+    assert size_of(folder) == before
+
+
+def test_an_upload_that_breaks_off_leaves_no_file(client: Any) -> None:
+    folder = Path(os.environ["GRADIO_TEMP_DIR"])
+    before = set(folder.rglob("*"))
+    head = b"POST /gradio_api/upload HTTP/1.1\r\nHost: localhost\r\nContent-Length: 900000\r\n"
+    head += b"Content-Type: multipart/form-data; boundary=x\r\n\r\n"
+    part = b'--x\r\nContent-Disposition: form-data; name="files"; filename="a.png"\r\n\r\n'
+    with socket.create_connection((client.base_url.host, client.base_url.port), timeout=60) as raw:
+        raw.sendall(head + part + b"0" * 100_000)
+        wait_until(lambda: set(folder.rglob("*")) > before)
+    wait_until(lambda: set(folder.rglob("*")) == before)
+
+
+def wait_until(condition: Callable[[], bool]) -> None:
+    end = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.02)
 
 
 def test_a_full_folder_takes_no_more_files(model: MUNIT) -> None:
@@ -134,6 +189,48 @@ def test_a_full_folder_takes_no_more_files(model: MUNIT) -> None:
         client = httpx.Client(base_url=address, timeout=60, trust_env=False)
         uploaded(client, b"0" * 2000)
         assert client.post("/gradio_api/upload", files={"files": ("a.png", b"0")}).status_code == 507
+
+
+def test_a_full_folder_stops_computations(model: MUNIT) -> None:
+    picture = (ROOT / "docs/pretrained/grid.png").read_bytes()
+    with serve(model, limits=Limits(folder_bytes=len(picture) + 500_000)) as address:
+        client = httpx.Client(base_url=address, timeout=60, trust_env=False)
+        file = {"path": uploaded(client, picture), "meta": {"_type": "gradio.FileData"}}
+        for seed in range(100):
+            ended = outcome(client, TAKE, [None, file, "a2b", False, 2, seed])
+            if ended["shown"]:
+                break
+        assert 0 < seed < 50
+        assert size_of(Path(os.environ["GRADIO_TEMP_DIR"])) < len(picture) + 1_000_000
+
+
+def test_the_size_of_the_folder_is_counted_between_walks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    walks: list[Path] = []
+    monkeypatch.setattr(folder_module, "size_of", lambda path: walks.append(path) or size_of(path))
+    (tmp_path / "a").write_bytes(b"0" * 60)
+    folder = folder_module.Folder(tmp_path, 100)
+    assert not folder.is_full()
+    folder.add(50)
+    assert folder.is_full() and len(walks) == 1
+    monkeypatch.setattr(folder_module, "WALK_EVERY", -1)
+    assert not folder.is_full() and len(walks) == 2  # what was counted is not there
+
+
+def test_seeds_end_where_the_last_style_has_one(client: Any) -> None:
+    picture = (ROOT / "docs/pretrained/grid.png").read_bytes()
+    file = {"path": uploaded(client, picture), "meta": {"_type": "gradio.FileData"}}
+    for given, used in ((2**32 - 1, 2**32 - 2), (2**40, 2**32 - 2), (-5, 0), (7, 7)):
+        ended = outcome(client, TAKE, [None, file, "a2b", False, 2, given])
+        data = ended["output"]["data"]
+        assert [cell["caption"] for cell in data[1]["value"]] == [f"seed {used}", f"seed {used + 1}"]
+        assert data[-2] == used and len(ended["shown"]) == (given != used)
+
+
+def test_a_bad_picture_takes_the_one_of_before_away(client: Any) -> None:
+    file = {"path": uploaded(client, b"no picture"), "meta": {"_type": "gradio.FileData"}}
+    ended = outcome(client, TAKE, [None, file, *OPTIONS])
+    assert ended["output"]["data"][1]["value"] == [] and ended["output"]["data"][-1] is None
+    assert ".gif" in ended["shown"][0] and ".npy" not in ended["shown"][0]
 
 
 def test_uploaded_names_stay_in_the_folder(client: Any) -> None:
@@ -217,10 +314,13 @@ def test_settings_are_as_before_afterwards(model: MUNIT, monkeypatch: pytest.Mon
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("GRADIO_ALLOWED_PATHS", "/")
     monkeypatch.setenv("GRADIO_SHARE", "True")
+    monkeypatch.setenv("GRADIO_ROOT_PATH", "https://elsewhere.example/x")
     before = dict(os.environ)
     with serve(model) as address:
         folder = Path(os.environ["GRADIO_TEMP_DIR"])
         assert folder.is_dir()
+        config = httpx.get(f"{address}config", trust_env=False).json()
+        assert config["root"] == address.rstrip("/") and "elsewhere" not in httpx.get(address, trust_env=False).text
         for path in ("/etc/passwd", examples / "x.txt", ".gradio/cached_examples/x.txt"):
             assert httpx.get(f"{address}gradio_api/file={path}", trust_env=False).status_code == 403
     assert not folder.exists() and dict(os.environ) == before
@@ -252,7 +352,7 @@ main()
 
 @pytest.mark.slow
 @pytest.mark.skipif(os.name != "posix", reason="sends signals")
-@pytest.mark.parametrize("ending", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("ending", [signal.SIGTERM, signal.SIGINT, getattr(signal, "SIGHUP", signal.SIGTERM)])
 def test_the_command_serves_asks_nobody_and_leaves_nothing(tmp_path: Path, ending: signal.Signals) -> None:
     folders = {name: tmp_path / name for name in ("HOME", "TMPDIR", "cwd")}
     for folder in folders.values():
@@ -271,7 +371,7 @@ def test_the_command_serves_asks_nobody_and_leaves_nothing(tmp_path: Path, endin
         file = {"path": uploaded(client, picture), "meta": {"_type": "gradio.FileData"}}
         ended = outcome(client, TAKE, [None, file, *OPTIONS])
         assert ended["success"] and not ended["shown"]
-        cells = ended["output"]["data"][1]
+        cells = ended["output"]["data"][1]["value"]
         assert [cell["caption"] for cell in cells] == ["seed 5", "seed 6"]
         assert client.get(f"/gradio_api/file={cells[0]['image']['path']}").content.startswith(b"\x89PNG")
         assert list(folders["TMPDIR"].iterdir())

@@ -1,4 +1,5 @@
-// Paper to draw on: after each line the drawing is uploaded, its path becomes the value, and "input" is triggered.
+// Paper to draw on: after each change the drawing is uploaded, its path becomes the value, and "input" is triggered.
+// White paper is null.
 const canvas = element.querySelector("canvas");
 const paper = canvas.getContext("2d", { willReadFrequently: true });
 const pens = element.querySelector(".pens");
@@ -78,12 +79,24 @@ for (const end of ["pointerup", "pointercancel"]) {
 element.querySelector(".undo").addEventListener("click", () => {
   if (!before.length) return;
   paper.putImageData(before.pop(), 0, 0);
-  if (before.length) send();
+  send();
 });
 element.querySelector(".clear").addEventListener("click", () => {
   before.push(paper.getImageData(0, 0, canvas.width, canvas.height));
+  before = before.slice(-MOST_STEPS);
   white();
+  send();
 });
+
+function isWhite() {
+  return paper.getImageData(0, 0, canvas.width, canvas.height).data.every((value) => value === 255);
+}
+
+async function path() {
+  if (isWhite()) return null;
+  const blob = await new Promise((done) => canvas.toBlob(done, "image/png"));
+  return (await upload(new File([blob], "drawing.png", { type: "image/png" }))).path;
+}
 
 async function send() {
   changed = true;
@@ -92,8 +105,7 @@ async function send() {
   try {
     while (changed) {
       changed = false;
-      const blob = await new Promise((done) => canvas.toBlob(done, "image/png"));
-      props.value = (await upload(new File([blob], "drawing.png", { type: "image/png" }))).path;
+      props.value = await path();
       trigger("input");
     }
   } catch (error) {
