@@ -115,16 +115,16 @@ class _Page:
         self.work = gr.State(Work(), time_to_live=DELETE_AFTER)
         source, target = translator.domains
         gr.Markdown(_heading(translator), elem_id="title", padding=False)
-        with gr.Row(equal_height=False):
-            with gr.Column(scale=5, min_width=280):
+        with gr.Row(equal_height=False, elem_id="parts"):
+            with gr.Column(scale=5, min_width=280, elem_id="given"):
                 self._add_input(source, target)
-            with gr.Column(scale=6, min_width=280):
+            with gr.Column(scale=6, min_width=280, elem_id="made"):
                 self._add_output()
         gr.Markdown(_about(translator), elem_id="about", padding=False)
 
     def _add_input(self, source: str, target: str) -> None:
         short = self.translator.model.config.short_side("a")
-        with gr.Tabs():
+        with gr.Tabs(elem_id="picture-from"):
             with gr.Tab("Draw", id="draw"):
                 self.drawing = _paper(short)
             with gr.Tab("Upload or camera", id="upload", render_children=True):
@@ -160,7 +160,7 @@ class _Page:
 
     def _add_output(self) -> None:
         if self.has_styles:
-            gr.Markdown("**Random styles:** choose one.", padding=False)
+            gr.Markdown("**Random styles:** choose one.", padding=False, elem_id="choose")
         self.gallery = gr.Gallery(
             show_label=False,
             columns=3,
@@ -174,7 +174,7 @@ class _Page:
             visible=self.has_styles,
         )
         with gr.Row(equal_height=False):
-            with gr.Column(scale=3, min_width=200):
+            with gr.Column(scale=1, min_width=200):
                 self.result = gr.Image(
                     label="Chosen style" if self.has_styles else "Translation",
                     format="png",
@@ -184,7 +184,7 @@ class _Page:
                 )
             self.sliders: list[gr.Slider] = []
             if self.has_styles:
-                with gr.Column(scale=4, min_width=240, elem_id="code"):
+                with gr.Column(scale=1, min_width=240, elem_id="code"):
                     self._add_sliders()
         with gr.Row(elem_id="downloads"):
             self.save_picture = _download("Picture")
@@ -205,7 +205,7 @@ class _Page:
                         SLIDER_RANGE,
                         value=0,
                         step=SLIDER_STEP,
-                        label=str(i + 1),
+                        label=f"Number {i + 1}",
                         min_width=120,
                         buttons=[],
                         elem_id=f"code-{i + 1}",
@@ -572,7 +572,10 @@ def _file_update(path: str) -> Any:
 def _heading(translator: Translator) -> str:
     source, target = map(_plain, translator.domains)
     known = (source, target) != ("A", "B")
+    trainer = translator.model.trainer
     title = f"{source.capitalize()} ↔ {target}" if known else _plain(translator.name)
+    if title == trainer:  # a model without a file
+        title = f"A {trainer} model"
     what = f"Draw {source} or give a picture, and see it in {target}." if known else "Draw or give a picture."
     if translator.style_dim:
         what += " Choose one of the styles, and change it with the sliders."
@@ -581,7 +584,8 @@ def _heading(translator: Translator) -> str:
 
 def _about(translator: Translator) -> str:
     about = translator.model.about
-    parts = [f"Model: {_plain(translator.name)} ({translator.model.trainer})"]
+    name, trainer = translator.name, translator.model.trainer
+    parts = [f"Model: {_plain(name)} ({trainer})" if name != trainer else f"Model: {trainer}"]
     parts += [f"{key.capitalize()}: {_plain(about[key])}" for key in ("licence", "attribution") if about.get(key)]
     parts.append("Pictures stay on the machine that serves this page, for an hour at most. Made with munit-fast.")
     return "\n\n".join(parts)

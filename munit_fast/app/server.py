@@ -1,7 +1,7 @@
 """Serves the page: its address, its own temporary folder, and what a request may ask for.
 
-What this package takes or replaces of Gradio's undocumented parts is that of Gradio 6.31: the addresses below,
-`Blocks.process_api`, `has_launched`, `async_move_resource_to_block_cache`, `temp_files` and `preprocess` of a component.
+What this package takes or replaces of the undocumented parts of Gradio is that of Gradio 6.31: the addresses below,
+`Blocks.process_api`, `has_launched`, `async_move_resource_to_block_cache`, `temp_files`, `preprocess` of components.
 """
 
 from __future__ import annotations

@@ -338,6 +338,9 @@ def test_the_page_fits_a_phone(address: str) -> None:
         assert box is not None and box["width"] > 250
         canvas.tap()  # a dot
         assert len(changed(page, CELLS, [])) == 6
+        page.evaluate("scrollTo(0, 0)")
+        cells = [cell.bounding_box() for cell in page.locator("#styles .thumbnail-item").all()[:3]]
+        assert all(cell is not None and cell["y"] + cell["height"] <= PHONE[1] for cell in cells)
         changed(page, RESULT, [])
         overflow = """() => [...document.querySelectorAll("body *")].filter((e) => {
             const box = e.getBoundingClientRect();
@@ -358,5 +361,6 @@ def test_a_unit_model_has_a_page_without_styles(small_config: dict[str, Any]) ->
         shown = changed(page, RESULT, [])
         assert pixels(fetched(shown[0])).shape == (32, 32, 3)
         assert not page.locator("#shuffle, #styles, #code, #animation").filter(visible=True).count()
+        assert page.locator("#title h1").inner_text() != "UNIT" and "(UNIT)" not in page.locator("#about").inner_text()
         draw_circle(page, 0.4, 0.5, 0.1)
         changed(page, RESULT, shown)

@@ -7,6 +7,7 @@ const eraser = element.querySelector(".eraser");
 const MOST_STEPS = 30;
 let colour = null; // null: the eraser
 let last = null; // where the pen is, while it is down
+let middle = null; // where the line ends so far: between two places of the pen
 let before = []; // the paper before each line
 let sending = false;
 let changed = false;
@@ -47,10 +48,11 @@ function line(to) {
   paper.strokeStyle = colour ?? "#fff";
   paper.lineWidth = colour ? props.pen_width : 3 * props.pen_width;
   paper.beginPath();
-  paper.moveTo(...last);
-  paper.lineTo(...to);
+  const next = [(last[0] + to[0]) / 2, (last[1] + to[1]) / 2];
+  paper.moveTo(...middle);
+  paper.quadraticCurveTo(...last, ...next); // a polygon would have corners
   paper.stroke();
-  last = to;
+  [last, middle] = [to, next];
 }
 
 canvas.addEventListener("pointerdown", (event) => {
@@ -58,7 +60,7 @@ canvas.addEventListener("pointerdown", (event) => {
   canvas.setPointerCapture(event.pointerId);
   before.push(paper.getImageData(0, 0, canvas.width, canvas.height));
   before = before.slice(-MOST_STEPS);
-  last = place(event);
+  last = middle = place(event);
   paper.fillStyle = colour ?? "#fff";
   paper.beginPath(); // a line of no length would not be drawn
   paper.arc(...last, (colour ? 0.5 : 1.5) * props.pen_width, 0, 2 * Math.PI);
@@ -66,12 +68,13 @@ canvas.addEventListener("pointerdown", (event) => {
 });
 canvas.addEventListener("pointermove", (event) => {
   if (!last || !canvas.hasPointerCapture(event.pointerId)) return;
-  for (const point of event.getCoalescedEvents?.() ?? []) line(place(point));
-  line(place(event));
+  const points = event.getCoalescedEvents?.() ?? []; // the event is the last of them
+  for (const point of points.length ? points : [event]) line(place(point));
 });
 for (const end of ["pointerup", "pointercancel"]) {
   canvas.addEventListener(end, () => {
     if (!last) return;
+    line(last); // from the middle to the end
     last = null;
     send();
   });
