@@ -16,6 +16,11 @@ def printable(text: str) -> str:
     return "".join(char if char.isprintable() or char == "\n" else ascii(char)[1:-1] for char in text)
 
 
+def one_line(text: str, most: int = 1000) -> str:
+    """Third-party text as one line for a message: at most the first `most` characters, made `printable`."""
+    return printable(" ".join(text[:most].split()))
+
+
 def safe_name(text: str) -> str:
     """A plain file name out of any text: no separators, no "..", nothing that a terminal obeys, at most 200 bytes."""
     name = _UNSAFE.sub("_", text).encode()[:MAX_NAME_BYTES].decode(errors="ignore").rstrip(" .").lstrip(" ")
