@@ -84,8 +84,8 @@ def load(
         CheckpointError: It cannot be fetched or used. The message is one line and names the repository.
         ImportError: huggingface_hub is needed and missing.
     """
-    if not isinstance(name, (str, os.PathLike)):
-        raise ValueError(f"name must be a text or a path; got {type(name).__name__}")
+    if not isinstance(name, (str, Path)):
+        raise ValueError(f"name must be a str or a pathlib.Path; got {type(name).__name__}")
     repository = _repository(name)
     if repository is None:
         given = {"revision": revision, "cache_dir": cache_dir, "token": token, "force_download": force_download or None}
@@ -220,14 +220,14 @@ def _check_revision(argument: str, revision: object) -> None:
     raise ValueError(f"{argument} must be a branch, tag or commit; got {one_line(repr(revision), 200)}")
 
 
-def _repository(name: str | os.PathLike[str]) -> str | None:
+def _repository(name: str | Path) -> str | None:
     """The name, if it has the form of a repository's and is nothing on this machine."""
     if not isinstance(name, str) or not _REPOSITORY.fullmatch(name) or os.path.lexists(name):
         return None
     return None if name.endswith((SUFFIX, *_OTHER_FILES)) else name
 
 
-def _read_local(name: str | os.PathLike[str]) -> tuple[Path, PortableModel]:
+def _read_local(name: str | Path) -> tuple[Path, PortableModel]:
     bundled = pretrained.names()
     path = Path(name)
     if str(name) in bundled or path.suffix == SUFFIX:
