@@ -420,6 +420,11 @@ def test_the_lock_names_no_server() -> None:
         ("docs/browser/pad.js", True),
         ("docs/browser/package-lock.json", True),
         ("docs/browser/.npmrc", True),
+        ("docs/pretrained/sketches/quickdraw-cat.png", True),
+        ("munit_fast/models/munit.py", True),
+        ("munit_fast/reference/networks.py", True),
+        ("munit_fast/config.py", True),
+        ("docs/browser/measure.py", False),
         ("README.md", False),
     ],
 )
