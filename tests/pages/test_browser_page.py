@@ -25,6 +25,7 @@ from PIL import Image
 
 import munit_fast as mf
 from helpers.browser import DESKTOP, PHONE, page_of
+from munit_fast.app.translation import Translator
 from munit_fast.data import resize_short_side, to_model_range
 from munit_fast.models.portable import write_portable
 
@@ -260,7 +261,7 @@ def test_files_are_coloured(root: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_tools(root: Path) -> None:
+def test_tools(root: Path, model: mf.MUNIT) -> None:
     middle = [[(0.5, 0.5), (0.52, 0.5)]]
     with opened(root, "some/path/browser.html") as page:
         canvas, tile = page.locator(".pad-canvas"), page.locator(".pad-tile").first
@@ -303,6 +304,11 @@ def test_tools(root: Path) -> None:
         with page.expect_download() as download:
             page.locator("[data-action=save-colouring]").click()
         assert np.array_equal(np.asarray(Image.open(download.value.path()).convert("RGB")), plain)
+        with page.expect_download() as download:
+            page.locator("[data-action=save-style]").click()
+        style = Translator(model).load_style(download.value.path())
+        assert torch.equal(style.style.code, shown(page)["codes"][:8])
+        assert (style.model, style.direction, style.style.seed) == ("openmoji-lines2color", "a2b", None)
         page.keyboard.press("Escape")
         assert not large.is_visible()
         page.locator("[data-control=lines]").check()
@@ -356,6 +362,9 @@ def test_another_model(root: Path, tmp_path: Path, small_config: dict[str, Any])
         found = shown(page)
         assert page.locator(".pad-tile").count() == 1
         assert not page.locator("[data-action=others]").is_visible()
+        page.locator(".pad-tile").click()
+        assert page.locator("[data-action=save-colouring]").is_visible()
+        assert not page.locator("[data-action=save-style]").is_visible()
         image = found["image"].reshape(1, 1, 32, 32)
         torch.testing.assert_close(found["values"], model.translate(image), atol=1e-3, rtol=0)
 
