@@ -160,8 +160,9 @@ class Pad {
   async open(source, options) {
     try {
       const blob = source instanceof Blob ? source : await (await fetch(source)).blob();
-      this.paper.lay(await createImageBitmap(blob), options);
-      this.changed();
+      const picture = await createImageBitmap(blob);
+      this.paper.lay(picture, options);
+      picture.close();
     } catch {
       this.say(`${source.name ?? source} is not a picture that this browser can read.`);
     }

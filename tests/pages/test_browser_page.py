@@ -46,6 +46,10 @@ SHOWN = """async () => {
   const picture = pad.paper.canvas.toDataURL();
   return { image: text(image), codes: text(codes), values: text(values), shape, milliseconds, picture };
 }"""
+KEPT = """async () => {
+  const { pad } = await import(new URL("pad.js", document.querySelector('script[src$="start.js"]').src));
+  return pad.paper.steps.map(({ picture }) => picture?.width);
+}"""
 ARRAYS = ("image", "codes", "values")
 HOUSE = [[(0.2, 0.45), (0.2, 0.85), (0.8, 0.85), (0.8, 0.45)], [(0.1, 0.5), (0.5, 0.15), (0.9, 0.5), (0.1, 0.5)]]
 
@@ -292,7 +296,8 @@ def test_tools(root: Path, model: mf.MUNIT) -> None:
             page.get_by_role("button", name="Example: cat").click()
         with page.expect_download() as download:
             page.locator("[data-action=save]").click()
-        assert Image.open(download.value.path()).size == (512, 512)
+        drawing = Image.open(download.value.path())
+        assert drawing.size == (512, 512)
 
         # A colouring, large; by keyboard.
         tile.focus()
@@ -307,13 +312,53 @@ def test_tools(root: Path, model: mf.MUNIT) -> None:
         with page.expect_download() as download:
             page.locator("[data-action=save-style]").click()
         style = Translator(model).load_style(download.value.path())
-        assert torch.equal(style.style.code, shown(page)["codes"][:8])
+        found = shown(page)
+        assert torch.equal(style.style.code, found["codes"][:8])
+        reduced = drawing.resize((64, 64), Image.Resampling.BILINEAR)
+        (colouring,) = model.translate(reduced, style=style.style.code[None])
+        wanted = to_model_range(np.asarray(colouring))
+        torch.testing.assert_close(found["values"][0, 0].clamp(-1, 1), wanted, atol=0.03, rtol=0)
         assert (style.model, style.direction, style.style.seed) == ("openmoji-lines2color", "a2b", None)
         page.keyboard.press("Escape")
         assert not large.is_visible()
         page.locator("[data-control=lines]").check()
         tile.click()
         assert (pixels(large) <= plain).all() and pixels(large).mean() < plain.mean()
+
+
+@pytest.mark.slow
+def test_undo(root: Path, tmp_path: Path) -> None:
+    Image.new("RGB", (900, 300), (90, 0, 0)).save(tmp_path / "large.png")
+    dots = [[(0.1 + 0.02 * i, 0.5), (0.1 + 0.02 * i, 0.51)] for i in range(33)]
+    with opened(root, "some/path/browser.html") as page:
+        canvas, hint = page.locator(".pad-canvas"), page.locator(".pad-hint")
+        example = pixels(canvas)
+        for _ in range(2):  # the first stroke replaces the example, also after it was taken back
+            assert hint.is_visible()
+            with another(page):
+                draw(page, [[(0.1, 0.1), (0.1, 0.11)]])
+            assert not hint.is_visible() and (pixels(canvas) == 0).sum() < 0.3 * (example == 0).sum()
+            with another(page):
+                page.keyboard.press("Control+z")
+            assert np.array_equal(pixels(canvas), example)
+
+        draw(page, dots[:3])
+        three = pixels(canvas)
+        draw(page, dots[3:])
+        assert not np.array_equal(pixels(canvas), three)
+        for _ in range(40):  # more than the page keeps
+            page.keyboard.press("Control+z")
+        assert np.array_equal(pixels(canvas), three)
+
+        with another(page):
+            page.locator("[data-control=file]").set_input_files(tmp_path / "large.png")
+        assert page.evaluate(KEPT) == [512]
+
+        page.locator("[data-action=clear]").click()
+        page.locator("[data-tool=eraser]").click()
+        draw(page, [[(0.3, 0.3), (0.5, 0.5)]])
+        page.wait_for_function(f"document.querySelector('.pad-tile').disabled && {SETTLED}")
+        assert pixels(canvas).min() == 255
 
 
 @pytest.mark.slow
