@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -440,6 +441,8 @@ def test_documentation_without_npm(tmp_path: Path, npm: str) -> None:
     if npm == "failing":
         (programs / "npm").write_text("#!/bin/sh\necho 'npm error code E404' >&2\necho more >&2\nexit 1\n")
         (programs / "npm").chmod(0o755)
+    packages = docs / "browser" / "package.json"
+    packages.write_text(re.sub(r'("onnxruntime-web": ")[^"]*', r"\g<1>98.7.6", packages.read_text()))
     folder = docs / "_static" / "browser"
     folder.mkdir()
     (folder / "manifest.json").write_text("{}")  # of an earlier build, of other sources
@@ -451,6 +454,13 @@ def test_documentation_without_npm(tmp_path: Path, npm: str) -> None:
     page = (tmp_path / "html" / "browser.html").read_text()
     assert '<script src="_static/browser' not in page and "drawing-pad" not in page
     assert 'class="admonition note"' in page
+    assert "98.7.6" in page  # the version of the runtime that npm would bring
+
+
+def test_the_ratio_is_that_of_the_published_times() -> None:
+    measured = json.loads((SOURCE / "measured.json").read_text())
+    fastest = {name: times["fastest"] for name, times in measured["milliseconds"].items()}
+    assert measured["ratio"] == round(fastest["browser"] / fastest["python"], 1)
 
 
 def test_a_folder_of_other_files_is_left_alone(tmp_path: Path) -> None:
