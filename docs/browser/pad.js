@@ -106,7 +106,7 @@ class Pad {
       button.addEventListener("click", () => this.open(at(file)));
       this.find(".pad-examples").append(button);
     }
-    for (const part of this.section.querySelectorAll('[data-part="styles"]')) part.hidden = styles === 1;
+    for (const part of ['[data-part="styles"]', '[data-action="save-style"]']) this.find(part).hidden = styles === 1;
     const weights = about.licence && `Weights: ${about.licence}`;
     this.find(".pad-about").textContent = [weights, about.attribution].filter(Boolean).join(" · ");
     this.listen();
