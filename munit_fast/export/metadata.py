@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from munit_fast.config import Config, ConfigError, parse_config
 from munit_fast.io.checkpoints import CheckpointError
-from munit_fast.io.safetensors_file import MAX_NOTES, note_line
+from munit_fast.io.safetensors_file import MAX_NOTES, checked_notes, note_line
 from munit_fast.models.munit import MUNIT, UNIT
 from munit_fast.models.portable import config_text
 from munit_fast.utils.version import __version__
@@ -55,6 +55,9 @@ def describe(
 
     Returns:
         Text by name. A note that is called like something else becomes "note_…".
+
+    Raises:
+        ValueError: There are too many notes, or one is too long, no text, or has no plain name.
     """
     own = {
         "format": FORMAT,
@@ -66,11 +69,8 @@ def describe(
         "value_range": "-1 to 1",
         "config": config_text(model.config),
     }
-    about = {
-        f"note_{name}" if name in RESERVED else name: note_line(value)
-        for name, value in {**model.about, **(notes or {})}.items()
-    }
-    return own | about
+    about = checked_notes({**model.about, **(notes or {})})
+    return own | {f"note_{name}" if name in RESERVED else name: text for name, text in about.items()}
 
 
 def parse(source: str, metadata: Mapping[str, str]) -> Description:

@@ -8,7 +8,7 @@ configuration as YAML text, and notes. Such a file holds numbers and text only: 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -64,7 +64,7 @@ def write_generators(
     path = check_name(path)
     if dtype not in DTYPES:
         raise ValueError(f"dtype must be one of {', '.join(DTYPES)}; got {dtype!r}")
-    header = _checked_notes(notes or {})
+    header = checked_notes(notes or {}, _RESERVED)
     tensors = {}
     for domain, state in states.items():
         for name, value in state.items():
@@ -114,8 +114,16 @@ def read_generators(path: str | Path) -> tuple[dict[str, str], dict[str, str], d
     return header, {one_line(key, _MAX_NAME_CHARACTERS): note_line(value) for key, value in notes}, states
 
 
-def _checked_notes(notes: Mapping[str, str]) -> dict[str, str]:
-    """Notes as lines. Raises ValueError where one would be lost or cut: a licence may ask for it as a whole."""
+def checked_notes(notes: Mapping[str, str], reserved: Sequence[str] = ()) -> dict[str, str]:
+    """Notes as lines that can be written whole: a licence may ask for every word of one.
+
+    Args:
+        notes: Text by plain names.
+        reserved: Names that are no notes'.
+
+    Raises:
+        ValueError: There are too many, or one is too long, no text, or has no plain name.
+    """
     if len(notes) > MAX_NOTES:
         raise ValueError(f"about: {len(notes)} notes; at most {MAX_NOTES} are written")
     lines = {}
@@ -125,7 +133,7 @@ def _checked_notes(notes: Mapping[str, str]) -> dict[str, str]:
                 f"about: the name of a note is at most {_MAX_NAME_CHARACTERS} letters, digits, spaces and _ . -; "
                 f"got {one_line(repr(name), 200)}"
             )
-        if name in _RESERVED:
+        if name in reserved:
             raise ValueError(f"about: {name} is written by munit-fast itself; choose another name")
         note_line(note)  # refuses what is no text
         lines[name] = one_line(note, len(note))
