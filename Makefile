@@ -38,6 +38,10 @@ PRETRAINED := openmoji-lines2color
 BUNDLED := munit_fast/models/pretrained/$(PRETRAINED).safetensors
 RESULTS := docs/pretrained
 PAD := docs/_static/browser
+# The page, and what decides how the model is exported.
+PAD_SOURCES := $(filter-out docs/browser/measure%,$(wildcard docs/browser/*.*)) docs/browser/.npmrc \
+	$(wildcard docs/pretrained/sketches/*.png) $(BUNDLED) munit_fast/config.py munit_fast/ops/upsample_conv.py \
+	$(wildcard $(addprefix munit_fast/,export/*.py models/*.py reference/*.py))
 
 .PHONY: demo test docs check types bench pretrained pretrained-card wheel gpu-check gpu-tune gpu-wheels fuzz lock audit clean
 .DEFAULT_GOAL := test
@@ -62,7 +66,7 @@ test: $(STAMP)
 	$(PYTEST)
 
 # Without npm the recipe says so in one line, and the page of the drawing pad says the same.
-$(PAD)/manifest.json: $(filter-out docs/browser/measure%,$(wildcard docs/browser/*.* munit_fast/export/*.py)) docs/browser/.npmrc $(BUNDLED) | $(STAMP)
+$(PAD)/manifest.json: $(PAD_SOURCES) | $(STAMP)
 	$(BIN)/python docs/browser/build.py $(PAD)
 
 # Every page is read again, for its warnings: pages that are up to date would give none. Sphinx needs Python 3.11.

@@ -31,7 +31,9 @@ nb_execution_timeout = 120
 nb_merge_streams = True
 
 myst_enable_extensions = ["colon_fence", "substitution"]
-myst_substitutions = {"pad": json.loads((DOCS / "browser" / "measured.json").read_text())}
+pad_times = json.loads((DOCS / "browser" / "measured.json").read_text())
+pad_packages = json.loads((DOCS / "browser" / "package.json").read_text())["dependencies"]
+myst_substitutions = {"pad": {**pad_times, "runtime": pad_packages["onnxruntime-web"]}}
 myst_heading_anchors = 3
 
 autodoc_member_order = "bysource"

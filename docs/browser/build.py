@@ -81,7 +81,9 @@ def export(pretrained: str, folder: Path) -> dict[str, object]:
     with TemporaryDirectory() as exported:
         export_model(model, Path(exported, "model.onnx"), format="onnx", directions=["a2b"])
         pack(Path(exported, "model-a2b.onnx").read_bytes(), folder / "model.onnx.gz")
+    assert model.loaded is not None
     return {
+        "name": model.loaded.stem,
         "model": "model.onnx.gz",
         "size": model.config.short_side("a"),
         "channels": model.config.input_dim_a,

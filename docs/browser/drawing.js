@@ -1,12 +1,19 @@
 // The paper: strokes of a mouse, a pen or a finger, and pictures laid on it.
 
-/** @typedef {{points: {x: number, y: number}[], width: number, erase: boolean} | {picture: CanvasImageSource | null}} Step */
+/**
+ * A stroke on what is there (if `fresh`, in its place), or a picture as large as the paper.
+ *
+ * @typedef {{points: {x: number, y: number}[], width: number, erase: boolean, fresh: boolean}
+ *   | {picture: OffscreenCanvas, untouched: boolean}} Step
+ */
+
+const STEPS = 30; // that can be undone: a picture takes a megabyte
 
 export class Drawing {
   /**
    * @param {HTMLCanvasElement} canvas
    * @param {number} size of the canvas in pixels, both ways
-   * @param {() => void} changed called after each step that changed the drawing
+   * @param {() => void} changed called when a stroke begins, and after each step that changed the drawing
    */
   constructor(canvas, size, changed) {
     this.canvas = canvas;
@@ -14,20 +21,26 @@ export class Drawing {
     this.changed = changed;
     this.width = 1;
     this.erase = false;
-    this.untouched = false; // shows an example that the first stroke replaces
     /** @type {Step[]} */
     this.steps = [];
     this.stroke = null;
     this.context = canvas.getContext("2d");
-    this.done = new OffscreenCanvas(size, size);
+    this.done = blank(size);
+    this.base = blank(size); // before the steps
     this.repaint();
     canvas.addEventListener("pointerdown", (event) => this.begin(event));
     canvas.addEventListener("pointermove", (event) => this.move(event));
     for (const name of ["pointerup", "pointercancel"]) canvas.addEventListener(name, (event) => this.end(event));
   }
 
+  /** Whether all is white. */
   get empty() {
-    return !this.steps.some((step) => step.points || step.picture) || Boolean(this.steps.at(-1)?.picture === null);
+    return new Uint32Array(this.pixels().data.buffer).every((pixel) => pixel === 0xffffffff);
+  }
+
+  /** Whether it shows an example that the first stroke replaces. */
+  get untouched() {
+    return !this.stroke && Boolean(this.steps.at(-1)?.untouched);
   }
 
   /** The pixels of the drawing, without a stroke that is not finished. */
@@ -36,7 +49,9 @@ export class Drawing {
   }
 
   undo() {
-    if (this.steps.pop()) this.finish();
+    if (!this.steps.pop()) return;
+    this.repaint();
+    this.changed();
   }
 
   clear() {
@@ -45,43 +60,41 @@ export class Drawing {
 
   /** Replace the drawing by a picture as large as fits, on white; by nothing if it is null. */
   lay(picture, { untouched = false } = {}) {
-    this.steps.push({ picture });
-    this.finish();
-    this.untouched = untouched;
+    const paper = blank(this.size);
+    if (picture) fit(paper.getContext("2d"), picture, this.size);
+    this.add({ picture: paper, untouched });
   }
 
-  finish() {
-    this.untouched = false;
+  /** @param {Step} step */
+  add(step) {
+    this.steps.push(step);
+    if (this.steps.length > STEPS) take(this.base, this.steps.shift());
     this.repaint();
     this.changed();
   }
 
   repaint() {
-    const context = this.done.getContext("2d", { willReadFrequently: true });
-    const last = this.steps.findLastIndex((step) => "picture" in step);
-    context.fillStyle = "white";
-    context.fillRect(0, 0, this.size, this.size);
-    for (const step of this.steps.slice(Math.max(0, last))) {
-      if (step.points) draw(context, step);
-      else if (step.picture) fit(context, step.picture, this.size);
-    }
+    take(this.done, { picture: this.base });
+    const last = this.steps.findLastIndex((step) => step.picture || step.fresh);
+    for (const step of this.steps.slice(Math.max(0, last))) take(this.done, step);
     this.show();
   }
 
   show() {
     this.context.drawImage(this.done, 0, 0);
-    if (this.stroke) draw(this.context, this.stroke);
+    if (this.stroke) take(this.canvas, this.stroke);
   }
 
   begin(event) {
     if (this.stroke || event.button > 0) return;
     event.preventDefault();
     this.canvas.setPointerCapture(event.pointerId);
-    if (this.untouched) this.clear();
     const erase = this.erase || Boolean(event.buttons & 32); // the other end of a pen
-    this.stroke = { points: [this.place(event)], width: this.width * (erase ? 2.5 : 1), erase };
+    const fresh = this.untouched && !erase;
+    this.stroke = { points: [this.place(event)], width: this.width * (erase ? 2.5 : 1), erase, fresh };
     this.pointer = event.pointerId;
     this.show();
+    this.changed();
   }
 
   move(event) {
@@ -93,9 +106,9 @@ export class Drawing {
 
   end(event) {
     if (!this.stroke || event.pointerId !== this.pointer) return;
-    this.steps.push(this.stroke);
+    const { stroke } = this;
     this.stroke = null;
-    this.finish();
+    this.add(stroke);
   }
 
   place(event) {
@@ -105,6 +118,29 @@ export class Drawing {
       y: ((event.clientY - box.top) / box.height) * this.size,
     };
   }
+}
+
+/** White paper. */
+function blank(size) {
+  const paper = new OffscreenCanvas(size, size);
+  const context = paper.getContext("2d", { willReadFrequently: true });
+  context.fillStyle = "white";
+  context.fillRect(0, 0, size, size);
+  return paper;
+}
+
+/** Paint a step on a canvas. @param {Step} step */
+function take(canvas, step) {
+  const context = canvas.getContext("2d");
+  if (step.picture) {
+    context.drawImage(step.picture, 0, 0);
+    return;
+  }
+  if (step.fresh) {
+    context.fillStyle = "white";
+    context.fillRect(0, 0, canvas.width, canvas.height);
+  }
+  draw(context, step);
 }
 
 /** A stroke as a smooth curve through the middles between its points. */

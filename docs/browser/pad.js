@@ -106,7 +106,7 @@ class Pad {
       button.addEventListener("click", () => this.open(at(file)));
       this.find(".pad-examples").append(button);
     }
-    this.find('[data-part="styles"]').hidden = styles === 1;
+    for (const part of ['[data-part="styles"]', '[data-action="save-style"]']) this.find(part).hidden = styles === 1;
     const weights = about.licence && `Weights: ${about.licence}`;
     this.find(".pad-about").textContent = [weights, about.attribution].filter(Boolean).join(" · ");
     this.listen();
@@ -140,6 +140,7 @@ class Pad {
       save: () => save(this.paper.canvas, "drawing.png"),
       others: () => this.take(this.seed + this.model.styles),
       "save-colouring": () => save(this.find("dialog canvas"), `colouring-${this.seed + this.enlarged}.png`),
+      "save-style": () => download(this.style(this.enlarged), `style-${this.seed + this.enlarged}.json`),
       close: () => this.find("dialog").close(),
     };
     for (const [name, action] of Object.entries(actions)) {
@@ -159,8 +160,9 @@ class Pad {
   async open(source, options) {
     try {
       const blob = source instanceof Blob ? source : await (await fetch(source)).blob();
-      this.paper.lay(await createImageBitmap(blob), options);
-      this.changed();
+      const picture = await createImageBitmap(blob);
+      this.paper.lay(picture, options);
+      picture.close();
     } catch {
       this.say(`${source.name ?? source} is not a picture that this browser can read.`);
     }
@@ -281,16 +283,26 @@ class Pad {
     this.find(".pad-caption").textContent = this.tiles[i].querySelector("span").textContent;
     if (!dialog.open) dialog.showModal();
   }
+
+  /** The style of a tile as a file for `munit-fast app`, whose seeds are others. */
+  style(i) {
+    const { name: model, style_dim: length } = this.model;
+    const code = [...this.shown.codes.subarray(i * length, (i + 1) * length)];
+    const values = { format: "munit-fast style", model, direction: "a2b", seed: null, code };
+    return new Blob([JSON.stringify(values, null, 1), "\n"], { type: "application/json" });
+  }
 }
 
 function save(canvas, name) {
-  canvas.toBlob((blob) => {
-    const link = document.createElement("a");
-    link.href = URL.createObjectURL(blob);
-    link.download = name;
-    link.click();
-    setTimeout(() => URL.revokeObjectURL(link.href), 1000);
-  });
+  canvas.toBlob((blob) => download(blob, name));
+}
+
+function download(blob, name) {
+  const link = document.createElement("a");
+  link.href = URL.createObjectURL(blob);
+  link.download = name;
+  link.click();
+  setTimeout(() => URL.revokeObjectURL(link.href), 1000);
 }
 
 export const pad = new Pad();

@@ -41,6 +41,7 @@ SAVED_FORMATS = {
     ".tiff": "TIFF",
     ".webp": "WEBP",
 }
+_ON_THE_WAY = {"La": "LA", "LAB": "RGB"}  # from which Pillow converts to no other mode, or not to "L"
 _WHITE_POINT = {np.dtype(np.uint8): 255, np.dtype(np.uint16): 65535, np.dtype(np.float32): 1}
 _LUMA = (19595, 38470, 7471)  # ITU-R 601 in 1/65536, as Pillow's "L" has them
 
@@ -82,8 +83,10 @@ def decode_image(path: str | os.PathLike[str], channels: int, *, matte: int | No
 def decode_pillow(image: Image.Image, channels: int, *, matte: int | None = None, name: str = "image") -> Array:
     """The pixels of a PIL image of any mode, as `decode_image` gives those of a file.
 
-    Modes "I" and "I;16" give uint16, mode "F" gives float32 and must hold finite values in 0..1, others give uint8.
-    The EXIF orientation is not applied; `PIL.ImageOps.exif_transpose` does that.
+    Modes "I" and "I;16" give uint16: their values are 16 bits, 0..65535, so 8 bits as `image.convert("I")` has them
+    are nearly black. Mode "F" gives float32 and must hold finite values in 0..1. Every other mode gives uint8: "1",
+    "L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr", "HSV" and "LAB". The EXIF orientation is
+    not applied; `PIL.ImageOps.exif_transpose` does that.
 
     Args:
         image: The image.
@@ -101,7 +104,8 @@ def decode_pillow(image: Image.Image, channels: int, *, matte: int | None = None
     _check_channels(name, channels)
     with _decoding(name):
         array = _pillow_pixels(image, channels, matte, name)
-    return _with_channels(_checked_values(array, name), channels)
+    remedy = '; use image.convert("RGB") for values in 0..255'
+    return _with_channels(_checked_values(array, name, remedy), channels)
 
 
 def to_model_range(array: Array) -> Tensor:
@@ -267,6 +271,8 @@ def _pillow_pixels(image: Image.Image, channels: int, matte: int | None, name: P
         return _whole_numbers(np.asarray(image), name)
     if image.mode == "F":
         return np.asarray(image)
+    if image.mode in _ON_THE_WAY:
+        image = image.convert(_ON_THE_WAY[image.mode])
     if matte is not None and image.has_transparency_data:
         return np.asarray(_laid_over(image.convert("RGBA"), matte).convert("RGB"))
     return np.asarray(image.convert("L" if channels == 1 else "RGB"))
@@ -279,7 +285,9 @@ def _laid_over(image: Image.Image, matte: int) -> Image.Image:
 def _whole_numbers(values: Array, name: Path | str) -> Array:
     """Pillow's integer modes as uint16: 16-bit files come as uint16 or, in some versions, as int32."""
     if values.dtype.kind != "u" and (values.min() < 0 or values.max() > 65535):
-        raise ImageError(f"{name}: whole numbers outside 0..65535; save it with 8 or 16 bits")
+        raise ImageError(
+            f'{name}: whole numbers outside 0..65535; save it with 8 or 16 bits, or use image.convert("RGB")'
+        )
     return values.astype(np.uint16)
 
 
@@ -301,12 +309,12 @@ def _decode_npy(path: Path) -> Array:
     raise ImageError(f"{path}: values of type {values.dtype}; use uint8, uint16 or floating point in 0..1")
 
 
-def _checked_values(array: Array, name: Path | str) -> Array:
+def _checked_values(array: Array, name: Path | str, remedy: str = "") -> Array:
     """[H, W, C] of a supported dtype."""
     if array.dtype.kind == "f":
         low, high = float(array.min()), float(array.max())  # NaN makes both comparisons false
         if not (low >= 0 and high <= 1):
-            raise ImageError(f"{name}: floating-point values must be finite, in 0..1, not {low:g}..{high:g}")
+            raise ImageError(f"{name}: floating-point values must be finite, in 0..1, not {low:g}..{high:g}{remedy}")
     return array[:, :, None] if array.ndim == 2 else array
 
 

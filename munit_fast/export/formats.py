@@ -137,7 +137,7 @@ def onnx_session(source: bytes | Path, ort: ModuleType, threads: int = 0, provid
     options = ort.SessionOptions()
     options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_ALL
-    options.log_severity_level = 3  # errors
+    options.log_severity_level = 4  # errors are raised, and need not be printed too
     # Within a call its threads wait for each other by spinning; after it they must not take time from others.
     options.add_session_config_entry("session.force_spinning_stop", "1")
     return ort.InferenceSession(

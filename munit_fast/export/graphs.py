@@ -9,6 +9,7 @@ plane whose side may be 1, which torch.export takes for a constant.
 from __future__ import annotations
 
 import copy
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -89,6 +90,7 @@ def make_graphs(
     plain.float().eval().requires_grad_(False)
     config, style_dim = model.config, model.config.gen.style_dim
     least, multiple = smallest_generator_size(config.gen), config.size_multiple
+    checksum = _checksum(plain)
     graphs = []
     for direction in directions:
         a, b = direction[0], direction[2]
@@ -109,7 +111,7 @@ def make_graphs(
             dynamic["style"] = {0: BATCH, 1: STYLES}
         if dtype == "fp16":
             _halve(translation)
-        about = partial(describe, model, dtype=dtype, notes=notes, smallest_size=str(least))
+        about = partial(describe, model, dtype=dtype, notes=notes, smallest_size=str(least), weights=checksum)
         graphs.append(
             Graph(
                 direction,
@@ -138,6 +140,15 @@ def make_graphs(
                 )
             )
     return graphs
+
+
+def _checksum(model: nn.Module) -> str:
+    """SHA-256 of names and weights."""
+    found = hashlib.sha256()
+    for name, value in sorted(model.state_dict().items()):
+        found.update(name.encode())
+        found.update(value.cpu().contiguous().numpy().tobytes())
+    return found.hexdigest()
 
 
 class _Translation(nn.Module):

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from munit_fast.config import Config, ConfigError, parse_config
 from munit_fast.io.checkpoints import CheckpointError
-from munit_fast.io.safetensors_file import MAX_NOTES, note_line
+from munit_fast.io.safetensors_file import MAX_NOTES, checked_notes, note_line
 from munit_fast.models.munit import MUNIT, UNIT
 from munit_fast.models.portable import config_text
 from munit_fast.utils.version import __version__
@@ -16,7 +16,7 @@ FORMAT = "munit-fast graph 1"
 # What is not a note of the user's.
 RESERVED = (
     *("format", "version", "trainer", "role", "direction", "domain", "dtype", "value_range"),
-    *("size_multiple", "smallest_size", "config"),
+    *("size_multiple", "smallest_size", "config", "weights"),
 )
 
 
@@ -29,6 +29,7 @@ class Description:
         role: "translation" or "style".
         place: The direction of a translation, the domain of a style encoder.
         config: The configuration of the networks.
+        weights: A checksum of the whole model's: graphs of one model have the same.
         about: The notes: licence, attribution, how the model was trained.
     """
 
@@ -36,6 +37,7 @@ class Description:
     role: str
     place: str
     config: Config
+    weights: str
     about: Mapping[str, str]
 
 
@@ -49,10 +51,13 @@ def describe(
         dtype: What its convolutions are computed in.
         role: "translation" or "style".
         notes: Notes beside those of the model.
-        more: "direction" or "domain", "size_multiple", "smallest_size".
+        more: "direction" or "domain", "size_multiple", "smallest_size", "weights".
+
+    Returns:
+        Text by name. A note that is called like something else becomes "note_…".
 
     Raises:
-        ValueError: A note has the name of something that is written anyway.
+        ValueError: There are too many notes, or one is too long, no text, or has no plain name.
     """
     own = {
         "format": FORMAT,
@@ -64,10 +69,8 @@ def describe(
         "value_range": "-1 to 1",
         "config": config_text(model.config),
     }
-    about = {name: note_line(value) for name, value in {**model.about, **(notes or {})}.items()}
-    if taken := [name for name in RESERVED if name in about]:
-        raise ValueError(f"notes: {taken[0]} is written by munit-fast itself; choose another name")
-    return own | about
+    about = checked_notes({**model.about, **(notes or {})})
+    return own | {f"note_{name}" if name in RESERVED else name: text for name, text in about.items()}
 
 
 def parse(source: str, metadata: Mapping[str, str]) -> Description:
@@ -96,4 +99,4 @@ def parse(source: str, metadata: Mapping[str, str]) -> Description:
     except ConfigError as error:
         raise CheckpointError("; ".join(str(error).splitlines())) from None
     notes = [(name, note_line(value)) for name, value in metadata.items() if name not in RESERVED]
-    return Description(trainer, role, metadata[name], config, dict(notes[:MAX_NOTES]))
+    return Description(trainer, role, metadata[name], config, metadata.get("weights", ""), dict(notes[:MAX_NOTES]))

@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -15,7 +17,9 @@ from munit_fast.io.checkpoints import CheckpointError
 from munit_fast.models.munit import Direction
 from munit_fast.models.portable import matte_of
 from munit_fast.utils.optional import require
-from munit_fast.utils.text import printable
+from munit_fast.utils.text import first_line
+
+Array = npt.NDArray[np.float32]
 
 SUFFIX = ".onnx"
 _MAX_BYTES = 2**31  # protobuf's own limit
@@ -54,7 +58,10 @@ class OnnxModel:
     def __init__(self, path: str | Path, device: str = "cpu", threads: int = 0) -> None:
         self._path, self._threads = Path(path), threads
         self._providers = _providers(device)
+        if not isinstance(threads, int) or threads < 0:
+            raise ValueError(f"threads must be a whole number, 0 or more; got {threads!r}")
         self._session, description = self._open(self._path, "translation")
+        self._weights = description.weights
         self.config, self.trainer, self.about = description.config, description.trainer, dict(description.about)
         self.direction: Direction = "a2b" if description.place == "a2b" else "b2a"
         self._style_session: Any = None
@@ -68,46 +75,67 @@ class OnnxModel:
         """Translate images, as `munit_fast.MUNIT.translate` does.
 
         Args:
-            x: Images [N, C, H, W], float32, on the CPU, in [-1, 1].
+            x: Images [N, C, H, W], floating point, in [-1, 1].
             direction: The file's, if given.
-            style: Codes [N, S, style_dim], float32; None for UNIT.
+            style: Codes [N, S, style_dim], floating point; None for UNIT.
 
         Returns:
-            Images [N, S, C', H, W] in [-1, 1], float32.
+            Images [N, S, C', H, W] in [-1, 1], float32, on the CPU.
 
         Raises:
-            ValueError: `direction` is not the file's.
+            ValueError: `direction` is not the file's, or `x` or `style` has another shape or type.
+            CheckpointError: onnxruntime cannot run the file, or its output has another shape.
         """
         if direction not in (None, self.direction):
             raise ValueError(f"{self._path} translates {self.direction}; for {direction} open the file of that name")
-        inputs = {"image": x.numpy()}
-        if style is not None:
-            inputs["style"] = style.numpy()
-        return torch.from_numpy(self._session.run(None, inputs)[0])
+        inputs = {"image": self._images(x, self.direction[0])}
+        n, _, height, width = x.shape
+        styles = 1
+        if self.trainer == "UNIT":
+            if style is not None:
+                raise ValueError("style must be None: UNIT has no style codes")
+        else:
+            dim = self.config.gen.style_dim
+            if not isinstance(style, Tensor) or style.dim() != 3 or (style.shape[0], style.shape[2]) != (n, dim):
+                found = list(style.shape) if isinstance(style, Tensor) else type(style).__name__
+                raise ValueError(f"style must be codes [{n}, S, {dim}]; got {found}")
+            inputs["style"], styles = _array(style), style.shape[1]
+        channels = getattr(self.config, f"input_dim_{self.direction[-1]}")
+        return _run(self._path, self._session, inputs, (n, styles, channels, height, width))
 
     def encode_style(self, x: Tensor, domain: str) -> Tensor:
         """The style codes of images, as `munit_fast.MUNIT.encode_style` gives them.
 
         Args:
-            x: Images [N, C, H, W] of the target domain, float32, on the CPU, in [-1, 1].
+            x: Images [N, C, H, W] of the target domain, floating point, in [-1, 1].
             domain: The target domain, "a" or "b".
 
         Returns:
-            Codes [N, style_dim], float32.
+            Codes [N, style_dim], float32, on the CPU.
 
         Raises:
-            ValueError: `domain` is not the target.
-            CheckpointError: NAME-style-b.onnx is not beside the file, or of another model.
+            ValueError: `domain` is not the target, or `x` has another shape or type.
+            CheckpointError: NAME-style-b.onnx is not beside the file, or of another model, or cannot be run.
         """
         if domain != self.direction[-1]:
             raise ValueError(f"{self._path} takes styles of domain {self.direction[-1]}; got {domain!r}")
+        path = self._path.with_name(f"{self._path.stem.removesuffix(f'-{self.direction}')}-style-{domain}{SUFFIX}")
         if self._style_session is None:
-            stem = self._path.stem.removesuffix(f"-{self.direction}")
-            path = self._path.with_name(f"{stem}-style-{domain}{SUFFIX}")
-            self._style_session, description = self._open(path, "style")
-            if description.place != domain or description.config != self.config:
-                raise CheckpointError(f"{path}: is not the style encoder of {self._path.name}")
-        return torch.from_numpy(self._style_session.run(None, {"image": x.numpy()})[0])
+            session, description = self._open(path, "style")
+            if (description.place, description.weights) != (domain, self._weights):
+                raise CheckpointError(f"{path}: is not the style encoder of {self._path.name}; export both again")
+            self._style_session = session
+        inputs = {"image": self._images(x, domain)}
+        return _run(path, self._style_session, inputs, (x.shape[0], self.config.gen.style_dim))
+
+    def _images(self, x: Tensor, domain: str) -> Array:
+        channels = getattr(self.config, f"input_dim_{domain}")
+        if not isinstance(x, Tensor) or x.dim() != 4 or x.shape[1] != channels or 0 in x.shape:
+            found = list(x.shape) if isinstance(x, Tensor) else type(x).__name__
+            raise ValueError(f"x must be images [N, {channels}, H, W] with N, H, W ≥ 1; got {found}")
+        if not x.is_floating_point():
+            raise ValueError(f"x must be floating point in [-1, 1]; got {x.dtype}")
+        return _array(x)
 
     def _open(self, path: Path, role: str) -> tuple[Any, Description]:
         data, metadata = read_onnx(path)
@@ -118,9 +146,30 @@ class OnnxModel:
         try:
             session = onnx_session(data, ort, self._threads, self._providers)
         except Exception as error:  # onnxruntime's have no common class
-            raise CheckpointError(f"{path}: onnxruntime cannot open it ({_first_line(error)})") from None
+            raise CheckpointError(f"{path}: onnxruntime cannot open it ({first_line(error)})") from None
         _check_signature(path, session, description)
         return session, description
+
+
+def _array(x: Tensor) -> Array:
+    return x.detach().to("cpu", torch.float32).contiguous().numpy()
+
+
+def _run(path: Path, session: Any, inputs: dict[str, Array], shape: tuple[int, ...]) -> Tensor:
+    """What a session gives, which must have a shape. Raises CheckpointError where it cannot be run, or has not."""
+    height, width = inputs["image"].shape[2:]
+    try:
+        [found] = session.run(None, inputs)
+    except Exception as error:  # onnxruntime's have no common class
+        raise CheckpointError(
+            f"{path}: onnxruntime cannot run it on {len(inputs['image'])} images of {width}×{height} "
+            f"({first_line(error)}); if memory is short, translate fewer or smaller ones at once"
+        ) from None
+    if found.shape != shape or not np.isfinite(found).all():
+        raise CheckpointError(
+            f"{path}: gives {list(found.shape)} instead of finite numbers {list(shape)}: it is damaged, or another's"
+        )
+    return torch.from_numpy(found)
 
 
 def read_onnx(path: Path) -> tuple[bytes, dict[str, str]]:
@@ -223,8 +272,3 @@ def _providers(device: str) -> tuple[str, ...]:
     if "CUDAExecutionProvider" not in require("onnxruntime", "onnx").get_available_providers():
         raise ValueError("device cuda: this onnxruntime has no CUDA; pip install onnxruntime-gpu, or use cpu")
     return ("CUDAExecutionProvider",)
-
-
-def _first_line(error: Exception) -> str:
-    lines = printable(str(error)).splitlines()
-    return lines[0][:300] if lines else type(error).__name__

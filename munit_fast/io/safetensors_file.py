@@ -7,7 +7,8 @@ configuration as YAML text, and notes. Such a file holds numbers and text only: 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -17,13 +18,14 @@ from torch import Tensor
 
 from munit_fast.io.atomic import atomic_write_bytes
 from munit_fast.io.checkpoints import CheckpointError
-from munit_fast.utils.text import printable
+from munit_fast.utils.text import one_line
 
 SUFFIX = ".safetensors"
 DTYPES = {"fp16": torch.float16, "fp32": torch.float32}
 _FORMAT = "munit-fast generators 1"
 _RESERVED = ("format", "trainer", "config")  # header entries that are no notes
-MAX_NOTES, _MAX_NOTE_CHARACTERS = 20, 500  # of a third-party file, and of each note
+MAX_NOTES, _MAX_NOTE_CHARACTERS, _MAX_NAME_CHARACTERS = 20, 2000, 64  # of a file, of each note, of its name
+_NOTE_NAME = re.compile(rf"[A-Za-z0-9_ .-]{{1,{_MAX_NAME_CHARACTERS}}}")
 
 
 def check_name(path: str | Path) -> Path:
@@ -53,7 +55,7 @@ def write_generators(
         trainer: "MUNIT" or "UNIT".
         config: The configuration as YAML text.
         dtype: "fp16" (half the size; weights are rounded to 11 bits) or "fp32".
-        notes: Plain text by plain names, for the header.
+        notes: Plain text by plain names, for the header: at most 20, of at most 2,000 characters each.
 
     Raises:
         ValueError: An argument is none of the above, or a weight is not finite in `dtype`.
@@ -62,9 +64,7 @@ def write_generators(
     path = check_name(path)
     if dtype not in DTYPES:
         raise ValueError(f"dtype must be one of {', '.join(DTYPES)}; got {dtype!r}")
-    header = {key: note_line(value) for key, value in (notes or {}).items()}
-    if reserved := [key for key in _RESERVED if key in header]:
-        raise ValueError(f"about: {reserved[0]} is written by munit-fast itself; choose another name")
+    header = checked_notes(notes or {}, _RESERVED)
     tensors = {}
     for domain, state in states.items():
         for name, value in state.items():
@@ -110,8 +110,38 @@ def read_generators(path: str | Path) -> tuple[dict[str, str], dict[str, str], d
             )
         states[domain][rest] = tensor
     header = {key: metadata.get(key, "") for key in _RESERVED}
-    notes = [(key, note_line(value)) for key, value in metadata.items() if key not in _RESERVED]
-    return header, dict(notes[:MAX_NOTES]), states
+    notes = [(key, value) for key, value in metadata.items() if key not in _RESERVED][:MAX_NOTES]
+    return header, {one_line(key, _MAX_NAME_CHARACTERS): note_line(value) for key, value in notes}, states
+
+
+def checked_notes(notes: Mapping[str, str], reserved: Sequence[str] = ()) -> dict[str, str]:
+    """Notes as lines that can be written whole: a licence may ask for every word of one.
+
+    Args:
+        notes: Text by plain names.
+        reserved: Names that are no notes'.
+
+    Raises:
+        ValueError: There are too many, or one is too long, no text, or has no plain name.
+    """
+    if len(notes) > MAX_NOTES:
+        raise ValueError(f"about: {len(notes)} notes; at most {MAX_NOTES} are written")
+    lines = {}
+    for name, note in notes.items():
+        if not isinstance(name, str) or not _NOTE_NAME.fullmatch(name):
+            raise ValueError(
+                f"about: the name of a note is at most {_MAX_NAME_CHARACTERS} letters, digits, spaces and _ . -; "
+                f"got {one_line(repr(name), 200)}"
+            )
+        if name in reserved:
+            raise ValueError(f"about: {name} is written by munit-fast itself; choose another name")
+        note_line(note)  # refuses what is no text
+        lines[name] = one_line(note, len(note))
+        if len(lines[name]) > _MAX_NOTE_CHARACTERS:
+            raise ValueError(
+                f"about: {name} has {len(lines[name])} characters; at most {_MAX_NOTE_CHARACTERS} are written"
+            )
+    return lines
 
 
 def note_line(note: str) -> str:
@@ -125,4 +155,4 @@ def note_line(note: str) -> str:
     """
     if not isinstance(note, str):
         raise ValueError(f"about: a note is text; got {type(note).__name__}")
-    return printable(" ".join(note[: 2 * _MAX_NOTE_CHARACTERS].split()))[:_MAX_NOTE_CHARACTERS]
+    return one_line(note, 2 * _MAX_NOTE_CHARACTERS)[:_MAX_NOTE_CHARACTERS]

@@ -35,7 +35,7 @@ from munit_fast.models.model_folder import (
 )
 from munit_fast.models.portable import Exportable, PortableModel, read_portable
 from munit_fast.utils.optional import require
-from munit_fast.utils.text import printable
+from munit_fast.utils.text import one_line, printable
 from munit_fast.utils.version import __version__
 
 T = TypeVar("T")
@@ -45,6 +45,13 @@ _REPOSITORY = re.compile(r"[A-Za-z0-9_][\w.-]*/[A-Za-z0-9_][\w.-]*", re.ASCII)
 _REVISION = re.compile(r"[A-Za-z0-9_][\w.+@/-]{0,199}", re.ASCII)  # a name of git that is a path inside the cache too
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _ETAG = re.compile(r"[A-Za-z0-9][\w.:+=-]{0,127}", re.ASCII)  # becomes a file's name in the cache
+_RUN = "--config and --checkpoint, or mf.MUNIT(mf.load_config(…)).load(…)"
+# Names of files that people have: as owner/name they are mistyped paths.
+_OTHER_FILES = (
+    dict.fromkeys((".pt", ".pth", ".ckpt", ".bin"), f"is a checkpoint, which goes with its configuration: {_RUN}")
+    | dict.fromkeys((".yaml", ".yml"), f"is a configuration, which goes with a checkpoint: {_RUN}")
+    | dict.fromkeys((".onnx", ".pt2"), f"is for other programs; what is loaded here is exported as {SUFFIX}")
+)
 _SLACK_BYTES = 2**24  # of a download that was resumed
 
 
@@ -77,6 +84,8 @@ def load(
         CheckpointError: It cannot be fetched or used. The message is one line and names the repository.
         ImportError: huggingface_hub is needed and missing.
     """
+    if not isinstance(name, (str, Path)):
+        raise ValueError(f"name must be a str or a pathlib.Path; got {type(name).__name__}")
     repository = _repository(name)
     if repository is None:
         given = {"revision": revision, "cache_dir": cache_dir, "token": token, "force_download": force_download or None}
@@ -86,15 +95,19 @@ def load(
                 "machine, or has another form"
             )
         return build(*_read_local(name))
-    if revision is not None and (not _REVISION.fullmatch(revision) or ".." in revision):
-        raise ValueError(f"{repository}: revision must be a branch, tag or commit; got {printable(revision)[:200]!r}")
+    _check_revision(f"{repository}: revision", revision)
+    owner = repository.split("/")[0]
+    if revision is None and os.path.isdir(owner):  # a mistyped path rather than a repository
+        raise ValueError(
+            f"pretrained: there is a folder {owner} here, and no {repository} in it; give a revision such as 'main' "
+            "where the Hugging Face Hub is meant, or use another current folder"
+        )
     folder = ""
     try:
         require("huggingface_hub", "hub")
         from huggingface_hub import constants
-        from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
 
-        validate_repo_id(repository)
+        _check_repository("name", repository)
         if force_download and (local_files_only or constants.HF_HUB_OFFLINE):
             raise ValueError(
                 f"{repository}: force_download needs a connection; leave out local_files_only and offline mode"
@@ -156,13 +169,9 @@ def push(
     """
     require("huggingface_hub", "hub")
     from huggingface_hub import ModelHubMixin
-    from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
 
-    if not isinstance(repo_id, str) or not _REPOSITORY.fullmatch(repo_id):
-        raise ValueError(f"repo_id must be owner/name; got {printable(str(repo_id))[:200]!r}")
-    validate_repo_id(repo_id)
-    if branch is not None and (not _REVISION.fullmatch(branch) or ".." in branch):
-        raise ValueError(f"branch must be the name of a branch; got {printable(branch)[:200]!r}")
+    _check_repository("repo_id", repo_id)
+    _check_revision("branch", branch)
 
     class Upload(ModelHubMixin, library_name=LIBRARY, pipeline_tag=TASK):
         def _save_pretrained(self, save_directory: Path) -> None:
@@ -189,11 +198,33 @@ def push(
             raise CheckpointError(f"{repo_id}: {_reason(error, repo_id, '', branch)}") from error
 
 
+def _check_repository(argument: str, repository: object) -> None:
+    """Raise ValueError unless the Hub could have a repository of this name."""
+    from huggingface_hub.errors import HFValidationError
+    from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
+
+    reason = ""
+    if isinstance(repository, str) and _REPOSITORY.fullmatch(repository):
+        try:
+            validate_repo_id(repository)
+            return
+        except HFValidationError as error:
+            reason = f" ({one_line(str(error))})"
+    raise ValueError(f"{argument} must be owner/name, as the Hub has it; got {one_line(repr(repository), 200)}{reason}")
+
+
+def _check_revision(argument: str, revision: object) -> None:
+    """Raise ValueError unless this is None or could be a name of git."""
+    if revision is None or (isinstance(revision, str) and _REVISION.fullmatch(revision) and ".." not in revision):
+        return
+    raise ValueError(f"{argument} must be a branch, tag or commit; got {one_line(repr(revision), 200)}")
+
+
 def _repository(name: str | Path) -> str | None:
     """The name, if it has the form of a repository's and is nothing on this machine."""
-    if not isinstance(name, str) or not _REPOSITORY.fullmatch(name) or name.endswith(SUFFIX) or os.path.lexists(name):
+    if not isinstance(name, str) or not _REPOSITORY.fullmatch(name) or os.path.lexists(name):
         return None
-    return name
+    return None if name.endswith((SUFFIX, *_OTHER_FILES)) else name
 
 
 def _read_local(name: str | Path) -> tuple[Path, PortableModel]:
@@ -204,6 +235,8 @@ def _read_local(name: str | Path) -> tuple[Path, PortableModel]:
         return path, read_portable(path)
     if os.path.isdir(name):
         return read_folder(path)
+    if path.suffix in _OTHER_FILES:
+        raise ValueError(f"pretrained: {one_line(str(name), 200)} {_OTHER_FILES[path.suffix]}")
     if os.path.lexists(name):
         raise ValueError(
             f"pretrained: {path} is neither a {SUFFIX} file nor a folder that holds {CONFIG} and {WEIGHTS}"
@@ -331,12 +364,12 @@ def _reason(error: Exception, repository: str, name: str, revision: str | None) 
         cause = error.__cause__ if isinstance(error, RuntimeError) and error.__cause__ is not None else error
         done = f"{name} cannot be fetched from" if name else "cannot be pushed to"
         text = f"{done} {constants.ENDPOINT} ({type(cause).__name__}: {cause})"
-    return printable(" ".join(text[:1000].split()))
+    return one_line(text)
 
 
 class _OneLine(logging.Filter):
     def filter(self, record: logging.LogRecord) -> bool:
-        record.msg, record.args = printable(" ".join(record.getMessage()[:1000].split())), None
+        record.msg, record.args = one_line(record.getMessage()), None
         return True
 
 
@@ -358,4 +391,4 @@ def _contained() -> Iterator[None]:
             handler.removeFilter(keep)
     for warning in caught:
         if not issubclass(warning.category, DeprecationWarning):
-            warnings.warn(printable(" ".join(str(warning.message)[:1000].split())), warning.category, stacklevel=4)
+            warnings.warn(one_line(str(warning.message)), warning.category, stacklevel=4)

@@ -13,7 +13,7 @@ from typing import Any
 
 import yaml
 
-from munit_fast.utils.text import printable, read_bounded
+from munit_fast.utils.text import one_line, printable, read_bounded
 
 LIBRARY = "munit-fast"
 TASK = "image-to-image"
@@ -112,7 +112,7 @@ def write_card(
         The front matter, which `huggingface_hub.ModelCard` reads, and the text in Markdown. The last line is a checksum
         of those before, by which `is_own_card` knows a card that nobody edited.
     """
-    title = _line(title)
+    title = one_line(title)
     data: dict[str, Any] = _licence(about.get("licence", ""))
     data |= {"library_name": LIBRARY, "pipeline_tag": TASK}
     data["tags"] = [TASK, trainer.lower(), "model_hub_mixin"]
@@ -125,10 +125,11 @@ def write_card(
         f"The two generators of a [{trainer}]({paper}) model, which translate images from one domain to the other and "
         "back, as munit-fast saved them.\n"
     )
+    name = title if "/" in title else "owner/name, or this folder's path"  # which nobody can know here
     lines.append(
         "```python\n"
         "import munit_fast as mf\n\n"
-        f"model = mf.{trainer}.from_pretrained({json.dumps(title, ensure_ascii=False)})\n"
+        f"model = mf.{trainer}.from_pretrained({json.dumps(name, ensure_ascii=False)})\n"
         f"pictures = model.translate(picture, {call})  # a PIL image, a NumPy array, or a tensor in [-1, 1]\n"
         "```\n"
     )
@@ -163,8 +164,8 @@ def _metric(row: Mapping[str, Any]) -> Metric:
     numbers = [None if row.get(name) is None else float(row[name]) for name in ("value", "floor", "ceiling")]
     if numbers[0] is None or not all(number is None or math.isfinite(number) for number in numbers):
         raise ValueError(f"{row['key']} is not finite")
-    texts = [_line(str(row.get(name, ""))) for name in ("name", "direction", "better")]
-    return Metric(_line(group), _line(kind), texts[0], texts[1], numbers[0], texts[2], numbers[1], numbers[2])
+    texts = [one_line(str(row.get(name, ""))) for name in ("name", "direction", "better")]
+    return Metric(one_line(group), one_line(kind), texts[0], texts[1], numbers[0], texts[2], numbers[1], numbers[2])
 
 
 def _results(metrics: Sequence[Metric]) -> list[dict[str, Any]]:
@@ -193,14 +194,11 @@ def _licence(text: str) -> dict[str, str]:
     return {"license": "other", "license_name": slug[:80] or "other"}
 
 
-def _line(text: str) -> str:
-    """Third-party text as one line of bounded length."""
-    return printable(" ".join(text[:1000].split()))
-
-
 def _text(text: str) -> str:
-    """Third-party text as one line of Markdown that is neither HTML nor the next cell of a table."""
-    return _line(text).replace("\\", "\\\\").replace("&", "&amp;").replace("<", "&lt;").replace("|", "\\|")
+    """Text as one line of Markdown, uncut, that is neither HTML nor the next cell of a table."""
+    return (
+        one_line(text, len(text)).replace("\\", "\\\\").replace("&", "&amp;").replace("<", "&lt;").replace("|", "\\|")
+    )
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import re
+import stat
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -19,11 +20,12 @@ from munit_fast.io.atomic import atomic_directory, atomic_write_bytes, write_err
 from munit_fast.io.checkpoints import CheckpointError
 from munit_fast.models.model_card import LIBRARY, is_own_card, read_metrics, write_card
 from munit_fast.models.portable import DATA_KEYS, Exportable, PortableModel, read_portable, write_portable
-from munit_fast.utils.text import printable, read_bounded
+from munit_fast.utils.text import one_line, printable, read_bounded
 
 CONFIG, WEIGHTS, CARD = "config.json", "model.safetensors", "README.md"
 MAX_CONFIG_BYTES = 10**6
 _MAX_DEPTH = 16
+_MAX_DIGITS = 100
 _MAX_CARD_BYTES = 2**22
 _BRACKETS = re.compile(r'"(?:[^"\\]|\\.)*(?:"|\\?\Z)|[\[{]|[\]}]', re.DOTALL)  # or a string, in which they do not count
 
@@ -52,9 +54,10 @@ def write_folder(
 ) -> None:
     """Write config.json, model.safetensors and README.md.
 
-    A new folder appears whole or not at all. In an existing one each file is replaced as a whole, the weights first:
-    after an interruption it holds the old model or the new one, or a configuration that disagrees with its weights,
-    which `read_folder` refuses. A README.md that munit-fast did not write, or that was edited, is kept, with a warning.
+    A new folder appears whole or not at all. In an existing one, the current folder too, each file is replaced as a
+    whole, the weights first: after an interruption it holds the old model, the new one, a configuration that disagrees
+    with its weights, or weights alone, which `read_folder` refuses. A README.md that munit-fast did not write, or that
+    was edited, is kept, with a warning.
 
     Args:
         folder: The folder; it is made where there is none.
@@ -95,7 +98,7 @@ def write_folder(
     }
     config = json.dumps(values, indent=2, ensure_ascii=False) + "\n"
     try:
-        new = not folder.exists() or (folder.is_dir() and not any(folder.iterdir()))
+        new = not folder.exists()
     except OSError as error:
         raise write_error(folder, error) from error
     if new:
@@ -137,21 +140,21 @@ def read_config(path: Path) -> FolderConfig:
         CheckpointError: It is missing, damaged or of another library.
     """
     try:
-        text = read_bounded(path, MAX_CONFIG_BYTES).decode("utf-8")
-        values = _strict_json(text)
+        values = _strict_json(_read_text(path, MAX_CONFIG_BYTES))
     except FileNotFoundError:
         raise CheckpointError(
             f"{path.parent}: no {CONFIG}; a folder of munit-fast has it beside {WEIGHTS} (name a single .safetensors "
             "file by its own path)"
         ) from None
-    except (OSError, ValueError, RecursionError) as error:
-        reason = (error.strerror if isinstance(error, OSError) else None) or str(error) or type(error).__name__
-        raise CheckpointError(f"{path}: not plain JSON ({printable(_line(reason))})") from None
+    except OSError as error:
+        raise CheckpointError(f"{path}: {error.strerror or error}") from None
+    except (ValueError, RecursionError) as error:
+        raise CheckpointError(f"{path}: not plain JSON ({one_line(str(error) or type(error).__name__, 200)})") from None
     if not isinstance(values, dict) or values.get("library_name") != LIBRARY:
         raise CheckpointError(f"{path}: {_origin(values)}, not one of munit-fast")
     trainer, config = values.get("trainer"), values.get("config")
     if trainer not in ("MUNIT", "UNIT"):
-        raise CheckpointError(f"{path}: trainer must be MUNIT or UNIT; it is {_line(repr(trainer))}")
+        raise CheckpointError(f"{path}: trainer must be MUNIT or UNIT; it is {one_line(repr(trainer), 200)}")
     if not isinstance(config, dict):
         raise CheckpointError(f"{path}: config must be an object of the configuration's keys")
     try:
@@ -161,7 +164,9 @@ def read_config(path: Path) -> FolderConfig:
 
 
 def read_weights(path: Path, expected: FolderConfig) -> PortableModel:
-    """Read model.safetensors, and compare its header with config.json.
+    """Read model.safetensors, and compare what its header and config.json say of the networks and the sizes of images.
+
+    How the model was trained may differ: nothing that is loaded depends on it.
 
     Raises:
         CheckpointError: It is missing, damaged or of another program, or says something else than config.json.
@@ -175,20 +180,27 @@ def read_weights(path: Path, expected: FolderConfig) -> PortableModel:
         raise CheckpointError(
             f"{path}: trainer is {file.trainer} in the header and {expected.trainer} in {CONFIG}; save the model again"
         )
-    said, found_in = _flat(expected.config), _flat(file.config)
-    for key, value in found_in.items():
+    said = _compared(expected.config)
+    for key, value in _compared(file.config).items():
         if said[key] != value:
             raise CheckpointError(
-                f"{path}: {key} is {_line(repr(value))} in the header and {_line(repr(said[key]))} in {CONFIG}; "
-                "save the model again"
+                f"{path}: {key} is {value!r} in the header and {said[key]!r} in {CONFIG}; save the model again"
             )
     return file
 
 
-def _flat(config: Config) -> dict[str, Any]:
-    values = config.model_dump()
-    sections = {name: values.pop(name) for name in ("gen", "dis")}
-    return values | {f"{name}.{key}": value for name, section in sections.items() for key, value in section.items()}
+def _compared(config: Config) -> dict[str, Any]:
+    """What networks are built of, then the sizes of images: the first that differs is what a person must know of."""
+    values = {f"gen.{key}": value for key, value in config.gen.model_dump().items()}
+    sizes = ("input_dim_a", "input_dim_b", "new_size", "new_size_a", "new_size_b")
+    return values | {key: getattr(config, key) for key in (*sizes, "crop_image_height", "crop_image_width")}
+
+
+def _read_text(path: Path, max_bytes: int) -> str:
+    """The text of a plain file: opening a named pipe would wait for ever. Raises OSError and ValueError."""
+    if not stat.S_ISREG(path.stat().st_mode):
+        raise OSError("it is a folder, a device or a pipe, not a plain file")
+    return read_bounded(path, max_bytes).decode("utf-8")
 
 
 def _strict_json(text: str) -> Any:
@@ -208,7 +220,12 @@ def _strict_json(text: str) -> Any:
     def constant(name: str) -> Any:
         raise ValueError(f"{name} is not JSON")
 
-    return json.loads(text, object_pairs_hook=pairs, parse_constant=constant)
+    def whole(digits: str) -> int:
+        if len(digits) > _MAX_DIGITS:
+            raise ValueError(f"a number of more than {_MAX_DIGITS} digits")
+        return int(digits)
+
+    return json.loads(text, object_pairs_hook=pairs, parse_constant=constant, parse_int=whole)
 
 
 def _origin(values: Any) -> str:
@@ -219,20 +236,15 @@ def _origin(values: Any) -> str:
     if "architectures" in keys or "model_type" in keys or "transformers_version" in keys:
         return "the configuration of a transformers model"
     if isinstance(name := keys.get("library_name"), str):
-        return f"the configuration of a model of {_line(name)}"
+        return f"the configuration of a model of {one_line(name, 200)}"
     return "the configuration of some other program"
 
 
 def _foreign_card(path: Path) -> bool:
     """Whether there is a README.md that must not be lost."""
     try:
-        return not is_own_card(read_bounded(path, _MAX_CARD_BYTES).decode("utf-8"))
+        return not is_own_card(_read_text(path, _MAX_CARD_BYTES))
     except FileNotFoundError:
         return False
     except (OSError, ValueError):
         return True
-
-
-def _line(text: str) -> str:
-    """Third-party text for a message."""
-    return printable(" ".join(text[:200].split()))

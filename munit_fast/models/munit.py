@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, overload
@@ -33,6 +34,17 @@ Direction = Literal["a2b", "b2a"]
 def _check_direction(direction: str) -> None:
     if direction not in ("a2b", "b2a"):
         raise ValueError(f"direction must be 'a2b' or 'b2a'; got {direction!r}")
+
+
+def _count(num_styles: object) -> int:
+    """A number of styles, of Python or NumPy."""
+    try:
+        count = 0 if isinstance(num_styles, bool) else operator.index(num_styles)  # type: ignore[arg-type]
+    except TypeError:
+        count = 0
+    if count < 1:
+        raise ValueError(f"num_styles must be a whole number of at least 1; got {num_styles}")
+    return count
 
 
 class _Model(nn.Module):
@@ -370,9 +382,9 @@ class MUNIT(_Model):
             x: One of
 
                 - a tensor [N, C, H, W], any float dtype and device, in [-1, 1];
-                - a PIL image of any mode, converted as image files are: grey to colour and back, 16 bits at their full
-                  range, transparent areas by `matte`; its EXIF orientation is not applied (`ImageOps.exif_transpose`
-                  does that);
+                - a PIL image of any mode, converted as image files are: grey to colour and back, transparent areas by
+                  `matte`. Modes "I" and "I;16" hold 0..65535 and mode "F" 0..1: convert 8 bits to "L" or "RGB", not
+                  to "I". Its EXIF orientation is not applied (`ImageOps.exif_transpose` does that);
                 - a NumPy array [H, W, C], [N, H, W, C], or [H, W] of one channel, uint8 in 0..255 or float16, float32
                   or float64 in [-1, 1];
                 - a list or tuple of PIL images, arrays of one picture each and tensors [C, H, W], of any sizes. Those
@@ -380,8 +392,10 @@ class MUNIT(_Model):
             direction: "a2b" or "b2a".
             num_styles: How many random styles S for each image; ignored when `style` is given.
             style: Codes [S, style_dim] or [S, style_dim, 1, 1] for all images or [N, S, style_dim] for each image, as
-                a tensor; codes [S, style_dim] as a floating-point array; or S example pictures of the target domain
-                whose style is to be taken, of any kind and size that x may have.
+                a tensor; codes [S, style_dim] or [N, S, style_dim] as a floating-point array; or S example pictures of
+                the target domain whose style is to be taken, of any kind and size that x may have. A floating-point
+                array of two axes is always codes, so write a grey picture as [H, W, 1]; one of three axes is codes
+                where its last is style_dim and not the number of channels.
             generator: A CPU generator for the random styles. A list takes the numbers from it that its images in one
                 tensor would.
 
@@ -429,7 +443,7 @@ class MUNIT(_Model):
         if domain not in ("a", "b"):
             raise ValueError(f"domain must be 'a' or 'b'; got {domain!r}")
         if not isinstance(x, Tensor):
-            return self._picture_codes("x", x, domain)
+            return self._picture_codes(self._pictures("x", x, domain), domain)
         self._check_images("x", x, domain)
         return (self.gen_a if domain == "a" else self.gen_b).enc_style(self._pad(x, 1)).flatten(1)
 
@@ -439,21 +453,30 @@ class MUNIT(_Model):
         padded = self._pad(x, self.config.size_multiple)
         return target.decode_styles(source.enc_content(padded), codes)[..., : x.shape[2], : x.shape[3]]
 
-    def _picture_codes(self, name: str, given: object, domain: Literal["a", "b"]) -> Tensor:
+    def _picture_codes(self, pictures: PictureBatches, domain: Literal["a", "b"]) -> Tensor:
         """[N, style_dim] of pictures of any kind."""
-        pictures, like = self._pictures(name, given, domain), next(self.parameters())
+        like = next(self.parameters())
         codes = like.new_empty(len(pictures), self.config.gen.style_dim)
         for places, batch in pictures.batches(like):
             codes[places] = self.encode_style(batch, domain)
         return codes
 
     def _array_or_picture_codes(self, style: object, direction: Direction) -> Tensor:
-        """[S, style_dim] of a style that is no tensor."""
-        if isinstance(style, np.ndarray) and style.ndim == 2 and style.dtype.kind == "f":
-            if not np.isfinite(style).all():
-                raise ValueError("style must be finite; got codes with NaN or infinite values")
+        """[S, style_dim] or [N, S, style_dim] of a style that is no tensor."""
+        domain: Literal["a", "b"] = "b" if direction == "a2b" else "a"
+        dim, channels = self.config.gen.style_dim, getattr(self.config, f"input_dim_{domain}")
+        if (
+            isinstance(style, np.ndarray)
+            and style.dtype.kind == "f"
+            and (style.ndim == 2 or (style.ndim == 3 and style.shape[2] == dim != channels))
+        ):
             return torch.from_numpy(style.astype(np.float64))
-        return self._picture_codes("style", style, "b" if direction == "a2b" else "a")
+        try:
+            pictures = self._pictures("style", style, domain)
+        except ValueError as error:
+            codes = f"codes are a floating-point tensor or array [S, {dim}] or [N, S, {dim}]"
+            raise ValueError(f"{error}; {codes}") from None
+        return self._picture_codes(pictures, domain)
 
     def _style_codes(
         self,
@@ -467,9 +490,10 @@ class MUNIT(_Model):
         """[n, S, style_dim] on the device and in the dtype of `like`."""
         dim = self.config.gen.style_dim
         if style is None:
-            if not isinstance(num_styles, int) or num_styles < 1:
-                raise ValueError(f"num_styles must be a whole number of at least 1; got {num_styles}")
-            return torch.randn(n, num_styles, dim, generator=generator).to(like)
+            return torch.randn(n, _count(num_styles), dim, generator=generator).to(like)
+        # On a GPU the check would wait for it, and a compiler cannot look at values.
+        if style.device.type == "cpu" and not torch.compiler.is_compiling() and not torch.isfinite(style).all():
+            raise ValueError("style must be finite; it holds NaN or infinite values")
         given, style = list(style.shape), style.to(like)
         if style.dim() == 4 and style.shape[2:] != (1, 1):
             self._check_images("style", style, direction[-1])
@@ -480,8 +504,8 @@ class MUNIT(_Model):
             style = style.expand(n, -1, -1)
         if style.dim() != 3 or style.shape[0] != n or style.shape[2] != dim or not style.shape[1]:
             raise ValueError(
-                f"style must be codes [S, {dim}], [S, {dim}, 1, 1] or [{n}, S, {dim}], or example images [S, C, H, W]; "
-                f"got {given}"
+                f"style must be codes [S, {dim}], [S, {dim}, 1, 1] or [{n}, S, {dim}], or example images, as a tensor "
+                f"[S, C, H, W] or an array [S, H, W, C]; got {given}"
             )
         return style
 

@@ -6,6 +6,7 @@ batch is translated, and goes out in its own kind at once, so a long list is nev
 
 from __future__ import annotations
 
+import math
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -28,6 +29,7 @@ MAX_BATCH = 8  # pictures that are translated at once
 MAX_BATCH_PIXELS = 2**21  # of these at most as many pixels, unless a single picture has more: 8 of 512×512
 
 _KINDS = "a tensor, a PIL image, a NumPy array, or a list of these"
+_ROUNDING = 0.01  # beyond [-1, 1]: what arithmetic in float16 or a resampling filter leaves there
 _FLOATS = (np.float16, np.float32, np.float64)
 
 
@@ -161,7 +163,7 @@ class PictureBatches:
 
     def _check_tensor(self, name: str, x: Tensor) -> None:
         if x.dim() != 3 or x.shape[0] != self.channels or 0 in x.shape:
-            hints = {1: "; stack codes into a tensor [S, style_dim]", 4: "; pass a batch by itself, not in a list"}
+            hints = {1: "; stack codes into one tensor", 4: "; pass a batch by itself, not in a list"}
             raise ValueError(
                 f"{name} must be a tensor [{self.channels}, H, W] with H, W ≥ 1; got {list(x.shape)}"
                 + hints.get(x.dim(), "")
@@ -179,16 +181,21 @@ class PictureBatches:
             raise ValueError(f"{name} must be {self._shapes(name)} with every size ≥ 1; got {shape}")
         if x.dtype == np.uint8:
             return
+        as_bytes = f"{name}.astype(np.uint8) for values in 0..255"
         if x.dtype.type not in _FLOATS:
             raise ValueError(
                 f"{name} must be uint8 in 0..255, or float16, float32 or float64 in [-1, 1]; got {x.dtype}"
                 + (f"; use {name}.astype(np.uint8) * 255" if x.dtype == np.bool_ else "")
+                + (f"; use {as_bytes}, {name} / 32767.5 - 1 for values in 0..65535" if x.dtype.kind in "iu" else "")
             )
         low, high = float(x.min()), float(x.max())
-        if not (low >= -1 and high <= 1):  # NaN makes both comparisons false
+        if not (math.isfinite(low) and math.isfinite(high)):
+            raise ValueError(f"{name} must be finite; got NaN or infinite values")
+        if low < -1 or high > 1:
+            rounding = low >= -1 - _ROUNDING and high <= 1 + _ROUNDING
             raise ValueError(
-                f"{name} must be finite and in [-1, 1] where it is {x.dtype}; got values from {low:g} to {high:g}: "
-                f"use {name} * 2 - 1 for values in 0..1, {name}.astype(np.uint8) for values in 0..255"
+                f"{name} must be in [-1, 1] where it is {x.dtype}; got values from {low:.9g} to {high:.9g}: use "
+                + (f"{name}.clip(-1, 1)" if rounding else as_bytes)
             )
 
     def _shapes(self, name: str) -> str:

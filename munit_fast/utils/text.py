@@ -16,6 +16,17 @@ def printable(text: str) -> str:
     return "".join(char if char.isprintable() or char == "\n" else ascii(char)[1:-1] for char in text)
 
 
+def one_line(text: str, most: int = 1000) -> str:
+    """Third-party text as one line for a message: at most the first `most` characters, made `printable`."""
+    return printable(" ".join(text[:most].split()))
+
+
+def first_line(error: BaseException) -> str:
+    """What an error of another library says, in one line of at most 300 characters."""
+    lines = [line for line in printable(str(error)).splitlines() if line.strip()]
+    return lines[0][:300] if lines else type(error).__name__
+
+
 def safe_name(text: str) -> str:
     """A plain file name out of any text: no separators, no "..", nothing that a terminal obeys, at most 200 bytes."""
     name = _UNSAFE.sub("_", text).encode()[:MAX_NAME_BYTES].decode(errors="ignore").rstrip(" .").lstrip(" ")

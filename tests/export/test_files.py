@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -109,7 +110,7 @@ def test_both_directions_if_nothing_else_is_said(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_half_the_size(kind: str, tmp_path: Path) -> None:
+def test_half_precision_makes_files_smaller(kind: str, tmp_path: Path) -> None:
     torch.manual_seed(0)
     model = mf.MUNIT({"gen": GEN | {"dim": 32}}).eval()
     sizes = {}
@@ -196,10 +197,47 @@ def test_a_folder_of_that_name(tmp_path: Path) -> None:
     assert [p.name for p in tmp_path.iterdir()] == ["x-b2a.pt2"]
 
 
-def test_every_trial_compares_something_else() -> None:
-    """One size that fits the networks, one that must be padded and cropped, with several images and styles."""
-    (n, s, h, w), (n2, s2, h2, w2) = files._TRIALS
-    assert h % 32 == w % 32 == 0 and h2 % 2 and w2 % 4 and (n, s) != (n2, s2) and h2 != w2
+@pytest.mark.parametrize("dtype", ["fp32", "fp16"])
+def test_a_style_encoder_that_ignores_its_image(dtype: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The codes of an untrained encoder differ little from image to image."""
+
+    class Blind(torch.nn.Module):
+        def __init__(self, encoder: Any) -> None:
+            super().__init__()
+            self.encoder = encoder
+
+        def forward(self, image: torch.Tensor) -> torch.Tensor:
+            return self.encoder(image * 0)
+
+    def write(graph: Any, path: Path) -> None:
+        blind = dataclasses.replace(graph, module=Blind(graph.module)) if graph.name == "style-b" else graph
+        FORMATS["pt2"].write(blind, path)
+
+    format = dataclasses.replace(FORMATS["pt2"], write=write)
+    monkeypatch.setattr(files, "FORMATS", {"pt2": format})
+    with pytest.raises(ExportError, match=r"x-style-b\.pt2: differs"):
+        export_model(model_of("MUNIT"), tmp_path / "x.pt2", format="pt2", directions=("a2b",), dtype=dtype)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("error", [OSError(28, "No space left on device"), KeyboardInterrupt()])
+def test_all_files_get_their_names_or_none(
+    error: BaseException, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = model_of("UNIT")
+    export_model(model, tmp_path / "x.pt2", format="pt2", verify=False)
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    replace = os.replace
+
+    def failing(source: Any, target: Any) -> None:
+        if Path(target) == tmp_path / "x-b2a.pt2" and Path(source).parent.name != "earlier":
+            raise error
+        replace(source, target)
+
+    monkeypatch.setattr(files.os, "replace", failing)
+    with pytest.raises((FileWriteError, KeyboardInterrupt), match=r"x-b2a\.pt2|^$"):
+        export_model(model_of("UNIT"), tmp_path / "x.pt2", format="pt2", dtype="fp16", verify=False)
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
 
 
 SIGNAL_AFTER_MODELS = """

@@ -133,5 +133,16 @@ def test_metadata_says_what_the_graph_is() -> None:
 
 
 def test_notes_do_not_replace_what_is_known() -> None:
-    with pytest.raises(ValueError, match="config"):
-        make_graphs(model_of(mf.UNIT), notes={"config": "other"})
+    [graph, *_] = make_graphs(model_of(mf.UNIT), notes={"config": "other", "version": "2.0 of the weights"})
+    found = parse("x.onnx", graph.metadata)
+    assert graph.metadata["version"] == mf.__version__ and found.config.input_dim_b == 1
+    assert dict(found.about) == {"note_config": "other", "note_version": "2.0 of the weights"}
+
+
+def test_graphs_of_one_model_know_each_other() -> None:
+    model = model_of(mf.MUNIT)
+    marks = {graph.metadata["weights"] for dtype in ("fp32", "fp16") for graph in make_graphs(model, dtype=dtype)}
+    assert len(marks) == 1
+    with torch.no_grad():
+        model.gen_a.mlp.model[0].fc.bias[0] += 1e-6
+    assert make_graphs(model, ("a2b",))[0].metadata["weights"] not in marks

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -226,11 +227,93 @@ def test_the_style_encoder_is_found_and_checked(exported: Path, tmp_path: Path) 
         model.encode_style(x, "b")
     with pytest.raises(ValueError, match="styles of domain b"):
         model.encode_style(x, "a")
-    other = mf.MUNIT({"gen": GEN | {"style_dim": 5}})
+    torch.manual_seed(4)
+    other = mf.MUNIT(CONFIG)  # of the same configuration
     export_model(other, tmp_path / "m.onnx", format="onnx", directions=("a2b",), verify=False)
     (tmp_path / "m-a2b.onnx").write_bytes((exported / "munit-a2b.onnx").read_bytes())
     with pytest.raises(CheckpointError, match="not the style encoder of"):
         model.encode_style(x, "b")
+
+
+def double_the_styles(proto: Any) -> None:
+    node = proto.graph.node[-1]
+    node.output[0] = "once"
+    proto.graph.node.add(op_type="Concat", input=["once", "once"], output=["translation"]).attribute.append(
+        onnx.helper.make_attribute("axis", 1)
+    )
+
+
+def make_it_nan(proto: Any) -> None:
+    node = proto.graph.node[-1]
+    node.output[0] = "once"
+    proto.graph.node.add(op_type="Log", input=["once"], output=["translation"])
+
+
+def ask_for_a_terabyte(proto: Any) -> None:
+    node = proto.graph.node[-1]
+    node.output[0] = "once"
+    shape = onnx.helper.make_tensor("much", onnx.TensorProto.INT64, [1], [2**38])
+    proto.graph.initializer.append(shape)
+    proto.graph.node.add(op_type="ConstantOfShape", input=["much"], output=["zeros"])
+    proto.graph.node.add(op_type="ReduceMax", input=["zeros"], output=["zero"]).attribute.append(
+        onnx.helper.make_attribute("keepdims", 0)
+    )
+    proto.graph.node.add(op_type="Add", input=["once", "zero"], output=["translation"])
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (double_the_styles, r"gives \[1, 4, 3, 40, 40\] instead of finite numbers \[1, 2, 3, 40, 40\]"),
+        (make_it_nan, "instead of finite numbers"),
+        (ask_for_a_terabyte, "onnxruntime cannot run it on 1 images of 40×40"),
+    ],
+)
+def test_what_a_file_gives_is_checked(
+    change: Callable[[Any], None],
+    message: str,
+    exported: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    """Before anything is written: more translations than were asked for would take the names of other files."""
+    path = spoiled(exported, tmp_path, change)
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    Image.effect_noise((40, 40), 50).convert("RGB").save(folder / "output002.png")
+    before = (folder / "output002.png").read_bytes()
+    arguments = ["--input", folder / "output002.png", "--output_folder", folder, "--num_style", "2", "--native_size"]
+    run(monkeypatch, "translate", "--model", path, *arguments)
+    error = [line for line in capfd.readouterr().err.splitlines() if line and not line.startswith("licence:")]
+    assert len(error) == 1 and re.search(message, error[0]), error
+    assert [p.name for p in folder.iterdir()] == ["output002.png"] and (folder / "output002.png").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("x", "style", "message"),
+    [
+        (torch.zeros(1, 1, 8, 8), torch.zeros(1, 1, 3), r"x must be images \[N, 3, H, W\]"),
+        (torch.zeros(1, 3, 8, 8, dtype=torch.uint8), torch.zeros(1, 1, 3), "floating point"),
+        (np.zeros((1, 3, 8, 8), np.float32), torch.zeros(1, 1, 3), "got ndarray"),
+        (torch.zeros(1, 3, 8, 8), None, r"style must be codes \[1, S, 3\]; got NoneType"),
+        (torch.zeros(2, 3, 8, 8), torch.zeros(1, 1, 3), r"style must be codes \[2, S, 3\]; got \[1, 1, 3\]"),
+    ],
+)
+def test_arguments(x: Any, style: Any, message: str, exported: Path) -> None:
+    with pytest.raises(ValueError, match=message):
+        OnnxModel(exported / "munit-a2b.onnx").translate(x, style=style)
+
+
+def test_any_floating_tensor(exported: Path) -> None:
+    model = OnnxModel(exported / "munit-a2b.onnx")
+    x, z = torch.rand(1, 3, 16, 16), torch.randn(1, 1, 3)
+    wanted = model.translate(x, style=z)
+    assert torch.equal(model.translate(x.double().requires_grad_(), style=z.double()), wanted)
+    with pytest.raises(ValueError, match="UNIT has no style"):
+        OnnxModel(exported / "unit-b2a.onnx").translate(x, style=z)
+    with pytest.raises(ValueError, match="threads"):
+        OnnxModel(exported / "munit-a2b.onnx", threads=-1)
 
 
 def test_onnxruntime_is_asked_for(exported: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -177,6 +177,63 @@ class TestFolders:
         assert "m.json" in refusal(save, tmp_path / "f", metrics=tmp_path / "m.json", error=ValueError)
         assert not (tmp_path / "f").exists()
 
+    def test_the_current_folder(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """It is written to, not replaced: a process whose folder is gone cannot go on."""
+        empty = tmp_path / "empty"
+        empty.mkdir(mode=0o750)
+        before = empty.stat()
+        monkeypatch.chdir(empty)
+        make().save_pretrained(".")
+        after = os.stat(".")
+        assert (after.st_ino, after.st_mode) == (before.st_ino, before.st_mode) and set(os.listdir()) == FILES
+        assert same(mf.MUNIT.from_pretrained("."), make())
+
+    @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes")
+    def test_named_pipes_are_not_waited_for(self, folder: Path) -> None:
+        for name in ("README.md", "config.json"):
+            (folder / name).unlink()
+            os.mkfifo(folder / name)
+        code = (
+            "import sys, munit_fast as mf\n"
+            "try: mf.MUNIT.from_pretrained(sys.argv[1])\n"
+            "except mf.CheckpointError as error: print(error)\n"
+            f"try: mf.MUNIT({SMALL!r}).save_pretrained(sys.argv[1])\n"
+            "except OSError as error: print(error)\n"
+        )
+        command = [sys.executable, "-W", "ignore", "-c", code, str(folder)]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+        lines = done.stdout.splitlines()
+        assert len(lines) == 2 and all("config.json" in line and "JSON" not in line for line in lines), done.stderr
+
+    def test_a_folder_in_place_of_a_file(self, folder: Path) -> None:
+        (folder / "config.json").unlink()
+        (folder / "config.json").mkdir()
+        message = refusal(mf.MUNIT.from_pretrained, folder)
+        assert "config.json: " in message and "folder" in message and "JSON" not in message
+
+    def test_notes_are_kept_whole_or_refused(self, tmp_path: Path) -> None:
+        model = make()
+        long = {"attribution": "é" * 2000, "a.b-c_d 9": " x" * 1000}
+        notes = {f"note {i}": "x" for i in range(16)}
+        model.save_pretrained(tmp_path / "kept", about=long | notes)
+        about = mf.MUNIT.from_pretrained(tmp_path / "kept").about
+        assert about == model.about | notes | {key: text.strip() for key, text in long.items()}
+        assert "é" * 2000 in (tmp_path / "kept" / "README.md").read_text("utf-8")
+        for bad in (
+            {"attribution": "x" * 2001},
+            {f"note {i}": "x" for i in range(19)},
+            {"a\x1b[2J": "x"},
+            {"a\n": "x"},
+            {"": "x"},
+            {"é": "x"},
+            {"x" * 65: "x"},
+        ):
+            assert refusal(model.save_pretrained, tmp_path / "never", about=bad, error=ValueError).startswith("about: ")
+            assert not (tmp_path / "never").exists()
+
+    def test_the_card_names_what_can_be_loaded(self, folder: Path) -> None:
+        assert 'from_pretrained("saved")' not in (folder / "README.md").read_text("utf-8")
+
     def test_an_edited_card_is_kept(self, folder: Path) -> None:
         card = folder / "README.md"
         with warnings.catch_warnings():
@@ -257,6 +314,14 @@ class TestFolders:
                 r"gen\.dim is 4",
             ),
             (lambda c: json.dumps(c | {"config": c["config"] | {"new_size": 64}}), "new_size is 32"),
+            (
+                lambda c: json.dumps(
+                    c | {"config": c["config"] | {"lr": 1, "new_size": 64, "gen": c["config"]["gen"] | {"n_res": 2}}}
+                ),
+                r"gen\.n_res is 1",
+            ),
+            (lambda c: json.dumps(c | {"config": c["config"] | {"lr": 1, "input_dim_b": 1}}), "input_dim_b is 3"),
+            (lambda c: json.dumps(c)[:-1] + ', "x": -' + "9" * 5000 + "}", r"JSON \((?!.*set_int).*digits"),
         ],
     )
     def test_configurations_that_are_refused(
@@ -271,6 +336,13 @@ class TestFolders:
         message = refusal(mf.MUNIT.from_pretrained, folder)
         assert re.search(words, message) and str(folder) in message and len(message) < 2000
         assert time.process_time() - begin < 10
+
+    def test_how_it_was_trained_may_differ(self, folder: Path) -> None:
+        path = folder / "config.json"
+        values = json.loads(path.read_text())
+        values["config"] |= {"lr": 0.5, "gan_w": 2}
+        path.write_text(json.dumps(values))
+        assert same(mf.MUNIT.from_pretrained(folder), make())
 
     def test_unknown_entries_are_left_alone(self, folder: Path) -> None:
         path = folder / "config.json"
@@ -451,9 +523,20 @@ class TestHub:
         for name in names:
             refusal(mf.MUNIT.from_pretrained, name, error=ValueError)
         assert "no such file" in refusal(mf.MUNIT.from_pretrained, "owner/missing.safetensors")
-        for name in ("a/b--c", "a/b..c", "a/b.git", "a/b."):  # of the form, but no name on the Hub
-            refusal(mf.MUNIT.from_pretrained, name, error=ValueError)
+        for name in ("a/b--c", "a/b..c", "a/b.git", "a/b.", "a/" + "b" * 200):  # of the form, but no name on the Hub
+            assert refusal(mf.MUNIT.from_pretrained, name, error=ValueError).startswith("name ")
+        for name in (None, 5, b"a/b", ["a/b"]):
+            assert type(name).__name__ in refusal(mf.MUNIT.from_pretrained, name, error=ValueError)
+        assert "revision" in refusal(mf.MUNIT.from_pretrained, "a/b", revision=5, error=ValueError)
+        Path("gen.pt").touch()
+        for name in ("run/gen_00000010.pt", "a/b.pth", "a/b.ckpt", "a/b.bin", "a/b.yaml", "a/b.yml", "gen.pt"):
+            assert "--config and --checkpoint" in refusal(mf.MUNIT.from_pretrained, name, error=ValueError)
+        for name in ("a/b.onnx", "a/b.pt2"):
+            assert ".safetensors" in refusal(mf.MUNIT.from_pretrained, name, error=ValueError)
+        assert "revision" in refusal(mf.MUNIT.from_pretrained, "owner/mistyped", error=ValueError)
         assert not server.requests
+        server.add_folder("owner/other", Path("owner/name"))
+        assert same(mf.MUNIT.from_pretrained("owner/other", revision="main"), make())
 
     @pytest.mark.parametrize(
         ("fault", "words"),

@@ -135,6 +135,8 @@ def test_every_mode_is_converted_as_the_file_would_be(model: mf.MUNIT, tmp_path:
     real = Image.fromarray(np.linspace(0, 1, 480, dtype=np.float32).reshape(20, 24))
     images = {image.mode: image for image in (transparent, palette, deep, real)}
     images |= {mode: colour.convert(mode) for mode in ("1", "L", "LA", "RGB", "CMYK", "I")}
+    others = {"La": transparent.convert("LA").convert("La"), "RGBa": transparent.convert("RGBa")}
+    others |= {mode: colour.convert(mode) for mode in ("LAB", "HSV", "RGBX", "PA")}
     assert {"P", "RGBA", "I;16", "F"} <= set(images)
     style = torch.randn(1, 3)
     for matte in (None, 255):
@@ -147,6 +149,18 @@ def test_every_mode_is_converted_as_the_file_would_be(model: mf.MUNIT, tmp_path:
                 expected = as_bytes(model.translate(x, direction, style=style)).squeeze()
                 found = np.asarray(model.translate(image, direction, style=style)[0])
                 assert np.array_equal(found, expected), (mode, matte, direction)
+        for mode, image in others.items():  # modes that are not saved as PNG or TIFF here
+            plain = image.convert("LA" if mode == "La" else "RGBA" if mode == "RGBa" else "RGB")
+            for direction in ("a2b", "b2a"):
+                found = arrays(model.translate(image, direction, style=style))
+                assert np.array_equal(found, arrays(model.translate(plain, direction, style=style))), (mode, matte)
+
+
+def test_refused_values_of_a_pil_image_say_what_works(model: mf.MUNIT) -> None:
+    for dtype in (np.float32, np.int32):
+        image = Image.fromarray(pixels(8, 8).astype(dtype) * (1 if dtype is np.float32 else -1))
+        with pytest.raises(ValueError, match=r"^x: .*image\.convert\(\"RGB\"\)"):
+            model.translate(image)
 
 
 def test_the_bundled_model_sees_transparent_pictures_on_white() -> None:
@@ -273,6 +287,27 @@ def test_codes_as_an_array(model: mf.MUNIT, dtype: type) -> None:
     )
 
 
+def test_codes_of_each_image_as_an_array(model: mf.MUNIT) -> None:
+    x, codes = pixels(2, 16, 16, 3), torch.randn(2, 4, 3)
+    assert np.array_equal(model.translate(x, style=codes.numpy()), model.translate(x, style=codes))
+    # Where codes have as many numbers as pictures have channels, an array of three axes is a picture.
+    back, picture = pixels(2, 16, 16, 1), floats(16, 16, 3)
+    expected = model.translate(back, "b2a", style=model.encode_style(picture, "a"))
+    assert np.array_equal(model.translate(back, "b2a", style=picture), expected)
+
+
+def test_the_number_of_styles(model: mf.MUNIT) -> None:
+    x = pixels(16, 16, 3)
+    for count in (np.int64(3), np.array(3)):
+        assert np.array_equal(
+            model.translate(x, num_styles=count, generator=generator()),
+            model.translate(x, num_styles=3, generator=generator()),
+        )
+    for bad in (True, np.True_, 0, -1, 2.0, "2", None):
+        with pytest.raises(ValueError, match="num_styles"):
+            model.translate(x, num_styles=bad)
+
+
 def test_the_precision_of_the_model(model: mf.MUNIT) -> None:
     model.double()
     x = pixels(16, 16, 3)
@@ -300,8 +335,10 @@ def test_under_autocast(model: mf.MUNIT) -> None:
 
 
 def test_nan_is_not_written_to_pixels(model: mf.MUNIT) -> None:
+    for parameter in model.gen_b.dec.parameters():
+        parameter.data.fill_(torch.nan)
     with pytest.raises(ValueError, match="NaN"):
-        model.translate(pixels(16, 16, 3), style=torch.full((1, 3), torch.nan))
+        model.translate(pixels(16, 16, 3))
 
 
 # -- errors
@@ -339,6 +376,10 @@ def test_nan_is_not_written_to_pixels(model: mf.MUNIT) -> None:
         (pixels(8, 8, 3).astype(object), r"^x .*object"),
         (floats(8, 8, 3).astype(np.complex64), r"^x .*complex64"),
         (floats(8, 8, 3).astype(np.longdouble), r"^x .*float128|longdouble"),
+        (pixels(8, 8, 3).astype(np.uint16), r"^x .*x / 32767\.5 - 1"),
+        (pixels(8, 8, 3).astype(np.int64), r"^x .*x\.astype\(np\.uint8\)"),
+        (np.full((8, 8, 3), 1.0000001, np.float32), r"^x .*1\.0000001.*x\.clip\(-1, 1\)"),
+        (np.full((8, 8, 3), np.nan), r"^x (?!.*astype)(?!.*\bnan\b).*finite"),
         (floats(8, 8, 3) * 255, r"^x .*\[-1, 1\].* / 127\.5|^x .*\[-1, 1\].*values from"),
         (np.full((8, 8, 3), np.nan, np.float32), r"^x .*finite"),
         (np.full((8, 8, 3), np.inf, np.float16), r"^x .*finite"),
@@ -365,6 +406,16 @@ def test_what_is_no_picture_is_named(model: mf.MUNIT, unit: mf.UNIT, x: Any, wor
     [
         (floats(2, 5), r"^style .*\[S, 3\].*\[2, 5\]"),
         (np.full((2, 3), np.nan), r"^style .*finite"),
+        (torch.full((2, 3), torch.nan), r"^style .*finite"),
+        (floats(8, 8), r"^style .*\[S, 3\].*\[S, H, W, C\].*\[8, 8\]"),
+        (floats(2, 4, 5), r"^style .*\[2, 4, 5\].*\[N, S, 3\]"),
+        (floats(2, 4, 3), r"^style .*\[1, S, 3\].*\[2, 4, 3\]"),
+        (np.zeros((2, 3), np.int64), r"^style .*\[N, S, 3\]"),
+        (np.zeros(3), r"^style .*\[3\].*\[N, S, 3\]"),
+        ([np.zeros(3)], r"^style\[0\] .*\[3\].*\[N, S, 3\]"),
+        ([[0.0, 0.0, 0.0]], r"^style\[0\] .*\[N, S, 3\]"),
+        ([0.0, 0.0, 0.0], r"^style\[0\] .*\[N, S, 3\]"),
+        (torch.zeros(3), r"^style .*\[S, 3\]"),
         ([torch.zeros(3)], r"^style\[0\] .*\[3\].*stack"),
         ([], r"^style .*empty list"),
         ("style.png", r"^style .*path"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -25,6 +26,7 @@ from PIL import Image
 
 import munit_fast as mf
 from helpers.browser import DESKTOP, PHONE, page_of
+from munit_fast.app.translation import Translator
 from munit_fast.data import resize_short_side, to_model_range
 from munit_fast.models.portable import write_portable
 
@@ -44,6 +46,10 @@ SHOWN = """async () => {
   const text = (array) => btoa(Array.from(new Uint8Array(array.buffer), (byte) => String.fromCharCode(byte)).join(""));
   const picture = pad.paper.canvas.toDataURL();
   return { image: text(image), codes: text(codes), values: text(values), shape, milliseconds, picture };
+}"""
+KEPT = """async () => {
+  const { pad } = await import(new URL("pad.js", document.querySelector('script[src$="start.js"]').src));
+  return pad.paper.steps.map(({ picture }) => picture?.width);
 }"""
 ARRAYS = ("image", "codes", "values")
 HOUSE = [[(0.2, 0.45), (0.2, 0.85), (0.8, 0.85), (0.8, 0.45)], [(0.1, 0.5), (0.5, 0.15), (0.9, 0.5), (0.1, 0.5)]]
@@ -260,7 +266,7 @@ def test_files_are_coloured(root: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_tools(root: Path) -> None:
+def test_tools(root: Path, model: mf.MUNIT) -> None:
     middle = [[(0.5, 0.5), (0.52, 0.5)]]
     with opened(root, "some/path/browser.html") as page:
         canvas, tile = page.locator(".pad-canvas"), page.locator(".pad-tile").first
@@ -291,7 +297,8 @@ def test_tools(root: Path) -> None:
             page.get_by_role("button", name="Example: cat").click()
         with page.expect_download() as download:
             page.locator("[data-action=save]").click()
-        assert Image.open(download.value.path()).size == (512, 512)
+        drawing = Image.open(download.value.path())
+        assert drawing.size == (512, 512)
 
         # A colouring, large; by keyboard.
         tile.focus()
@@ -303,11 +310,56 @@ def test_tools(root: Path) -> None:
         with page.expect_download() as download:
             page.locator("[data-action=save-colouring]").click()
         assert np.array_equal(np.asarray(Image.open(download.value.path()).convert("RGB")), plain)
+        with page.expect_download() as download:
+            page.locator("[data-action=save-style]").click()
+        style = Translator(model).load_style(download.value.path())
+        found = shown(page)
+        assert torch.equal(style.style.code, found["codes"][:8])
+        reduced = drawing.resize((64, 64), Image.Resampling.BILINEAR)
+        (colouring,) = model.translate(reduced, style=style.style.code[None])
+        wanted = to_model_range(np.asarray(colouring))
+        torch.testing.assert_close(found["values"][0, 0].clamp(-1, 1), wanted, atol=0.03, rtol=0)
+        assert (style.model, style.direction, style.style.seed) == ("openmoji-lines2color", "a2b", None)
         page.keyboard.press("Escape")
         assert not large.is_visible()
         page.locator("[data-control=lines]").check()
         tile.click()
         assert (pixels(large) <= plain).all() and pixels(large).mean() < plain.mean()
+
+
+@pytest.mark.slow
+def test_undo(root: Path, tmp_path: Path) -> None:
+    Image.new("RGB", (900, 300), (90, 0, 0)).save(tmp_path / "large.png")
+    dots = [[(0.1 + 0.02 * i, 0.5), (0.1 + 0.02 * i, 0.51)] for i in range(33)]
+    with opened(root, "some/path/browser.html") as page:
+        canvas, hint = page.locator(".pad-canvas"), page.locator(".pad-hint")
+        example = pixels(canvas)
+        for _ in range(2):  # the first stroke replaces the example, also after it was taken back
+            assert hint.is_visible()
+            with another(page):
+                draw(page, [[(0.1, 0.1), (0.1, 0.11)]])
+            assert not hint.is_visible() and (pixels(canvas) == 0).sum() < 0.3 * (example == 0).sum()
+            with another(page):
+                page.keyboard.press("Control+z")
+            assert np.array_equal(pixels(canvas), example)
+
+        draw(page, dots[:3])
+        three = pixels(canvas)
+        draw(page, dots[3:])
+        assert not np.array_equal(pixels(canvas), three)
+        for _ in range(40):  # more than the page keeps
+            page.keyboard.press("Control+z")
+        assert np.array_equal(pixels(canvas), three)
+
+        with another(page):
+            page.locator("[data-control=file]").set_input_files(tmp_path / "large.png")
+        assert page.evaluate(KEPT) == [512]
+
+        page.locator("[data-action=clear]").click()
+        page.locator("[data-tool=eraser]").click()
+        draw(page, [[(0.3, 0.3), (0.5, 0.5)]])
+        page.wait_for_function(f"document.querySelector('.pad-tile').disabled && {SETTLED}")
+        assert pixels(canvas).min() == 255
 
 
 @pytest.mark.slow
@@ -356,6 +408,9 @@ def test_another_model(root: Path, tmp_path: Path, small_config: dict[str, Any])
         found = shown(page)
         assert page.locator(".pad-tile").count() == 1
         assert not page.locator("[data-action=others]").is_visible()
+        page.locator(".pad-tile").click()
+        assert page.locator("[data-action=save-colouring]").is_visible()
+        assert not page.locator("[data-action=save-style]").is_visible()
         image = found["image"].reshape(1, 1, 32, 32)
         torch.testing.assert_close(found["values"], model.translate(image), atol=1e-3, rtol=0)
 
@@ -386,6 +441,8 @@ def test_documentation_without_npm(tmp_path: Path, npm: str) -> None:
     if npm == "failing":
         (programs / "npm").write_text("#!/bin/sh\necho 'npm error code E404' >&2\necho more >&2\nexit 1\n")
         (programs / "npm").chmod(0o755)
+    packages = docs / "browser" / "package.json"
+    packages.write_text(re.sub(r'("onnxruntime-web": ")[^"]*', r"\g<1>98.7.6", packages.read_text()))
     folder = docs / "_static" / "browser"
     folder.mkdir()
     (folder / "manifest.json").write_text("{}")  # of an earlier build, of other sources
@@ -397,6 +454,13 @@ def test_documentation_without_npm(tmp_path: Path, npm: str) -> None:
     page = (tmp_path / "html" / "browser.html").read_text()
     assert '<script src="_static/browser' not in page and "drawing-pad" not in page
     assert 'class="admonition note"' in page
+    assert "98.7.6" in page  # the version of the runtime that npm would bring
+
+
+def test_the_ratio_is_that_of_the_published_times() -> None:
+    measured = json.loads((SOURCE / "measured.json").read_text())
+    fastest = {name: times["fastest"] for name, times in measured["milliseconds"].items()}
+    assert measured["ratio"] == round(fastest["browser"] / fastest["python"], 1)
 
 
 def test_a_folder_of_other_files_is_left_alone(tmp_path: Path) -> None:
@@ -414,10 +478,26 @@ def test_the_lock_names_no_server() -> None:
     assert wanted == {name: packages[f"node_modules/{name}"]["version"] for name in wanted}
 
 
-def test_make_builds_the_pad_when_a_source_changes() -> None:
+@pytest.mark.parametrize(
+    ("changed", "built"),
+    [
+        ("docs/browser/pad.js", True),
+        ("docs/browser/package-lock.json", True),
+        ("docs/browser/.npmrc", True),
+        ("docs/pretrained/sketches/quickdraw-cat.png", True),
+        ("munit_fast/models/munit.py", True),
+        ("munit_fast/reference/networks.py", True),
+        ("munit_fast/config.py", True),
+        ("docs/browser/measure.py", False),
+        ("README.md", False),
+    ],
+)
+def test_make_builds_the_pad_when_a_source_changes(tmp_path: Path, changed: str, built: bool) -> None:
     if shutil.which("make") is None:
         pytest.skip("there is no make on the PATH")
-    for name in ("pad.js", "package-lock.json", ".npmrc"):
-        command = ["make", "--dry-run", f"--what-if=docs/browser/{name}", "docs"]
-        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-        assert "docs/browser/build.py" in done.stdout
+    (tmp_path / "manifest.json").write_text("{}")  # of a pad that is newer than all sources
+    assert (ROOT / changed).exists()
+    command = ["make", "--dry-run", f"PAD={tmp_path}", f"--what-if={changed}", "docs"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert not done.returncode, done.stderr
+    assert ("docs/browser/build.py" in done.stdout) == built
