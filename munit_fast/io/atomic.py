@@ -48,9 +48,12 @@ def atomic_directory(path: str | os.PathLike[str]) -> Iterator[Path]:
         path: The final folder: missing, or an empty folder. Missing parents are created.
 
     Raises:
-        FileWriteError: For every OSError on the way (full disk, no permission, ...), naming `path`.
+        FileWriteError: For every OSError on the way (full disk, no permission, ...), naming `path`. The current folder
+            is refused: whoever is in it would be left in one that is gone.
     """
     target = Path(os.path.abspath(path))
+    if target.is_dir() and target.samefile(os.curdir):
+        raise FileWriteError(f"cannot write {path}: it is the current folder; give the name of a new one below it")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:

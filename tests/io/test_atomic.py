@@ -163,3 +163,11 @@ def test_a_folder_below_a_file_is_refused_clearly(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("x")
     with pytest.raises(FileWriteError, match="out"):
         atomic_directory(tmp_path / "file" / "out").__enter__()
+
+
+def test_the_current_folder_is_not_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in (".", tmp_path):
+        with pytest.raises(FileWriteError, match="current folder"), atomic_directory(name) as folder:
+            (folder / "x").touch()
+    assert tmp_path.samefile(".") and not list(tmp_path.iterdir())
