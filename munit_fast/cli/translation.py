@@ -153,7 +153,7 @@ def translate(
 
 
 class Directions(str, Enum):
-    """Which directions to evaluate."""
+    """Which directions to evaluate or to export."""
 
     both = "both"
     a2b = "a2b"

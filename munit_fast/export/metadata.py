@@ -94,9 +94,11 @@ def parse(source: str, metadata: Mapping[str, str]) -> Description:
         raise CheckpointError(
             f"{source}: {name} must be {' or '.join(places)}; the metadata has {metadata.get(name)!r}"
         )
+    if not metadata.get("weights"):  # without it any style encoder would fit
+        raise CheckpointError(f"{source}: the metadata has no checksum of the weights; export it again")
     try:
         config = parse_config(metadata.get("config", ""), source=f"{source}: configuration inside")
     except ConfigError as error:
         raise CheckpointError("; ".join(str(error).splitlines())) from None
     notes = [(name, note_line(value)) for name, value in metadata.items() if name not in RESERVED]
-    return Description(trainer, role, metadata[name], config, metadata.get("weights", ""), dict(notes[:MAX_NOTES]))
+    return Description(trainer, role, metadata[name], config, metadata["weights"], dict(notes[:MAX_NOTES]))

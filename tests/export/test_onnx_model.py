@@ -193,6 +193,7 @@ def set_metadata(proto: Any, **values: str) -> None:
         (lambda p: p.metadata_props.add(key="x" * 300_000, value=""), "more metadata"),
         (lambda p: p.ClearField("metadata_props"), "not made by"),
         (lambda p: set_metadata(p, trainer="GAN"), "no graph of munit-fast"),
+        (lambda p: set_metadata(p, weights=""), "no checksum"),
         (lambda p: set_metadata(p, direction="c2d"), "direction must be a2b or b2a"),
         (lambda p: set_metadata(p, config="gen: {dim: [1"), "configuration inside"),
         (lambda p: set_metadata(p, config="input_dim_a: 1"), "inputs and outputs"),
