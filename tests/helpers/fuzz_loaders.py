@@ -40,7 +40,7 @@ from munit_fast.app.translation import STYLE_FORMAT, Limits, Translator, UserErr
 from munit_fast.config import Config, ConfigError, GeneratorConfig, load_config, make_config
 from munit_fast.data import ImageError, decode_image, read_list
 from munit_fast.export import OnnxModel, export_model
-from munit_fast.io.checkpoints import CheckpointError, load_file, load_pair
+from munit_fast.io.checkpoints import CheckpointError, load_file, load_states
 from munit_fast.models import networks
 from munit_fast.models.munit import MUNIT, from_pretrained
 from munit_fast.models.portable import write_portable
@@ -536,7 +536,7 @@ def checkpoint_target(folder: Path) -> Target:
         path.write_bytes(data)
         before = weights()
         try:
-            load_pair(path, *nets)
+            load_states(path, load_file(path), *nets)
         except CheckpointError as error:
             check_message(error)
             assert torch.equal(before.nan_to_num(), weights().nan_to_num()), "half a checkpoint was loaded"
