@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from munit_fast.io.atomic import atomic_path
-from munit_fast.utils.text import printable
+from munit_fast.utils.text import one_line, printable
 
 _STATISTICS = (".running_mean", ".running_var", ".num_batches_tracked")
 
@@ -353,7 +353,8 @@ def check_fit(path: str | Path, key: str, state: Mapping[str, Tensor], net: nn.M
         )
         if detail:
             raise CheckpointError(f"{path}: network {key!r} was made with another configuration: {detail}")
-    raise CheckpointError(f"{path}: does not fit network {key!r}: {differences[0]} ({len(differences)} in all)")
+    first = one_line(differences[0], 300)
+    raise CheckpointError(f"{path}: does not fit network {key!r}: {first} ({len(differences)} in all)")
 
 
 def describe_network(state: Mapping[str, Tensor]) -> dict[str, Any]:

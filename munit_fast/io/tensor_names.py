@@ -9,6 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from munit_fast.io.checkpoints import CheckpointError
+from munit_fast.utils.text import one_line
 
 Name = tuple[str, ...]  # the parts of a name between its dots
 
@@ -20,7 +21,7 @@ WRAPPERS = {
     "_checkpoint_wrapped_module": "activation checkpointing",
 }
 # A file can hold one container in many places, so that its content has no end: networks stay far below these.
-MAX_PARTS, MAX_ENTRIES, MAX_CHARACTERS = 40, 300_000, 10_000_000
+MAX_PARTS, MAX_ENTRIES, MAX_CHARACTERS = 40, 100_000, 5_000_000
 
 
 class NamedValues:
@@ -73,8 +74,9 @@ class NamedValues:
             self._keep(name, value)
 
     def _keep(self, name: Name, value: Any) -> None:
-        kept = tuple(part for part in name if part not in WRAPPERS)
-        if len(kept) < len(name):
+        kept = name
+        if not WRAPPERS.keys().isdisjoint(name):
+            kept = tuple(part for part in name if part not in WRAPPERS)
             self.wrappers += [part for part in WRAPPERS if part in name and part not in self.wrappers]
         if kept in self.values:
             raise CheckpointError(f"{self._path}: holds {dotted(kept)} twice, with and without a wrapper's prefix")
@@ -82,6 +84,6 @@ class NamedValues:
 
 
 def dotted(name: Name) -> str:
-    """A name for a message, at most 100 characters of it."""
-    text = ".".join(name)
+    """A name for a message: one printable line of at most 100 characters."""
+    text = one_line(".".join(name))
     return text if len(text) <= 100 else text[:97] + "..."
