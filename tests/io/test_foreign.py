@@ -238,6 +238,13 @@ def test_another_configuration_or_trainer_is_named_behind_any_wrapper(trainer: M
         grey.load(tmp_path / "file.pt")
 
 
+def test_names_do_not_speak_to_the_terminal(trainer: MUNIT_Trainer, tmp_path: Path) -> None:
+    model = load({"x\n\x1b]0;t\x07": trainer.state_dict()}, tmp_path)
+    assert model.notes[0].isprintable() and "]0;t" in model.notes[0]
+    assert "..." in refusal({"y\n\x1b" + "z" * 500: torch.ones(1)}, tmp_path)
+    refusal({"a": trainer.gen_a.state_dict() | {"x\ny": torch.ones(1)}, "b": trainer.gen_b.state_dict()}, tmp_path)
+
+
 def test_files_without_an_end_are_refused_soon(trainer: MUNIT_Trainer, tmp_path: Path) -> None:
     nest: Any = trainer.gen_a.state_dict()
     for _ in range(30):  # 4 ** 30 entries
