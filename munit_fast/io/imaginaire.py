@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterable
 
 _OWN = re.compile(r"(?:^|\.)content_encoder\.model\.\d+\.(?:conv_block_\d\.)?layers\.")
-_RESIDUAL = re.compile(r"content_encoder\.model\.\d+\.conv_block_0\.layers\.(conv|norm)\.")
+_RESIDUAL = re.compile(r"content_encoder\.model\.\d+\.conv_block_0\.layers\.(?:conv|norm)\.")
 _ENCODER_NORM = re.compile(r"content_encoder\.model\.\d+\.(?:conv_block_\d\.)?layers\.norm\.(?:weight|bias)$")
 _UPSAMPLING = re.compile(r"decoder\.decoder\.\d+\.layers\.norm\.(?:(fc)\w*|weight)\b")
 
@@ -28,12 +28,11 @@ def refusal(names: Iterable[str]) -> str | None:
     reasons = []
     if any(map(_ENCODER_NORM.search, names)):
         reasons.append("the norms of its content encoder have weights and biases, here they have none")
-    if first := next(filter(None, map(_RESIDUAL.search, names)), None):
-        reasons.append(
-            "its residual blocks are of the order norm, ReLU, convolution (pre_act)"
-            if first[1] == "norm"
-            else "its residual blocks apply a ReLU before the sum, here there is none"
-        )
+    if block := [name for name in names if _RESIDUAL.search(name)]:
+        before, after = "put norm and ReLU before the convolutions (pre_act)", "apply a ReLU before the sum"
+        # A .safetensors file has the names sorted, in which the order of the layers is lost.
+        order = f"{before} or {after}" if block == sorted(block) else before if ".norm." in block[0] else after
+        reasons.append(f"its residual blocks {order}")
     if first := next(filter(None, map(_UPSAMPLING.search, names)), None):
         norm = "AdaIN" if first[1] else "instance or batch norm"
         reasons.append(f"it upsamples with {norm}, where layer norm is here")

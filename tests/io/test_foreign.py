@@ -166,6 +166,7 @@ def side_by_side(t: MUNIT_Trainer, form: str) -> State:
         lambda t: {"model": t.state_dict(), "model_ema": moved(t.state_dict())},
         lambda t: {"state_dict": t.state_dict(), "ema_state_dict": named("module.", moved(t.state_dict()))},
         lambda t: side_by_side(t, "gen_%s gen_%s_ema"),
+        lambda t: run_state(t, 1) | {"average": {k: moved(getattr(t, f"gen_{k}").state_dict()) for k in ("a", "b")}},
         lambda t: side_by_side(t, "g_%s g_ema_%s"),
         lambda t: {"net": t.state_dict(), "swa": moved(t.state_dict()) | {"n_averaged": torch.tensor(2)}},
     ],
@@ -314,6 +315,14 @@ def imaginary(pre_act: bool, spectral: bool, style: bool) -> nn.Module:
     return whole
 
 
+def test_an_order_of_layers_that_a_file_does_not_have_is_not_claimed(tmp_path: Path) -> None:
+    pair = nn.Module()
+    pair.autoencoder_a, pair.autoencoder_b = imaginary(True, False, True), imaginary(True, False, True)
+    save_file(pair.state_dict(), tmp_path / "x.safetensors")
+    with pytest.raises(CheckpointError, match=r"\(pre_act\) or apply a ReLU before the sum"):
+        MUNIT(CONFIG).load(tmp_path / "x.safetensors")
+
+
 @pytest.mark.parametrize("style", [True, False], ids=["MUNIT", "UNIT"])
 @pytest.mark.parametrize("spectral", [True, False])
 @pytest.mark.parametrize("pre_act", [True, False])
@@ -331,5 +340,5 @@ def test_imaginaires_networks_are_refused_with_what_differs(
     text = refusal(content, tmp_path)
     assert f"a {'MUNIT' if style else 'UNIT'} of imaginaire" in text
     assert "(1) the norms of its content encoder have weights and biases" in text
-    assert ("(pre_act)" if pre_act else "apply a ReLU before the sum") in text
+    assert ("(pre_act);" if pre_act else "its residual blocks apply a ReLU before the sum") in text
     assert f"(3) it upsamples with {'AdaIN' if style else 'instance or batch norm'}, where layer norm is here" in text
