@@ -19,6 +19,7 @@ from munit_fast.io import imaginaire
 from munit_fast.io.checkpoints import CheckpointError, load_file
 from munit_fast.io.safetensors_file import SUFFIX, TensorFile, read_tensors
 from munit_fast.io.tensor_names import WRAPPERS, Name, NamedValues, dotted
+from munit_fast.utils.text import printable
 
 _PARTS = {"enc_content", "enc_style", "enc", "dec", "mlp"}  # of generators
 _COUNTERS = {"n_averaged"}  # of torch.optim.swa_utils.AveragedModel
@@ -80,8 +81,8 @@ def find_generators(path: str | Path, content: Any, *, average: bool = True) -> 
     pair = next(iter(pairs.values()), {})
     if len(networks) != 2 or set(pair) != {"a", "b"}:
         raise CheckpointError(f"{path}: {_not_a_pair(networks)}")
-    plain = [pair[domain].name == (domain,) for domain in "ab"] == [True, True] and not found.wrappers
-    note = None if plain and not why else f"{path}: generators {_and(pair)}{_unwrapped(found)}{why}"
+    published = all(pair[domain].name == (domain,) for domain in "ab") and not found.wrappers and not why
+    note = None if published else printable(f"{path}: generators {_and(pair)}{_unwrapped(found)}{why}")
     return Generators({domain: pair[domain].state for domain in "ab"}, note)
 
 
@@ -112,7 +113,7 @@ def join_generators(paths: Sequence[str | Path], contents: Sequence[Any], *, ave
             )
         pair[domain] = networks[0]
         said.append(f"{path} for domain {domain.upper()}{_unwrapped(found)}{why}")
-    return Generators({domain: pair[domain].state for domain in "ab"}, "generators of " + "; ".join(said))
+    return Generators({domain: pair[domain].state for domain in "ab"}, printable(f"generators of {'; '.join(said)}"))
 
 
 def _generators(path: str | Path, found: NamedValues) -> list[_Network]:
