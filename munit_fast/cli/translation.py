@@ -200,10 +200,6 @@ def export(
     ] = YesNo.yes,
     licence: Annotated[str | None, typer.Option(help="Licence of the weights.")] = None,
     attribution: Annotated[str | None, typer.Option(help="Whom to credit.")] = None,
-    matte: Annotated[
-        int | None,
-        typer.Option(min=0, max=255, help="Grey level that translate is to put under transparent areas."),
-    ] = None,
     ema: EmaOption = True,
     trainer: TrainerOption = TrainerName.MUNIT,
 ) -> None:
@@ -227,7 +223,6 @@ def export(
     model = load_model(pretrained, config, checkpoint, trainer=trainer, impl=Impl.auto, ema=ema, console=console)
     training = describe_run(checkpoint) if checkpoint else None
     notes = {"licence": licence, "attribution": attribution, "training": training}
-    notes["matte"] = None if matte is None else str(matte)
     about = model.about | {name: note for name, note in notes.items() if note}
     if kind == "safetensors":
         write_portable(output, model, dtype=dtype.value if dtype else "fp16", about=about)

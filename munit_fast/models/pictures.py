@@ -10,12 +10,15 @@ import math
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeGuard
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
+
+from munit_fast.config import Config
 
 if TYPE_CHECKING:  # at run time whoever has a PIL image has imported PIL
     from PIL import Image
@@ -30,6 +33,7 @@ MAX_BATCH_PIXELS = 2**21  # of these at most as many pixels, unless a single pic
 
 _KINDS = "a tensor, a PIL image, a NumPy array, or a list of these"
 _ROUNDING = 0.01  # beyond [-1, 1]: what arithmetic in float16 or a resampling filter leaves there
+_ORIENTATION = 274  # the EXIF tag
 _FLOATS = (np.float16, np.float32, np.float64)
 
 
@@ -47,15 +51,16 @@ class PictureBatches:
         given: A PIL image of any mode; an array uint8 in 0..255 or float16 | float32 | float64 in [-1, 1], [H, W, C],
             [N, H, W, C], or [H, W] of one channel; or a list or tuple of such images, arrays of one picture each, and
             floating-point tensors [C, H, W] in [-1, 1].
-        channels: C, 1 or 3, of the domain that they are pictures of. PIL images are converted to it.
-        matte: Grey level under the transparent areas of PIL images; None keeps the colours there.
+        config: Of the model: the channels C of the domain, and how PIL images are converted to them.
+        domain: "a" or "b", the domain that they are pictures of.
 
     Raises:
         ValueError: The pictures are none of the above. Files behind PIL images are read later, by `batches`.
     """
 
-    def __init__(self, name: str, given: object, channels: int, matte: int | None = None) -> None:
-        self.name, self.channels, self.matte = name, channels, matte
+    def __init__(self, name: str, given: object, config: Config, domain: str) -> None:
+        self.name, self._config, self._domain = name, config, domain
+        self.channels: int = getattr(config, f"input_dim_{domain}")
         self._stacked = isinstance(given, np.ndarray) and given.ndim == 4
         self._single = not self._stacked and not isinstance(given, (list, tuple))
         if isinstance(given, np.ndarray) and self._stacked:
@@ -125,11 +130,12 @@ class PictureBatches:
             item = item.reshape(*item.shape[:2], self.channels).transpose(2, 0, 1)
             return torch.from_numpy(np.array(item, dtype=item.dtype.newbyteorder("="), order="C"))
         from munit_fast.data import decode_pillow, to_model_range  # which import PIL
+        from munit_fast.data.configured import pixel_format
 
         if isinstance(item, np.ndarray):
             return to_model_range(item.reshape(*item.shape[:2], self.channels))
         name = self.name if self._single else f"{self.name}[{i}]"
-        return to_model_range(decode_pillow(item, self.channels, matte=self.matte, name=name))
+        return to_model_range(decode_pillow(item, pixel_format(self._config, self._domain), name=name))
 
     def _like_item(self, images: Tensor, item: Any) -> Any:
         """Images [S, C', H, W] in the kind of an item."""
@@ -222,7 +228,12 @@ def _size(item: Any) -> tuple[int, int]:
     """Height and width."""
     if isinstance(item, Tensor):
         return item.shape[1], item.shape[2]
-    return (item.height, item.width) if is_pillow(item) else item.shape[:2]
+    if not is_pillow(item):
+        return item.shape[:2]
+    lies = False  # on its side, so that it is turned by a quarter when its pixels are read
+    with suppress(Exception):  # of a damaged file, which is said when it is read
+        lies = item.getexif().get(_ORIENTATION, 1) in (5, 6, 7, 8)
+    return (item.width, item.height) if lies else (item.height, item.width)
 
 
 def _type(x: object) -> str:

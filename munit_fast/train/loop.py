@@ -13,7 +13,7 @@ from torch import Tensor
 
 from munit_fast.config import Config
 from munit_fast.data import ImageSet, UnpairedBatches, display_images
-from munit_fast.data.sources import Sources, open_sources
+from munit_fast.data.configured import Sources, open_sources
 from munit_fast.pages.training import TrainingStatus, find_grids, write_training_page
 from munit_fast.train.distributed import Ranks, process_group, restarted
 from munit_fast.train.events import EventLog

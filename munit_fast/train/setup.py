@@ -6,6 +6,7 @@ import hashlib
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
+from pathlib import PurePosixPath
 from typing import Any
 
 import torch
@@ -15,7 +16,7 @@ from rich.text import Text
 from munit_fast.amp import Workload, amp_dtype, resolve
 from munit_fast.config import Config
 from munit_fast.data import ImageSet
-from munit_fast.data.sources import Sources
+from munit_fast.data.configured import Sources
 from munit_fast.train import warm
 from munit_fast.train.distributed import Ranks
 from munit_fast.train.events import EventLog
@@ -179,7 +180,10 @@ class RunSetup:
 
 def _image_notes(image_set: ImageSet) -> dict[str, Any]:
     """What the data order is a function of besides the seed: the number of images and a digest of their names."""
-    names = [os.path.relpath(os.path.abspath(image_set.path(i)), image_set.folder) for i in range(len(image_set))]
+    names = [image_set.source.name(i) for i in range(len(image_set))]
+    folders = {PurePosixPath(name).parent for name in names}
+    shared = PurePosixPath(os.path.commonpath(folders))
+    names = [PurePosixPath(name).relative_to(shared).as_posix() for name in names]  # a data set may move
     digest = hashlib.sha256("\0".join(names).encode(errors="surrogateescape")).hexdigest()
     return {"count": len(names), "names": digest}
 

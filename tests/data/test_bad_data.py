@@ -19,7 +19,7 @@ from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
 from helpers.runs import checkpoints, equal, events, run
 from munit_fast import MUNIT_Trainer
-from munit_fast.data import ImageError, ImageSet, UnpairedBatches, list_images, sources
+from munit_fast.data import ImageError, ImageSet, UnpairedBatches, configured, list_images
 from munit_fast.data import unpaired as batches
 from munit_fast.io.checkpoints import load_file
 from munit_fast.train.run_state import find_state
@@ -27,7 +27,7 @@ from munit_fast.train.run_state import find_state
 
 def lazy(monkeypatch: pytest.MonkeyPatch) -> None:
     """Image sets that read from the disk."""
-    monkeypatch.setattr(sources, "ImageSet", lambda *args, **_: _lazy_set(*args))
+    monkeypatch.setattr(configured, "ImageSet", lambda *args, **_: _lazy_set(*args))
 
 
 def _lazy_set(paths: Any, channels: int, short: int, cache: Any) -> Any:

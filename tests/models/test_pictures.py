@@ -17,7 +17,7 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 import munit_fast as mf
-from munit_fast.data import decode_image, to_model_range
+from munit_fast.data import PixelFormat, decode_image, to_model_range
 from munit_fast.models import pictures
 
 Array = np.ndarray[Any, Any]
@@ -139,21 +139,21 @@ def test_every_mode_is_converted_as_the_file_would_be(model: mf.MUNIT, tmp_path:
     others |= {mode: colour.convert(mode) for mode in ("LAB", "HSV", "RGBX", "PA")}
     assert {"P", "RGBA", "I;16", "F"} <= set(images)
     style = torch.randn(1, 3)
-    for matte in (None, 255):
-        model.about["matte"] = "" if matte is None else str(matte)
+    for background in (0, 255):
+        model.config.background = background
         for mode, image in images.items():
             path = tmp_path / f"{mode.replace(';', '')}.{'tif' if mode in ('CMYK', 'F', 'I') else 'png'}"
             image.save(path)
             for direction, channels in (("a2b", 3), ("b2a", 1)):
-                x = to_model_range(decode_image(path, channels, matte=matte))[None]
+                x = to_model_range(decode_image(path, PixelFormat(channels, background=background)))[None]
                 expected = as_bytes(model.translate(x, direction, style=style)).squeeze()
                 found = np.asarray(model.translate(image, direction, style=style)[0])
-                assert np.array_equal(found, expected), (mode, matte, direction)
+                assert np.array_equal(found, expected), (mode, background, direction)
         for mode, image in others.items():  # modes that are not saved as PNG or TIFF here
             plain = image.convert("LA" if mode == "La" else "RGBA" if mode == "RGBa" else "RGB")
             for direction in ("a2b", "b2a"):
                 found = arrays(model.translate(image, direction, style=style))
-                assert np.array_equal(found, arrays(model.translate(plain, direction, style=style))), (mode, matte)
+                assert np.array_equal(found, arrays(model.translate(plain, direction, style=style))), (mode, background)
 
 
 def test_refused_values_of_a_pil_image_say_what_works(model: mf.MUNIT) -> None:
@@ -172,14 +172,17 @@ def test_the_bundled_model_sees_transparent_pictures_on_white() -> None:
     assert np.array_equal(arrays(model.translate(clear, style=style)), arrays(model.translate(white, style=style)))
 
 
-def test_the_exif_orientation_is_left_to_the_caller(model: mf.MUNIT) -> None:
+def test_an_image_is_turned_as_its_exif_orientation_says(model: mf.MUNIT) -> None:
     exif = Image.Exif()
     exif[274] = 6  # lies on its side
     file = BytesIO()
     Image.fromarray(pixels(20, 24, 3)).save(file, "PNG", exif=exif)
     image = Image.open(file)
-    assert model.translate(image)[0].size == (24, 20)
-    assert model.translate(ImageOps.exif_transpose(image))[0].size == (20, 24)
+    style = torch.randn(1, 3)
+    turned, upright = (model.translate(x, style=style)[0] for x in (image, ImageOps.exif_transpose(image)))
+    assert turned.size == (20, 24) and np.array_equal(np.asarray(turned), np.asarray(upright))
+    flat = Image.fromarray(pixels(20, 24, 3))
+    assert [found[0].size for found in model.translate([flat, image], style=style)] == [(24, 20), (20, 24)]
 
 
 def test_a_damaged_file_behind_an_image_is_named(model: mf.MUNIT) -> None:
