@@ -74,7 +74,6 @@ def train(
                         "machine sees, or remove what is left of that run there"
                     )
                 resume = options.resume or ((options.auto_resume or restarted()) and folder.has_run)
-                held.enter_context(folder.open(resume))
                 options = replace(options, resume=resume)
                 decided = configure(cfg, options.trainer, options.overrides, folder, resume)
         decision = ranks.broadcast(decided.as_bytes() if ranks.main else None)
@@ -82,6 +81,8 @@ def train(
             decided = follow(cfg, options.overrides, decision)
         with ranks.main_first():
             sources = open_sources(decided.config, options.allow_outside)
+            if ranks.main:  # what is refused before leaves no folders
+                held.enter_context(folder.open(options.resume))
         held.enter_context(tuned_convolutions(ranks.device))
         run = _Run(decided, replace(options, device=ranks.device), folder, sources, console, ranks)
         held.callback(run.trainer.release_graphs)

@@ -61,7 +61,7 @@ class RunSetup:
         self.hyperparameters: Mapping[str, Any] = cfg.hyperparameters() | {"vgg_model_path": str(options.output_path)}
         if not ranks.main:
             self.hyperparameters = {**self.hyperparameters, "ema_half_life": 0}  # one rank keeps the average
-        self.about = {"trainer": decided.algorithm, "filled": filled_values(cfg, decided.algorithm)}
+        self.about: dict[str, Any] = {"trainer": decided.algorithm, "filled": filled_values(cfg, decided.algorithm)}
         self.trainer = self._make_trainer()
         self.batch_size = cfg.batch_size * cfg.accumulation
         self.data_notes: dict[str, Any] = {

@@ -211,7 +211,7 @@ def test_unit(call: Any, config: Path, picture_folders: Path, tmp_path: Path) ->
         out = ["--config", file, "--checkpoint", checkpoint, "--output_folder", tmp_path / "out", *flags]
         code, text = call("translate", *out, "--input", picture_folders / "testB" / "0.png")
         assert code == 0, text
-        found.append((tmp_path / "out" / "output.png").read_bytes())
+        found.append((tmp_path / "out" / "output000.png").read_bytes())
     assert len(set(found)) == 1
     model = ["--config", config, "--checkpoint", checkpoint]
     assert call("evaluate", *model, "--also", "none")[0] == 0
