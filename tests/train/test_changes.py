@@ -100,14 +100,23 @@ def test_what_changes_a_run_is_refused_line_by_line(
 ) -> None:
     run(small_config, picture_folders, tmp_path)
     before = files(tmp_path)
-    changes = {"gen": small_config["gen"] | {"dim": 8}, "input_dim_b": 1, "lr": 0.5, "recon_x_w": 3, "gan_w": 0}
+    dis = small_config["dis"] | {"pad_type": "zero", "gan_type": "nsgan"}
+    changes = {
+        "gen": small_config["gen"] | {"dim": 8},
+        "dis": dis,
+        "input_dim_b": 1,
+        "lr": 0.5,
+        "recon_x_w": 3,
+        "gan_w": 0,
+    }
     options: dict[str, Any] = {"resume": True, "overrides": ["max_iter=6", "gan_w=2", "init=xavier"]}
     with pytest.raises(ConfigError) as caught:
         run(small_config | changes, picture_folders, tmp_path, **options)
     lines = {line.partition(":")[0]: line for line in str(caught.value).splitlines()}
-    assert set(lines) == {"gen.dim", "input_dim_b", "lr", "recon_x_w", "init"}
+    assert set(lines) == {"gen.dim", "dis.pad_type", "dis.gan_type", "input_dim_b", "lr", "recon_x_w", "init"}
     assert re.match(r"gen\.dim: 4 -> 8: .*networks.*old value", lines["gen.dim"])
-    assert "--override" not in lines["gen.dim"] + lines["input_dim_b"] + lines["init"]  # not by that either
+    asked_for = {key for key, line in lines.items() if "--override" in line}
+    assert asked_for == {"dis.gan_type", "lr", "recon_x_w"}  # the others not by that either
     assert lines["lr"] == "lr: 0.0001 -> 0.5: give --override lr=0.5 to change it, or put the old value back"
     after = files(tmp_path)
     assert {name for name in before if after[name] != before[name]} == set()
@@ -130,6 +139,15 @@ def test_what_only_steers_a_run_is_taken_over_and_named(
     summary = json.loads((tmp_path / "parts/outputs/small/summary.json").read_text())
     assert summary["changed"][1] == {"iteration": 2, "key": "max_iter", "old": 2, "new": 4}
     assert len(summary["changed"]) == 3 and summary["faults"] == {}
+
+
+def test_the_same_batch_in_other_parts(small_config: dict[str, Any], picture_folders: Path, tmp_path: Path) -> None:
+    run(small_config | {"batch_size": 2}, picture_folders, tmp_path)
+    parts = small_config | {"batch_size": 1, "accumulation": 2, "max_iter": 5}
+    text = said(parts, picture_folders, tmp_path, resume=True)
+    assert "changed: batch_size: 2 -> 1" in text and "changed: accumulation: 1 -> 2" in text
+    with pytest.raises(ConfigError, match=r"^batch_size: 1 -> 2 \(4 images .*--override batch_size=2"):
+        run(parts | {"batch_size": 2}, picture_folders, tmp_path, resume=True)
 
 
 def test_other_training_images_are_asked_for(
