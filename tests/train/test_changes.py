@@ -232,7 +232,8 @@ def test_a_run_knows_its_algorithm(small_config: dict[str, Any], picture_folders
     text = said(config | {"max_iter": 2}, picture_folders, tmp_path, trainer="UNIT")
     assert re.search(r"not in the configuration.*weight_decay 0\.0001.*recon_kl_w 0.*gen\.n_downsample 2", text)
     assert "style_dim" not in text and "recon_s_w" not in text
-    text = said(config | {"recon_s_w": 1, "recon_kl_w": 0, "max_iter": 3}, picture_folders, tmp_path, resume=True)
+    assert run(config | {"max_iter": 3}, picture_folders, tmp_path, resume=True).iterations == 3  # no flag: as it began
+    text = said(config | {"recon_s_w": 1, "recon_kl_w": 0}, picture_folders, tmp_path, resume=True)
     assert "UNIT does not read recon_s_w" in text and "not in the configuration" not in text
     with pytest.raises(ConfigError, match=r"^trainer: UNIT -> MUNIT: "):
         run(config, picture_folders, tmp_path, resume=True, trainer="MUNIT")
