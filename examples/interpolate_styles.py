@@ -28,7 +28,7 @@ path = style_path(codes, args.steps)  # [(styles - 1)·steps + 1, style_dim]
 
 rows = []
 for name in ("quickdraw-house", "quickdraw-fish", "open-peeps-head"):
-    x = to_model_range(resize_short_side(decode_image(sketches / f"{name}.png", 3, matte=255), 64))
+    x = to_model_range(resize_short_side(decode_image(sketches / f"{name}.png", 3), 64))
     rows.append(torch.cat([x[None], model.translate(x[None], style=path)[0]]))
 save_image(make_grid(rows), args.output)
 print(f"wrote {args.output}: {len(rows)} drawings, {len(path)} styles each")

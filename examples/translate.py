@@ -18,7 +18,7 @@ parser.add_argument("--output", type=Path, default=Path("translated.png"))
 args = parser.parse_args()
 
 # Transparent areas become white, and the short side the 64 pixels that the model was trained on.
-x = to_model_range(resize_short_side(decode_image(args.drawing, 3, matte=255), 64))[None]  # [1, 3, H, W] in [-1, 1]
+x = to_model_range(resize_short_side(decode_image(args.drawing, 3), 64))[None]  # [1, 3, H, W] in [-1, 1]
 
 # The three lines:
 model = mf.MUNIT.from_pretrained("openmoji-lines2color")

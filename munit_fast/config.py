@@ -8,12 +8,14 @@ with the key and with what would work.
 from __future__ import annotations
 
 import difflib
+import math
+import re
 from bisect import bisect_left
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from munit_fast.utils.text import printable, read_bounded
 
@@ -21,6 +23,49 @@ Activation = Literal["relu", "lrelu", "prelu", "selu", "tanh", "none"]
 Padding = Literal["reflect", "replicate", "zero"]
 Count = Annotated[int, Field(ge=1)]
 Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Channels = Annotated[int, Field(ge=1, le=1024)]
+ShownChannels = Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=3, max_length=3)]
+
+_WINDOW = re.compile(r"W\s*[:=]?\s*(?P<width>[-+.\de]+)[\s,/]+[LC]\s*[:=]?\s*(?P<level>[-+.\de]+)", re.IGNORECASE)
+
+
+def _value_range(value: Any) -> str | list[float]:
+    """ "dtype", "auto" or [low, high]; from a window too, as users of CT write it."""
+    if value in ("dtype", "auto"):
+        return str(value)
+    given = value
+    if isinstance(value, str) and (match := _WINDOW.fullmatch(value.strip())):
+        value = match.groupdict()
+    try:
+        if isinstance(value, dict) and set(value) == {"level", "width"}:
+            level, width = float(value["level"]), float(value["width"])
+            value = [level - width / 2, level + width / 2]
+        low, high = (float(number) for number in value) if isinstance(value, (list, tuple)) else (0.0, 0.0)
+    except (TypeError, ValueError):
+        low, high = 0.0, 0.0
+    if not (low < high and math.isfinite(low) and math.isfinite(high)):
+        raise ValueError(
+            "use dtype, auto, [low, high] with low < high, or a window: {level: 40, width: 400}, or W400 L40; got "
+            f"{_value(given)}"
+        )
+    return [low, high]
+
+
+def _size(value: Any) -> int | str:
+    """The length of a side, or "none"."""
+    if isinstance(value, str) and value.lower() == "none":
+        return "none"
+    try:
+        size = int(value) if float(value) == int(value) else 0
+    except (TypeError, ValueError, OverflowError):
+        size = 0
+    if size < 1:
+        raise ValueError(f"use a number of pixels, at least 1, or none for no rescaling; got {_value(value)}")
+    return size
+
+
+Size = Annotated[int | str, BeforeValidator(_size)]
+ValueRange = Annotated[str | list[float], BeforeValidator(_value_range)]
 
 
 # A published file has 60 lines, 2 kB and 60 values.
@@ -94,6 +139,7 @@ class Config(_Section):
     """A whole configuration: the published keys, with the published edges2handbags values as defaults.
 
     Attributes:
+        trainer: "MUNIT" or "UNIT": the algorithm that the configuration is for. Not published.
         image_save_iter: Iterations between pictures that are kept.
         image_display_iter: Iterations between updates of the current picture.
         display_size: Images of each domain that the pictures show.
@@ -122,10 +168,20 @@ class Config(_Section):
         vgg_w: Weight of the perceptual losses, which need models/vgg16.weight.
         gen: The generators.
         dis: The discriminators.
-        input_dim_a: Channels of the images of domain A, 1 or 3.
-        input_dim_b: Channels of the images of domain B, 1 or 3.
+        input_dim_a: Channels of the images of domain A.
+        input_dim_b: Channels of the images of domain B.
+        range_a: The values that become -1 and 1 in domain A: "dtype", those of each file's type (0..255, 0..65535 or
+            0..1); [low, high]; a CT window, {level: 40, width: 400} or "W400 L40"; or "auto", percentiles of the
+            training set, which are kept with the run. Not published.
+        range_b: The same for domain B.
+        background: Grey level 0..255, between the two values, that transparent areas are laid over. Not published.
+        pages: Of files with several images, "all" or the "first" of them. Not published.
+        slice_axis: Axis of volumes along which they are cut into images. Not published.
+        show_channels_a: Three channels of domain A that grids show as red, green and blue; without it the first three,
+            or the first as grey. Not published.
+        show_channels_b: The same for domain B.
         num_workers: Processes that read images.
-        new_size: What the short side of every image is resized to.
+        new_size: What the short side of every image is resized to; "none": images keep their size.
         new_size_a: The same for domain A, where `new_size` is not given.
         new_size_b: The same for domain B.
         crop_image_height: Height of the random crops that are trained on.
@@ -140,6 +196,8 @@ class Config(_Section):
         data_list_test_a: Text file of the test images of domain A, a name in that folder on each line.
         data_list_test_b: Text file of the test images of domain B, a name in that folder on each line.
     """
+
+    trainer: Literal["MUNIT", "UNIT"] | None = None
 
     # Logging and files, in iterations.
     image_save_iter: Count = 10000
@@ -175,12 +233,19 @@ class Config(_Section):
     dis: DiscriminatorConfig = DiscriminatorConfig()
 
     # Data.
-    input_dim_a: Literal[1, 3] = 3
-    input_dim_b: Literal[1, 3] = 3
+    input_dim_a: Channels = 3
+    input_dim_b: Channels = 3
+    range_a: ValueRange = "dtype"
+    range_b: ValueRange = "dtype"
+    background: Annotated[int, Field(ge=0, le=255)] = 255
+    pages: Literal["all", "first"] = "all"
+    slice_axis: Annotated[int, Field(ge=0, le=2)] = 2
+    show_channels_a: ShownChannels | None = None
+    show_channels_b: ShownChannels | None = None
     num_workers: Annotated[int, Field(ge=0)] = 8
-    new_size: Count | None = None
-    new_size_a: Count | None = None
-    new_size_b: Count | None = None
+    new_size: Size | None = None
+    new_size_a: Size | None = None
+    new_size_b: Size | None = None
     crop_image_height: Count = 256
     crop_image_width: Count = 256
     data_root: str | None = None
@@ -200,10 +265,29 @@ class Config(_Section):
             raise ValueError("; ".join(problems))
         return self
 
-    def short_side(self, domain: str) -> int:
-        """What the short side of an image of domain "a" or "b" is resized to: new_size, else new_size_a or _b."""
+    def short_side(self, domain: str) -> int | None:
+        """What the short side of an image of domain "a" or "b" is resized to: new_size, else new_size_a or _b.
+
+        None: images keep their size.
+        """
         size = self.new_size or (self.new_size_a if domain == "a" else self.new_size_b)
-        return size or max(self.crop_image_height, self.crop_image_width)
+        if size is None:
+            return max(self.crop_image_height, self.crop_image_width)
+        return int(size) if size != "none" else None
+
+    def limits(self, domain: str) -> tuple[float, float] | None:
+        """The values that become -1 and 1 in domain "a" or "b"; None: those of each file's type.
+
+        Raises:
+            ConfigError: They are to be measured ("auto") and have not been.
+        """
+        stated = self.range_a if domain == "a" else self.range_b
+        if stated == "auto":
+            raise ConfigError(
+                f"range_{domain}: auto is measured when a training starts; give the config.yaml that the run wrote "
+                "beside its checkpoints, or [low, high]"
+            )
+        return None if isinstance(stated, str) else (stated[0], stated[1])
 
     def hyperparameters(self) -> dict[str, Any]:
         """The configuration as the mapping that trainers and networks take; `gen` and `dis` are mappings in it."""
@@ -235,9 +319,14 @@ def _size_problems(cfg: Config) -> list[str]:
                 "layers or scales"
             )
     for domain in ("a", "b"):
+        shown, channels = getattr(cfg, f"show_channels_{domain}"), getattr(cfg, f"input_dim_{domain}")
+        if shown is not None and max(shown) >= channels:
+            problems.append(
+                f"show_channels_{domain}: {shown} names a channel beyond input_dim_{domain}: {channels}; the first is 0"
+            )
         short = cfg.short_side(domain)
         # The long side may still be short of the other crop size: only the images can tell.
-        if short < min(cfg.crop_image_height, cfg.crop_image_width):
+        if short is not None and short < min(cfg.crop_image_height, cfg.crop_image_width):
             problems.append(
                 f"new_size{'' if cfg.new_size else '_' + domain}: {short} is smaller than the crop "
                 f"{cfg.crop_image_height}×{cfg.crop_image_width} (crop_image_height × crop_image_width)"
@@ -376,8 +465,9 @@ def _explain(problem: Any) -> str:
     key = ".".join(location)
     if problem["type"] == "extra_forbidden":
         return f"{key}: unknown key{_nearest(location)}"
-    if problem["type"] == "value_error":  # from _sizes, which names the keys itself
-        return str(problem["ctx"]["error"])
+    if problem["type"] == "value_error":
+        reason = str(problem["ctx"]["error"])
+        return f"{key}: {reason}" if key else reason  # without a key: from _sizes, which names the keys itself
     message = problem["msg"][0].lower() + problem["msg"][1:]
     return f"{key}: {message}; got {_value(problem['input'])}"
 

@@ -23,6 +23,7 @@ from munit_fast.data import (
     save_image,
     to_model_range,
 )
+from munit_fast.data.configured import pixel_format
 from munit_fast.data.images import SAVED_FORMATS
 from munit_fast.io.atomic import write_error
 from munit_fast.utils.cudnn import tuned_convolutions
@@ -50,10 +51,6 @@ class Translator(Protocol):
     @property
     def device(self) -> torch.device:
         """The device of what goes in."""
-
-    @property
-    def matte(self) -> int | None:
-        """The grey level 0..255 that the model wants under transparent areas, if it does."""
 
     @property
     def translate(self) -> Callable[..., Tensor]:
@@ -122,8 +119,7 @@ def translate_files(
     but not flushed to the disk: they can be made again.
 
     Args:
-        model: The model, in evaluation mode; its device is used. Transparent areas get the grey level that it wants
-            there; without one, the colour that the file has there, as in training.
+        model: The model, in evaluation mode; its device is used.
         source: An image or a folder of images.
         output_folder: Where the translations go; made where it is missing.
         options: How to translate.
@@ -270,10 +266,11 @@ class _Styles:
 
 
 def _read(path: Path, model: Translator, domain: str, options: TranslateOptions) -> Tensor:
-    array = decode_image(path, getattr(model.config, f"input_dim_{domain}"), matte=model.matte)
-    if not options.native_size:
+    array = decode_image(path, pixel_format(model.config, domain))
+    short_side = model.config.short_side(domain)
+    if not options.native_size and short_side is not None:
         try:
-            array = resize_short_side(array, model.config.short_side(domain))
+            array = resize_short_side(array, short_side)
         except ImageError as error:
             raise ImageError(f"{path}: {error}") from None
     return to_model_range(array)

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from munit_fast.amp import Workload, amp_dtype, autocast
 from munit_fast.data import ImageError, decode_image, make_grid, resize_short_side, to_model_range
+from munit_fast.data.configured import pixel_format
 from munit_fast.models import pretrained
 from munit_fast.models.munit import MUNIT, UNIT, Direction
 from munit_fast.translate import random_styles, style_path
@@ -103,7 +104,6 @@ class Translator:
     Attributes:
         name: What the model is called, in style files too.
         domains: What domains A and B show.
-        matte: The grey level under transparent areas; None: the colour that the file has there.
         style_dim: Numbers of a style code; 0 for UNIT, which has no styles.
     """
 
@@ -116,7 +116,6 @@ class Translator:
         bundled = _bundled_name(model)
         self.name = name or bundled or (model.loaded.stem if model.loaded else model.trainer)
         self.domains = _DOMAINS.get(bundled or "", ("A", "B"))
-        self.matte = model.matte
         self.style_dim = model.config.gen.style_dim if isinstance(model, MUNIT) else 0
 
     def read(self, path: str | Path, domain: Literal["a", "b"], *, native: bool = False) -> Tensor:
@@ -136,14 +135,15 @@ class Translator:
         path, config = Path(path), self.model.config
         try:
             orientation = self._check_header(path)
-            array = decode_image(path, getattr(config, f"input_dim_{domain}"), matte=self.matte)
+            array = decode_image(path, pixel_format(config, domain))
         except ImageError as error:
             # The page shows no path of the server.
             raise UserError(str(error).replace(str(path), path.name)) from None
         if orientation in _UPRIGHT:
             array = _turned(array, _UPRIGHT[orientation])
         short = min(array.shape[:2])
-        scale = 1.0 if native else config.short_side(domain) / short
+        side = None if native else config.short_side(domain)
+        scale = 1.0 if side is None else side / short
         pixels = array.shape[0] * array.shape[1] * scale**2
         if pixels > self.limits.translated_pixels:
             advice = "choose the model's size" if native else "cut it to a less narrow one"
@@ -151,8 +151,8 @@ class Translator:
                 f"{path.name}: {pixels:.0f} pixels are to be translated, and at most {self.limits.translated_pixels} "
                 f"can be; {advice}"
             )
-        if not native:
-            array = resize_short_side(array, config.short_side(domain))
+        if side is not None:
+            array = resize_short_side(array, side)
         return to_model_range(array)
 
     def read_drawing(self, path: str | Path, domain: Literal["a", "b"], *, native: bool = False) -> Tensor:

@@ -55,7 +55,7 @@ def load_model(
     from munit_fast.models.munit import from_pretrained
 
     if pretrained is not None:
-        if config or checkpoint or trainer is not TrainerName.MUNIT or not ema:
+        if config or checkpoint or trainer is not TrainerName.auto or not ema:
             raise ValueError(
                 "--pretrained names a whole model: leave out --config, --checkpoint, --trainer and --no-ema"
             )
@@ -80,12 +80,38 @@ def load_run(
 
     if len(checkpoint) > 2:
         raise ValueError(f"give --checkpoint once, or twice: domain A's, then B's; it is given {len(checkpoint)} times")
-    model = MODELS[trainer.value](config, impl=impl.value).load(checkpoint, average=ema)
+    model = MODELS[algorithm_of(config, checkpoint[0], trainer)](config, impl=impl.value).load(checkpoint, average=ema)
     if model.loaded != checkpoint[0]:
         console.print(f"weights: {model.loaded} (--no-ema: {checkpoint[0]})", markup=False, soft_wrap=True)
     for note in model.notes:
         console.print(note, markup=False, soft_wrap=True)
     return model
+
+
+def algorithm_of(config: Config, checkpoint: Path, trainer: TrainerName) -> str:
+    """The algorithm of a checkpoint, by its tensors; where they do not tell, the configuration's.
+
+    Raises:
+        CheckpointError: The checkpoint cannot be read, or --trainer or the configuration names the other algorithm.
+        ConfigError: The configuration is one for the other algorithm than --trainer.
+    """
+    from munit_fast.io.checkpoints import CheckpointError
+    from munit_fast.io.foreign import read_content, trainer_of
+    from munit_fast.models.algorithm import choose_algorithm
+
+    found = trainer_of(checkpoint, read_content(checkpoint))
+    if found is None:
+        return choose_algorithm(config, trainer.value)
+    if trainer.value not in ("auto", found):
+        raise CheckpointError(
+            f"{checkpoint}: holds networks of {found}; give --trainer {found}, or leave --trainer out"
+        )
+    if config.trainer not in (None, found):
+        raise CheckpointError(
+            f"{checkpoint}: holds networks of {found}, and the configuration has trainer: {config.trainer}; give the "
+            "configuration of the same run"
+        )
+    return found
 
 
 def print_notes(about: Mapping[str, str], console: Console) -> None:

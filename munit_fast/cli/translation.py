@@ -88,7 +88,7 @@ def translate(
     ema: EmaOption = True,
     batch_size: Annotated[int, typer.Option("--batch_size", min=1)] = 8,
     format: Annotated[str, typer.Option(help="png, jpg, bmp, tif or webp.")] = "png",
-    trainer: TrainerOption = TrainerName.MUNIT,
+    trainer: TrainerOption = TrainerName.auto,
     device: DeviceOption = "auto",
     amp: AmpOption = Amp.auto,
     impl: ImplOption = Impl.auto,
@@ -118,7 +118,7 @@ def translate(
     translator: Translator
     direction: Direction
     if model is not None:
-        if pretrained or config or checkpoint or trainer is not TrainerName.MUNIT or not ema:
+        if pretrained or config or checkpoint or trainer is not TrainerName.auto or not ema:
             raise ValueError("--model is a whole model: leave out the options that name another, or a part of it")
         if amp not in (Amp.auto, Amp.off) or impl is not Impl.auto:
             raise ValueError("--model is run by ONNX Runtime: leave out --amp and --impl")
@@ -208,12 +208,8 @@ def export(
     ] = YesNo.yes,
     licence: Annotated[str | None, typer.Option(help="Licence of the weights.")] = None,
     attribution: Annotated[str | None, typer.Option(help="Whom to credit.")] = None,
-    matte: Annotated[
-        int | None,
-        typer.Option(min=0, max=255, help="Grey level that translate is to put under transparent areas."),
-    ] = None,
     ema: EmaOption = True,
-    trainer: TrainerOption = TrainerName.MUNIT,
+    trainer: TrainerOption = TrainerName.auto,
 ) -> None:
     """Export trained generators: one .safetensors file for munit-fast, or graphs for ONNX Runtime, OpenVINO, torch."""
     from munit_fast.export import FORMATS, export_model
@@ -235,7 +231,6 @@ def export(
     model = load_model(pretrained, config, checkpoint, trainer=trainer, impl=Impl.auto, ema=ema, console=console)
     training = describe_run(checkpoint[0]) if checkpoint else None
     notes = {"licence": licence, "attribution": attribution, "training": training}
-    notes["matte"] = None if matte is None else str(matte)
     about = model.about | {name: note for name, note in notes.items() if note}
     if kind == "safetensors":
         write_portable(output, model, dtype=dtype.value if dtype else "fp16", about=about)
@@ -287,7 +282,7 @@ def evaluate(
     json: Annotated[
         Path | None, typer.Option("--json", help="Also write the numbers to this JSON file; - prints only them.")
     ] = None,
-    trainer: TrainerOption = TrainerName.MUNIT,
+    trainer: TrainerOption = TrainerName.auto,
     device: DeviceOption = "auto",
     amp: AmpOption = Amp.auto,
     impl: ImplOption = Impl.auto,

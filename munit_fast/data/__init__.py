@@ -1,37 +1,41 @@
 """Image files in, batches out.
 
-``images`` decodes, resizes and saves single images, ``grid`` joins several; ``image_lists`` finds them; ``datasets``
-holds the images of a domain; ``sources`` opens those that a configuration names; ``unpaired`` draws endless unpaired
-training batches from two domains. ``prepare`` makes complete data sets in the folder layout trainA, trainB, testA,
-testB.
+``sources`` finds files, in folders, lists and archives; ``readers`` turns a file into a ``picture``, with what its
+values mean; ``values`` brings it to the networks' channels and range; ``images`` does all three for one file, resizes
+and saves, and ``grid`` joins several. ``datasets`` holds the images of a domain; ``configured`` opens those that a
+configuration names; ``unpaired`` draws endless unpaired training batches from two domains. ``prepare`` makes complete
+data sets in the folder layout trainA, trainB, testA, testB.
 """
 
 from munit_fast.data.datasets import ImageSet, centre_crop, display_images
 from munit_fast.data.grid import make_grid
-from munit_fast.data.image_lists import list_images, read_list
 from munit_fast.data.images import (
-    IMAGE_EXTENSIONS,
-    MAX_PIXELS,
-    ImageError,
     decode_image,
     decode_pillow,
     resize_short_side,
     save_image,
-    to_bytes,
     to_model_range,
     to_pillow,
 )
+from munit_fast.data.picture import MAX_PIXELS, ImageError, Picture
 from munit_fast.data.prepare.edges import prepare_edges
 from munit_fast.data.prepare.openmoji import prepare_openmoji
 from munit_fast.data.prepare.writing import DatasetError
+from munit_fast.data.readers import IMAGE_EXTENSIONS
+from munit_fast.data.sources import FileSource, ImageSource, list_images, read_list
 from munit_fast.data.unpaired import UnpairedBatches
+from munit_fast.data.values import PixelFormat, to_bytes
 
 __all__ = [
     "IMAGE_EXTENSIONS",
     "MAX_PIXELS",
     "DatasetError",
+    "FileSource",
     "ImageError",
     "ImageSet",
+    "ImageSource",
+    "Picture",
+    "PixelFormat",
     "UnpairedBatches",
     "centre_crop",
     "decode_image",

@@ -13,7 +13,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from munit_fast.data.images import Array, ImageError, decode_image, resize_short_side, to_model_range
+from munit_fast.data.images import resize_short_side, to_model_range
+from munit_fast.data.picture import Array, ImageError
+from munit_fast.data.readers import naming
+from munit_fast.data.sources import FileSource, ImageSource
+from munit_fast.data.values import PixelFormat
 
 _T = TypeVar("_T")
 
@@ -25,8 +29,8 @@ class ImageSet:
     """The images of one domain, decoded and resized once where they fit in memory.
 
     Args:
-        paths: the image files.
-        channels: 1 (grey) or 3 (RGB).
+        source: the images, or the paths of image files.
+        pixel_format: their channels, value range and background, or the number of channels alone.
         short_side: every image's short side is resized to this; None keeps the sizes.
         cache: True holds all images in memory, False reads each one when it is asked for, "auto" holds them
             where they take at most ``cache_limit_bytes`` (estimated from a few of them before the rest is
@@ -41,45 +45,38 @@ class ImageSet:
 
     def __init__(
         self,
-        paths: Sequence[Path],
-        channels: int = 3,
+        source: ImageSource | Sequence[Path],
+        pixel_format: PixelFormat | int = 3,
         short_side: int | None = None,
         cache: bool | Literal["auto"] = "auto",
         cache_limit_bytes: int = CACHE_LIMIT_BYTES,
         lenient: bool = False,
     ) -> None:
-        if not paths:
-            raise ValueError("an image set needs at least one path")
         if short_side is not None and short_side < 1:
             raise ValueError(f"short_side must be at least 1 pixel, not {short_side}")
-        self._paths = [Path(path) for path in paths]
-        self.channels = channels
+        self.source = source if isinstance(source, ImageSource) else FileSource(source)
+        self.format = PixelFormat(pixel_format) if isinstance(pixel_format, int) else pixel_format
         self.short_side = short_side
         self._images: list[Array | ImageError] | None = None
         read = self._read_or_failure if lenient else self._read
         if cache is True or (cache == "auto" and self._estimated_bytes(read) <= cache_limit_bytes):
-            self._images = _in_threads(read, len(self._paths))
+            self._images = _in_threads(read, len(self.source))
 
     def __len__(self) -> int:
-        return len(self._paths)
+        return len(self.source)
 
     def __repr__(self) -> str:
         held = "in memory" if self.cached else "read when needed"
-        return f"ImageSet({len(self)} images of {self.folder}, {self.channels} channels, {held})"
+        return f"ImageSet({len(self)} images of {self.source.label}, {self.format.channels} channels, {held})"
 
     @property
     def cached(self) -> bool:
         """Whether all images are held in memory."""
         return self._images is not None
 
-    @property
-    def folder(self) -> str:
-        """The folder that all images share, to name the set by."""
-        return os.path.commonpath([os.path.dirname(os.path.abspath(path)) for path in self._paths])
-
-    def path(self, i: int) -> Path:
-        """The file of image ``i``."""
-        return self._paths[i]
+    def where(self, i: int) -> str:
+        """What messages call image ``i``: its file."""
+        return self.source.where(i)
 
     def image(self, i: int) -> Array:
         """Image ``i``, resized: [H, W, C] uint8 | uint16 | float32. Not to be written to.
@@ -103,13 +100,10 @@ class ImageSet:
         return True
 
     def _read(self, i: int) -> Array:
-        array = decode_image(self._paths[i], self.channels)
-        if self.short_side is None:
-            return array
-        try:
-            return resize_short_side(array, self.short_side)
-        except ImageError as error:
-            raise ImageError(f"{self._paths[i]}: {error}") from error
+        picture = self.source.read(i)
+        with naming(self.where(i)):
+            array = self.format.apply(picture)
+            return array if self.short_side is None else resize_short_side(array, self.short_side)
 
     def _read_or_failure(self, i: int) -> Array | ImageError:
         try:
@@ -213,7 +207,7 @@ def _spare(image_set: ImageSet, i: int, array: Array, crop: tuple[int, int]) -> 
     if crop[0] > height or crop[1] > width:
         resized = "" if image_set.short_side is None else f" after new_size {image_set.short_side}"
         raise ImageError(
-            f"{image_set.path(i)}: {width}x{height} pixels (width x height){resized} is smaller than the "
+            f"{image_set.where(i)}: {width}x{height} pixels (width x height){resized} is smaller than the "
             f"crop of {crop[1]}x{crop[0]}; lower crop_image_width and crop_image_height or raise new_size"
         )
     return height - crop[0], width - crop[1]

@@ -7,7 +7,6 @@ import signal
 import sys
 from collections.abc import Callable, Iterator
 from itertools import count
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -16,7 +15,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from munit_fast.data.datasets import ImageSet, check_crops, shuffled, train_crop
-from munit_fast.data.images import ImageError
+from munit_fast.data.picture import ImageError
 
 _SHUFFLE, _AUGMENT, _REPLACE = 0, 1, 2  # what a random stream is for: the first word of its key
 _A, _B = 0, 1
@@ -153,10 +152,10 @@ class UnpairedBatches:
             self._reported.add(failure.image)
             self._report(f"{failure.message}; another image takes its place")
 
-    def paths(self, iteration: int) -> tuple[list[Path], list[Path]]:
-        """The files of the global batch at ``iteration``, in its order: for error reports."""
+    def names(self, iteration: int) -> tuple[list[str], list[str]]:
+        """The images of the global batch at ``iteration``, in its order: for error reports."""
         keys = self._schedule.global_keys(iteration)
-        files_a, files_b = ([self._sets[d].path(key.number) for key in keys if key.domain == d] for d in (_A, _B))
+        files_a, files_b = ([self._sets[d].where(key.number) for key in keys if key.domain == d] for d in (_A, _B))
         return files_a, files_b
 
 
@@ -283,7 +282,7 @@ def _check_set(image_set: ImageSet, crop: Crop, batch_size: int, world_size: int
     if len(image_set) < needed:
         ranks = "" if world_size == 1 else f" on each of {world_size} ranks"
         raise ValueError(
-            f"{image_set.folder} has {len(image_set)} images, fewer than batch_size {batch_size}{ranks}; "
+            f"{image_set.source.label} has {len(image_set)} images, fewer than batch_size {batch_size}{ranks}; "
             f"add images or lower batch_size"
         )
     if image_set.cached:

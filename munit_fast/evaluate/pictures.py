@@ -9,8 +9,9 @@ from pathlib import Path
 from torch import Tensor
 
 from munit_fast.config import Config
-from munit_fast.data import ImageError, ImageSet, centre_crop, list_images
-from munit_fast.data.sources import has_images, image_folder, image_paths
+from munit_fast.data import ImageError, ImageSet, PixelFormat, centre_crop, list_images
+from munit_fast.data.configured import has_images, image_folder, image_paths, pixel_format
+from munit_fast.data.sources import FileSource
 
 
 class Files:
@@ -18,7 +19,7 @@ class Files:
 
     Args:
         paths: The files; read when asked for.
-        channels: 1 or 3.
+        pixel_format: Their channels, value range and background, or the number of channels alone.
         short_side: Length that the short side is resized to; None: not resized.
         crop: (height, width) that is cropped out of the middle.
 
@@ -26,9 +27,15 @@ class Files:
         ImageError: When asked for a picture that cannot be read or is smaller than the crop.
     """
 
-    def __init__(self, paths: Sequence[Path], channels: int, short_side: int | None, crop: tuple[int, int]) -> None:
+    def __init__(
+        self,
+        paths: Sequence[Path],
+        pixel_format: PixelFormat | int,
+        short_side: int | None,
+        crop: tuple[int, int],
+    ) -> None:
         self.paths, self.crop = list(paths), crop
-        self._set = ImageSet(paths, channels, short_side, cache=False)
+        self._set = ImageSet(FileSource(paths, pages="first"), pixel_format, short_side, cache=False)
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -74,7 +81,7 @@ def open_test_set(cfg: Config, allow_outside: bool = False) -> TestSet:
     crop = (cfg.crop_image_height, cfg.crop_image_width)
 
     def files(paths: Sequence[Path], domain: str) -> Files:
-        return Files(paths, getattr(cfg, f"input_dim_{domain}"), cfg.short_side(domain), crop)
+        return Files(paths, pixel_format(cfg, domain), cfg.short_side(domain), crop)
 
     found = {d: image_paths(cfg, "test", d, allow_outside) for d in "ab"}
     by_name = {d: {stem_of(path, image_folder(cfg, "test", d)): path for path in found[d]} for d in "ab"}

@@ -15,7 +15,6 @@ from munit_fast.export.formats import onnx_session
 from munit_fast.export.metadata import Description, parse
 from munit_fast.io.checkpoints import CheckpointError
 from munit_fast.models.munit import Direction
-from munit_fast.models.portable import matte_of
 from munit_fast.utils.optional import require
 from munit_fast.utils.text import first_line
 
@@ -65,11 +64,6 @@ class OnnxModel:
         self.config, self.trainer, self.about = description.config, description.trainer, dict(description.about)
         self.direction: Direction = "a2b" if description.place == "a2b" else "b2a"
         self._style_session: Any = None
-
-    @property
-    def matte(self) -> int | None:
-        """The grey level 0..255 that transparent areas of files are to get, if the notes of the model name one."""
-        return matte_of(self.about)
 
     def translate(self, x: Tensor, direction: str | None = None, *, style: Tensor | None = None) -> Tensor:
         """Translate images, as `munit_fast.MUNIT.translate` does.

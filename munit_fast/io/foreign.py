@@ -16,7 +16,7 @@ from typing import Any
 from torch import Tensor
 
 from munit_fast.io import imaginaire
-from munit_fast.io.checkpoints import CheckpointError, load_file
+from munit_fast.io.checkpoints import CheckpointError, describe_network, load_file
 from munit_fast.io.safetensors_file import SUFFIX, TensorFile, read_tensors
 from munit_fast.io.tensor_names import WRAPPERS, Name, NamedValues, dotted
 from munit_fast.utils.text import printable
@@ -84,6 +84,21 @@ def find_generators(path: str | Path, content: Any, *, average: bool = True) -> 
     published = all(pair[domain].name == (domain,) for domain in "ab") and not found.wrappers and not why
     note = None if published else printable(f"{path}: generators {_and(pair)}{_unwrapped(found)}{why}")
     return Generators({domain: pair[domain].state for domain in "ab"}, note)
+
+
+def trainer_of(path: str | Path, content: Any) -> str | None:
+    """ "MUNIT" or "UNIT", whose generators a file holds, by their tensors; None where these do not tell.
+
+    Args:
+        path: names the file in messages.
+        content: of `read_content`.
+
+    Raises:
+        CheckpointError: there are no generators.
+    """
+    networks = _generators(path, NamedValues(path, content.tensors if isinstance(content, TensorFile) else content))
+    found = {describe_network(network.state).get("trainer") for network in networks}
+    return found.pop() if len(found) == 1 else None
 
 
 def join_generators(paths: Sequence[str | Path], contents: Sequence[Any], *, average: bool = True) -> Generators:

@@ -19,7 +19,7 @@ from munit_fast.io.safetensors_file import SUFFIX, TensorFile
 from munit_fast.models import hub, networks
 from munit_fast.models.model_folder import write_folder
 from munit_fast.models.pictures import PictureBatches
-from munit_fast.models.portable import PortableModel, as_portable, matte_of
+from munit_fast.models.portable import PortableModel, as_portable
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -65,6 +65,7 @@ class _Model(nn.Module):
         params = self.config.gen.model_dump()
         self.gen_a = self._generator(self.config.input_dim_a, params, impl)
         self.gen_b = self._generator(self.config.input_dim_b, params, impl)
+        networks.keep_steps(self.gen_a, self.gen_b, self.config.range_a, self.config.range_b)
 
     @classmethod
     def from_pretrained(
@@ -253,13 +254,8 @@ class _Model(nn.Module):
         """The device of the weights."""
         return next(self.parameters()).device
 
-    @property
-    def matte(self) -> int | None:
-        """The grey level 0..255 that transparent areas are laid over, if the notes of the model name one."""
-        return matte_of(self.about)
-
     def _pictures(self, name: str, given: object, domain: str) -> PictureBatches:
-        return PictureBatches(name, given, getattr(self.config, f"input_dim_{domain}"), self.matte)
+        return PictureBatches(name, given, self.config, domain)
 
     def _check_images(self, name: str, x: Tensor, domain: str) -> None:
         channels = getattr(self.config, f"input_dim_{domain}")
@@ -297,8 +293,6 @@ class MUNIT(_Model):
         loaded: The file that the weights are of; None before `load`.
         notes: What `load` recognised in a file of another program, a line each.
         about: The notes of a .safetensors file: licence, attribution, how it was trained.
-        matte: Grey level 0..255 that the transparent areas of PIL images are laid over, which `about["matte"]` names:
-            255 in the bundled model, trained on pictures on white; None keeps the colours there, as training does.
 
     Raises:
         ConfigError: The mapping has an unknown key or an impossible value.
@@ -399,11 +393,12 @@ class MUNIT(_Model):
             x: One of
 
                 - a tensor [N, C, H, W], any float dtype and device, in [-1, 1];
-                - a PIL image of any mode, converted as image files are: grey to colour and back, transparent areas by
-                  `matte`. Modes "I" and "I;16" hold 0..65535 and mode "F" 0..1: convert 8 bits to "L" or "RGB", not
-                  to "I". Its EXIF orientation is not applied (`ImageOps.exif_transpose` does that);
-                - a NumPy array [H, W, C], [N, H, W, C], or [H, W] of one channel, uint8 in 0..255 or float16, float32
-                  or float64 in [-1, 1];
+                - a PIL image of any mode, converted as image files are: grey to colour and back, transparent areas are
+                  laid over `config.background`. Modes "I" and "I;16" hold 0..65535 and mode "F" 0..1: convert 8 bits to
+                  "L" or "RGB", not to "I". It is turned as its EXIF orientation says;
+                - a NumPy array [H, W, C], [N, H, W, C], or [H, W] of one channel: float16, float32 or float64 in
+                  [-1, 1], or whole numbers: uint8 in 0..255, uint16 in 0..65535, or, where the configuration has
+                  `range_a` and `range_b`, any type in the values of the domain;
                 - a list or tuple of PIL images, arrays of one picture each and tensors [C, H, W], of any sizes. Those
                   of one size are translated together, at most 8 and about two million pixels at once.
             direction: "a2b" or "b2a".

@@ -14,8 +14,8 @@ from munit_fast.config import Config, ConfigError, parse_config
 from munit_fast.io.checkpoints import CheckpointError, describe_network
 from munit_fast.io.safetensors_file import TensorFile, as_generators, read_tensors, write_generators
 
-# What says where images lie on the machine that trained is of no use elsewhere.
-DATA_KEYS = {name for name in Config.model_fields if name.startswith("data_")}
+# What says where images lie on the machine that trained is of no use elsewhere, and the algorithm is named beside.
+DATA_KEYS = {"trainer", *(name for name in Config.model_fields if name.startswith("data_"))}
 
 
 @dataclass(frozen=True)
@@ -79,10 +79,11 @@ def config_text(config: Config) -> str:
     return yaml.safe_dump(config.model_dump(exclude_none=True, exclude=DATA_KEYS), sort_keys=False)
 
 
-def matte_of(about: Mapping[str, str]) -> int | None:
-    """The grey level 0..255 that a model's notes name for transparent areas; None where they name none."""
+def _with_background(config: Config, about: Mapping[str, str]) -> Config:
+    """The configuration with the grey level that files of earlier versions name in a note, "matte"."""
     text = about.get("matte", "")
-    return int(text) if text.isascii() and text.isdigit() and len(text) < 4 and int(text) < 256 else None
+    named = text.isascii() and text.isdigit() and len(text) < 4 and int(text) < 256
+    return config.model_copy(update={"background": int(text)}) if named else config
 
 
 def read_portable(path: str | Path) -> PortableModel:
@@ -111,7 +112,7 @@ def as_portable(path: str | Path, file: TensorFile) -> PortableModel:
         raise CheckpointError("; ".join(str(error).splitlines())) from None
     for domain, state in states.items():
         _check_header(path, trainer, config, domain, state)
-    return PortableModel(trainer, config, states, notes)
+    return PortableModel(trainer, _with_background(config, notes), states, notes)
 
 
 def _check_header(path: Path, trainer: str, config: Config, domain: str, state: Mapping[str, Tensor]) -> None:

@@ -71,7 +71,7 @@ class EventLog:
         flags = trainer.skips.flags()
         for iteration in range(before + 1, done + 1):
             if flags[iteration - done - 1] and self.ranks.main:  # the gradients are the same on every rank
-                names = [_names(paths) for paths in batches.paths(iteration - 1)]
+                names = [_names(paths) for paths in batches.names(iteration - 1)]
                 self.log(
                     "skipped",
                     f"iteration {iteration}: the gradient was not finite, so no step was taken; A: {names[0]}; "
@@ -94,7 +94,7 @@ class EventLog:
         """Write this rank's part of the batch, the main rank the state beside it; the main rank's file."""
         x_a, x_b, (of_dis, of_gen) = last
         mine = slice(self.ranks.rank * len(x_a), (self.ranks.rank + 1) * len(x_a))
-        files_a, files_b = (paths[mine] for paths in batches.paths(done - 1))
+        files_a, files_b = (paths[mine] for paths in batches.names(done - 1))
         content = {
             **({"state": run_state(trainer, done)} if self.ranks.main else {}),
             "x_a": _cpu(x_a),

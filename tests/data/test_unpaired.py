@@ -14,10 +14,10 @@ import torch
 from PIL import Image
 
 from munit_fast.data import (
+    FileSource,
     ImageError,
     ImageSet,
     UnpairedBatches,
-    datasets,
     decode_image,
     display_images,
     resize_short_side,
@@ -80,7 +80,7 @@ def equal(left: list[Batch], right: list[Batch]) -> bool:
 def test_a_set_gives_resized_images(folder: Path, cache: bool) -> None:
     paths = sorted((folder / "a").iterdir())
     image_set = ImageSet(paths, 1, 9, cache)
-    assert (len(image_set), image_set.cached, image_set.path(3)) == (7, cache, paths[3])
+    assert (len(image_set), image_set.cached, image_set.where(3)) == (7, cache, str(paths[3]))
     expected = resize_short_side(decode_image(paths[3], 1), 9)
     assert expected.shape == (9, 10, 1) and np.array_equal(image_set.image(3), expected)
 
@@ -104,7 +104,8 @@ def test_a_bad_file_stops_the_cache_at_once(tmp_path: Path, monkeypatch: pytest.
     paths = write_images(tmp_path, 200)
     paths[0].write_bytes(b"")
     read = []
-    monkeypatch.setattr(datasets, "decode_image", lambda *a: (read.append(a), decode_image(*a))[1])
+    whole = FileSource.read
+    monkeypatch.setattr(FileSource, "read", lambda *a: (read.append(a), whole(*a))[1])
     with pytest.raises(ImageError, match=r"000\.png: .*empty"):
         ImageSet(paths, cache=True)
     assert len(read) < 200
@@ -119,8 +120,8 @@ def test_empty_sets_and_sizes_are_refused(folder: Path) -> None:
 
 def test_a_set_is_called_by_its_folder(tmp_path: Path) -> None:
     paths = write_images(tmp_path / "x", 1) + write_images(tmp_path / "y", 1)
-    assert ImageSet(paths).folder == str(tmp_path)
-    assert ImageSet(paths[:1]).folder == str(tmp_path / "x")
+    assert ImageSet(paths).source.label == str(tmp_path)
+    assert ImageSet(paths[:1]).source.label == str(tmp_path / "x")
 
 
 def test_a_needle_is_named(tmp_path: Path) -> None:
@@ -276,11 +277,11 @@ def test_the_stream_is_the_same_in_every_version() -> None:
     assert key(1).generate_state(2, np.uint64).tolist() == [7434755675892716031, 10007452063617845036]
 
 
-def test_paths_names_the_files_of_a_batch(folder: Path) -> None:
+def test_names_are_those_of_a_batch(folder: Path) -> None:
     batches = make_batches(folder, start_iteration=2)
     for iteration, batch in enumerate(take(batches, 5), 2):
-        for files, images in zip(batches.paths(iteration), batch, strict=True):
-            assert [int(path.stem) for path in files] == images_of(images)
+        for files, images in zip(batches.names(iteration), batch, strict=True):
+            assert [int(Path(name).stem) for name in files] == images_of(images)
 
 
 @pytest.mark.parametrize("world_size", [1, 2])

@@ -708,7 +708,7 @@ def image_target(folder: Path) -> Target:
         path.write_bytes(data)
         channels = 1 if turn % 2 else 3
         try:
-            array = decode_image(path, channels, matte=255 if turn % 3 else None)
+            array = decode_image(path, channels)
         except ImageError as error:
             check_message(error, never="memory")
         else:

@@ -17,7 +17,7 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 import munit_fast as mf
-from munit_fast.data import decode_image, to_model_range
+from munit_fast.data import PixelFormat, decode_image, to_model_range
 from munit_fast.models import pictures
 
 Array = np.ndarray[Any, Any]
@@ -139,21 +139,21 @@ def test_every_mode_is_converted_as_the_file_would_be(model: mf.MUNIT, tmp_path:
     others |= {mode: colour.convert(mode) for mode in ("LAB", "HSV", "RGBX", "PA")}
     assert {"P", "RGBA", "I;16", "F"} <= set(images)
     style = torch.randn(1, 3)
-    for matte in (None, 255):
-        model.about["matte"] = "" if matte is None else str(matte)
+    for background in (0, 255):
+        model.config.background = background
         for mode, image in images.items():
             path = tmp_path / f"{mode.replace(';', '')}.{'tif' if mode in ('CMYK', 'F', 'I') else 'png'}"
             image.save(path)
             for direction, channels in (("a2b", 3), ("b2a", 1)):
-                x = to_model_range(decode_image(path, channels, matte=matte))[None]
+                x = to_model_range(decode_image(path, PixelFormat(channels, background=background)))[None]
                 expected = as_bytes(model.translate(x, direction, style=style)).squeeze()
                 found = np.asarray(model.translate(image, direction, style=style)[0])
-                assert np.array_equal(found, expected), (mode, matte, direction)
+                assert np.array_equal(found, expected), (mode, background, direction)
         for mode, image in others.items():  # modes that are not saved as PNG or TIFF here
             plain = image.convert("LA" if mode == "La" else "RGBA" if mode == "RGBa" else "RGB")
             for direction in ("a2b", "b2a"):
                 found = arrays(model.translate(image, direction, style=style))
-                assert np.array_equal(found, arrays(model.translate(plain, direction, style=style))), (mode, matte)
+                assert np.array_equal(found, arrays(model.translate(plain, direction, style=style))), (mode, background)
 
 
 def test_refused_values_of_a_pil_image_say_what_works(model: mf.MUNIT) -> None:
@@ -172,14 +172,17 @@ def test_the_bundled_model_sees_transparent_pictures_on_white() -> None:
     assert np.array_equal(arrays(model.translate(clear, style=style)), arrays(model.translate(white, style=style)))
 
 
-def test_the_exif_orientation_is_left_to_the_caller(model: mf.MUNIT) -> None:
+def test_an_image_is_turned_as_its_exif_orientation_says(model: mf.MUNIT) -> None:
     exif = Image.Exif()
     exif[274] = 6  # lies on its side
     file = BytesIO()
     Image.fromarray(pixels(20, 24, 3)).save(file, "PNG", exif=exif)
     image = Image.open(file)
-    assert model.translate(image)[0].size == (24, 20)
-    assert model.translate(ImageOps.exif_transpose(image))[0].size == (20, 24)
+    style = torch.randn(1, 3)
+    turned, upright = (model.translate(x, style=style)[0] for x in (image, ImageOps.exif_transpose(image)))
+    assert turned.size == (20, 24) and np.array_equal(np.asarray(turned), np.asarray(upright))
+    flat = Image.fromarray(pixels(20, 24, 3))
+    assert [found[0].size for found in model.translate([flat, image], style=style)] == [(24, 20), (20, 24)]
 
 
 def test_a_damaged_file_behind_an_image_is_named(model: mf.MUNIT) -> None:
@@ -371,12 +374,12 @@ def test_nan_is_not_written_to_pixels(model: mf.MUNIT) -> None:
         (pixels(0, 8, 8, 3), r"^x .*\[0, 8, 8, 3\]"),
         (Image.new("RGB", (0, 8)), r"^x .*0×8"),
         (pixels(8, 8, 3) > 9, r"^x .*bool.*astype\(np\.uint8\) \* 255"),
-        (pixels(8, 8, 3).astype(np.uint16), r"^x .*uint8 .*uint16"),
+        (pixels(8, 8, 3).astype(np.int32), r"^x .*uint8 .*int32"),
         (pixels(8, 8, 3).astype(np.int64), r"^x .*uint8 .*int64"),
         (pixels(8, 8, 3).astype(object), r"^x .*object"),
         (floats(8, 8, 3).astype(np.complex64), r"^x .*complex64"),
         (floats(8, 8, 3).astype(np.longdouble), r"^x .*float128|longdouble"),
-        (pixels(8, 8, 3).astype(np.uint16), r"^x .*x / 32767\.5 - 1"),
+        (pixels(8, 8, 3).astype(np.int16), r"^x .*range_a and range_b"),
         (pixels(8, 8, 3).astype(np.int64), r"^x .*x\.astype\(np\.uint8\)"),
         (np.full((8, 8, 3), 1.0000001, np.float32), r"^x .*1\.0000001.*x\.clip\(-1, 1\)"),
         (np.full((8, 8, 3), np.nan), r"^x (?!.*astype)(?!.*\bnan\b).*finite"),
@@ -437,3 +440,30 @@ def test_tensors_and_floats_need_no_pillow() -> None:
         "assert 'PIL' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+# -- whole numbers in the values of a domain
+
+
+def test_whole_numbers_go_in_and_out_in_the_values_of_their_domains() -> None:
+    torch.manual_seed(0)
+    gen = {"dim": 4, "n_res": 1, "mlp_dim": 8, "style_dim": 3}
+    config = {"gen": gen, "input_dim_a": 1, "input_dim_b": 2, "range_a": [-1000, 1000], "range_b": [0, 16383]}
+    model = mf.MUNIT(config).eval()
+    counts, style = np.random.default_rng(0).integers(-1000, 1001, (16, 20, 1)), torch.randn(2, 3)
+    expected = model.translate(torch.from_numpy(counts / 1000).permute(2, 0, 1)[None].float(), style=style)[0]
+    for dtype in (np.int16, np.int32, ">i2"):
+        found = model.translate(counts.astype(dtype), style=style)
+        assert found.dtype == np.dtype(dtype) and found.shape == (2, 16, 20, 2)
+        values = (expected.permute(0, 2, 3, 1).double().numpy() + 1) / 2 * 16383
+        assert np.abs(found - values).max() < 0.51 and np.ptp(found) > 100
+    with pytest.raises(ValueError, match="no PIL images of 2 channels"):
+        model.translate(Image.new("L", (16, 16)))
+
+
+def test_16_bit_arrays_keep_their_depth(model: mf.MUNIT) -> None:
+    x, style = np.random.default_rng(0).integers(0, 65536, (16, 20, 3)).astype(np.uint16), torch.randn(1, 3)
+    found = model.translate(x, style=style)
+    of_floats = model.translate((x / 32767.5 - 1).astype(np.float64), style=style)
+    assert found.dtype == np.uint16 and np.abs(found / 32767.5 - 1 - of_floats).max() < 1e-4
+    assert len(np.unique(found)) > 200

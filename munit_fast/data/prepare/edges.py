@@ -19,8 +19,8 @@ import numpy as np
 import PIL
 from PIL import Image
 
-from munit_fast.data.image_lists import list_images
-from munit_fast.data.images import Array, ImageError, decode_image, resize_short_side
+from munit_fast.data.images import decode_image, resize_short_side
+from munit_fast.data.picture import Array, ImageError
 from munit_fast.data.prepare.writing import (
     SPLITS,
     DatasetError,
@@ -28,6 +28,7 @@ from munit_fast.data.prepare.writing import (
     unit_hash,
     write_manifest,
 )
+from munit_fast.data.sources import list_images
 from munit_fast.io.atomic import atomic_directory
 from munit_fast.utils.optional import require
 
@@ -129,7 +130,7 @@ class PairWriter:
     def add(self, path: Path, relative: str) -> None:
         """Write the pair of one picture, or record why it has none."""
         try:
-            array = _bytes(resize_short_side(decode_image(path, 3, matte=255), self._size))
+            array = _bytes(resize_short_side(decode_image(path, 3), self._size))
         except ImageError as error:
             self.skipped["unreadable"][relative] = str(error).removeprefix(f"{path}: ")
             return

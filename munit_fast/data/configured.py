@@ -8,7 +8,8 @@ from typing import Literal
 
 from munit_fast.config import Config, ConfigError
 from munit_fast.data.datasets import ImageSet
-from munit_fast.data.image_lists import list_images, read_list
+from munit_fast.data.sources import FileSource, list_images, read_list
+from munit_fast.data.values import PixelFormat
 
 _FOLDERS = {
     ("train", "a"): "trainA",
@@ -70,6 +71,12 @@ def image_paths(cfg: Config, split: str, domain: str, allow_outside: bool = Fals
     return read_list(Path(listing), folder, allow_outside) if listing is not None else list_images(folder)
 
 
+def pixel_format(cfg: Config, domain: str) -> PixelFormat:
+    """How the images of domain "a" or "b" become arrays. Raises ConfigError where a range is still to be measured."""
+    channels: int = getattr(cfg, f"input_dim_{domain}")
+    return PixelFormat(channels, cfg.limits(domain), cfg.background, domain)
+
+
 def has_images(cfg: Config, split: str, domain: str) -> bool:
     """Whether the configuration names a place for these images and the place exists.
 
@@ -96,11 +103,11 @@ def open_sources(cfg: Config, allow_outside: bool = False) -> Sources:
     """
 
     def image_set(split: str, domain: str) -> ImageSet:
-        channels: int = getattr(cfg, f"input_dim_{domain}")
         # Of the test images only the displayed ones are ever read.
         cache: Literal["auto", False] = "auto" if split == "train" else False
         paths = image_paths(cfg, split, domain, allow_outside)
-        return ImageSet(paths, channels, cfg.short_side(domain), cache, lenient=True)
+        source = FileSource(paths, image_folder(cfg, split, domain), cfg.pages)
+        return ImageSet(source, pixel_format(cfg, domain), cfg.short_side(domain), cache, lenient=True)
 
     return Sources(
         image_set("train", "a"),

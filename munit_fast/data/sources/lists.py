@@ -1,31 +1,14 @@
-"""Which image files a folder or a list file names."""
+"""Text files that list images."""
 
 from __future__ import annotations
 
 import os
 from pathlib import Path
 
-from munit_fast.data.images import IMAGE_EXTENSIONS, ImageError
+from munit_fast.data.picture import ImageError
 from munit_fast.utils.text import printable, read_bounded
 
 MAX_LIST_BYTES = 2**28  # two million lines of 128 characters
-
-
-def list_images(folder: str | os.PathLike[str]) -> list[Path]:
-    """All image files below ``folder``, sorted by their names relative to it.
-
-    Files and folders whose names start with a dot are left out: editors and operating systems keep thumbnails
-    and resource forks there. Links to files are followed, links to folders are not.
-
-    Raises:
-        ImageError: the folder is missing, not a folder, not readable, or holds no image.
-    """
-    root = Path(folder)
-    _check_folder(root)
-    names = [os.path.relpath(path, root) for path in _walk(root) if path.suffix.lower() in IMAGE_EXTENSIONS]
-    if not names:
-        raise ImageError(f"{root}: no images in this folder; looked for {' '.join(IMAGE_EXTENSIONS)}")
-    return [root / name for name in sorted(names)]
 
 
 def read_list(
@@ -59,25 +42,6 @@ def read_list(
     if not paths:
         raise ImageError(f"{source}: the list names no image; give one path relative to {root} per line")
     return paths
-
-
-def _check_folder(root: Path) -> None:
-    if not os.path.exists(root):
-        raise ImageError(f"{root}: no such folder")
-    if not os.path.isdir(root):
-        raise ImageError(f"{root}: not a folder; give the folder that holds the images")
-
-
-def _walk(root: Path) -> list[Path]:
-    found = []
-
-    def refuse(error: OSError) -> None:
-        raise ImageError(f"{error.filename or root}: cannot read this folder: {error.strerror}") from error
-
-    for folder, subfolders, files in os.walk(root, onerror=refuse):
-        subfolders[:] = [name for name in subfolders if not name.startswith(".")]
-        found += [Path(folder, name) for name in files if not name.startswith(".")]
-    return found
 
 
 def _listed(root: Path, bases: tuple[str, str | None], name: str, where: str) -> Path:

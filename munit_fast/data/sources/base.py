@@ -1,0 +1,95 @@
+"""Image sources: where images are, whatever holds them."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import PurePosixPath
+from typing import BinaryIO, Literal, NamedTuple
+
+from munit_fast.data.picture import ImageError, Picture
+from munit_fast.data.readers import count_pages, kind_of, read_picture
+
+Pages = Literal["all", "first"]
+
+
+class Entry(NamedTuple):
+    """One image of a source."""
+
+    file: str  # as `ImageSource.open` takes it
+    page: int = 0
+    pages: int = 1  # of the file
+
+    @property
+    def name(self) -> str:
+        """The file's name, with "#2" for the third image of several."""
+        return self.file if self.pages == 1 else f"{self.file}#{self.page}"
+
+
+class ImageSource:
+    """Images by number: how many there are, their names, and each of them as a `Picture`.
+
+    A kind of source says in `open` how its files are read; everything else is here. It can be pickled to the processes
+    of a loader.
+
+    Args:
+        label: What messages call the source: its folder, archive or name.
+        files: The names of its files, relative to it, with "/", in their order.
+        pages: Of files with several images, "all" of them or the "first".
+        skipped: How many files were left out, by the reason.
+
+    Raises:
+        ImageError: There are no files.
+    """
+
+    def __init__(
+        self, label: str, files: Sequence[str], pages: Pages = "all", skipped: Counter[str] | None = None
+    ) -> None:
+        if not files:
+            raise ImageError(f"{label}: no images there")
+        self.label, self.skipped = label, skipped or Counter()
+        self.entries = [Entry(file) for file in files] if pages == "first" else self._entries(files)
+
+    def open(self, file: str) -> BinaryIO:
+        """Open one of the files, seekable.
+
+        Raises:
+            ImageError: It is missing, empty, or no plain file.
+        """
+        raise NotImplementedError
+
+    def __len__(self) -> int:
+        return len(self.entries)
+
+    def name(self, i: int) -> str:
+        """The name of image `i`, unique in the source; relative, with "/"."""
+        return self.entries[i].name
+
+    def where(self, i: int) -> str:
+        """What messages call image `i`."""
+        return f"{self.label}/{self.entries[i].name}"
+
+    def read(self, i: int) -> Picture:
+        """Image `i`.
+
+        Raises:
+            ImageError: It cannot be read; the message begins with `where(i)`.
+        """
+        with self.open(self.entries[i].file) as file:
+            return read_picture(self.where(i), file, self.entries[i].page)
+
+    def _entries(self, files: Sequence[str]) -> list[Entry]:
+        """One entry for each image of each file; a file that cannot be opened is one, and its failure comes later."""
+        with ThreadPoolExecutor(8) as pool:
+            counts = list(pool.map(self._count, files))
+        return [Entry(file, page, count) for file, count in zip(files, counts) for page in range(count)]
+
+    def _count(self, file: str) -> int:
+        if not kind_of(PurePosixPath(file).name).many:
+            return 1
+        try:
+            with self.open(file) as opened:
+                return max(1, count_pages(file, opened))
+        except ImageError:
+            return 1

@@ -1,0 +1,111 @@
+"""Folders of images, and lists of files."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import BinaryIO
+
+from munit_fast.data.picture import ImageError, one_line
+from munit_fast.data.readers import IMAGE_EXTENSIONS
+from munit_fast.data.sources.base import ImageSource, Pages
+
+
+class FileSource(ImageSource):
+    """Image files of this machine.
+
+    Args:
+        paths: The files.
+        root: The folder that names are relative to; None: the one that all share.
+        pages: As in `ImageSource`.
+        skipped: As in `ImageSource`.
+    """
+
+    def __init__(
+        self,
+        paths: Sequence[str | os.PathLike[str]],
+        root: str | os.PathLike[str] | None = None,
+        pages: Pages = "all",
+        skipped: Counter[str] | None = None,
+    ) -> None:
+        self._paths: dict[str, Path] = {}
+        paths = [Path(path) for path in paths]
+        base = os.path.abspath(root) if root is not None else _shared_folder(paths)
+        for path in paths:
+            self._paths[Path(os.path.relpath(os.path.abspath(path), base)).as_posix()] = path
+        super().__init__(str(root) if root is not None else base, list(self._paths), pages, skipped)
+
+    def path(self, i: int) -> Path:
+        """The file of image `i`."""
+        return self._paths[self.entries[i].file]
+
+    def where(self, i: int) -> str:
+        """What messages call image `i`."""
+        page = self.entries[i].name.removeprefix(self.entries[i].file)
+        return f"{self.path(i)}{page}"
+
+    def open(self, file: str) -> BinaryIO:
+        """Open one of the files. Raises ImageError."""
+        return open_file(self._paths[file])
+
+
+def open_file(path: Path) -> BinaryIO:
+    """Open a plain file that is not empty. Raises ImageError with its name."""
+    try:
+        status = path.stat()
+        if not stat.S_ISREG(status.st_mode):  # opening a named pipe would wait for ever
+            raise ImageError(f"{path}: not a plain file")
+        if status.st_size == 0:
+            raise ImageError(f"{path}: the file is empty")
+        return path.open("rb")
+    except FileNotFoundError as error:
+        raise ImageError(f"{path}: no such file") from error
+    except ImageError:
+        raise
+    except (OSError, ValueError) as error:  # ValueError: a name with a NUL byte
+        raise ImageError(f"{path}: {one_line(error)}") from error
+
+
+def list_images(folder: str | os.PathLike[str]) -> list[Path]:
+    """All image files below ``folder``, sorted by their names relative to it.
+
+    Files and folders whose names start with a dot are left out: editors and operating systems keep thumbnails
+    and resource forks there. Links to files are followed, links to folders are not.
+
+    Raises:
+        ImageError: the folder is missing, not a folder, not readable, or holds no image.
+    """
+    root = Path(folder)
+    _check_folder(root)
+    names = [os.path.relpath(path, root) for path in _walk(root) if path.suffix.lower() in IMAGE_EXTENSIONS]
+    if not names:
+        raise ImageError(f"{root}: no images in this folder; looked for {' '.join(IMAGE_EXTENSIONS)}")
+    return [root / name for name in sorted(names)]
+
+
+def _check_folder(root: Path) -> None:
+    if not os.path.exists(root):
+        raise ImageError(f"{root}: no such folder")
+    if not os.path.isdir(root):
+        raise ImageError(f"{root}: not a folder; give the folder that holds the images")
+
+
+def _walk(root: Path) -> list[Path]:
+    found = []
+
+    def refuse(error: OSError) -> None:
+        raise ImageError(f"{error.filename or root}: cannot read this folder: {error.strerror}") from error
+
+    for folder, subfolders, files in os.walk(root, onerror=refuse):
+        subfolders[:] = [name for name in subfolders if not name.startswith(".")]
+        found += [Path(folder, name) for name in files if not name.startswith(".")]
+    return found
+
+
+def _shared_folder(paths: Sequence[Path]) -> str:
+    if not paths:
+        raise ValueError("an image set needs at least one path")
+    return os.path.commonpath([os.path.dirname(os.path.abspath(path)) for path in paths])
