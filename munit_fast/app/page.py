@@ -123,7 +123,8 @@ class _Page:
         gr.Markdown(_about(translator), elem_id="about", padding=False)
 
     def _add_input(self, source: str, target: str) -> None:
-        short = self.translator.model.config.short_side("a")
+        config = self.translator.model.config
+        short = config.short_side("a") or max(config.crop_image_height, config.crop_image_width)
         with gr.Tabs(elem_id="picture-from"):
             with gr.Tab("Draw", id="draw"):
                 self.drawing = _paper(short)
