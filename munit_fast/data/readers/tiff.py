@@ -113,7 +113,7 @@ def _joined(page: TiffPage) -> Array:
             raise ImageError("a part of the image has no data")
         place = whole[channel, depth : depth + shape[0], top : top + shape[1], left : left + shape[2]]
         data = data[: place.shape[0], : place.shape[1], : place.shape[2]]
-        if data.shape != place.shape or data.dtype != whole.dtype:
+        if data.shape != place.shape or (data.dtype != whole.dtype and whole.dtype != bool):  # CCITT gives uint8
             raise ImageError("a part of the image is damaged")
         place[...] = data
         done += data.size

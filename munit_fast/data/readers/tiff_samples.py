@@ -14,7 +14,9 @@ _CHANNELS = {WHITE_IS_ZERO: 1, BLACK_IS_ZERO: 1, RGB: 3, PALETTE: 1, MASK: 1, CM
 _THROUGH_PILLOW = {CMYK: "CMYK", YCBCR: "YCbCr", LAB: "LAB"}  # 8 bits alone
 _PREMULTIPLIED, _STRAIGHT = 1, 2  # of the tag ExtraSamples; 0 is one more channel
 _JPEG = 7
-_INK_SET, _DOT_RANGE, _COEFFICIENTS, _REFERENCE = 332, 336, 529, 532
+_INK_SET, _DOT_RANGE = 332, 336
+# What Pillow takes YCbCr for: the coefficients of ITU-R 601, and black and white of each channel.
+_YCBCR = {529: (0.299, 0.587, 0.114), 532: (0, 255, 128, 255, 128, 255)}
 
 
 def check_samples(page: TiffPage) -> None:
@@ -34,7 +36,8 @@ def check_samples(page: TiffPage) -> None:
         # JPEG gives RGB; else only samples with the usual coefficients, not subsampled, are what Pillow expects.
         YCBCR: page.planarconfig != 1
         if page.compression == _JPEG
-        else not {_COEFFICIENTS, _REFERENCE}.isdisjoint(page.tags) or page.is_subsampled,
+        else page.is_subsampled or any(not _is_usual(page, tag, value) for tag, value in _YCBCR.items()),
+        LAB: page.compression == _JPEG,
     }
     if wrong.get(kind, False) or (kind in _THROUGH_PILLOW and (bits, dtype.kind) != (8, "u")):
         raise ImageError(f"TIFF with {kind.name} of this kind ({bits} bits); save it as RGB")
@@ -78,7 +81,7 @@ def _with_alpha(picture: Picture, alpha: Array, extra: int, page: TiffPage) -> P
         raise ImageError("TIFF with transparency of signed numbers or an odd depth; save it with 8 or 16 bits")
     pixels = picture.pixels
     if extra == _PREMULTIPLIED:
-        if picture.limits is not None or page.photometric not in (BLACK_IS_ZERO, RGB) or page.bitspersample > 32:
+        if picture.limits is not None or page.photometric not in (BLACK_IS_ZERO, RGB) or pixels.dtype == np.uint64:
             raise ImageError("TIFF with premultiplied alpha of this kind; save it as grey or RGB with straight alpha")
         pixels = _straight(pixels, alpha, _largest(page))
     if picture.limits is not None and alpha.dtype != pixels.dtype:
@@ -89,8 +92,9 @@ def _with_alpha(picture: Picture, alpha: Array, extra: int, page: TiffPage) -> P
 
 def _straight(pixels: Array, alpha: Array, opaque: float) -> Array:
     """Colours that are not multiplied by their alpha; 0 where nothing is seen of them."""
-    share = alpha[:, :, None].astype(np.float64) / opaque
-    colours = np.divide(pixels, share, out=np.zeros(pixels.shape), where=share > 0).clip(0, opaque)
+    alpha = alpha[:, :, None].astype(np.float64)
+    colours = np.divide(pixels * np.float64(opaque), alpha, out=np.zeros(pixels.shape), where=alpha > 0)
+    colours = colours.clip(0, opaque)
     return (colours.round() if pixels.dtype.kind in "bu" else colours).astype(pixels.dtype)
 
 
@@ -103,7 +107,7 @@ def _scaled(picture: Picture, page: TiffPage) -> Picture:
         return Picture(pixels.astype(np.uint8) * factor, picture.colour, alpha, type_limits(np.dtype(np.uint8)))
     limits = (0.0, float(_largest(page))) if pixels.dtype.kind == "u" and bits <= 16 else type_limits(pixels.dtype)
     picture = Picture(pixels, picture.colour, alpha, limits)
-    if alpha is not None and _largest(page) != picture.alpha_limit:
+    if alpha is not None and float(_largest(page)) != picture.alpha_limit:
         full = (alpha * (picture.alpha_limit / _largest(page))).round().astype(alpha.dtype)
         return Picture(pixels, picture.colour, full, limits)
     return picture
@@ -120,6 +124,14 @@ def _of_palette(indices: Array, table: Array) -> Picture:
         table = high.astype(np.uint8)
     pixels = table.T[indices.astype(np.intp)]
     return Picture(np.ascontiguousarray(pixels), True, limits=type_limits(pixels.dtype))
+
+
+def _is_usual(page: TiffPage, tag: int, usual: tuple[float, ...]) -> bool:
+    """Whether a tag of fractions is missing, which means its usual value, or has it."""
+    found = page.tags.valueof(tag)
+    if found is None:
+        return True
+    return len(found) == 2 * len(usual) and np.allclose(np.divide(found[::2], found[1::2]), usual, atol=1e-6)
 
 
 def _largest(page: TiffPage) -> int:
