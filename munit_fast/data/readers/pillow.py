@@ -12,9 +12,8 @@ from typing import BinaryIO
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from munit_fast.data.picture import MAX_PIXELS, Array, ImageError, Picture, check_size, type_limits
+from munit_fast.data.picture import Array, ImageError, Picture, check_size, pixel_limit, refuse_size, type_limits
 from munit_fast.data.readers.upright import ORIENTATION, upright
-from munit_fast.utils import env
 
 # Pillow decides by content, not by name; some of its other formats start outside programs.
 _FORMATS = ("JPEG", "PNG", "PPM", "BMP", "WEBP", "GIF")
@@ -85,13 +84,13 @@ def _transparent_level(image: Image.Image) -> int | None:
 
 
 def _opened(file: BinaryIO) -> Image.Image:
-    limit = env.max_pixels(MAX_PIXELS)
+    limit = pixel_limit()
     if Image.MAX_IMAGE_PIXELS is not None and limit > 2 * Image.MAX_IMAGE_PIXELS:
         Image.MAX_IMAGE_PIXELS = limit  # the user asked for it: Pillow's refusal must not come first
     try:
         return Image.open(file, formats=_FORMATS)
-    except Image.DecompressionBombError as error:
-        raise ImageError(f"more than {limit} pixels; raise MUNIT_FAST_MAX_PIXELS to read it") from error
+    except Image.DecompressionBombError:
+        refuse_size(f"more than {limit} pixels")
     except UnidentifiedImageError as error:
         from munit_fast.data.readers import IMAGE_EXTENSIONS
 

@@ -16,16 +16,15 @@ from typing import BinaryIO, NamedTuple
 import numpy as np
 from tifffile import TiffFile, TiffPage
 
-from munit_fast.data.picture import MAX_PIXELS, Array, ImageError, Picture, check_size
+from munit_fast.data.picture import Array, ImageError, Picture, check_size, pixel_limit, refuse_size
 from munit_fast.data.readers.tiff_samples import check_samples, to_picture
 from munit_fast.data.readers.upright import ORIENTATION, upright
-from munit_fast.utils import env
 
 # Of damaged files it logs lines by the dozen; what matters becomes an ImageError.
 logging.getLogger("tifffile").addHandler(logging.NullHandler())
 
 _REDUCED, _MASK = 1, 4  # bits of NewSubfileType
-_BYTES_PER_PIXEL = 32  # of MAX_PIXELS pixels: four channels of 64 bits
+_BYTES_PER_PIXEL = 32  # on average: four channels of 64 bits
 # Of the others, decoders trust sizes inside the data.
 _COMPRESSIONS = {1, 2, 3, 4, 5, 7, 8, 32773, 32946, 34925, 50000}
 
@@ -127,10 +126,10 @@ def _check_sizes(page: TiffPage) -> None:
     check_size(page.imagewidth, page.imagelength)
     if page.shaped[1] != 1 or page.tiledepth > 1:
         raise ImageError("a volume in one page; save its slices as pages")
-    limit = env.max_pixels(MAX_PIXELS) * _BYTES_PER_PIXEL
+    limit = pixel_limit() * _BYTES_PER_PIXEL
     tile = math.prod((page.tilewidth, page.tilelength, *page.shaped[4:])) * page.dtype.itemsize
     if max(page.nbytes, tile) > limit:
-        raise ImageError(f"more than {limit} bytes; raise MUNIT_FAST_MAX_PIXELS to read it all the same")
+        refuse_size(f"more than {limit} bytes")
     if page.compression not in _COMPRESSIONS:
         name = getattr(page.compression, "name", page.compression)
         raise ImageError(f"TIFF with compression {name}; save it with LZW, deflate or none")

@@ -172,7 +172,9 @@ def grid() -> list[Case]:
         and not (photometric == "minisblack" and not extra and planar == "separate")
     ]
     packed = [
-        Case("u1" if bits < 9 else "u2" if bits < 17 else "u4", bits, photometric, extra, rows=rows)  # tifffile swaps bytes in big-endian ones
+        Case(
+            "u1" if bits < 9 else "u2" if bits < 17 else "u4", bits, photometric, extra, rows=rows
+        )  # tifffile swaps bytes in big-endian ones
         for bits, (photometric, extra), rows in itertools.product(PACKED, kinds, (None, 5))
         if not (bits > 16 and extra in ("straight", "premultiplied"))
     ]
