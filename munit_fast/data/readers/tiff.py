@@ -16,7 +16,8 @@ from typing import BinaryIO, NamedTuple
 import numpy as np
 from tifffile import TiffFile, TiffPage
 
-from munit_fast.data.picture import Array, ImageError, Picture, check_size, pixel_limit, refuse_size
+from munit_fast.data.picture import Array, ImageError, Picture
+from munit_fast.data.readers.tiff_limits import check_jpegs, check_sizes
 from munit_fast.data.readers.tiff_samples import check_samples, to_picture
 from munit_fast.data.readers.upright import ORIENTATION, upright
 
@@ -24,9 +25,6 @@ from munit_fast.data.readers.upright import ORIENTATION, upright
 logging.getLogger("tifffile").addHandler(logging.NullHandler())
 
 _REDUCED, _MASK = 1, 4  # bits of NewSubfileType
-_BYTES_PER_PIXEL = 32  # on average: four channels of 64 bits
-# Of the others, decoders trust sizes inside the data.
-_COMPRESSIONS = {1, 2, 3, 4, 5, 7, 8, 32773, 32946, 34925, 50000}
 
 
 class _Image(NamedTuple):
@@ -87,7 +85,7 @@ def _planes(tif: TiffFile) -> int:
 def _samples(page: TiffPage, plane: int) -> Array:
     """[H, W, C] as the page has them."""
     check_samples(page)
-    _check_sizes(page)
+    check_sizes(page)
     if plane:
         place = page.dataoffsets[0] + plane * page.nbytes
         data = page.parent.filehandle.read_array(
@@ -105,6 +103,7 @@ def _joined(page: TiffPage) -> Array:
     end = page.parent.filehandle.size
     if any(start + count > end for start, count in zip(page.dataoffsets, page.databytecounts)):
         raise ImageError("the file is truncated")
+    check_jpegs(page)
     whole = np.zeros(page.shaped, page.dtype)
     done = 0
     for data, (channel, depth, top, left, _), shape in page.segments(maxworkers=1):
@@ -119,20 +118,6 @@ def _joined(page: TiffPage) -> Array:
     if done != whole.size:
         raise ImageError("a part of the image is missing")
     return whole
-
-
-def _check_sizes(page: TiffPage) -> None:
-    """Raise ImageError for what is too large, before anything is decoded."""
-    check_size(page.imagewidth, page.imagelength)
-    if page.shaped[1] != 1 or page.tiledepth > 1:
-        raise ImageError("a volume in one page; save its slices as pages")
-    limit = pixel_limit() * _BYTES_PER_PIXEL
-    tile = math.prod((page.tilewidth, page.tilelength, *page.shaped[4:])) * page.dtype.itemsize
-    if max(page.nbytes, tile) > limit:
-        refuse_size(f"more than {limit} bytes")
-    if page.compression not in _COMPRESSIONS:
-        name = getattr(page.compression, "name", page.compression)
-        raise ImageError(f"TIFF with compression {name}; save it with LZW, deflate or none")
 
 
 def _masked(picture: Picture, mask: Array) -> Picture:

@@ -13,7 +13,7 @@ WHITE_IS_ZERO, BLACK_IS_ZERO, RGB, PALETTE, MASK, CMYK, YCBCR, LAB = 0, 1, 2, 3,
 _CHANNELS = {WHITE_IS_ZERO: 1, BLACK_IS_ZERO: 1, RGB: 3, PALETTE: 1, MASK: 1, CMYK: 4, YCBCR: 3, LAB: 3}
 _THROUGH_PILLOW = {CMYK: "CMYK", YCBCR: "YCbCr", LAB: "LAB"}  # 8 bits alone
 _PREMULTIPLIED, _STRAIGHT = 1, 2  # of the tag ExtraSamples; 0 is one more channel
-_JPEG = 7
+JPEG = 7
 _INK_SET, _DOT_RANGE = 332, 336
 # What Pillow takes YCbCr for: the coefficients of ITU-R 601, and black and white of each channel.
 _YCBCR = {529: (0.299, 0.587, 0.114), 532: (0, 255, 128, 255, 128, 255)}
@@ -35,9 +35,9 @@ def check_samples(page: TiffPage) -> None:
         CMYK: page.tags.valueof(_INK_SET, 1) != 1 or page.tags.valueof(_DOT_RANGE) not in (None, (0, 255)),
         # JPEG gives RGB; else only samples with the usual coefficients, not subsampled, are what Pillow expects.
         YCBCR: page.planarconfig != 1
-        if page.compression == _JPEG
+        if page.compression == JPEG
         else page.is_subsampled or any(not _is_usual(page, tag, value) for tag, value in _YCBCR.items()),
-        LAB: page.compression == _JPEG,
+        LAB: page.compression == JPEG,
     }
     if wrong.get(kind, False) or (kind in _THROUGH_PILLOW and (bits, dtype.kind) != (8, "u")):
         raise ImageError(f"TIFF with {kind.name} of this kind ({bits} bits); save it as RGB")
@@ -56,7 +56,7 @@ def to_picture(samples: Array, page: TiffPage) -> Picture:
     pixels = samples[:, :, [*range(_CHANNELS[kind]), *others]]
     if kind == PALETTE:
         picture = _of_palette(pixels[:, :, 0], np.asarray(page.colormap))
-    elif kind in _THROUGH_PILLOW and (kind, page.compression) != (YCBCR, _JPEG):
+    elif kind in _THROUGH_PILLOW and (kind, page.compression) != (YCBCR, JPEG):
         mode = _THROUGH_PILLOW[kind]
         picture = of_pillow(Image.frombytes(mode, (pixels.shape[1], pixels.shape[0]), pixels.tobytes()))
     else:
