@@ -1,4 +1,4 @@
-"""PNG of every depth, colour type and way to be transparent, against what was written and against libspng and imageio."""
+"""PNG of every depth, colour type and way to be transparent, against what was written, libspng and imageio."""
 
 from __future__ import annotations
 
