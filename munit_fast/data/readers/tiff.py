@@ -60,6 +60,7 @@ def _images(tif: TiffFile) -> Iterator[_Image]:
         return
     last: _Image | None = None
     for page in tif.pages:
+        assert isinstance(page, TiffPage)  # frames are made on demand
         if page.subfiletype & _REDUCED:
             continue
         if not page.subfiletype & _MASK:
@@ -89,7 +90,7 @@ def _samples(page: TiffPage, plane: int) -> Array:
     if plane:
         place = page.dataoffsets[0] + plane * page.nbytes
         data = page.parent.filehandle.read_array(
-            np.dtype(page.parent.byteorder + page.dtype.char), math.prod(page.shaped), place
+            np.dtype(page.dtype).newbyteorder(page.parent.byteorder), math.prod(page.shaped), place
         )
         filled = data.astype(page.dtype).reshape(page.shaped)
     else:

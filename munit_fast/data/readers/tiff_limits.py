@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from io import BytesIO
 
+import numpy as np
 from PIL import Image
 from tifffile import TiffPage
 
@@ -39,7 +40,7 @@ def check_sizes(page: TiffPage) -> None:
     if page.is_tiled:
         check_size(page.tilewidth, page.tilelength)
     limit = pixel_limit() * _BYTES_PER_PIXEL
-    tile = page.tilewidth * page.tilelength * page.shaped[4] * page.dtype.itemsize
+    tile = page.tilewidth * page.tilelength * page.shaped[4] * np.dtype(page.dtype).itemsize
     if max(page.nbytes, tile) > limit:
         refuse_size(f"more than {limit} bytes")
     if page.compression not in _COMPRESSIONS:

@@ -23,7 +23,7 @@ def check_samples(page: TiffPage) -> None:
     """Raise ImageError, with the reason, for pages whose numbers `to_picture` cannot tell the meaning of."""
     bits, dtype, kind = page.bitspersample, page.dtype, page.photometric
     if 262 not in page.tags or kind not in _CHANNELS:
-        name = getattr(kind, "name", kind) if 262 in page.tags else "none"
+        name = _name(kind) if 262 in page.tags else "none"
         raise ImageError(f"TIFF with photometric interpretation {name}; save it as grey or RGB")
     if not isinstance(bits, int) or dtype is None or dtype.kind not in "buif" or dtype.itemsize > 8:
         raise ImageError(f"TIFF with samples of {bits} bits, format {page.sampleformat}; save whole or real numbers")
@@ -40,19 +40,19 @@ def check_samples(page: TiffPage) -> None:
         LAB: page.compression == JPEG,
     }
     if wrong.get(kind, False) or (kind in _THROUGH_PILLOW and (bits, dtype.kind) != (8, "u")):
-        raise ImageError(f"TIFF with {kind.name} of this kind ({bits} bits); save it as RGB")
+        raise ImageError(f"TIFF with {_name(kind)} of this kind ({bits} bits); save it as RGB")
 
 
 def to_picture(samples: Array, page: TiffPage) -> Picture:
     """The picture of a page, as its samples [H, W, C] lie in the file."""
-    kind, count = int(page.photometric), samples.shape[2]
+    kind, count = page.photometric, samples.shape[2]
     extras = _extras(page, count - _CHANNELS[kind])
     at = next((i for i, extra in enumerate(extras) if extra), None)
     others = [_CHANNELS[kind] + i for i, extra in enumerate(extras) if i != at]
     if at is not None and any(extras[i] for i in range(at + 1, len(extras))):
         raise ImageError("TIFF with two alpha channels; keep one")
     if others and kind not in (BLACK_IS_ZERO, RGB):
-        raise ImageError(f"TIFF with {page.photometric.name} and {len(others)} more channels; save it as grey or RGB")
+        raise ImageError(f"TIFF with {_name(kind)} and {len(others)} more channels; save it as grey or RGB")
     pixels = samples[:, :, [*range(_CHANNELS[kind]), *others]]
     if kind == PALETTE:
         picture = _of_palette(pixels[:, :, 0], np.asarray(page.colormap))
@@ -77,7 +77,7 @@ def _extras(page: TiffPage, count: int) -> list[int]:
 
 
 def _with_alpha(picture: Picture, alpha: Array, extra: int, page: TiffPage) -> Picture:
-    if page.dtype.kind == "i" or page.bitspersample in (*range(17, 32), *range(33, 64)):
+    if alpha.dtype.kind == "i" or page.bitspersample in (*range(17, 32), *range(33, 64)):
         raise ImageError("TIFF with transparency of signed numbers or an odd depth; save it with 8 or 16 bits")
     pixels = picture.pixels
     if extra == _PREMULTIPLIED:
@@ -134,6 +134,11 @@ def _is_usual(page: TiffPage, tag: int, usual: tuple[float, ...]) -> bool:
     return len(found) == 2 * len(usual) and np.allclose(np.divide(found[::2], found[1::2]), usual, atol=1e-6)
 
 
+def _name(photometric: int) -> str:
+    """ "CFA" of the interpretation 32803."""
+    return str(getattr(photometric, "name", photometric))
+
+
 def _largest(page: TiffPage) -> int:
     """The largest unsigned number of the page's depth; 1 of floating point."""
-    return 1 if page.dtype.kind == "f" else 2 ** int(page.bitspersample) - 1
+    return 1 if np.dtype(page.dtype).kind == "f" else 2 ** int(page.bitspersample) - 1
