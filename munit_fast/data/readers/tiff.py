@@ -79,8 +79,12 @@ def _planes(tif: TiffFile) -> int:
     described = (tif.is_imagej or tif.is_shaped or tif.is_stk) and not tif.is_ome  # OME's series may lie in other files
     if not described or len(tif.pages) > 1:
         return 1
-    series = tif.series[0]
-    return math.prod(series.shape) // math.prod(tif.pages.first.shape) if series.is_truncated else 1
+    series, page = tif.series[0], tif.pages.first
+    planes = math.prod(series.shape) // math.prod(page.shape) if series.is_truncated else 1
+    said = int((tif.imagej_metadata or {}).get("images", 1))
+    if planes * page.nbytes > tif.filehandle.size or (planes == 1 and said > page.shaped[0] * page.shaped[4]):
+        raise ImageError(f"the file is truncated: it is too short for {max(planes, said)} images")
+    return planes
 
 
 def _samples(page: TiffPage, plane: int) -> Array:

@@ -174,6 +174,16 @@ def test_stacks_of_other_programs_are_pages(how: dict[str, Any], truncate: bool,
         assert np.array_equal(found[:, :, 0], stack[page]) and found.dtype.isnative
 
 
+def test_a_stack_may_not_promise_more_than_its_file_holds(tmp_path: Path) -> None:
+    stack = np.zeros((5, 12, 14), np.uint16)
+    tifffile.imwrite(tmp_path / "a.tif", stack, imagej=True, truncate=True, metadata={"axes": "TYX"})
+    data = (tmp_path / "a.tif").read_bytes()
+    assert data.count(b"frames=5") == 1
+    for damaged in (data[:-10], data.replace(b"images=5\nframes=5\n", b"images=9\nframes=9\n")):
+        with pytest.raises(ImageError, match=r"truncated: it is too short for \d images"):
+            count_pages("a.tif", BytesIO(damaged))
+
+
 def test_series_in_other_files_are_not_opened(tmp_path: Path) -> None:
     uuid = "urn:uuid:00000000-0000-0000-0000-000000000000"
     for name in ("a", "b"):
