@@ -17,7 +17,7 @@ import numpy as np
 from tifffile import TiffFile, TiffPage
 
 from munit_fast.data.picture import Array, ImageError, Picture
-from munit_fast.data.readers.tiff_limits import check_jpegs, check_sizes
+from munit_fast.data.readers.tiff_limits import check_directories, check_jpegs, check_sizes
 from munit_fast.data.readers.tiff_samples import check_samples, to_picture
 from munit_fast.data.readers.upright import ORIENTATION, upright
 
@@ -37,12 +37,14 @@ class _Image(NamedTuple):
 
 def pages(file: BinaryIO) -> int:
     """How many images the file holds."""
+    check_directories(file)
     with TiffFile(file) as tif:
         return sum(1 for _ in _images(tif))
 
 
 def read(file: BinaryIO, page: int) -> Picture:
     """Image number `page` of a file."""
+    check_directories(file)
     with TiffFile(file) as tif:
         image = next(islice(_images(tif), page, None), None)
         if image is None:

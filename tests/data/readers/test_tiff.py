@@ -257,6 +257,8 @@ REFUSED: dict[str, tuple[BytesIO, str]] = {
     "missing strips": (made({278: 1}, GREY), "no data"),
     "sparse": (made({279: 0}, GREY), "no data"),
     "too wide": (made({256: 2**16 + 1, 257: 2**16}, GREY), "MUNIT_FAST_MAX_PIXELS"),
+    "several depths": (made({32997: (0, 0), 257: 2**31}, GREY), "several sizes"),
+    "several samples": (made({277: (1, 1), 284: 2, 257: 2**31, 278: 1}, GREY), "several sizes"),
     "no rows": (made({257: 0}, GREY), ""),
     "too many channels": (made({256: 2**13, 257: 2**13, 277: 600, 258: 8}, GREY), "MUNIT_FAST_MAX_PIXELS"),
     "huge tiles": (made({322: 2**16, 323: 2**16, 324: 8, 325: 12}, GREY, drop=(273, 278, 279)), "65536x65536"),
