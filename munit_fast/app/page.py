@@ -127,7 +127,7 @@ class _Page:
         short = config.short_side("a") or max(config.crop_image_height, config.crop_image_width)
         with gr.Tabs(elem_id="picture-from"):
             with gr.Tab("Draw", id="draw"):
-                self.drawing = _paper(short)
+                self.drawing = _paper(short or CANVAS)  # without a size, drawings keep theirs
             with gr.Tab("Upload or camera", id="upload", render_children=True):
                 self.picture = _picture(
                     label="Picture", sources=["upload", "webcam", "clipboard"], height=360, elem_id="picture"
@@ -141,7 +141,7 @@ class _Page:
         self.shuffle = gr.Button("New random styles", variant="primary", elem_id="shuffle", visible=self.has_styles)
         with gr.Accordion("Options", open=False, elem_id="options"):
             self.native = gr.Radio(
-                [(f"the model's, short side {short}", False), ("the picture's own", True)],
+                [(f"the model's, short side {short}" if short else "the model's", False), ("the picture's own", True)],
                 value=False,
                 label="Size",
                 elem_id="size",

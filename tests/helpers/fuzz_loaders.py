@@ -37,6 +37,9 @@ from safetensors import safe_open
 from safetensors.torch import save
 from torch.optim.swa_utils import AveragedModel
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the tests, when run as a script
+
+from helpers.fuzz_readers import frames_seeds, netpbm_seeds, png_seeds, reader_target, tiff_seeds, tiff_tags
 from munit_fast.app.translation import STYLE_FORMAT, Limits, Translator, UserError, style_json
 from munit_fast.config import Config, ConfigError, GeneratorConfig, load_config, make_config
 from munit_fast.data import ImageError, decode_image, read_list
@@ -491,6 +494,11 @@ def image_inputs() -> st.SearchStrategy[bytes]:
         buffer = io.BytesIO()
         np.save(buffer, array)
         seeds.append(buffer.getvalue())
+    return mended(seeds)
+
+
+def mended(seeds: list[bytes]) -> st.SearchStrategy[bytes]:
+    """Damaged files, those of PNGs half of the time with the checksums of what they hold now."""
     return st.builds(lambda data, mend: with_checksums(data) if mend else data, mutated(seeds), st.booleans())
 
 
@@ -765,6 +773,10 @@ LOADERS: dict[str, tuple[Callable[[Path], Target], Callable[[Path], st.SearchStr
     "graph": (graph_target, graph_inputs),
     "image": (image_target, lambda _: image_inputs()),
     "upload": (upload_target, lambda _: image_inputs()),
+    "tiff": (reader_target(".tif", PIXELS), lambda _: mutated(tiff_seeds()) | tiff_tags()),
+    "png": (reader_target(".png", PIXELS), lambda _: mended(png_seeds())),
+    "frames": (reader_target(".gif", PIXELS), lambda _: mended(frames_seeds())),
+    "netpbm": (reader_target(".ppm", PIXELS), lambda _: mutated(netpbm_seeds())),
     "style": (style_target, lambda _: style_inputs()),
 }
 

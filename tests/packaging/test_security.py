@@ -346,6 +346,7 @@ def test_messages_do_not_speak_to_the_terminal(capsys: pytest.CaptureFixture[str
 
 
 LOADERS = ["config", "list", "checkpoint", "foreign", "portable", "folder", "graph", "image", "upload", "style"]
+LOADERS += ["tiff", "png", "frames", "netpbm"]
 
 
 @pytest.mark.parametrize("loader", LOADERS)
