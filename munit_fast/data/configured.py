@@ -106,7 +106,7 @@ def open_sources(cfg: Config, allow_outside: bool = False) -> Sources:
         # Of the test images only the displayed ones are ever read.
         cache: Literal["auto", False] = "auto" if split == "train" else False
         paths = image_paths(cfg, split, domain, allow_outside)
-        source = FileSource(paths, image_folder(cfg, split, domain), cfg.pages)
+        source = FileSource(paths, image_folder(cfg, split, domain), cfg.pages, axis=cfg.slice_axis)
         return ImageSet(source, pixel_format(cfg, domain), cfg.short_side(domain), cache, lenient=True)
 
     return Sources(

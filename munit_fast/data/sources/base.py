@@ -38,17 +38,23 @@ class ImageSource:
         files: The names of its files, relative to it, with "/", in their order.
         pages: Of files with several images, "all" of them or the "first".
         skipped: How many files were left out, by the reason.
+        axis: Of volumes: the axis along which they are cut into images, 0 to 2.
 
     Raises:
         ImageError: There are no files.
     """
 
     def __init__(
-        self, label: str, files: Sequence[str], pages: Pages = "all", skipped: Counter[str] | None = None
+        self,
+        label: str,
+        files: Sequence[str],
+        pages: Pages = "all",
+        skipped: Counter[str] | None = None,
+        axis: int = 2,
     ) -> None:
         if not files:
             raise ImageError(f"{label}: no images there")
-        self.label, self.skipped = label, skipped or Counter()
+        self.label, self.skipped, self.axis = label, skipped or Counter(), axis
         self.entries = [Entry(file) for file in files] if pages == "first" else self._entries(files)
 
     def open(self, file: str) -> BinaryIO:
@@ -77,7 +83,7 @@ class ImageSource:
             ImageError: It cannot be read; the message begins with `where(i)`.
         """
         with self.open(self.entries[i].file) as file:
-            return read_picture(self.where(i), file, self.entries[i].page)
+            return read_picture(self.where(i), file, self.entries[i].page, self.axis)
 
     def _entries(self, files: Sequence[str]) -> list[Entry]:
         """One entry for each image of each file; a file that cannot be opened is one, and its failure comes later."""
@@ -90,6 +96,6 @@ class ImageSource:
             return 1
         try:
             with self.open(file) as opened:
-                return max(1, count_pages(file, opened))
+                return max(1, count_pages(file, opened, self.axis))
         except ImageError:
             return 1
