@@ -12,6 +12,7 @@ it here. A new reader is a module and a line in `KINDS`.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -80,7 +81,7 @@ def kind_of(name: str, head: bytes = b"") -> Kind:
     for kind in KINDS:
         if any(head.startswith(mark, kind.offset) for mark in kind.begins):
             return kind
-    lower = PurePath(name).name.lower()
+    lower = re.sub(r"#\d+$", "", PurePath(name).name.lower())  # the name of an image of many ends in its number
     return next((kind for kind in KINDS if lower.endswith(kind.suffixes)), KINDS[-1])
 
 

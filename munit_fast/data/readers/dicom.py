@@ -56,7 +56,9 @@ def read(file: BinaryIO, page: int) -> Picture:
     check_size(int(columns), int(rows))
     photometric = str(dataset.get("PhotometricInterpretation", "")).strip()
     if photometric not in (*_GREY, *_COLOUR, _PALETTE):
-        raise ImageError(f"PhotometricInterpretation {photometric[:20]!r}; use {', '.join((*_GREY, *_COLOUR, _PALETTE))}")
+        raise ImageError(
+            f"PhotometricInterpretation {photometric[:20]!r}; use {', '.join((*_GREY, *_COLOUR, _PALETTE))}"
+        )
     if "ModalityLUTSequence" in dataset:
         raise ImageError("its values go through a table (Modality LUT Sequence), not through a slope and an intercept")
     values = pixel_array(cast(BinaryIO, _Bytes(file)), index=page)

@@ -31,7 +31,7 @@ DECODERS: dict[uid.UID, tuple[str, Callable[..., Any]]] = {
     uid.HTJ2KLosslessRPCL: ("HTJ2K", imagecodecs.htj2k_decode),
     uid.HTJ2K: ("HTJ2K", imagecodecs.htj2k_decode),
 }
-DECODER_DEPENDENCIES = {syntax: ("numpy", "imagecodecs") for syntax in DECODERS}
+DECODER_DEPENDENCIES = dict.fromkeys(DECODERS, ("numpy", "imagecodecs"))
 
 
 def is_available(syntax: str) -> bool:

@@ -73,12 +73,12 @@ def read(file: BinaryIO, page: int, axis: int) -> Picture:
     if colour:
         alpha = np.ascontiguousarray(values["A"]) if "A" in values.dtype.names else None
         values = np.stack([values[name] for name in "RGB"], axis=-1)
+    limits = type_limits(values.dtype)
     slope, intercept = header.get_slope_inter()
     if not colour and (slope, intercept) not in ((None, None), (1.0, 0.0)):
-        values = (values.astype(np.float64) * slope + intercept).astype(np.float32)
+        values, limits = (values.astype(np.float64) * slope + intercept).astype(np.float32), None
     pixels = np.array(values, dtype=values.dtype.newbyteorder("="), order="C")
     pixels = pixels[:, :, None] if pixels.ndim == 2 else pixels
-    limits = type_limits(pixels.dtype)
     return Picture(pixels, colour, alpha, limits, NiftiSlice(header, axis, page))
 
 
@@ -111,7 +111,9 @@ def _shape(header: Any) -> tuple[int, ...]:
     while len(shape) > 3 and shape[-1] == 1:
         shape = shape[:-1]
     if len(shape) > 5 or min(shape) < 1:
-        raise ImageError(f"voxels of shape {list(shape)}; use three axes, volumes along a fourth, channels along a fifth")
+        raise ImageError(
+            f"voxels of shape {list(shape)}; use three axes, volumes along a fourth, channels along a fifth"
+        )
     return shape
 
 
