@@ -14,7 +14,6 @@ from munit_fast.data.images import (
     decode_pillow,
     resize_short_side,
     save_image,
-    to_bytes,
     to_model_range,
     to_pillow,
 )
@@ -25,7 +24,7 @@ from munit_fast.data.prepare.writing import DatasetError
 from munit_fast.data.readers import IMAGE_EXTENSIONS
 from munit_fast.data.sources import FileSource, ImageSource, list_images, read_list
 from munit_fast.data.unpaired import UnpairedBatches
-from munit_fast.data.values import PixelFormat
+from munit_fast.data.values import PixelFormat, to_bytes
 
 __all__ = [
     "IMAGE_EXTENSIONS",

@@ -21,7 +21,7 @@ from munit_fast.data.picture import MAX_PIXELS, Array, ImageError, Picture, one_
 from munit_fast.data.readers import naming, read_picture
 from munit_fast.data.readers.pillow import of_pillow
 from munit_fast.data.sources.folders import open_file
-from munit_fast.data.values import PixelFormat
+from munit_fast.data.values import PixelFormat, to_bytes
 from munit_fast.io.atomic import atomic_write_bytes
 from munit_fast.utils import env
 
@@ -137,22 +137,6 @@ def resize_short_side(array: Array, size: int) -> Array:
     resized = F.interpolate(planes, (new_height, new_width), mode="bilinear", antialias=True, align_corners=False)
     values = resized[0].permute(1, 2, 0).clamp(0, _WHITE_POINT[array.dtype]).contiguous().numpy()
     return values.round().astype(array.dtype) if array.dtype == np.uint16 else values
-
-
-def to_bytes(images: Tensor, *, name: str = "image") -> Array:
-    """[..., C, H, W] in -1..1 → [..., H, W, C] uint8: ``(x + 1) / 2`` at 8 bits, values outside clamped.
-
-    Args:
-        images: Any floating-point dtype, any device.
-        name: What the message calls them.
-
-    Raises:
-        ImageError: A value is NaN or infinite.
-    """
-    values = images.detach().to("cpu", torch.float32)
-    if not bool(torch.isfinite(values).all()):
-        raise ImageError(f"{name}: the image to save holds NaN or infinite values")
-    return values.add(1).div(2).clamp(0, 1).mul(255).round().to(torch.uint8).movedim(-3, -1).numpy()
 
 
 def to_pillow(pixels: Array) -> Image.Image:

@@ -5,7 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
+import torch
 from PIL import Image
+from torch import Tensor
 
 from munit_fast.data.picture import Array, ImageError, Picture, type_limits
 
@@ -57,6 +60,33 @@ class PixelFormat:
             array = self._laid_over(array, alpha, picture.alpha_limit)
         return _with_channels(array, self.channels)
 
+    def values(self, images: Tensor, dtype: npt.DTypeLike) -> Array:
+        """Images of the networks in the values of this domain: the inverse of `apply` and `to_model_range`.
+
+        Args:
+            images: [..., C, H, W] in -1..1, any floating-point dtype and device; what lies outside is clamped.
+            dtype: Of the result. Without `limits`, the range is that of the dtype: 0..255, 0..65535 or 0..1.
+
+        Returns:
+            [..., H, W, C], integers rounded to the nearest value that the dtype holds.
+
+        Raises:
+            ImageError: A value is NaN or infinite, or the dtype has no range of its own and there are no `limits`.
+        """
+        dtype = np.dtype(dtype)
+        limits = self.limits or type_limits(dtype)
+        if limits is None:
+            raise ImageError(f"{dtype} has no black and white of its own; set {self.key('range')}: [low, high]")
+        if dtype == np.uint8 and limits == type_limits(dtype):
+            return to_bytes(images)
+        low, high = limits
+        shares = _finite(images, torch.float64).clamp(-1, 1).add(1).div(2).movedim(-3, -1).numpy()
+        found = low + shares * (high - low)
+        if dtype.kind in "iu":
+            bounds = np.iinfo(dtype)
+            found = np.rint(found).clip(bounds.min, bounds.max)
+        return np.ascontiguousarray(found, dtype=dtype)
+
     def _check_channels(self, pixels: Array, picture: Picture) -> None:
         found = pixels.shape[2]
         if self.channels in (found, found + (picture.alpha is not None)):
@@ -100,6 +130,36 @@ class PixelFormat:
         white = type_limits(array.dtype)[1]
         laid = array * share + (1 - share) * white * self.background / 255
         return (laid.round() if array.dtype.kind == "u" else laid).astype(array.dtype)
+
+
+def to_bytes(images: Tensor, *, name: str = "image") -> Array:
+    """[..., C, H, W] in -1..1 → [..., H, W, C] uint8: ``(x + 1) / 2`` at 8 bits, values outside clamped.
+
+    Args:
+        images: Any floating-point dtype, any device.
+        name: What the message calls them.
+
+    Raises:
+        ImageError: A value is NaN or infinite.
+    """
+    return (
+        _finite(images, torch.float32, name)
+        .add(1)
+        .div(2)
+        .clamp(0, 1)
+        .mul(255)
+        .round()
+        .to(torch.uint8)
+        .movedim(-3, -1)
+        .numpy()
+    )
+
+
+def _finite(images: Tensor, dtype: torch.dtype, name: str = "image") -> Tensor:
+    values = images.detach().to("cpu", dtype)
+    if not bool(torch.isfinite(values).all()):
+        raise ImageError(f"{name}: the image to save holds NaN or infinite values")
+    return values
 
 
 def _with_channels(array: Array, channels: int) -> Array:
