@@ -110,7 +110,9 @@ def rescale(dataset: Any, frame: int) -> tuple[float, float]:
 def _dataset(file: BinaryIO) -> Any:
     """Everything before the pixels."""
     stream = cast(BinaryIO, _Bytes(file))
-    return pydicom.dcmread(stream, stop_before_pixels=True, force=True)  # force: older files begin without "DICM"
+    dataset = pydicom.dcmread(stream, stop_before_pixels=True, force=True)  # force: older files begin without "DICM"
+    dataset.buffer = None  # the header outlives the file
+    return dataset
 
 
 def _frames(dataset: Any) -> int:

@@ -145,7 +145,7 @@ def _set_pixels(dataset: Any, slices: Array, limits: tuple[float, float] | None)
         dataset.SOPClassUID = (
             MultiFrameTrueColorSecondaryCaptureImageStorage if several else SecondaryCaptureImageStorage
         )
-    for group in (dataset.get(_SHARED) or []) + (dataset.get(_PER_FRAME) or []):
+    for group in (*(dataset.get(_SHARED) or ()), *(dataset.get(_PER_FRAME) or ())):
         for name in ("PixelValueTransformationSequence", "FrameVOILUTSequence"):
             if name in group:
                 delattr(group, name)

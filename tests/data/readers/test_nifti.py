@@ -139,14 +139,15 @@ def test_resized_slices_have_voxels_of_another_size(
 ) -> None:
     turned = np.diag([0.7, 0.8, 2.5, 1.0])
     turned[:3, 3] = 20, -11, 7
-    image = nib.Nifti1Image(voxels(6, 4, 8), turned)
-    image.header.set_qform(turned, codes[0])
-    image.header.set_sform(turned, codes[1])
+    header = nib.Nifti1Image(voxels(6, 4, 8), turned).header
+    header.set_qform(turned, codes[0])
+    header.set_sform(turned, codes[1])
+    image = nib.Nifti1Image(voxels(6, 4, 8), None, header)
     nib.save(image, tmp_path / "a.nii")
     pictures, _ = opened(tmp_path / "a.nii", axis)
     larger = [p.pixels.repeat(factor, 0).repeat(factor, 1) for p in pictures]
     write_volume(tmp_path / "b.nii", np.stack(larger), [p.header for p in pictures])
-    back = nib.load(tmp_path / "b.nii")
+    before, back = nib.load(tmp_path / "a.nii"), nib.load(tmp_path / "b.nii")
     scale = np.array([1 if i == axis else factor for i in range(3)])
     assert back.shape == tuple(np.array([6, 4, 8]) * scale)
     np.testing.assert_allclose(back.header.get_zooms(), image.header.get_zooms() / scale, rtol=1e-6)
@@ -155,8 +156,7 @@ def test_resized_slices_have_voxels_of_another_size(
         return
     # The corners of the volume stay where they are: half a voxel beyond the centres of the outermost ones.
     for corner in ((0, 0, 0), (1, 1, 1), (1, 0, 1)):
-        places = [np.array(corner) * x.shape - 0.5 for x in (image, back)]
-        ends = [nib.affines.apply_affine(x.affine, place) for x, place in zip((image, back), places)]
+        ends = [nib.affines.apply_affine(x.affine, np.array(corner) * x.shape - 0.5) for x in (before, back)]
         np.testing.assert_allclose(ends[0], ends[1], atol=1e-4)
 
 
@@ -193,7 +193,7 @@ def test_a_packed_file_gets_no_memory_for_what_it_states(tmp_path: Path) -> None
     path = saved(tmp_path / "a.nii", voxels(6, 7, 5))
     data = bytearray(path.read_bytes())
     data[42:50] = np.array([1024, 1024, 32767, 1], "<i2").tobytes()
-    with pytest.raises(ImageError, match="more than .* voxels; unpack it"):
+    with pytest.raises(ImageError, match=r"more than .* voxels; unpack it"):
         read_picture("a.nii.gz", io.BytesIO(gzip.compress(data)))
     data[42:50] = np.array([1024, 1024, 1024, 1], "<i2").tobytes()
     with pytest.raises(ImageError, match="too early"):
