@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import io
+import logging
 import math
 from dataclasses import dataclass, field
 from typing import Any, BinaryIO, cast
@@ -20,6 +21,7 @@ _HEADERS = {348: nib.Nifti1Header, 540: nib.Nifti2Header}  # by the first number
 _MAX_HEADER = 2**24  # bytes, with its extensions
 _PACKED_FACTOR = 16  # voxels of a .nii.gz, which is unpacked as a whole, in largest images
 _COLOURS = ("R", "G", "B", "A")
+_QUIET = logging.Logger("nibabel", logging.CRITICAL)  # its own speaks to the terminal, for every slice again
 _KEPT = KeptBytes(2)
 
 
@@ -101,7 +103,10 @@ def _header(stream: BinaryIO) -> Any:
     offset = float(_HEADERS[size](head[:size], check=False)["vox_offset"])
     if not 0 <= offset <= _MAX_HEADER:  # not for NaN either
         raise ImageError(f"a header of {offset:g} bytes")
-    return _HEADERS[size].from_fileobj(io.BytesIO(head + stream.read(max(0, int(offset) - len(head)))))
+    whole = io.BytesIO(head + stream.read(max(0, int(offset) - len(head))))
+    header = _HEADERS[size].from_fileobj(whole, check=False)
+    header.check_fix(logger=_QUIET, error_level=40)  # what it mends is no concern of who reads a slice
+    return header
 
 
 def _shape(header: Any) -> tuple[int, ...]:
