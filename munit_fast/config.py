@@ -176,7 +176,7 @@ class Config(_Section):
         range_b: The same for domain B.
         background: Grey level 0..255, between the two values, that transparent areas are laid over. Not published.
         pages: Of files with several images, "all" or the "first" of them. Not published.
-        bands_a: Of images of domain A whose bands are files of their own: the words for them in the files' names, in the
+        bands_a: Of images of domain A whose bands are files of their own: the words for them in file names, in the
             order of the channels, such as [B02, B03, B04, B08]. Not published.
         bands_b: The same for domain B.
         slice_axis: Axis of volumes along which they are cut into images. Not published.
