@@ -13,6 +13,7 @@ from PIL import Image
 
 from munit_fast import MUNIT, make_config, reference
 from munit_fast.app.translation import Translator
+from munit_fast.export import OnnxModel, export_model
 from munit_fast.io.checkpoints import load_pair
 from munit_fast.models import networks
 from munit_fast.models.munit import from_pretrained
@@ -131,3 +132,13 @@ def test_files_of_weights_keep_the_channels(tmp_path: Path) -> None:
     other = model(3, 7)
     with pytest.raises(Exception, match=r"input_dim|channels"):
         load_pair(tmp_path / "gen_00000001.pt", other.gen_a, other.gen_b)
+
+
+def test_exported_graphs_have_the_channels(tmp_path: Path) -> None:
+    pytest.importorskip("onnxruntime")
+    translator = model(4, 7)
+    export_model(translator, tmp_path / "x.onnx", format="onnx", directions=("a2b",))  # which compares its outputs
+    graph = OnnxModel(tmp_path / "x-a2b.onnx", threads=1)
+    x, style = torch.rand(1, 4, 32, 36) * 2 - 1, torch.randn(1, 1, 3)
+    wanted = translator.translate(x, "a2b", style=style)
+    assert torch.allclose(graph.translate(x, "a2b", style=style), wanted, atol=1e-4) and wanted.shape[2] == 7
