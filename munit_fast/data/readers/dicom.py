@@ -8,7 +8,8 @@ from typing import Any, BinaryIO, cast
 
 import numpy as np
 import pydicom
-from pydicom.pixels import apply_color_lut, pixel_array
+from pydicom.pixels.processing import apply_color_lut
+from pydicom.pixels.utils import pixel_array
 
 from munit_fast.data.picture import Array, ImageError, Picture, check_size, type_limits
 from munit_fast.data.readers import dicom_codecs

@@ -13,9 +13,8 @@ from typing import Any
 import imagecodecs
 import numpy as np
 from pydicom import uid
-from pydicom.pixels import get_decoder
 from pydicom.pixels.common import PhotometricInterpretation as PI
-from pydicom.pixels.decoders.base import DecodeRunner
+from pydicom.pixels.decoders.base import DecodeRunner, get_decoder
 
 from munit_fast.data.picture import ImageError
 
