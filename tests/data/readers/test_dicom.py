@@ -18,7 +18,7 @@ from pydicom.encaps import encapsulate
 from pydicom.pixels import pixel_array
 
 from munit_fast.data import FileSource, ImageError, Picture
-from munit_fast.data.readers import count_pages, kind_of, read_picture
+from munit_fast.data.readers import count_pages, dicom_codecs, kind_of, read_picture
 from munit_fast.data.volumes import volume_format, volumes_of, write_volume
 
 DIRECTIONS = [0.0, 1.0, 0.0, 0.0, 0.0, -1.0]  # sagittal
@@ -316,3 +316,18 @@ def test_a_series_becomes_a_nifti_volume_in_place(tmp_path: Path) -> None:
     np.testing.assert_allclose(image.header.get_zooms(), (0.8, 0.5, 2), rtol=1e-6)
     with pytest.raises(ImageError, match="distances make no NIfTI volume"):
         write_volume(tmp_path / "b.nii", stack[[0, 1, 3]], [pictures[i].header for i in (0, 1, 3)])
+
+
+@pytest.mark.parametrize("codec", CODECS)
+def test_a_small_frame_that_states_many_pixels_is_not_decoded(codec: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    syntax, encode = CODECS[codec]
+    frame = bytearray(encode(values(64, 80)))
+    high, wide = (64).to_bytes(2, "big"), (80).to_bytes(2, "big")
+    for size, stated in ((high + wide, b"\xff\x00\xff\x00"), (b"\0\0" + wide + b"\0\0" + high, b"\0\0\xff\0" * 2)):
+        frame = frame.replace(size, stated, 1)
+    decoded = []
+    monkeypatch.setitem(dicom_codecs.DECODERS, uid.UID(syntax), ("JPEG8", lambda x, **_: decoded.append(x)))
+    data = dicom(values(1, 64, 80), syntax=syntax, frames=[bytes(frame)])
+    with pytest.raises(ImageError, match=r"a frame of 65280x65280 where the file states 80x64"):
+        read(data)
+    assert not decoded
