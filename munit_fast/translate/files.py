@@ -26,7 +26,7 @@ from munit_fast.translate.options import MAX_WORKERS, TranslateOptions, Translat
 from munit_fast.translate.pipeline import Writing, read_ahead, threads
 from munit_fast.translate.shards import Chunk, Shard
 from munit_fast.translate.styles import Styles
-from munit_fast.utils.cudnn import repeatable_convolutions
+from munit_fast.utils.repeatable import repeatable
 
 
 def translate_files(
@@ -92,7 +92,7 @@ def translate_files(
         result.done_before = result.total - sum(len(chunk.places) for chunk in left)
         if result.done_before:
             say(f"{result.done_before} of {result.total} images were done already")
-        with autocast(amp_dtype(precision, model.device), model.device), repeatable_convolutions():
+        with autocast(amp_dtype(precision, model.device), model.device), repeatable(model.device):
             styles.encode_examples()
             job.run(left, progress)
     if result.failures and not result.written and not result.done_before and shard.size == 1:

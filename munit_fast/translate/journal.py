@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 from filelock import FileLock, Timeout
 
-from munit_fast.io.atomic import atomic_write_bytes, refuse_special, write_error
+from munit_fast.io.atomic import atomic_write_bytes, refuse_special, remove_leftovers, write_error
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -101,6 +101,7 @@ class Journal(Outputs):
         with ExitStack() as held:
             try:
                 with FileLock(self.home / "lock"):  # held for moments
+                    remove_leftovers(self.home)
                     self._forget_others()
                     self._agree()
                     held.enter_context(self._own_staging())

@@ -1,4 +1,4 @@
-"""The cuDNN settings: for training and the benchmark the fastest, for translation those that give the same bits."""
+"""The cuDNN setting that training and the benchmark share."""
 
 from __future__ import annotations
 
@@ -23,17 +23,3 @@ def tuned_convolutions(device: torch.device, on: bool = True) -> Iterator[None]:
         yield
     finally:
         torch.backends.cudnn.benchmark = before
-
-
-@contextmanager
-def repeatable_convolutions() -> Iterator[None]:
-    """Inside the block, cuDNN takes the same algorithm for the same size of a convolution, and one of equal bits.
-
-    What `tuned_convolutions` takes depends on the timing, and may differ between two processes.
-    """
-    before = torch.backends.cudnn.benchmark, torch.backends.cudnn.deterministic
-    torch.backends.cudnn.benchmark, torch.backends.cudnn.deterministic = False, True
-    try:
-        yield
-    finally:
-        torch.backends.cudnn.benchmark, torch.backends.cudnn.deterministic = before
