@@ -156,7 +156,9 @@ class Journal(Outputs):
     def _forget_others(self) -> None:
         """Remove the journals of the same source's other translations: their files are about to be overwritten."""
         for path in sorted(self.home.glob("*.json")):
-            before = _parsed(path.read_text(encoding="utf-8")).get("identity", {})
+            before = _read_object(path).get("identity")
+            if not isinstance(before, dict):
+                before = {}
             if path.stem == self.name or before.get("source") != self.identity["source"]:
                 continue
             keys = sorted({*before, *self.identity})
@@ -169,7 +171,7 @@ class Journal(Outputs):
     def _agree(self) -> None:
         path = self.home / f"{self.name}.json"
         if path.exists():
-            self._about.update(_parsed(path.read_text(encoding="utf-8")))
+            self._about.update(_read_object(path))
         else:
             self._write_about()
 
@@ -222,6 +224,10 @@ def make_folder(path: Path) -> None:
 def _state(path: Path) -> tuple[int, int]:
     found = path.stat()
     return found.st_size, found.st_mtime_ns
+
+
+def _read_object(path: Path) -> dict[str, Any]:
+    return _parsed(path.read_text(encoding="utf-8", errors="replace"))
 
 
 def _parsed(text: str) -> dict[str, Any]:

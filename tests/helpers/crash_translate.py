@@ -3,8 +3,9 @@
     python crash_translate.py FOLDER KILLS
 
 Every attempt is a forked process. Some are killed by the clock, some before or after a file gets its name, some with
-half a line in the journal. One, two or three processes share a set; one that was killed is started again while the others
-go on. In the end the files must be, to the bit, those of the run that nobody disturbed, and nothing else may be left.
+half a line in the journal. One, two or three processes share a set; one that was killed is started again while the
+others go on. In the end the files must be, to the bit, those of the run that nobody disturbed, and nothing else may be
+left.
 """
 
 from __future__ import annotations
