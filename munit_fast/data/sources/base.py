@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -75,6 +76,17 @@ class ImageSource:
     def where(self, i: int) -> str:
         """What messages call image `i`."""
         return f"{self.label}/{self.entries[i].name}"
+
+    def version(self, i: int) -> str:
+        """What changes when the file of image `i` does, to notice that; here a digest of its bytes."""
+        try:
+            with self.open(self.entries[i].file) as file:
+                digest = hashlib.sha256()
+                while block := file.read(2**20):
+                    digest.update(block)
+                return digest.hexdigest()
+        except (ImageError, OSError):
+            return ""
 
     def read(self, i: int) -> Picture:
         """Image `i`.

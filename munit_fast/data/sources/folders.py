@@ -49,6 +49,14 @@ class FileSource(ImageSource):
         page = self.entries[i].name.removeprefix(self.entries[i].file)
         return f"{self.path(i)}{page}"
 
+    def version(self, i: int) -> str:
+        """Size and times of the file: the second one is the system's own and cannot be set by who unpacks archives."""
+        try:
+            found = self.path(i).stat()
+        except (OSError, ValueError):
+            return ""
+        return f"{found.st_size}-{found.st_mtime_ns}-{found.st_ctime_ns}"
+
     def open(self, file: str) -> BinaryIO:
         """Open one of the files. Raises ImageError."""
         return open_file(self._paths[file])
