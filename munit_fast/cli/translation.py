@@ -89,7 +89,7 @@ def translate(
         str,
         typer.Option(
             help="png, tif or npy: the values of the domain, as deep as the input (png: whole numbers up to 65535); "
-            "jpg, bmp, webp or ppm: 8 bits."
+            "jpg, bmp, webp or ppm: 8 bits; nii, nii.gz or dcm: volumes with the header of their input."
         ),
     ] = "png",
     trainer: TrainerOption = TrainerName.MUNIT,

@@ -89,7 +89,7 @@ def check_format(name: str, pixel_format: PixelFormat) -> None:
         pixel_format: The channels and the range of the domain.
     """
     if name not in FORMATS:
-        raise ValueError(f"--format must be one of {', '.join(FORMATS)}; got {name!r}")
+        raise ValueError(f"--format must be one of {', '.join(FORMATS)}, or nii, nii.gz, dcm for volumes; got {name!r}")
     kind = FORMATS[name]
     if kind.channels is not None and pixel_format.channels not in kind.channels:
         raise ValueError(

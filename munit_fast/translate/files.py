@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from itertools import groupby
@@ -26,6 +26,7 @@ from munit_fast.translate.options import MAX_WORKERS, TranslateOptions, Translat
 from munit_fast.translate.pipeline import Writing, read_ahead, threads
 from munit_fast.translate.shards import Chunk, Shard
 from munit_fast.translate.styles import Styles
+from munit_fast.translate.volumes import VOLUME_FORMATS, Stack, check_volumes, complete, label_of, style_places
 from munit_fast.utils.repeatable import repeatable
 
 
@@ -43,9 +44,10 @@ def translate_files(
 
     One image gives output000.png, output001.png, … (one per style) and input.png. A folder gives, for a/b.jpg,
     a/b_000.png, a/b_001.png, … and a/b_input.png; for the third image of a/b.tif a/b_page2_000.png and so on. Files are
-    as deep as their input and hold the values of their domain, as `munit_fast.data.writers` says. A grid shows the
-    first MAX_GRID_ROWS of them. An unreadable image of a folder is reported and left out, and so is a grid of more than
-    MAX_GRID_PIXELS.
+    as deep as their input and hold the values of their domain, as `munit_fast.data.writers` says; the formats nii,
+    nii.gz and dcm give a volume with the header of its input for each style. A grid shows the first MAX_GRID_ROWS of
+    the images. An unreadable image of a folder is reported and left out, with the volume that it is of, and so is a
+    grid of more than MAX_GRID_PIXELS.
 
     Each image's random styles are a function of the seed and of the image's place in the sorted folder. Images are
     translated in chunks of `batch_size`, which the listing alone decides: the bytes of the files depend neither on the
@@ -72,21 +74,29 @@ def translate_files(
     """
     options = replace(options, extension=options.extension.lower())
     _check_options(model, options, shard)
-    listing = open_inputs(source, output_folder, model.config.pages)
-    examples = None if options.style is None else open_inputs(options.style, None, model.config.pages)
+    first, last = options.direction[0], options.direction[-1]
+    listing = open_inputs(source, output_folder, model.config, first)
+    examples = None if options.style is None else open_inputs(options.style, None, model.config, last)
     styles = Styles(model, options, examples)
-    alone = isinstance(source, Path) and not source.is_dir() and len(listing) == 1
-    names = output_names([listing.name(i) for i in range(len(listing))], alone)
+    volumes = options.extension in VOLUME_FORMATS
+    if volumes:
+        check_volumes(listing, options.extension, getattr(model.config, f"input_dim_{last}"))
+    wanted = [listing.entries[i].file if volumes else listing.name(i) for i in range(len(listing))]
+    alone = isinstance(source, Path) and not source.is_dir() and len(set(wanted)) == 1
+    named = dict(zip(dict.fromkeys(wanted), output_names(list(dict.fromkeys(wanted)), alone)))
+    names = [named[name] for name in wanted]
     inputs = files_of(listing) | (set() if examples is None else files_of(examples))
-    protect_inputs(inputs, names, output_folder, options, styles.count)
+    protect_inputs(inputs, list(named.values()), output_folder, options, styles.count)
     about = None if alone else identity(model, listing, options, examples)
-    grid, result = Grid(options.grid), TranslateResult()
+    shows = [getattr(model.config, f"show_channels_{domain}") for domain in (first, last)]
+    grid, result = Grid(options.grid, (shows[0], shows[1])), TranslateResult()
     with Outputs(output_folder) if about is None else Journal(output_folder, about, shard.rank) as outputs:
         if outputs.changed:
             say(f"{output_folder}: everything is made anew ({describe_changes(outputs.changed)})")
         precision = outputs.agreed("precision", partial(_precision, model, options))
-        job = _Job(model, listing, names, styles, outputs, options, result, grid)
-        chunks = list(shard.chunks(listing, options.batch_size))
+        label = label_of(about or identity(model, listing, options, examples), options.direction) if volumes else ""
+        job = _Job(model, listing, names, styles, outputs, options, result, grid, label)
+        chunks = list(shard.chunks(listing, options.batch_size, whole_files=volumes))
         left = [chunk for chunk in chunks if not outputs.finished(chunk.key) or chunk.places.start < grid.rows_left]
         result.total = sum(len(chunk.places) for chunk in chunks)
         result.done_before = result.total - sum(len(chunk.places) for chunk in left)
@@ -117,7 +127,12 @@ class _Job:
         options: TranslateOptions,
         result: TranslateResult,
         grid: Grid,
+        label: str,
     ) -> None:
+        self.label, self.volumes = label, options.extension in VOLUME_FORMATS
+        self.style_places: Sequence[int] = range(len(source))
+        if self.volumes:
+            self.style_places = style_places(source, options.extension)
         self.names, self.styles, self.outputs, self.options = names, styles, outputs, options
         self.result, self.grid = result, grid
         self.reader = Reader(source, model.config, options.direction[0], options.native_size)
@@ -150,16 +165,49 @@ class _Job:
                 def keep(written: list[list[Path]], files: list[Path] = files) -> None:
                     files += [path for paths in written for path in paths]
 
-                for _, run in groupby(readable, key=lambda image: image.pixels.shape):
-                    batch = list(run)
+                stack = self._stack(found, chunk)
+                if self.volumes and stack is None:
+                    readable = []
+                for batch in self._batches(readable):
                     pixels = torch.stack([image.pixels for image in batch])
-                    translated = self.styles.translate(pixels, [image.place for image in batch])
+                    translated = self.styles.translate(pixels, [self.style_places[image.place] for image in batch])
                     for image, translations in zip(batch, translated):
                         self.grid.add(image.pixels, translations)
+                        if stack is not None:
+                            stack.add(image, translations)
+                    if stack is not None:
+                        continue
                     jobs = [partial(self._write, image, of_it) for image, of_it in zip(batch, translated)]
                     writing.add(jobs, pixels.nbytes + translated.nbytes, keep)
+                if stack is not None:
+                    name = self.names[chunk.places.start]
+                    volumes = stack.jobs(
+                        partial(self._write_volume, name), self.reader.source.where(chunk.places.start)
+                    )
+                    writing.add(volumes, stack.nbytes, keep)
                 writing.add([], 0, partial(finish, chunk, files, len(readable) == len(found)))
             writing.finish()
+
+    def _batches(self, images: Sequence[Image]) -> Iterator[list[Image]]:
+        """Consecutive images of one size; a chunk that is a volume has more than make a batch."""
+        for _, run in groupby(images, key=lambda image: image.pixels.shape):
+            same = list(run)
+            for start in range(0, len(same), self.options.batch_size):
+                yield same[start : start + self.options.batch_size]
+
+    def _stack(self, found: Sequence[Image | ImageError], chunk: Chunk) -> Stack | None:
+        """For the slices of a volume, where all of them could be read."""
+        if not self.volumes:
+            return None
+        failure = complete(found, self.reader.source.entries[chunk.places.start].file)
+        if failure is not None:
+            self.result.failures.append(failure)
+            return None
+        copied = None if self.options.output_only else self.reader.format
+        return Stack(self.options.extension, self.target, copied, self.label)
+
+    def _write_volume(self, name: str, style: int | None, data: bytes) -> list[Path]:
+        return [self.outputs.write(file_name(name, style, self.options.extension), data)]
 
     def _read(self, place: int) -> Image | ImageError:
         try:
@@ -190,6 +238,8 @@ def _precision(model: Translator, options: TranslateOptions) -> str:
 
 def _check_options(model: Translator, options: TranslateOptions, shard: Shard) -> None:
     for domain in options.direction[-1] if options.output_only else options.direction[::2]:
+        if options.extension in VOLUME_FORMATS:
+            continue
         check_format(options.extension, pixel_format(model.config, domain))
     for name, most in (("batch_size", None), ("num_style", None), ("workers", MAX_WORKERS)):
         value = getattr(options, name)

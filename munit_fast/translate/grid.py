@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from munit_fast.data import make_grid, save_image
+from munit_fast.data.grid import shown
 from munit_fast.translate.journal import make_folder
 
 MAX_GRID_ROWS = 100  # it is made in memory
@@ -19,10 +21,14 @@ class Grid:
 
     Args:
         path: The file; None: no grid is made.
+        channels: Three channels of the images and of their translations that it shows, as `munit_fast.data.grid.shown`
+            takes them.
     """
 
-    def __init__(self, path: Path | None) -> None:
-        self.path = path
+    def __init__(
+        self, path: Path | None, channels: tuple[Sequence[int] | None, Sequence[int] | None] = (None, None)
+    ) -> None:
+        self.path, self._channels = path, channels
         self._rows: list[Tensor] = []
 
     @property
@@ -33,7 +39,9 @@ class Grid:
     def add(self, image: Tensor, translations: Tensor) -> None:
         """Add a row if one is wanted: an image [C, H, W] and its translations [S, C', H, W]."""
         if self.rows_left:
-            self._rows.append(torch.stack([_as_rgb(image), *map(_as_rgb, translations)]))
+            of_image, of_translations = self._channels
+            cells = [shown(image, of_image), *(shown(one, of_translations) for one in translations)]
+            self._rows.append(torch.stack([cell.float().expand(3, -1, -1) for cell in cells]))
 
     def save(self) -> str | None:
         """Write the file. Returns why it was not written, or None."""
@@ -49,7 +57,3 @@ class Grid:
         make_folder(self.path.parent)
         save_image(make_grid(rows), self.path, durable=False)
         return None
-
-
-def _as_rgb(image: Tensor) -> Tensor:
-    return image.float().expand(3, -1, -1)

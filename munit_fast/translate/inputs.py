@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from torch import Tensor
 
 from munit_fast.config import Config
-from munit_fast.data.configured import pixel_format
+from munit_fast.data.configured import pixel_format, with_bands
 from munit_fast.data.images import resize_short_side, to_model_range
 from munit_fast.data.picture import Array, ImageError
 from munit_fast.data.readers import naming
-from munit_fast.data.sources import FileSource, ImageSource, Pages, list_images
+from munit_fast.data.sources import FileSource, ImageSource, list_images
 
 
 class Image(NamedTuple):
@@ -22,6 +22,7 @@ class Image(NamedTuple):
     place: int  # in its source
     pixels: Tensor  # [C, H, W] float32 in -1..1
     dtype: np.dtype[np.generic]  # of the file's values
+    header: Any = None  # that its reader left, of a volume
 
 
 class Reader:
@@ -45,16 +46,17 @@ class Reader:
             array: Array = self.format.apply(picture)
             if self._short_side is not None:
                 array = resize_short_side(array, self._short_side)
-        return Image(place, to_model_range(array), picture.pixels.dtype)
+        return Image(place, to_model_range(array), picture.pixels.dtype, picture.header)
 
 
-def open_inputs(given: Path | ImageSource, output_folder: Path | None, pages: Pages) -> ImageSource:
+def open_inputs(given: Path | ImageSource, output_folder: Path | None, config: Config, domain: str = "") -> ImageSource:
     """The images that a path names.
 
     Args:
         given: An image, a folder of images, or a source of images.
         output_folder: Images inside it are left out where it lies inside the folder: an earlier run made them.
-        pages: Of files with several images, "all" of them or the "first".
+        config: Which images of files with several, the axis along which volumes are cut, and the bands of a domain.
+        domain: "a" or "b"; "": files are not joined, whatever bands the configuration names.
 
     Raises:
         ImageError: There are none.
@@ -62,13 +64,14 @@ def open_inputs(given: Path | ImageSource, output_folder: Path | None, pages: Pa
     if isinstance(given, ImageSource):
         return given
     if not given.is_dir():
-        return FileSource([given], given.parent, pages)
+        return FileSource([given], given.parent, config.pages, axis=config.slice_axis)
     paths = list_images(given)
     if output_folder is not None:
         paths = [path for path in paths if not _is_inside(path, output_folder, given)]
     if not paths:
         raise ImageError(f"{given}: every image there is inside --output_folder; choose another")
-    return FileSource(paths, given, pages)
+    found = FileSource(paths, given, config.pages, axis=config.slice_axis)
+    return with_bands(found, config, domain) if domain else found
 
 
 def files_of(source: ImageSource) -> set[Path]:

@@ -78,5 +78,6 @@ def protect_inputs(
 
 
 def _split(name: str) -> tuple[PurePosixPath, str]:
+    name = re.sub(r"\.nii\.gz(?=#|$)", ".nii", name, flags=re.IGNORECASE)  # one ending, in two parts
     page = _PAGE.fullmatch(name)
     return (PurePosixPath(page[1]), f"_page{page[2]}") if page else (PurePosixPath(name), "")

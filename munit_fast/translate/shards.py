@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 
@@ -64,10 +64,14 @@ class Shard:
             raise ValueError(f"--nproc-per-node is more than the {torch.cuda.device_count()} GPUs of this machine")
         return torch.device("cuda", local)
 
-    def chunks(self, source: ImageSource, batch_size: int) -> Iterator[Chunk]:
-        """Its chunks: of all chunks of `batch_size` images, every `size`-th one."""
-        for start in range(self.rank * batch_size, len(source), self.size * batch_size):
-            places = range(start, min(start + batch_size, len(source)))
+    def chunks(self, source: ImageSource, batch_size: int, whole_files: bool = False) -> Iterator[Chunk]:
+        """Its chunks: of all chunks of `batch_size` images, or of the images of one file, every `size`-th one."""
+        starts: Sequence[int] = range(0, len(source), batch_size)
+        if whole_files:
+            files = [entry.file for entry in source.entries]
+            starts = [place for place, file in enumerate(files) if place == 0 or file != files[place - 1]]
+        for start, end in list(zip(starts, [*starts[1:], len(source)]))[self.rank :: self.size]:
+            places = range(start, end)
             described = [[place, source.name(place), source.version(place)] for place in places]
             yield Chunk(places, hashlib.sha256(json.dumps(described).encode()).hexdigest())
 

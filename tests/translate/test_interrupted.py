@@ -339,7 +339,7 @@ def test_sources_other_than_files(model: mf.MUNIT, tmp_path: Path) -> None:
             return Picture(rng.integers(0, 256, (32, 32, 3), dtype=np.uint8), True, limits=(0.0, 255.0))
 
     source = Numbers()
-    assert open_inputs(source, None, "all") is source
+    assert open_inputs(source, None, model.config) is source
     first = translate_files(model, source, tmp_path / "out", options(batch_size=1))
     assert [path.name for path in first.written] == [f"{i}_00{j}.png" for i in range(3) for j in range(2)]
     assert translate_files(model, source, tmp_path / "out", options(batch_size=1)).done_before == 3

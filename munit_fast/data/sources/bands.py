@@ -54,6 +54,10 @@ class BandSource(ImageSource):
         """What messages call image `i`: the pattern of its files."""
         return f"{self.label}/{self.name(i)}"
 
+    def version(self, i: int) -> str:
+        """What changes when one of the files of image `i` does."""
+        return " ".join(map(self.source.version, self.members[self.name(i)]))
+
     def open(self, file: str) -> BinaryIO:
         """Open the first file of a scene. Raises ImageError."""
         return self.source.open(self.source.entries[self.members[file][0]].file)

@@ -80,25 +80,35 @@ def write_volume(
         ImageError: The slices are not a whole volume, have no such geometry, or the format cannot hold them.
         FileWriteError: The file cannot be written.
     """
-    name = path.name.lower()
-    if not name.endswith(VOLUME_EXTENSIONS):
-        raise ImageError(f"{path}: volumes are written as {' '.join(VOLUME_EXTENSIONS)}")
-    if slices.ndim not in (3, 4) or len(slices) != len(headers) or 0 in slices.shape:
-        raise ImageError(f"{path}: slices are [S, H, W] or [S, H, W, C] with a header each, not {list(slices.shape)}")
-    if slices.ndim == 3:
-        slices = slices[..., None]
-    nifti = volume_format(headers[0]) == "nii.gz"
-    if nifti and name.endswith(".dcm"):
-        raise ImageError(f"{path}: a NIfTI file has no DICOM header; use .nii or .nii.gz")
     try:
-        if name.endswith(".dcm"):
-            from munit_fast.data.volumes.dicom import dicom_bytes
-
-            data = dicom_bytes(slices, headers, label, limits)  # type: ignore[arg-type]
-        else:
-            from munit_fast.data.volumes.nifti import nifti_bytes
-
-            data = nifti_bytes(slices, headers, packed=name.endswith(".gz"))
+        data = volume_bytes(path.name, slices, headers, label=label, limits=limits)
     except ImageError as error:
         raise ImageError(f"{path}: {error}") from None
     atomic_write_bytes(path, data, durable=durable)
+
+
+def volume_bytes(
+    name: str,
+    slices: Array,
+    headers: Sequence[NiftiSlice | DicomSlice],
+    *,
+    label: str = "",
+    limits: tuple[float, float] | None = None,
+) -> bytes:
+    """What `write_volume` writes into a file called `name`. Raises ImageError without a name."""
+    name = name.lower()
+    if not name.endswith(VOLUME_EXTENSIONS):
+        raise ImageError(f"volumes are written as {' '.join(VOLUME_EXTENSIONS)}")
+    if slices.ndim not in (3, 4) or len(slices) != len(headers) or 0 in slices.shape:
+        raise ImageError(f"slices are [S, H, W] or [S, H, W, C] with a header each, not {list(slices.shape)}")
+    if slices.ndim == 3:
+        slices = slices[..., None]
+    if name.endswith(".dcm"):
+        if volume_format(headers[0]) != "dcm":
+            raise ImageError("a NIfTI file has no DICOM header; use .nii or .nii.gz")
+        from munit_fast.data.volumes.dicom import dicom_bytes
+
+        return dicom_bytes(slices, headers, label, limits)  # type: ignore[arg-type]
+    from munit_fast.data.volumes.nifti import nifti_bytes
+
+    return nifti_bytes(slices, headers, packed=name.endswith(".gz"))
