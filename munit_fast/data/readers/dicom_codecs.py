@@ -18,6 +18,7 @@ from pydicom.pixels.decoders.base import DecodeRunner, get_decoder
 
 from munit_fast.data.picture import ImageError
 
+# HTJ2K is JPEG 2000 to OpenJPEG, which refuses what is cut; imagecodecs' own decoder of it gives whatever was in memory.
 DECODERS: dict[uid.UID, tuple[str, Callable[..., Any]]] = {
     uid.JPEGExtended12Bit: ("JPEG8", imagecodecs.jpeg8_decode),
     uid.JPEGLossless: ("JPEG8", imagecodecs.jpeg8_decode),
@@ -26,9 +27,9 @@ DECODERS: dict[uid.UID, tuple[str, Callable[..., Any]]] = {
     uid.JPEGLSNearLossless: ("JPEGLS", imagecodecs.jpegls_decode),
     uid.JPEG2000Lossless: ("JPEG2K", imagecodecs.jpeg2k_decode),
     uid.JPEG2000: ("JPEG2K", imagecodecs.jpeg2k_decode),
-    uid.HTJ2KLossless: ("HTJ2K", imagecodecs.htj2k_decode),
-    uid.HTJ2KLosslessRPCL: ("HTJ2K", imagecodecs.htj2k_decode),
-    uid.HTJ2K: ("HTJ2K", imagecodecs.htj2k_decode),
+    uid.HTJ2KLossless: ("JPEG2K", imagecodecs.jpeg2k_decode),
+    uid.HTJ2KLosslessRPCL: ("JPEG2K", imagecodecs.jpeg2k_decode),
+    uid.HTJ2K: ("JPEG2K", imagecodecs.jpeg2k_decode),
 }
 DECODER_DEPENDENCIES = dict.fromkeys(DECODERS, ("numpy", "imagecodecs"))
 
@@ -56,6 +57,8 @@ def decode_frame(source: bytes, runner: DecodeRunner) -> bytes:
     name, decode = DECODERS[runner.transfer_syntax]
     options: dict[str, Any] = {}
     if name == "JPEG8":
+        if not source.rstrip(b"\0").endswith(b"\xff\xd9"):  # libjpeg makes up what is missing
+            raise ImageError("a frame that ends too early")
         # The colours stay as they are stored: pydicom converts them where the file says so.
         options = {"colorspace": "RGB", "outcolorspace": "RGB"} if len(shape) == 3 else {}
     _check_stated_size(source, shape)

@@ -160,6 +160,16 @@ def test_compressed_frames_without_loss(codec: str) -> None:
         read(wrong)
 
 
+@pytest.mark.parametrize("share", [0.3, 0.7, 0.98])
+@pytest.mark.parametrize("codec", CODECS)
+def test_cut_frames_are_refused(codec: str, share: float) -> None:
+    syntax, encode = CODECS[codec]
+    stored = values(1, 64, 80)
+    whole = encode(stored[0])
+    with pytest.raises(ImageError, match="not a readable image"):
+        read(dicom(stored, syntax=syntax, frames=[whole[: int(share * len(whole))]]))
+
+
 def test_colours_of_a_lossless_jpeg_are_not_converted() -> None:
     colours = values(64, 80, 3, high=256, dtype="uint8")
     frame = imagecodecs.jpeg8_encode(colours, lossless=True, colorspace="RGB", outcolorspace="RGB")
