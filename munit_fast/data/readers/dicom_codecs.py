@@ -18,7 +18,7 @@ from pydicom.pixels.decoders.base import DecodeRunner, get_decoder
 
 from munit_fast.data.picture import ImageError
 
-# HTJ2K is JPEG 2000 to OpenJPEG, which refuses what is cut; imagecodecs' own decoder of it gives whatever was in memory.
+# HTJ2K is JPEG 2000 to OpenJPEG, which refuses what is cut; imagecodecs' own decoder of it does not.
 DECODERS: dict[uid.UID, tuple[str, Callable[..., Any]]] = {
     uid.JPEGExtended12Bit: ("JPEG8", imagecodecs.jpeg8_decode),
     uid.JPEGLossless: ("JPEG8", imagecodecs.jpeg8_decode),
