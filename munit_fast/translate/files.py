@@ -177,7 +177,9 @@ class _Job:
                             stack.add(image, translations)
                     if stack is not None:
                         continue
-                    jobs = [partial(self._write, image, of_it) for image, of_it in zip(batch, translated)]
+                    jobs: list[Callable[[], list[Path]]] = [
+                        partial(self._write, image, of_it) for image, of_it in zip(batch, translated)
+                    ]
                     writing.add(jobs, pixels.nbytes + translated.nbytes, keep)
                 if stack is not None:
                     name = self.names[chunk.places.start]

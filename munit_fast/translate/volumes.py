@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -92,7 +93,10 @@ class Stack:
             write: Takes a style and the bytes of its file.
             name: What messages call the volume.
         """
-        return [lambda style=style: write(style, self._encode(style, name)) for style in self._slices]
+        return [partial(self._write, write, style, name) for style in self._slices]
+
+    def _write(self, write: Callable[[int | None, bytes], Any], style: int | None, name: str) -> Any:
+        return write(style, self._encode(style, name))
 
     def _encode(self, style: int | None, name: str) -> bytes:
         form = self.source if style is None else self.target
