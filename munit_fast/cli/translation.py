@@ -10,7 +10,15 @@ import typer
 from rich.console import Console
 
 from munit_fast.cli.base import app
-from munit_fast.cli.models import CheckpointOption, ConfigOption, EmaOption, PretrainedOption, load_model, print_notes
+from munit_fast.cli.models import (
+    CheckpointOption,
+    ConfigOption,
+    EmaOption,
+    PretrainedOption,
+    load_model,
+    load_run,
+    print_notes,
+)
 from munit_fast.cli.options import (
     AllowOutsideOption,
     Amp,
@@ -92,7 +100,7 @@ def translate(
             "jpg, bmp, webp or ppm: 8 bits; nii, nii.gz or dcm: volumes with the header of their input."
         ),
     ] = "png",
-    trainer: TrainerOption = TrainerName.MUNIT,
+    trainer: TrainerOption = TrainerName.auto,
     device: DeviceOption = "auto",
     amp: AmpOption = Amp.auto,
     impl: ImplOption = Impl.auto,
@@ -127,7 +135,7 @@ def translate(
     translator: Translator
     direction: Direction
     if model is not None:
-        if pretrained or config or checkpoint or trainer is not TrainerName.MUNIT or not ema:
+        if pretrained or config or checkpoint or trainer is not TrainerName.auto or not ema:
             raise ValueError("--model is a whole model: leave out the options that name another, or a part of it")
         if amp not in (Amp.auto, Amp.off) or impl is not Impl.auto:
             raise ValueError("--model is run by ONNX Runtime: leave out --amp and --impl")
@@ -223,7 +231,7 @@ def export(
     licence: Annotated[str | None, typer.Option(help="Licence of the weights.")] = None,
     attribution: Annotated[str | None, typer.Option(help="Whom to credit.")] = None,
     ema: EmaOption = True,
-    trainer: TrainerOption = TrainerName.MUNIT,
+    trainer: TrainerOption = TrainerName.auto,
 ) -> None:
     """Export trained generators: one .safetensors file for munit-fast, or graphs for ONNX Runtime, OpenVINO, torch."""
     from munit_fast.export import FORMATS, export_model
@@ -243,7 +251,7 @@ def export(
         check_name(output)
     console = new_console()
     model = load_model(pretrained, config, checkpoint, trainer=trainer, impl=Impl.auto, ema=ema, console=console)
-    training = describe_run(checkpoint) if checkpoint else None
+    training = describe_run(checkpoint[0]) if checkpoint else None
     notes = {"licence": licence, "attribution": attribution, "training": training}
     about = model.about | {name: note for name, note in notes.items() if note}
     if kind == "safetensors":
@@ -274,7 +282,7 @@ def export(
 @app.command()
 def evaluate(
     config: Annotated[Path | None, typer.Option(help="The configuration of the run; names the test pictures.")] = None,
-    checkpoint: Annotated[Path | None, typer.Option(help="A gen_########.pt file.")] = None,
+    checkpoint: CheckpointOption = None,
     translated: Annotated[
         Path | None, typer.Option(help="Instead of a checkpoint: a folder of translations, NAME_000.png or NAME.png.")
     ] = None,
@@ -296,7 +304,7 @@ def evaluate(
     json: Annotated[
         Path | None, typer.Option("--json", help="Also write the numbers to this JSON file; - prints only them.")
     ] = None,
-    trainer: TrainerOption = TrainerName.MUNIT,
+    trainer: TrainerOption = TrainerName.auto,
     device: DeviceOption = "auto",
     amp: AmpOption = Amp.auto,
     impl: ImplOption = Impl.auto,
@@ -315,7 +323,6 @@ def evaluate(
         show,
         write_json,
     )
-    from munit_fast.models.munit import MODELS
 
     names = {"auto": None, "none": ()}.get(also, [name.strip() for name in also.split(",")])
     directions = ("a2b", "b2a") if direction is Directions.both else (direction.value,)
@@ -327,20 +334,21 @@ def evaluate(
             raise ValueError("give --translated, or --config and --checkpoint, not both")
         evaluation = evaluate_folders(translated, options, truth=truth, source=input, train=train_folder, size=size)
     else:
-        if config is None or checkpoint is None:
+        if config is None or not checkpoint:
             raise ValueError("give --config and --checkpoint, or --translated")
         if truth or input or train_folder or size:
             raise ValueError("--truth, --input, --train and --size go with --translated; the configuration has its own")
         cfg = load_config(config)
         tests = open_test_set(cfg, allow_outside)
-        model = MODELS[trainer.value](cfg, impl=impl.value)
-        model.load(checkpoint).to(options.device).eval()
-        with Progress(console=new_console(), transient=True) as bar:
+        console = new_console()
+        model = load_run(cfg, checkpoint, trainer=trainer, impl=impl, ema=True, console=console)
+        model.to(options.device).eval()
+        with Progress(console=console, transient=True) as bar:
             task = bar.add_task("evaluating")
             evaluation = evaluate_model(
                 model, tests, options, lambda done, total: bar.update(task, completed=done, total=total)
             )
-        evaluation.about.update(config=str(config), checkpoint=str(checkpoint))
+        evaluation.about.update(config=str(config), checkpoint=" and ".join(map(str, checkpoint)))
     if json is not None and str(json) != "-":
         write_json(evaluation, json)
     if str(json) == "-":
