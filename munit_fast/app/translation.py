@@ -90,6 +90,9 @@ class Translator:
         limits: What a request may ask for.
         name: What to call the model; by default the name of its file.
 
+    Raises:
+        ValueError: A domain of the model has neither 1 nor 3 channels, so that a page cannot show its images.
+
     Attributes:
         name: What the model is called, in style files too.
         domains: What domains A and B show.
@@ -99,6 +102,13 @@ class Translator:
     def __init__(
         self, model: MUNIT | UNIT, *, amp: str = "off", limits: Limits | None = None, name: str | None = None
     ) -> None:
+        for domain in ("a", "b"):
+            channels = getattr(model.config, f"input_dim_{domain}")
+            if channels not in (1, 3):
+                raise ValueError(
+                    f"a page shows pictures of 1 or 3 channels, and this model has input_dim_{domain}: {channels}; "
+                    "use munit-fast translate --format npy, or tif"
+                )
         self.model, self.limits = model, limits or Limits()
         self._device = next(model.parameters()).device
         self._dtype = amp_dtype(amp, self._device, Workload.of(model.config, 1, training=False))

@@ -8,7 +8,7 @@ from typing import Literal
 
 from munit_fast.config import Config, ConfigError
 from munit_fast.data.datasets import ImageSet
-from munit_fast.data.sources import FileSource, list_images, read_list
+from munit_fast.data.sources import BandSource, FileSource, ImageSource, list_images, read_list
 from munit_fast.data.values import PixelFormat
 
 _FOLDERS = {
@@ -77,6 +77,12 @@ def pixel_format(cfg: Config, domain: str) -> PixelFormat:
     return PixelFormat(channels, cfg.limits(domain), cfg.background, domain)
 
 
+def with_bands(source: ImageSource, cfg: Config, domain: str) -> ImageSource:
+    """The images of a source, their files joined where the configuration names the bands of domain "a" or "b"."""
+    bands: list[str] | None = getattr(cfg, f"bands_{domain}")
+    return source if bands is None else BandSource(source, bands)
+
+
 def has_images(cfg: Config, split: str, domain: str) -> bool:
     """Whether the configuration names a place for these images and the place exists.
 
@@ -106,8 +112,10 @@ def open_sources(cfg: Config, allow_outside: bool = False) -> Sources:
         # Of the test images only the displayed ones are ever read.
         cache: Literal["auto", False] = "auto" if split == "train" else False
         paths = image_paths(cfg, split, domain, allow_outside)
-        source = FileSource(paths, image_folder(cfg, split, domain), cfg.pages)
-        return ImageSet(source, pixel_format(cfg, domain), cfg.short_side(domain), cache, lenient=True)
+        source = FileSource(paths, image_folder(cfg, split, domain), cfg.pages, axis=cfg.slice_axis)
+        return ImageSet(
+            with_bands(source, cfg, domain), pixel_format(cfg, domain), cfg.short_side(domain), cache, lenient=True
+        )
 
     return Sources(
         image_set("train", "a"),

@@ -47,8 +47,10 @@ def saved(path: Path, pixels: np.ndarray, mode: str | None = None) -> Path:
 
 # -- decoding
 
+OF_ARRAYS = (".npy", ".npz", ".nii", ".nii.gz", ".dcm")  # tests/data/readers has them
 
-@pytest.mark.parametrize("extension", [e for e in IMAGE_EXTENSIONS if e != ".npy"])
+
+@pytest.mark.parametrize("extension", [e for e in IMAGE_EXTENSIONS if e not in OF_ARRAYS])
 def test_every_extension_is_read(tmp_path: Path, extension: str) -> None:
     pixels = picture(30, 20)
     path = saved(tmp_path / f"a{extension.upper()}", pixels)
@@ -128,12 +130,12 @@ def test_arrays_are_read_in_every_layout(
 @pytest.mark.parametrize(
     ("values", "complaint"),
     [
-        (np.zeros((4, 4, 2), np.uint8), r"shape \[4, 4, 2\]"),
-        (np.zeros((4, 4, 4), np.uint8), r"shape \[4, 4, 4\]"),
+        (np.zeros((4, 4, 2), np.uint8), "has 2 channels where 3 are wanted"),
+        (np.zeros((4, 4, 4), np.uint8), "has 4 channels where 3 are wanted"),
         (np.zeros(4, np.uint8), r"shape \[4\]"),
         (np.zeros((0, 4), np.uint8), r"a\.npy: "),
         (np.zeros((4, 4), np.int64), r"64-bit signed .* range: \[low, high\]"),
-        (np.zeros((4, 4), bool), "type bool"),
+        (np.zeros((4, 4), complex), "type complex128"),
         (np.full((4, 4), np.nan, np.float32), "finite"),
         (np.full((4, 4), np.inf, np.float32), "finite"),
         (np.full((4, 4), 255, np.float32), "255"),
@@ -196,7 +198,7 @@ def test_other_channel_counts_are_refused(tmp_path: Path) -> None:
         decode_image(saved(tmp_path / "a.png", picture(4, 4)), 4)
 
 
-@pytest.mark.parametrize("extension", [e for e in IMAGE_EXTENSIONS if e not in (".jpeg", ".tiff")])
+@pytest.mark.parametrize("extension", [e for e in IMAGE_EXTENSIONS if e not in (".jpeg", ".tiff", *OF_ARRAYS[1:])])
 @pytest.mark.filterwarnings("ignore::UserWarning")
 def test_truncated_files_are_refused(tmp_path: Path, extension: str) -> None:
     path = tmp_path / f"a{extension}"

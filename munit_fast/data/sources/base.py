@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -38,17 +39,23 @@ class ImageSource:
         files: The names of its files, relative to it, with "/", in their order.
         pages: Of files with several images, "all" of them or the "first".
         skipped: How many files were left out, by the reason.
+        axis: Of volumes: the axis along which they are cut into images, 0 to 2.
 
     Raises:
         ImageError: There are no files.
     """
 
     def __init__(
-        self, label: str, files: Sequence[str], pages: Pages = "all", skipped: Counter[str] | None = None
+        self,
+        label: str,
+        files: Sequence[str],
+        pages: Pages = "all",
+        skipped: Counter[str] | None = None,
+        axis: int = 2,
     ) -> None:
         if not files:
             raise ImageError(f"{label}: no images there")
-        self.label, self.skipped = label, skipped or Counter()
+        self.label, self.skipped, self.axis = label, skipped or Counter(), axis
         self.entries = [Entry(file) for file in files] if pages == "first" else self._entries(files)
 
     def open(self, file: str) -> BinaryIO:
@@ -70,6 +77,17 @@ class ImageSource:
         """What messages call image `i`."""
         return f"{self.label}/{self.entries[i].name}"
 
+    def version(self, i: int) -> str:
+        """What changes when the file of image `i` does, to notice that; here a digest of its bytes."""
+        try:
+            with self.open(self.entries[i].file) as file:
+                digest = hashlib.sha256()
+                while block := file.read(2**20):
+                    digest.update(block)
+                return digest.hexdigest()
+        except (ImageError, OSError):
+            return ""
+
     def read(self, i: int) -> Picture:
         """Image `i`.
 
@@ -77,7 +95,7 @@ class ImageSource:
             ImageError: It cannot be read; the message begins with `where(i)`.
         """
         with self.open(self.entries[i].file) as file:
-            return read_picture(self.where(i), file, self.entries[i].page)
+            return read_picture(self.where(i), file, self.entries[i].page, self.axis)
 
     def _entries(self, files: Sequence[str]) -> list[Entry]:
         """One entry for each image of each file; a file that cannot be opened is one, and its failure comes later."""
@@ -90,6 +108,6 @@ class ImageSource:
             return 1
         try:
             with self.open(file) as opened:
-                return max(1, count_pages(file, opened))
+                return max(1, count_pages(file, opened, self.axis))
         except ImageError:
             return 1

@@ -22,6 +22,7 @@ class FileSource(ImageSource):
         root: The folder that names are relative to; None: the one that all share.
         pages: As in `ImageSource`.
         skipped: As in `ImageSource`.
+        axis: As in `ImageSource`.
     """
 
     def __init__(
@@ -30,13 +31,14 @@ class FileSource(ImageSource):
         root: str | os.PathLike[str] | None = None,
         pages: Pages = "all",
         skipped: Counter[str] | None = None,
+        axis: int = 2,
     ) -> None:
         self._paths: dict[str, Path] = {}
         paths = [Path(path) for path in paths]
         base = os.path.abspath(root) if root is not None else _shared_folder(paths)
         for path in paths:
             self._paths[Path(os.path.relpath(os.path.abspath(path), base)).as_posix()] = path
-        super().__init__(str(root) if root is not None else base, list(self._paths), pages, skipped)
+        super().__init__(str(root) if root is not None else base, list(self._paths), pages, skipped, axis)
 
     def path(self, i: int) -> Path:
         """The file of image `i`."""
@@ -46,6 +48,14 @@ class FileSource(ImageSource):
         """What messages call image `i`."""
         page = self.entries[i].name.removeprefix(self.entries[i].file)
         return f"{self.path(i)}{page}"
+
+    def version(self, i: int) -> str:
+        """Size and times of the file: the second one is the system's own and cannot be set by who unpacks archives."""
+        try:
+            found = self.path(i).stat()
+        except (OSError, ValueError):
+            return ""
+        return f"{found.st_size}-{found.st_mtime_ns}-{found.st_ctime_ns}"
 
     def open(self, file: str) -> BinaryIO:
         """Open one of the files. Raises ImageError."""
@@ -80,7 +90,7 @@ def list_images(folder: str | os.PathLike[str]) -> list[Path]:
     """
     root = Path(folder)
     _check_folder(root)
-    names = [os.path.relpath(path, root) for path in _walk(root) if path.suffix.lower() in IMAGE_EXTENSIONS]
+    names = [os.path.relpath(path, root) for path in _walk(root) if path.name.lower().endswith(IMAGE_EXTENSIONS)]
     if not names:
         raise ImageError(f"{root}: no images in this folder; looked for {' '.join(IMAGE_EXTENSIONS)}")
     return [root / name for name in sorted(names)]
