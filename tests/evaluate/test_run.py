@@ -16,7 +16,7 @@ from rich.console import Console
 
 from helpers.paired_set import OPTIONS, Oracle, rows, settings, tiny_features
 from munit_fast import MUNIT, UNIT
-from munit_fast.data import ImageError
+from munit_fast.data import ImageError, open_source
 from munit_fast.evaluate import (
     EvaluateOptions,
     as_json,
@@ -130,9 +130,9 @@ def test_which_files_are_translations_of_one_input(tmp_path: Path, names: str, e
         path = tmp_path / f"{name}.png"
         path.parent.mkdir(exist_ok=True)
         Image.new("RGB", (2, 2)).save(path)
-    groups, inputs = group_translations(tmp_path)
+    groups, inputs = group_translations(open_source(tmp_path))
     assert {name: len(paths) for name, paths in groups.items()} == expected and not inputs
-    assert all(paths == sorted(paths) for paths in groups.values())
+    assert all(found == sorted(found) for found in groups.values())
 
 
 def test_unpaired_test_sets_and_unit(small_config: dict[str, Any], drawings: Path) -> None:
