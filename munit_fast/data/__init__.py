@@ -1,10 +1,10 @@
 """Image files in, batches out.
 
 ``sources`` finds files, in folders, lists, archives and data sets of the Hub; ``readers`` turns a file into a
-``picture``, with what its values mean; ``values`` brings it to the networks' channels and range; ``images`` does all three for one file, resizes
-and saves, and ``grid`` joins several. ``datasets`` holds the images of a domain; ``configured`` opens those that a
-configuration names; ``unpaired`` draws endless unpaired training batches from two domains. ``prepare`` makes complete
-data sets in the folder layout trainA, trainB, testA, testB.
+``picture``, with what its values mean; ``values`` brings it to the networks' channels and range; ``images`` does all
+three for one file, resizes and saves, and ``grid`` joins several. ``datasets`` holds the images of a domain;
+``configured`` opens those that a configuration names; ``unpaired`` draws endless unpaired training batches from two
+domains. ``prepare`` makes complete data sets in the folder layout trainA, trainB, testA, testB.
 """
 
 from munit_fast.data.datasets import ImageSet, centre_crop, display_images

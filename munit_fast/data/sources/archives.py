@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
 from munit_fast.data.picture import MAX_PIXELS, ImageError, one_line
+from munit_fast.data.readers import IMAGE_EXTENSIONS
 from munit_fast.data.sources.base import ImageSource, MissingClass, Pages
 from munit_fast.data.sources.folders import open_file
-from munit_fast.data.sources.names import below, left_out, plain, without_shared_folder
+from munit_fast.data.sources.names import below, left_out, plain, skipped_line, without_shared_folder
 from munit_fast.utils import env
 
 _BYTES_A_PIXEL = 8  # four channels of 16 bits
@@ -66,7 +67,8 @@ class ArchiveSource(ImageSource):
         skipped: Counter[str] = Counter()
         found = [(shard, *file) for shard, path in enumerate(self._archives) for file in self._files(path, skipped)]
         if not found:
-            raise ImageError(f"{label}: no images in it")
+            line = f"; {skipped_line(label, skipped)}" if skipped else ""
+            raise ImageError(f"{label}: no images in it; looked for {' '.join(IMAGE_EXTENSIONS)}{line}")
         names = without_shared_folder([name for _, name, _ in found])
         if classes:
             kept = [i for i, name in enumerate(names) if below(name, classes)]
