@@ -116,10 +116,11 @@ def open_sources(cfg: Config, allow_outside: bool = False) -> Sources:
         source = open_source_of(cfg, split, domain, allow_outside)
         return ImageSet(source, pixel_format(cfg, domain), cfg.short_side(domain), cache, lenient=True)
 
-    train = image_set("train", "a"), image_set("train", "b")
-    test = tuple(image_set("test", d) if has_images(cfg, "test", d) else None for d in "ab")
-    notes = [note for images in (*train, *test) if images is not None for note in images.source.notes()]
-    return Sources(*train, *test, notes=[*_size_notes(cfg), *notes])
+    train_a, train_b = image_set("train", "a"), image_set("train", "b")
+    test_a, test_b = (image_set("test", d) if has_images(cfg, "test", d) else None for d in "ab")
+    opened = [images.source for images in (train_a, train_b, test_a, test_b) if images is not None]
+    notes = [*_size_notes(cfg), *(note for source in opened for note in source.notes())]
+    return Sources(train_a, train_b, test_a, test_b, notes)
 
 
 def _size_notes(cfg: Config) -> list[str]:

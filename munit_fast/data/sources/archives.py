@@ -72,8 +72,9 @@ class ArchiveSource(ImageSource):
         names = without_shared_folder([name for _, name, _ in found])
         if classes:
             kept = [i for i, name in enumerate(names) if below(name, classes)]
-            if not kept:
-                raise MissingClass(label, classes, {name.partition("/")[0] for name in names if "/" in name})
+            missing = [folder for folder in classes if not any(below(names[i], [folder]) for i in kept)]
+            if missing:
+                raise MissingClass(label, missing, {name.rpartition("/")[0] for name in names if "/" in name})
             found, names = [found[i] for i in kept], without_shared_folder([names[i] for i in kept])
         if len(set(names)) < len(names):
             shards = without_shared_folder([plain(os.path.abspath(path.with_suffix(""))) for path in self._archives])

@@ -30,7 +30,7 @@ def class_source(root: str | os.PathLike[str], classes: Sequence[str], pages: Pa
         raise MissingClass(str(root), missing, folders)
     paths: list[Path] = []
     skipped: Counter[str] = Counter()
-    for name in dict.fromkeys(classes):
+    for name in sorted(set(classes)):
         found, left = find_images(root / name)
         paths += found
         skipped += left

@@ -33,9 +33,9 @@ class FileSource(ImageSource):
         skipped: Counter[str] | None = None,
     ) -> None:
         self._paths: dict[str, Path] = {}
-        paths = [Path(path) for path in paths]
-        base = os.path.abspath(root) if root is not None else _shared_folder(paths)
-        for path in paths:
+        files = [Path(path) for path in paths]
+        base = os.path.abspath(root) if root is not None else _shared_folder(files)
+        for path in files:
             self._paths[Path(os.path.relpath(os.path.abspath(path), base)).as_posix()] = path
         super().__init__(str(root) if root is not None else base, list(self._paths), pages, skipped)
 

@@ -48,9 +48,9 @@ def open_dataset(
             raise ImageError(f"{PREFIX}{place}: has the splits {', '.join(found)}; say ?split=NAME")
         found = next(iter(found.values()))
     roots = None if allow_outside else [place, *_caches()]
-    named = (values.get("column"), [*values.get("label", ()), *classes], values.get("label_column"))
-    column, labels, label_column = (named[0] or [None])[0], named[1], (named[2] or [None])[0]
-    return DatasetSource(found, f"{PREFIX}{spec.removeprefix(PREFIX)}", column, labels, label_column, roots, pages)
+    label = f"{PREFIX}{spec.removeprefix(PREFIX)}"
+    labels = [*values.get("label", ()), *classes]
+    return DatasetSource(found, label, _first(values, "column"), labels, _first(values, "label_column"), roots, pages)
 
 
 def split_names(spec: str) -> list[str]:
@@ -73,9 +73,13 @@ def parse(spec: str) -> tuple[str, dict[str, list[str]]]:
     return place, values
 
 
+def _first(values: dict[str, list[str]], key: str) -> str | None:
+    return next(iter(values.get(key, ())), None)
+
+
 def _load(place: str, values: dict[str, list[str]]) -> Any:
     datasets = require("datasets", "hub", error=ImageError)
-    split, config, revision = (values.get(key, [None])[0] for key in ("split", "config", "revision"))
+    split, config, revision = (_first(values, key) for key in ("split", "config", "revision"))
     folder = Path(place).expanduser()
     if not folder.is_dir() and (place.startswith(("/", ".", "~")) or not _REPOSITORY.fullmatch(place)):
         raise ImageError(f"{PREFIX}{place}: no such folder, and no OWNER/NAME of the Hub")
