@@ -59,10 +59,13 @@ class Fused(nn.Module):
     Attributes:
         impl: the backend, as in `munit_fast.functional`; "reference": the reference's own forward.
         checkpointing: whether the backward computes activations again instead of keeping them.
+        float32_images: whether the convolutions that read and write images stay in float32 under autocast: bfloat16 has
+            fewer steps than images of more than 8 bits.
     """
 
     impl: str = "auto"
     checkpointing: bool = False
+    float32_images: bool = False
 
     def set_impl(self, impl: str) -> None:
         """Choose the backend of every fused network inside this module.
@@ -88,6 +91,20 @@ class Fused(nn.Module):
         for module in self.modules():
             if isinstance(module, Fused):
                 module.checkpointing = on
+
+    def set_float32_images(self, on: bool) -> None:
+        """Choose whether images of more than 8 bits keep their steps under autocast, inside this module.
+
+        Args:
+            on: The convolutions that read and write images stay in float32.
+        """
+        for module in self.modules():
+            if isinstance(module, Fused):
+                module.float32_images = on
+
+    def image_dtype(self, dtype: torch.dtype) -> torch.dtype:
+        """The dtype of the convolutions that read and write images, where the others have `dtype`."""
+        return torch.float32 if self.float32_images and dtype.itemsize < 4 else dtype
 
     def _recomputed(self, stage: Callable[..., T], *arguments: Any) -> T:
         """stage(*arguments); with checkpointing only the arguments are kept, and the backward runs it again."""
@@ -358,13 +375,15 @@ def check_planes(z: Tensor, what: str) -> None:
         raise ValueError(f"{what} is too small: a plane of 1×1 cannot be normalised; use a larger image")
 
 
-def conv_chain(p: Tensor, blocks: list[Any], impl: str) -> ConvOutput:
+def conv_chain(p: Tensor, blocks: list[Any], impl: str, dtype: torch.dtype | None = None) -> ConvOutput:
     """The convolutions of `blocks` and all between them.
 
     Args:
         p: [N, C, H, W], padded for the first convolution.
         blocks: of `reference.Conv2dBlock`, at least one.
         impl: the backend.
+        dtype: of the convolutions after the first, which has that of p; None: that of p. Where they differ, the first
+            one's norm is computed in p's: what is left of fine steps after rounding is what a norm would enlarge.
 
     Returns:
         The output of the last convolution, without its norm and activation.
@@ -378,9 +397,12 @@ def conv_chain(p: Tensor, blocks: list[Any], impl: str) -> ConvOutput:
     for block in blocks[1:]:
         if norm_of(previous) == "instance":
             check_planes(output.z, "the image")
-        x = ConvInput.of(output.z, impl)
+        x = ConvInput.of(output.z, impl)._replace(dtype=dtype or p.dtype)
         epilogue = epilogue_args(previous, *input_padding(block, x), impl)
-        output = epilogue_conv(output, epilogue, conv_args(block, x), norm_of(block))
+        if output.z.dtype == x.dtype:
+            output = epilogue_conv(output, epilogue, conv_args(block, x), norm_of(block))
+        else:
+            output = convolution(apply_epilogue(output, epilogue).to(x.dtype), conv_args(block, x), norm_of(block))
         previous = block
     return output
 

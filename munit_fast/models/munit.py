@@ -63,6 +63,7 @@ class _Model(nn.Module):
         params = self.config.gen.model_dump()
         self.gen_a = self._generator(self.config.input_dim_a, params, impl)
         self.gen_b = self._generator(self.config.input_dim_b, params, impl)
+        networks.keep_steps(self.gen_a, self.gen_b, self.config.range_a, self.config.range_b)
 
     @classmethod
     def from_pretrained(
@@ -378,8 +379,9 @@ class MUNIT(_Model):
                 - a PIL image of any mode, converted as image files are: grey to colour and back, transparent areas are
                   laid over `config.background`. Modes "I" and "I;16" hold 0..65535 and mode "F" 0..1: convert 8 bits to
                   "L" or "RGB", not to "I". It is turned as its EXIF orientation says;
-                - a NumPy array [H, W, C], [N, H, W, C], or [H, W] of one channel, uint8 in 0..255 or float16, float32
-                  or float64 in [-1, 1];
+                - a NumPy array [H, W, C], [N, H, W, C], or [H, W] of one channel: float16, float32 or float64 in
+                  [-1, 1], or whole numbers: uint8 in 0..255, uint16 in 0..65535, or, where the configuration has
+                  `range_a` and `range_b`, any type in the values of the domain;
                 - a list or tuple of PIL images, arrays of one picture each and tensors [C, H, W], of any sizes. Those
                   of one size are translated together, at most 8 and about two million pixels at once.
             direction: "a2b" or "b2a".

@@ -78,13 +78,14 @@ class _Encoder(Fused):
         first = self.layers[0]
         dtype = compute_dtype(x, first.conv.weight.dtype)
         with autocast_off(x):
-            return self.of_padded(pad_input(x, *padding(first), dtype, self.impl))
+            return self.of_padded(pad_input(x, *padding(first), self.image_dtype(dtype), self.impl), dtype)
 
-    def of_padded(self, p: Tensor) -> Tensor:
+    def of_padded(self, p: Tensor, dtype: torch.dtype) -> Tensor:
         """The code of an image that is padded and cast already.
 
         Args:
             p: [N, C, H + 6, W + 6], as `AdaINGen.pad_image` returns it.
+            dtype: Of the convolutions after the first.
         """
         raise NotImplementedError
 
@@ -92,17 +93,18 @@ class _Encoder(Fused):
 class StyleEncoder(_Encoder, reference.StyleEncoder):
     """`reference.StyleEncoder`: [N, input_dim, H, W] -> [N, style_dim, 1, 1]; float32 under autocast."""
 
-    def of_padded(self, p: Tensor) -> Tensor:
+    def of_padded(self, p: Tensor, dtype: torch.dtype) -> Tensor:
         """The style code [N, style_dim, 1, 1] of a padded image, in the dtype of the parameters.
 
         Args:
             p: [N, C, H + 6, W + 6], as `AdaINGen.pad_image` returns it.
+            dtype: Of the convolutions after the first.
         """
-        return self._recomputed(self._of_padded, p)
+        return self._recomputed(self._of_padded, p, dtype)
 
-    def _of_padded(self, p: Tensor) -> Tensor:
+    def _of_padded(self, p: Tensor, dtype: torch.dtype) -> Tensor:
         *blocks, _, last = self.layers
-        output = conv_chain(p, blocks, self.impl)
+        output = conv_chain(p, blocks, self.impl, dtype)
         pooled = apply_epilogue(output, epilogue_args(blocks[-1], 0, "zero", self.impl)).mean(
             (2, 3), dtype=last.weight.dtype
         )
@@ -112,29 +114,30 @@ class StyleEncoder(_Encoder, reference.StyleEncoder):
 class ContentEncoder(_Encoder, reference.ContentEncoder):
     """`reference.ContentEncoder`: [N, input_dim, H, W] -> [N, dim · 2^d, H / 2^d, W / 2^d], channels_last."""
 
-    def of_padded(self, p: Tensor) -> Tensor:
-        """The content code [N, dim · 2^d, H / 2^d, W / 2^d] of a padded image, in the dtype of p.
+    def of_padded(self, p: Tensor, dtype: torch.dtype) -> Tensor:
+        """The content code [N, dim · 2^d, H / 2^d, W / 2^d] of a padded image, in `dtype`.
 
         Args:
             p: [N, C, H + 6, W + 6], as `AdaINGen.pad_image` returns it.
+            dtype: Of the convolutions after the first.
 
         Raises:
             ValueError: An instance norm would see a plane of 1×1.
         """
         res = self.layers[-1].model
         if not len(res):
-            return self._recomputed(self._halved, p, None)[0]
-        h, pad = self._recomputed(self._halved, p, res[0].model[0])
+            return self._recomputed(self._halved, p, dtype, None)[0]
+        h, pad = self._recomputed(self._halved, p, dtype, res[0].model[0])
         return self._recomputed(res_blocks, h, pad, res, (0, "zero"), self.impl)
 
-    def _halved(self, p: Tensor, following: Any) -> tuple[Tensor, int]:
+    def _halved(self, p: Tensor, dtype: torch.dtype, following: Any) -> tuple[Tensor, int]:
         """What comes before the residual blocks, and its pixels of padding for `following`, the first of them."""
         blocks = list(self.layers[:-1])
-        output = conv_chain(p, blocks, self.impl)
+        output = conv_chain(p, blocks, self.impl, dtype)
         check_planes(output.z, "the image")
-        x = ConvInput.of(output.z, self.impl)
+        x = ConvInput.of(output.z, self.impl)._replace(dtype=dtype)
         after = input_padding(following, x) if following is not None else (0, "zero")
-        return apply_epilogue(output, epilogue_args(blocks[-1], *after, self.impl)), after[0]
+        return apply_epilogue(output, epilogue_args(blocks[-1], *after, self.impl)).to(dtype), after[0]
 
 
 class Decoder(reference.Decoder, Fused):
@@ -148,7 +151,8 @@ class Decoder(reference.Decoder, Fused):
             adain: 2 · n_res pairs (weight, bias), each [N, dim], for the residual blocks' norms "adain"; else None.
 
         Returns:
-            Images [N, output_dim, h · 2^d, w · 2^d] in [-1, 1], channels_last, in the dtype of the convolutions.
+            Images [N, output_dim, h · 2^d, w · 2^d] in [-1, 1], channels_last, in the dtype of the convolutions, or
+            with `float32_images` at least float32.
 
         Raises:
             ValueError: The content has planes of 1×1, which cannot be normalised, or is too small to be reflected.
@@ -171,7 +175,7 @@ class Decoder(reference.Decoder, Fused):
         if len(chain.model):
             check_planes(x, "the content")
         if not layers:
-            after = input_padding(last, like)
+            after = input_padding(last, like._replace(dtype=self.image_dtype(like.dtype)))
         else:
             after = phase_input_padding(_without_upsampling(layers)[0], like, mode)
             if mode == "reflect" and min(x.shape[2:]) < 2:
@@ -184,13 +188,18 @@ class Decoder(reference.Decoder, Fused):
         _, *layers, last = self.layers
         mode, x = padding(last)[1], ConvInput.of(h, self.impl, pad)
         blocks = _without_upsampling(layers)
+        image = self.image_dtype(h.dtype)
         if not blocks:
-            output = convolution(h, conv_args(last, x))
+            output = convolution(h.to(image), conv_args(last, x._replace(dtype=image)))
         else:
             output = convolution(h, phase_conv_args(blocks[0], x, mode), norm_of(blocks[0]))
             for block, following in zip(blocks, [*blocks[1:], None]):
                 x = ConvInput.of(output.z, self.impl, depth=2)
-                if following is None:
+                if following is None and image != x.dtype:
+                    x = x._replace(dtype=image)
+                    epilogue = epilogue_args(block, *input_padding(last, x), self.impl, depth=2)
+                    output = convolution(apply_epilogue(output, epilogue).to(image), conv_args(last, x))
+                elif following is None:
                     epilogue = epilogue_args(block, *input_padding(last, x), self.impl, depth=2)
                     output = epilogue_conv(output, epilogue, conv_args(last, x))
                 else:
@@ -232,6 +241,19 @@ class Decoder(reference.Decoder, Fused):
                 y = res_blocks(y, out[0], res[1:], after, self.impl, style[2:]) if len(res) > 1 else y
                 images.append(self._tail(y, after[0]))
         return images
+
+
+def keep_steps(gen_a: Fused, gen_b: Fused, range_a: object = "dtype", range_b: object = "dtype") -> None:
+    """Keep the images of domains with a value range of their own in float32 under autocast: they have over 8 bits.
+
+    Args:
+        gen_a: The generator of domain A.
+        gen_b: The generator of domain B.
+        range_a: `range_a` of the configuration.
+        range_b: `range_b` of the configuration.
+    """
+    gen_a.set_float32_images(range_a != "dtype")
+    gen_b.set_float32_images(range_b != "dtype")
 
 
 def fused_blocks(network: nn.Module) -> list[tuple[Any, bool]]:
@@ -283,12 +305,16 @@ class AdaINGen(reference.AdaINGen, Fused):
             images: [N, C, H, W] in [-1, 1].
 
         Returns:
-            [N, C, H + 6, W + 6], channels_last, in the dtype of the convolutions.
+            [N, C, H + 6, W + 6], channels_last, in the dtype of the convolutions, or with `float32_images` at least
+            float32.
         """
         first = self.enc_content.layers[0]
-        dtype = compute_dtype(images, first.conv.weight.dtype)
+        dtype = self.image_dtype(self._dtype(images))
         with autocast_off(images):
             return pad_input(images, *padding(first), dtype, self.impl)
+
+    def _dtype(self, x: Tensor) -> torch.dtype:
+        return compute_dtype(x, self.enc_content.layers[0].conv.weight.dtype)
 
     def encode(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """The content and the style of images (section 3 of the paper).
@@ -314,8 +340,9 @@ class AdaINGen(reference.AdaINGen, Fused):
         Args:
             p: What `pad_image` returned for them.
         """
+        dtype = self._dtype(p)
         with autocast_off(p):
-            return self.enc_content.of_padded(p)
+            return self.enc_content.of_padded(p, dtype)
 
     def style_of(self, p: Tensor) -> Tensor:
         """The style code [N, style_dim, 1, 1] of images.
@@ -323,8 +350,9 @@ class AdaINGen(reference.AdaINGen, Fused):
         Args:
             p: What `pad_image` returned for them.
         """
+        dtype = self._dtype(p)
         with autocast_off(p):
-            return self.enc_style.of_padded(p)
+            return self.enc_style.of_padded(p, dtype)
 
     def adain_params(self, style: Tensor) -> list[tuple[Tensor, Tensor]]:
         """The parameters of the decoder's AdaIN layers, from an MLP (section 5.1 of the paper); not under autocast.

@@ -48,10 +48,11 @@ class PictureBatches:
 
     Args:
         name: The argument that they are, for messages.
-        given: A PIL image of any mode; an array uint8 in 0..255 or float16 | float32 | float64 in [-1, 1], [H, W, C],
-            [N, H, W, C], or [H, W] of one channel; or a list or tuple of such images, arrays of one picture each, and
-            floating-point tensors [C, H, W] in [-1, 1].
-        config: Of the model: the channels C of the domain, and how PIL images are converted to them.
+        given: A PIL image of any mode; an array [H, W, C], [N, H, W, C], or [H, W] of one channel, float16 | float32 |
+            float64 in [-1, 1] or whole numbers in the values of the domain (`range_a`, `range_b`; else uint8 in 0..255
+            or uint16 in 0..65535); or a list or tuple of such images, arrays of one picture each, and floating-point
+            tensors [C, H, W] in [-1, 1].
+        config: Of the model: the channels C of the domains, and their values.
         domain: "a" or "b", the domain that they are pictures of.
 
     Raises:
@@ -61,6 +62,7 @@ class PictureBatches:
     def __init__(self, name: str, given: object, config: Config, domain: str) -> None:
         self.name, self._config, self._domain = name, config, domain
         self.channels: int = getattr(config, f"input_dim_{domain}")
+        self._target = "b" if domain == "a" else "a"
         self._stacked = isinstance(given, np.ndarray) and given.ndim == 4
         self._single = not self._stacked and not isinstance(given, (list, tuple))
         if isinstance(given, np.ndarray) and self._stacked:
@@ -111,8 +113,11 @@ class PictureBatches:
             The translations in the kinds of the pictures, as `MUNIT.translate` documents them.
 
         Raises:
-            ImageError: As `batches`, or a translation to 8 bits holds NaN.
+            ValueError: There are no PIL images of the translations' channels.
+            ImageError: As `batches`, or a translation to whole numbers holds NaN.
         """
+        if any(map(is_pillow, self._items)):
+            self._check_pillow(self.name, getattr(self._config, f"input_dim_{self._target}"))
         results: list[Any] = [None] * len(self)
         for batch, x in self.batches(like):
             for i, images in zip(batch, function(x, batch)):
@@ -126,34 +131,45 @@ class PictureBatches:
         item = self._items[i]
         if isinstance(item, Tensor):
             return item.detach()
-        if isinstance(item, np.ndarray) and item.dtype != np.uint8:
+        if isinstance(item, np.ndarray) and item.dtype.kind == "f":
             item = item.reshape(*item.shape[:2], self.channels).transpose(2, 0, 1)
             return torch.from_numpy(np.array(item, dtype=item.dtype.newbyteorder("="), order="C"))
-        from munit_fast.data import decode_pillow, to_model_range  # which import PIL
+        from munit_fast.data import Picture, decode_pillow, to_model_range  # which import PIL
         from munit_fast.data.configured import pixel_format
+        from munit_fast.data.picture import type_limits
 
+        values = pixel_format(self._config, self._domain)
         if isinstance(item, np.ndarray):
-            return to_model_range(item.reshape(*item.shape[:2], self.channels))
+            item = item.reshape(*item.shape[:2], self.channels)
+            item = np.asarray(item, dtype=item.dtype.newbyteorder("="))
+            return to_model_range(values.apply(Picture(item, limits=type_limits(item.dtype))))
         name = self.name if self._single else f"{self.name}[{i}]"
-        return to_model_range(decode_pillow(item, pixel_format(self._config, self._domain), name=name))
+        return to_model_range(decode_pillow(item, values, name=name))
 
     def _like_item(self, images: Tensor, item: Any) -> Any:
         """Images [S, C', H, W] in the kind of an item."""
         if isinstance(item, Tensor):
             return images.to(item).contiguous()
-        if isinstance(item, np.ndarray) and item.dtype != np.uint8:
+        if isinstance(item, np.ndarray) and item.dtype.kind == "f":
             values = images.movedim(-3, -1).to("cpu", torch.float64)  # NumPy has no bfloat16; rounded once
             return np.ascontiguousarray(values.numpy(), dtype=item.dtype)
-        from munit_fast.data import to_bytes, to_pillow  # which import PIL
+        from munit_fast.data import ImageError, to_bytes, to_pillow  # which import PIL
+        from munit_fast.data.configured import pixel_format
 
-        pixels = np.ascontiguousarray(to_bytes(images, name="the translation"))
-        return [to_pillow(image) for image in pixels] if is_pillow(item) else pixels
+        if is_pillow(item):
+            return [to_pillow(image) for image in np.ascontiguousarray(to_bytes(images, name="the translation"))]
+        try:
+            found = pixel_format(self._config, self._target).values(images, item.dtype.newbyteorder("="))
+        except ImageError as error:
+            raise ImageError(f"the translation: {error}") from None
+        return found.astype(item.dtype, copy=False)
 
     def _check(self, item: object, name: str) -> None:
         """Raise ValueError where an item is no picture."""
         if is_pillow(item):
             if 0 in item.size:
                 raise ValueError(f"{name} must have pixels; got a PIL image of {item.width}×{item.height}")
+            self._check_pillow(name, self.channels)
         elif isinstance(item, np.ndarray):
             self._check_array(name, item, 3)
         elif isinstance(item, Tensor):
@@ -166,6 +182,10 @@ class PictureBatches:
             raise ValueError(f"{name} must be one picture; got a {_type(item)}: lists are not nested")
         else:
             raise ValueError(f"{name} must be {_KINDS}; got {_type(item)}")
+
+    def _check_pillow(self, name: str, channels: int) -> None:
+        if channels not in (1, 3):
+            raise ValueError(f"{name} must be an array or a tensor: there are no PIL images of {channels} channels")
 
     def _check_tensor(self, name: str, x: Tensor) -> None:
         if x.dim() != 3 or x.shape[0] != self.channels or 0 in x.shape:
@@ -185,14 +205,19 @@ class PictureBatches:
             raise ValueError(f"{name} must be {self._shapes(name)}; got {shape}{self._hint(name, x)}")
         if 0 in shape:
             raise ValueError(f"{name} must be {self._shapes(name)} with every size ≥ 1; got {shape}")
-        if x.dtype == np.uint8:
+        if x.dtype.kind in "iu" and self._has_values(x.dtype):
             return
         as_bytes = f"{name}.astype(np.uint8) for values in 0..255"
         if x.dtype.type not in _FLOATS:
             raise ValueError(
-                f"{name} must be uint8 in 0..255, or float16, float32 or float64 in [-1, 1]; got {x.dtype}"
+                f"{name} must be uint8 in 0..255, uint16 in 0..65535, or float16, float32 or float64 in [-1, 1]; got "
+                f"{x.dtype}"
                 + (f"; use {name}.astype(np.uint8) * 255" if x.dtype == np.bool_ else "")
-                + (f"; use {as_bytes}, {name} / 32767.5 - 1 for values in 0..65535" if x.dtype.kind in "iu" else "")
+                + (
+                    f"; use {as_bytes}, or a model with range_a and range_b, whose values may have any type"
+                    if x.dtype.kind in "iu"
+                    else ""
+                )
             )
         low, high = float(x.min()), float(x.max())
         if not (math.isfinite(low) and math.isfinite(high)):
@@ -203,6 +228,11 @@ class PictureBatches:
                 f"{name} must be in [-1, 1] where it is {x.dtype}; got values from {low:.9g} to {high:.9g}: use "
                 + (f"{name}.clip(-1, 1)" if rounding else as_bytes)
             )
+
+    def _has_values(self, dtype: np.dtype[Any]) -> bool:
+        """Whether whole numbers of a dtype have a meaning in both domains."""
+        stated = [getattr(self._config, f"range_{domain}") != "dtype" for domain in "ab"]
+        return dtype.newbyteorder("=") in (np.uint8, np.uint16) or all(stated)
 
     def _shapes(self, name: str) -> str:
         shapes = [f"[H, W, {self.channels}]"]

@@ -17,7 +17,7 @@ from munit_fast import reference
 from munit_fast.amp import AMP, Workload, amp_dtype, autocast
 from munit_fast.io.checkpoints import checkpoint_name, load_average, save_atomically
 from munit_fast.models import step_weights
-from munit_fast.models.networks import AdaINGen, Fused, MsImageDis, VAEGen, fused_blocks, shared_weights
+from munit_fast.models.networks import AdaINGen, Fused, MsImageDis, VAEGen, fused_blocks, keep_steps, shared_weights
 from munit_fast.models.step_weights import StepWeights
 from munit_fast.reference.trainers import Hyperparameters, Losses, Noise
 from munit_fast.train import cuda_graph
@@ -81,6 +81,7 @@ class _Trainer(reference.trainers._Trainer):
             assert isinstance(module, Fused)
             module.set_impl(impl)
             module.set_checkpointing(checkpointing)
+        keep_steps(self.gen_a, self.gen_b, *(hyperparameters.get(f"range_{d}", "dtype") for d in "ab"))
 
     # ---- a whole iteration ----
 

@@ -1,0 +1,125 @@
+"""The values that a set of images has: for `range_a: auto`, and to warn where it uses little of its type's range."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from munit_fast.config import Config
+from munit_fast.data.picture import Array, ImageError, Picture
+from munit_fast.data.sources import ImageSource
+
+MEASURED_IMAGES = 256  # of a set, evenly spread over it
+PERCENTILES = (0.1, 99.9)
+NARROW = 0.25  # of a type's range: a set that uses less of it was probably meant to have a range of its own
+_VALUES = 2**16  # of each image, evenly spread over it
+
+
+@dataclass(frozen=True)
+class MeasuredValues:
+    """The values of a set.
+
+    Attributes:
+        low: The percentile PERCENTILES[0] of them.
+        high: The percentile PERCENTILES[1].
+        least: The smallest.
+        most: The largest.
+        dtype: The type of the first image that could be read.
+        limits: (black, white) of that type, if it has them.
+    """
+
+    low: float
+    high: float
+    least: float
+    most: float
+    dtype: np.dtype
+    limits: tuple[float, float] | None
+
+    @property
+    def narrow(self) -> bool:
+        """Whether the values use less than NARROW of the range of their type."""
+        return self.limits is not None and self.most - self.least < NARROW * (self.limits[1] - self.limits[0])
+
+
+def measure(source: ImageSource) -> MeasuredValues | None:
+    """The values of up to MEASURED_IMAGES images of a source; None where none of them can be read.
+
+    Always the same images and places, so a set has one answer. Transparent pixels do not count, nor does what is not
+    finite.
+
+    Args:
+        source: The images.
+    """
+    step = max(1, -(-len(source) // MEASURED_IMAGES))
+    kept: list[Array] = []
+    first: Picture | None = None
+    for i in range(0, len(source), step):
+        try:
+            picture = source.read(i)
+        except ImageError:  # training replaces it and says so
+            continue
+        found = _visible(picture)
+        if found.size:
+            first = first or picture
+            kept.append(found[:: max(1, found.size // _VALUES)].astype(np.float64))
+    if first is None:
+        return None
+    values = np.concatenate(kept)
+    low, high = (float(value) for value in np.percentile(values, PERCENTILES))
+    return MeasuredValues(low, high, float(values.min()), float(values.max()), first.pixels.dtype, first.limits)
+
+
+def resolve_ranges(cfg: Config, train: dict[str, ImageSource]) -> tuple[Config, list[str]]:
+    """Measure what a configuration leaves to be measured, and look at what it takes for granted.
+
+    Args:
+        cfg: The configuration.
+        train: The training images of the domains "a" and "b".
+
+    Returns:
+        The configuration with numbers in place of `auto`, and a line for each range that was measured and for each set
+        that uses less than a quarter of its type's range.
+
+    Raises:
+        ImageError: A range is to be measured and no image can be read, or all have one value.
+    """
+    notes = []
+    for domain, source in train.items():
+        key = f"range_{domain}"
+        stated = getattr(cfg, key)
+        if isinstance(stated, list):
+            continue
+        found = measure(source)
+        if stated == "auto":
+            cfg = cfg.model_copy(update={key: _limits(key, source, found)})
+            notes.append(f"{key}: {getattr(cfg, key)}, measured over {source.label}")
+        elif found is not None and found.narrow and found.limits is not None:
+            notes.append(
+                f"{source.label}: values from {found.least:g} to {found.most:g} use little of the range "
+                f"{found.limits[0]:g}..{found.limits[1]:g} of {found.dtype}: set {key}: [low, high], or auto"
+            )
+    return cfg, notes
+
+
+def _limits(key: str, source: ImageSource, found: MeasuredValues | None) -> list[float]:
+    if found is None:
+        raise ImageError(f"{key}: auto: no image of {source.label} can be read")
+    low, high = found.low, found.high
+    if not low < high:  # nearly all of them are equal
+        low, high = found.least, found.most
+    if not low < high:
+        raise ImageError(f"{key}: auto: every value in {source.label} is {low:g}; set {key}: [low, high]")
+    return [_rounded(low), _rounded(high)]
+
+
+def _rounded(value: float) -> float:
+    """The number that a configuration file shows: whole, or of six digits."""
+    return float(round(value)) if abs(value) >= 1000 or float(value).is_integer() else float(f"{value:.6g}")
+
+
+def _visible(picture: Picture) -> Array:
+    """The finite values of a picture where it is not transparent, in one row."""
+    pixels = picture.pixels if picture.alpha is None else picture.pixels[picture.alpha > 0]
+    values = pixels.reshape(-1)
+    return values[np.isfinite(values)] if values.dtype.kind == "f" else values
