@@ -8,6 +8,7 @@ from typing import BinaryIO
 
 from munit_fast.data.picture import ImageError
 from munit_fast.data.sources.archives import ArchiveSource, Member
+from munit_fast.utils.text import printable
 
 _BLOCK = 512
 _WAY_OUT = "it has no random access; unpack it once with gunzip, bunzip2, unxz or zstd -d, and give the .tar"
@@ -15,6 +16,22 @@ _WAY_OUT = "it has no random access; unpack it once with gunzip, bunzip2, unxz o
 
 class TarSource(ArchiveSource):
     """Images in plain tar archives. Of webdataset's samples (0001.jpg, 0001.json) the images are taken."""
+
+    def notes(self) -> list[str]:
+        """As of every source, and where webdataset's samples have several images: masks may be among them."""
+        samples: dict[str, list[str]] = {}
+        for file in dict.fromkeys(entry.file for entry in self.entries):
+            folder, _, name = file.rpartition("/")
+            samples.setdefault(f"{folder}/{name.partition('.')[0]}", []).append(file)
+        several = [files for files in samples.values() if len(files) > 1]
+        if not several:
+            return super().notes()
+        first = printable(", ".join(several[0][:4]))
+        return [
+            *super().notes(),
+            f"{self.label}: {len(several)} samples have several images ({first}), each of which is used; to use one "
+            "kind, keep it in archives of its own",
+        ]
 
     def members(self, archive: BinaryIO) -> Iterator[tuple[str, Member | str]]:
         """The files of an archive. Raises ImageError, or anything where it is damaged."""

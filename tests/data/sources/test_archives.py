@@ -234,6 +234,15 @@ def test_shards_by_a_pattern_or_a_folder(tmp_path: Path) -> None:
         open_source(str(tmp_path / "other-*.tar"))
 
 
+def test_samples_with_several_images_are_said(tmp_path: Path) -> None:
+    files = {f"{i}.{end}": png(i) for i in range(3) for end in ("seg.png", "rgb.png")}
+    source = open_source(write_tar(tmp_path / "x.tar", files))
+    assert len(source) == 6
+    [note] = source.notes()
+    assert "3 samples have several images (0.rgb.png, 0.seg.png)" in note
+    assert not open_source(write_tar(tmp_path / "y.tar", {"a/0.png": png(0), "b/0.png": png(1)})).notes()
+
+
 def test_shards_with_equal_names(tmp_path: Path) -> None:
     for i in range(2):
         write_zip(tmp_path / f"s{i}.zip", {"x/0.png": png(i)})
