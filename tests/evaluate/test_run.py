@@ -15,6 +15,7 @@ from PIL import Image
 from rich.console import Console
 
 from helpers.paired_set import OPTIONS, Oracle, rows, settings, tiny_features
+from helpers.source_files import write_tar, write_zip
 from munit_fast import MUNIT, UNIT
 from munit_fast.data import ImageError, open_source
 from munit_fast.evaluate import (
@@ -109,6 +110,24 @@ def test_folders_of_another_program(drawings: Path, tmp_path: Path) -> None:
     Image.new("RGB", (32, 32)).save(drawings / "testA" / "5_000.png")
     with pytest.raises(ImageError, match=r"5 has 2 .* 0 has 1"):
         evaluate_folders(drawings / "testA", options, truth=drawings / "testB")
+
+
+def test_archives_measure_as_their_folders_do(drawings: Path, tmp_path: Path) -> None:
+    options, found = EvaluateOptions(**OPTIONS), []
+    files = {
+        name: {p.name: p.read_bytes() for p in (drawings / name).iterdir()} for name in ("testA", "testB", "trainB")
+    }
+    packed = {
+        "translated": write_zip(tmp_path / "a.zip", files["testA"]),
+        "truth": write_tar(tmp_path / "b.tar", {f"truth/{name}": data for name, data in files["testB"].items()}),
+        "train": write_zip(tmp_path / "t.zip", files["trainB"]),
+    }
+    plain = {key: drawings / name for key, name in zip(packed, files)}
+    for places in (packed, plain):
+        translated = places.pop("translated")
+        found.append(rows(evaluate_folders(translated, options, **places)))
+    assert {key: row.value for key, row in found[0].items()} == {key: row.value for key, row in found[1].items()}
+    assert "translated.l1" in found[0]
 
 
 @pytest.mark.parametrize(

@@ -461,7 +461,9 @@ def zip_inputs() -> st.SearchStrategy[bytes]:
             bomb = {"x/bomb.png": bytes(2**20)} if method != zipfile.ZIP_STORED else {}
             with zipfile.ZipFile(buffer, "w", method) as archive:
                 for name, content in {**_small_pictures(), "set/0.json": b"{}", **bomb}.items():
-                    with archive.open(zipfile.ZipInfo(name), "w", force_zip64=zip64) as file:
+                    info = zipfile.ZipInfo(name)
+                    info.compress_type = method
+                    with archive.open(info, "w", force_zip64=zip64) as file:
                         file.write(content)
                 archive.comment = b"a comment"
             seeds.append(buffer.getvalue())
