@@ -119,7 +119,7 @@ def open_sources(cfg: Config, allow_outside: bool = False) -> Sources:
     train_a, train_b = image_set("train", "a"), image_set("train", "b")
     test_a, test_b = (image_set("test", d) if has_images(cfg, "test", d) else None for d in "ab")
     opened = [images.source for images in (train_a, train_b, test_a, test_b) if images is not None]
-    notes = [*_size_notes(cfg), *(note for source in opened for note in source.notes())]
+    notes = [*_size_notes(cfg), *dict.fromkeys(note for source in opened for note in source.notes())]
     return Sources(train_a, train_b, test_a, test_b, notes)
 
 

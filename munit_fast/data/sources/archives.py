@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import posixpath
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -64,8 +65,9 @@ class ArchiveSource(ImageSource):
         self._archives = [Path(path) for path in paths]
         self._sizes: list[int] = []
         label = label or str(self._archives[0])
-        skipped: Counter[str] = Counter()
-        found = [(shard, *file) for shard, path in enumerate(self._archives) for file in self._files(path, skipped)]
+        left: list[tuple[str, str]] = []
+        found = [(shard, *file) for shard, path in enumerate(self._archives) for file in self._files(path, left)]
+        skipped = Counter(reason for _, reason in left)
         if not found:
             line = f"; {skipped_line(label, skipped)}" if skipped else ""
             raise ImageError(f"{label}: no images in it; looked for {' '.join(IMAGE_EXTENSIONS)}{line}")
@@ -75,7 +77,11 @@ class ArchiveSource(ImageSource):
             missing = [folder for folder in classes if not any(below(names[i], [folder]) for i in kept)]
             if missing:
                 raise MissingClass(label, missing, {name.rpartition("/")[0] for name in names if "/" in name})
+            shared = found[0][1].removesuffix(names[0])
+            folders = [folder.strip("/") for folder in classes]
+            skipped = Counter(reason for name, reason in left if below(name.removeprefix(shared), folders))
             found, names = [found[i] for i in kept], without_shared_folder([names[i] for i in kept])
+            label = f"{label}/{posixpath.commonpath(folders)}".rstrip("/")
         if len(set(names)) < len(names):
             shards = without_shared_folder([plain(os.path.abspath(path.with_suffix(""))) for path in self._archives])
             names = [f"{shards[shard]}/{name}" for (shard, _, _), name in zip(found, names)]
@@ -107,8 +113,8 @@ class ArchiveSource(ImageSource):
             raise ImageError(f"{self.label}/{file}: the file is empty")
         return io.BytesIO(content)
 
-    def _files(self, path: Path, skipped: Counter[str]) -> list[tuple[str, Member]]:
-        """The images of an archive; what is left out is counted."""
+    def _files(self, path: Path, left: list[tuple[str, str]]) -> list[tuple[str, Member]]:
+        """The images of an archive; what is left out goes to `left`, with the reason."""
         images: dict[str, Member] = {}
         most = env.max_pixels(MAX_PIXELS) * _BYTES_A_PIXEL
         with open_file(path) as archive:
@@ -122,7 +128,8 @@ class ArchiveSource(ImageSource):
                     if not isinstance(member, str) and reason is None:
                         reason = "replaced by a later file of the same name" if name in images else None
                         images[name] = member
-                    skipped.update([reason] if reason else [])
+                    if reason is not None:
+                        left.append((name, reason))
             except ImageError as error:
                 raise ImageError(f"{path}: {error}") from error
             except Exception as error:  # of damaged archives: anything

@@ -66,9 +66,11 @@ def test_the_shared_folder_is_no_part_of_names(tmp_path: Path) -> None:
 
 def test_folders_of_an_archive(tmp_path: Path) -> None:
     files = {f"set/{name}/{i}.png": png(i) for name in ("trainA", "trainB") for i in range(2)}
-    path = write_tar(tmp_path / "x.tar", files)
+    path = write_tar(tmp_path / "x.tar", files | {"set/notes.txt": b"x", "set/trainB/0.json": b"x"})
     source = open_source(path, classes=["trainB"])
-    assert names(source) == ["0.png", "1.png"] and source.where(0) == f"{path}/0.png"
+    assert names(source) == ["0.png", "1.png"] and source.where(0) == f"{path}/trainB/0.png"
+    assert source.skipped == {"not an image (.json)": 1}
+    assert open_source(path, classes=["trainA", "trainB"]).where(0) == f"{path}/trainA/0.png"
     assert np.array_equal(source.read(1).pixels, open_source(path).read(3).pixels)
     with pytest.raises(MissingClass, match=r"no class testA; there are trainA, trainB"):
         open_source(path, classes=["testA"])
