@@ -65,7 +65,16 @@ def _size(value: Any) -> int | str:
     return size
 
 
+def _class_names(value: Any) -> list[str]:
+    """Names of classes, of one alone or of a list; labels may be numbers."""
+    names = [str(name) for name in (value if isinstance(value, list) else [value]) if isinstance(name, (str, int))]
+    if not names or len(names) != (len(value) if isinstance(value, list) else 1) or not all(names):
+        raise ValueError(f"use the name of a class, or a list of names; got {_value(value)}")
+    return names
+
+
 Size = Annotated[int | str, BeforeValidator(_size)]
+ClassNames = Annotated[list[str], BeforeValidator(_class_names)]
 ValueRange = Annotated[str | list[float], BeforeValidator(_value_range)]
 
 
@@ -190,8 +199,13 @@ class Config(_Section):
         new_size_b: The same for domain B.
         crop_image_height: Height of the random crops that are trained on.
         crop_image_width: Their width.
-        data_root: A folder with trainA, trainB, testA and testB; or give folders, or folders and lists, one by one.
-        data_folder_train_a: Folder of the training images of domain A.
+        data_root: A folder with trainA, trainB, testA and testB, or archives of these names; or give folders, or
+            folders and lists, one by one.
+        data_class_a: The classes that are domain A, where `data_root` has one folder for each class, or is a labelled
+            data set of the Hugging Face Hub. Not published.
+        data_class_b: The same for domain B.
+        data_folder_train_a: Folder of the training images of domain A, or what else names images: an archive, shards,
+            a data set of the Hugging Face Hub.
         data_folder_train_b: Folder of the training images of domain B.
         data_folder_test_a: Folder of the test images of domain A.
         data_folder_test_b: Folder of the test images of domain B.
@@ -255,6 +269,8 @@ class Config(_Section):
     crop_image_height: Count = 256
     crop_image_width: Count = 256
     data_root: str | None = None
+    data_class_a: ClassNames | None = None
+    data_class_b: ClassNames | None = None
     data_folder_train_a: str | None = None
     data_folder_train_b: str | None = None
     data_folder_test_a: str | None = None
@@ -266,7 +282,7 @@ class Config(_Section):
 
     @model_validator(mode="after")
     def _sizes(self) -> Config:
-        problems = _size_problems(self)
+        problems = _size_problems(self) + _class_problems(self)
         if problems:
             raise ValueError("; ".join(problems))
         return self
@@ -280,6 +296,10 @@ class Config(_Section):
         if size is None:
             return max(self.crop_image_height, self.crop_image_width)
         return int(size) if size != "none" else None
+
+    def data_classes(self, domain: str) -> tuple[str, ...]:
+        """The classes that are domain "a" or "b"; none where the images are not told apart by classes."""
+        return tuple((self.data_class_a if domain == "a" else self.data_class_b) or ())
 
     def limits(self, domain: str) -> tuple[float, float] | None:
         """The values that become -1 and 1 in domain "a" or "b"; None: those of each file's type.
@@ -342,6 +362,19 @@ def _size_problems(cfg: Config) -> list[str]:
                 f"new_size{'' if cfg.new_size else '_' + domain}: {short} is smaller than the crop "
                 f"{cfg.crop_image_height}×{cfg.crop_image_width} (crop_image_height × crop_image_width)"
             )
+    return problems
+
+
+def _class_problems(cfg: Config) -> list[str]:
+    a, b = cfg.data_classes("a"), cfg.data_classes("b")
+    problems = []
+    if bool(a) != bool(b):
+        given, other = ("a", "b") if a else ("b", "a")
+        problems.append(f"data_class_{given}: without data_class_{other} there is no other domain; give both")
+    if (a or b) and cfg.data_root is None:
+        problems.append("data_class_a: set data_root, the folder or data set that has the classes")
+    if both := sorted(set(a) & set(b)):
+        problems.append(f"data_class_b: {_shortened(', '.join(both))} is in data_class_a too; a class is in one domain")
     return problems
 
 

@@ -4,21 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from torch import Tensor
 
 from munit_fast.config import Config
-from munit_fast.data import ImageError, ImageSet, PixelFormat, centre_crop, list_images
-from munit_fast.data.configured import has_images, image_folder, image_paths, pixel_format
-from munit_fast.data.sources import FileSource
+from munit_fast.data import FileSource, ImageError, ImageSet, ImageSource, PixelFormat, centre_crop
+from munit_fast.data.configured import has_images, open_source_of, pixel_format
+from munit_fast.data.sources import open_source
 
 
 class Files:
-    """Picture files as `munit_fast.evaluate.metrics.Pictures`: [C, H, W] float32 in [-1, 1], all of one size.
+    """Images of a source as `munit_fast.evaluate.metrics.Pictures`: [C, H, W] float32 in [-1, 1], all of one size.
 
     Args:
-        paths: The files; read when asked for.
+        source: The images, or the paths of image files, whose first images are taken; read when asked for.
         pixel_format: Their channels, value range and background, or the number of channels alone.
         short_side: Length that the short side is resized to; None: not resized.
         crop: (height, width) that is cropped out of the middle.
@@ -29,16 +29,17 @@ class Files:
 
     def __init__(
         self,
-        paths: Sequence[Path],
+        source: ImageSource | Sequence[Path],
         pixel_format: PixelFormat | int,
         short_side: int | None,
         crop: tuple[int, int],
     ) -> None:
-        self.paths, self.crop = list(paths), crop
-        self._set = ImageSet(FileSource(paths, pages="first"), pixel_format, short_side, cache=False)
+        self.source = source if isinstance(source, ImageSource) else FileSource(source, pages="first")
+        self.crop = crop
+        self._set = ImageSet(self.source, pixel_format, short_side, cache=False)
 
     def __len__(self) -> int:
-        return len(self.paths)
+        return len(self.source)
 
     def __getitem__(self, index: int, /) -> Tensor:
         return centre_crop(self._set, index, self.crop)
@@ -80,22 +81,27 @@ def open_test_set(cfg: Config, allow_outside: bool = False) -> TestSet:
     """
     crop = (cfg.crop_image_height, cfg.crop_image_width)
 
-    def files(paths: Sequence[Path], domain: str) -> Files:
-        return Files(paths, pixel_format(cfg, domain), cfg.short_side(domain), crop)
+    def files(source: ImageSource, domain: str) -> Files:
+        return Files(source, pixel_format(cfg, domain), cfg.short_side(domain), crop)
 
-    found = {d: image_paths(cfg, "test", d, allow_outside) for d in "ab"}
-    by_name = {d: {stem_of(path, image_folder(cfg, "test", d)): path for path in found[d]} for d in "ab"}
+    def opened(split: str, domain: str) -> ImageSource:
+        return open_source_of(cfg, split, domain, allow_outside, pages="first")
+
+    found = {d: opened("test", d) for d in "ab"}
+    by_name = {d: {stem_of(source.name(i)): i for i in range(len(source))} for d, source in found.items()}
     common = [name for name in by_name["a"] if name in by_name["b"]]
     notes = []
     if common:
         left = sum(map(len, found.values())) - 2 * len(common)
         notes += [f"{left} test pictures without a partner of the same name are left out"] if left else []
-        found = {d: [by_name[d][name] for name in common] for d in "ab"}
+        found = {d: found[d].chosen(by_name[d][name] for name in common) for d in "ab"}
     else:
         notes.append("no test picture of A has the name of one of B: there are no pairs to compare")
-    train = {d: files(image_paths(cfg, "train", d, allow_outside), d) for d in "ab" if has_images(cfg, "train", d)}
+    train = {d: files(opened("train", d), d) for d in "ab" if has_images(cfg, "train", d)}
     places = [Path(cfg.data_root, "colourings", name) if cfg.data_root else None for name in common]
-    colourings = [files(list_images(place), "b") if place and place.is_dir() else None for place in places]
+    colourings = [
+        files(open_source(place, pages="first"), "b") if place and place.is_dir() else None for place in places
+    ]
     return TestSet(
         {d: files(found[d], d) for d in "ab"},
         train,
@@ -112,12 +118,12 @@ class SameSizeFiles(Files):
         height, width = self._set.image(index).shape[:2]
         if (height, width) != self.crop:
             raise ImageError(
-                f"{self.paths[index]}: {width}x{height} where others are {self.crop[1]}x{self.crop[0]}; "
+                f"{self.source.where(index)}: {width}x{height} where others are {self.crop[1]}x{self.crop[0]}; "
                 "give --size to bring all to one size"
             )
         return super().__getitem__(index)
 
 
-def stem_of(path: Path, root: Path) -> str:
-    """The file's name relative to `root`, with "/" and without its extension."""
-    return path.relative_to(root).with_suffix("").as_posix()
+def stem_of(name: str) -> str:
+    """The name of an image in its source without its extension."""
+    return PurePosixPath(name).with_suffix("").as_posix()

@@ -15,7 +15,8 @@ from rich.table import Table
 from torch import Tensor
 
 from munit_fast.amp import Workload, amp_dtype, autocast
-from munit_fast.data import ImageError, list_images
+from munit_fast.data import ImageError, ImageSource
+from munit_fast.data.sources import open_source
 from munit_fast.evaluate.folders import group_translations, partners_of, size_of, translations_per_input
 from munit_fast.evaluate.metrics import (
     Batch,
@@ -131,12 +132,13 @@ def evaluate_folders(
     """Measure pictures that any program translated, against real ones.
 
     Args:
-        translated: Folder of NAME_000.png, NAME_001.png, … (as `munit-fast translate` writes them) or one NAME.png for
-            each input; files of a NAME whose numbers are not exactly 000, 001, … are inputs of their own.
+        translated: Folder or archive of NAME_000.png, NAME_001.png, … (as `munit-fast translate` writes them) or one
+            NAME.png for each input; files of a NAME whose numbers are not exactly 000, 001, … are inputs of their own.
         options: How to evaluate.
-        truth: Folder of the true translations, by the same NAMEs.
-        source: Folder of the inputs, by the same NAMEs; None: those beside the translations as NAME_input.png, if any.
-        train: Folder of real pictures of the target domain, for KID.
+        truth: Folder or archive of the true translations, by the same NAMEs.
+        source: Folder or archive of the inputs, by the same NAMEs; None: those beside the translations as
+            NAME_input.png, if any.
+        train: Folder, archive or data set of real pictures of the target domain, for KID.
         size: Every picture's short side is resized to it and the middle size×size cropped out; without it all must
             have one size.
 
@@ -149,21 +151,22 @@ def evaluate_folders(
         MissingMetric: A metric of `options.also` is not available.
         ValueError: Neither `truth` nor `train` is given.
     """
-    groups, inputs = group_translations(translated)
-    k = translations_per_input(groups, translated)
-    crop = (size, size) if size is not None else size_of(next(iter(groups.values()))[0])
+    made = open_source(translated, pages="first")
+    groups, inputs = group_translations(made)
+    k = translations_per_input(groups, made.label)
+    crop = (size, size) if size is not None else size_of(made, next(iter(groups.values()))[0])
 
-    def files(paths: Sequence[Path]) -> Files:
-        return Files(paths, 3, size, crop) if size is not None else SameSizeFiles(paths, 3, None, crop)
+    def files(source: ImageSource) -> Files:
+        return Files(source, 3, size, crop) if size is not None else SameSizeFiles(source, 3, None, crop)
 
     names = list(groups)
-    fake = files([path for name in names for path in groups[name]])
+    fake = files(made.chosen(i for name in names for i in groups[name]))
     true = None if truth is None else files(partners_of(truth, names, "--truth"))
     if source is None and set(names) <= set(inputs):
-        sources: Files | None = files([inputs[name] for name in names])
+        sources: Files | None = files(made.chosen(inputs[name] for name in names))
     else:
         sources = None if source is None else files(partners_of(source, names, "--input"))
-    trained = None if train is None else files(list_images(train))
+    trained = None if train is None else files(open_source(train, pages="first"))
     real = true if true is not None else trained
     if real is None:
         raise ValueError("give the real pictures to compare with: --truth FOLDER, --train FOLDER or both")

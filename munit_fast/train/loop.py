@@ -9,6 +9,7 @@ from dataclasses import replace
 
 import torch
 from rich.console import Console
+from rich.text import Text
 from torch import Tensor
 
 from munit_fast.config import Config
@@ -121,6 +122,9 @@ class _Run:
     ) -> None:
         self.cfg = cfg = decided.config
         self.folder, self.console, self.ranks = folder, console, ranks
+        if ranks.main:
+            for note in sources.notes:
+                console.print(Text(note), soft_wrap=True)
         self.events = EventLog(folder, console, ranks, options.patience)
         self.setup = setup = RunSetup(decided, options, folder, sources, console, ranks, self.events)
         self.options, self.trainer, self.start = setup.options, setup.trainer, setup.start

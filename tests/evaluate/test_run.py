@@ -15,8 +15,9 @@ from PIL import Image
 from rich.console import Console
 
 from helpers.paired_set import OPTIONS, Oracle, rows, settings, tiny_features
+from helpers.source_files import write_tar, write_zip
 from munit_fast import MUNIT, UNIT
-from munit_fast.data import ImageError
+from munit_fast.data import ImageError, open_source
 from munit_fast.evaluate import (
     EvaluateOptions,
     as_json,
@@ -111,6 +112,24 @@ def test_folders_of_another_program(drawings: Path, tmp_path: Path) -> None:
         evaluate_folders(drawings / "testA", options, truth=drawings / "testB")
 
 
+def test_archives_measure_as_their_folders_do(drawings: Path, tmp_path: Path) -> None:
+    options, found = EvaluateOptions(**OPTIONS), []
+    files = {
+        name: {p.name: p.read_bytes() for p in (drawings / name).iterdir()} for name in ("testA", "testB", "trainB")
+    }
+    packed = {
+        "translated": write_zip(tmp_path / "a.zip", files["testA"]),
+        "truth": write_tar(tmp_path / "b.tar", {f"truth/{name}": data for name, data in files["testB"].items()}),
+        "train": write_zip(tmp_path / "t.zip", files["trainB"]),
+    }
+    plain = {key: drawings / name for key, name in zip(packed, files)}
+    for places in (packed, plain):
+        translated = places.pop("translated")
+        found.append(rows(evaluate_folders(translated, options, **places)))
+    assert {key: row.value for key, row in found[0].items()} == {key: row.value for key, row in found[1].items()}
+    assert "translated.l1" in found[0]
+
+
 @pytest.mark.parametrize(
     ("names", "expected"),
     [
@@ -130,9 +149,9 @@ def test_which_files_are_translations_of_one_input(tmp_path: Path, names: str, e
         path = tmp_path / f"{name}.png"
         path.parent.mkdir(exist_ok=True)
         Image.new("RGB", (2, 2)).save(path)
-    groups, inputs = group_translations(tmp_path)
+    groups, inputs = group_translations(open_source(tmp_path))
     assert {name: len(paths) for name, paths in groups.items()} == expected and not inputs
-    assert all(paths == sorted(paths) for paths in groups.values())
+    assert all(found == sorted(found) for found in groups.values())
 
 
 def test_unpaired_test_sets_and_unit(small_config: dict[str, Any], drawings: Path) -> None:

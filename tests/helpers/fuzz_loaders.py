@@ -20,6 +20,7 @@ import resource
 import shutil
 import subprocess
 import sys
+import tarfile
 import tempfile
 import time
 import warnings
@@ -44,7 +45,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the tests, when 
 from helpers.fuzz_readers import frames_seeds, netpbm_seeds, png_seeds, reader_target, tiff_seeds, tiff_tags
 from munit_fast.app.translation import STYLE_FORMAT, Limits, Translator, UserError, style_json
 from munit_fast.config import Config, ConfigError, GeneratorConfig, load_config, make_config
-from munit_fast.data import FileSource, ImageError, PixelFormat, decode_image, read_list
+from munit_fast.data import FileSource, ImageError, ImageSource, PixelFormat, decode_image, open_source, read_list
+from munit_fast.data.sources import DatasetSource
+from munit_fast.data.sources.hub import parse
 from munit_fast.export import OnnxModel, export_model
 from munit_fast.io.checkpoints import CheckpointError, load_file, load_states
 from munit_fast.models import networks
@@ -601,6 +604,87 @@ def dicom_inputs() -> st.SearchStrategy[bytes]:
     return mutated(seeds) | mutated(seeds) | deep
 
 
+def _small_pictures() -> dict[str, bytes]:
+    rng = np.random.default_rng(0)
+    pictures: dict[str, bytes] = {}
+    for i, kind in enumerate(("png", "jpg", "bmp")):
+        buffer = io.BytesIO()
+        Image.fromarray(rng.integers(0, 256, (8, 9, 3), np.uint8)).save(buffer, {"jpg": "jpeg"}.get(kind, kind))
+        pictures[f"set/{i}.{kind}"] = buffer.getvalue()
+    return pictures
+
+
+def zip_inputs() -> st.SearchStrategy[bytes]:
+    seeds = []
+    for method in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_LZMA):
+        for zip64 in (False, True):
+            buffer = io.BytesIO()
+            bomb = {"x/bomb.png": bytes(2**20)} if method != zipfile.ZIP_STORED else {}
+            with zipfile.ZipFile(buffer, "w", method) as archive:
+                for name, content in {**_small_pictures(), "set/0.json": b"{}", **bomb}.items():
+                    info = zipfile.ZipInfo(name)
+                    info.compress_type = method
+                    with archive.open(info, "w", force_zip64=zip64) as file:
+                        file.write(content)
+                archive.comment = b"a comment"
+            seeds.append(buffer.getvalue())
+    return mutated(seeds)
+
+
+def tar_inputs() -> st.SearchStrategy[bytes]:
+    seeds = []
+    for layout in (tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT):
+        buffer = io.BytesIO()
+        with tarfile.open(fileobj=buffer, mode="w", format=layout) as archive:
+            for name, content in {**_small_pictures(), "set/0.cls": b"1"}.items():
+                info = tarfile.TarInfo(name if layout == tarfile.USTAR_FORMAT else f"{'é' * 60}/{name}")
+                info.size, info.mtime = len(content), 1.5 if layout == tarfile.PAX_FORMAT else 1
+                archive.addfile(info, io.BytesIO(content))
+            for kind in (tarfile.LNKTYPE, tarfile.SYMTYPE, tarfile.GNUTYPE_SPARSE, tarfile.DIRTYPE):
+                info = tarfile.TarInfo(f"odd{kind.decode()}.png")
+                info.type, info.linkname = kind, "set/0.png"
+                archive.addfile(info)
+        seeds.append(buffer.getvalue()[:12_000])
+    # What moves the blocks leaves no header at its place.
+    in_place = st.lists(_step.filter(lambda step: step[0] in ("flip", "set", "grow")), max_size=6)
+    return mutated(seeds) | st.builds(mutate, st.sampled_from(seeds), in_place).map(with_header_sums)
+
+
+def with_header_sums(data: bytes) -> bytes:
+    """A tar archive with right checksums: tarfile would take a damaged header for the end otherwise."""
+    out = bytearray(data)
+    for at in range(0, len(out) - 511, 512):
+        if out[at + 257 : at + 262] == b"ustar":
+            out[at + 148 : at + 156] = b" " * 8
+            out[at + 148 : at + 156] = b"%06o\0 " % (sum(out[at : at + 512]) % 8**6)
+    return bytes(out)
+
+
+def dataset_inputs() -> st.SearchStrategy[bytes]:
+    """Rows: the path and the bytes of an image, each after its length."""
+    paths = st.text(max_size=20) | st.sampled_from(
+        [
+            "",
+            "0.png",
+            "../x.png",
+            "/etc/passwd",
+            "/dev/zero",
+            "hf://a/b.png",
+            "zip://a::b",
+            "\0.png",
+            "a#1.gif",
+            "?split=x",
+        ]
+    )
+    row = st.tuples(paths, mutated([*_small_pictures().values(), b""]))
+
+    def joined(rows: list[tuple[str, bytes]]) -> bytes:
+        parts = [part for path, content in rows for part in (path.encode("utf-8", "surrogatepass"), content)]
+        return b"".join(len(part).to_bytes(4, "big") + part for part in parts)
+
+    return st.lists(row, min_size=1, max_size=4).map(joined)
+
+
 def style_inputs() -> st.SearchStrategy[bytes]:
     """Style files of the page: whole ones with some bytes changed, and ones with other values."""
     good = {"format": STYLE_FORMAT, "model": "m", "direction": "a2b", "seed": 1, "code": [0.5, -1.25]}
@@ -849,6 +933,59 @@ def stack_target(folder: Path, names: Callable[[bytes], str]) -> Target:
                 assert array.ndim == 3 and 0 < array.shape[0] * array.shape[1] <= PIXELS
                 assert array.dtype in (np.uint8, np.uint16, np.float32)
 
+
+def check_source(source: ImageSource) -> None:
+    names = [source.name(i) for i in range(len(source))]
+    assert names and len(set(names)) == len(names)
+    for i, name in enumerate(names[:20]):
+        assert not name.startswith("/") and ".." not in name.split("/"), name
+        try:
+            pixels = source.read(i).pixels
+        except ImageError as error:
+            check_message(error)
+        else:
+            assert 0 < pixels.shape[0] * pixels.shape[1] <= PIXELS
+    for line in source.notes():
+        assert line.isprintable() and len(line) < 2000
+
+
+def archive_target(folder: Path, suffix: str) -> Target:
+    path = folder / f"archive{suffix}"
+
+    def run(data: bytes) -> None:
+        path.write_bytes(data)
+        try:
+            source = open_source(path)
+        except ImageError as error:
+            check_message(error)
+        else:
+            check_source(source)
+        assert [other.name for other in folder.iterdir()] == [path.name]
+
+    return run
+
+
+def dataset_target(folder: Path) -> Target:
+    import datasets
+
+    features = datasets.Features({"image": {"bytes": datasets.Value("binary"), "path": datasets.Value("string")}})
+
+    def run(data: bytes) -> None:
+        parts = []
+        while data:
+            length = int.from_bytes(data[:4], "big")
+            parts.append(data[4 : 4 + length])
+            data = data[4 + length :]
+        texts = [path.decode(errors="replace") for path in parts[::2]]
+        rows = [{"path": path or None, "bytes": content or None} for path, content in zip(texts, parts[1::2])]
+        table = datasets.Dataset.from_dict({"image": rows}, features=features)
+        try:
+            check_source(DatasetSource(table, "x", "image", roots=[folder]))
+        except ImageError as error:
+            check_message(error)
+        with contextlib.suppress(ImageError):
+            parse(f"hf:{texts[0]}?{texts[-1]}")
+
     return run
 
 
@@ -907,6 +1044,9 @@ LOADERS: dict[str, tuple[Callable[[Path], Target], Callable[[Path], st.SearchStr
         lambda _: nifti_inputs(),
     ),
     "dicom": (lambda folder: stack_target(folder, lambda _: "a.dcm"), lambda _: dicom_inputs()),
+    "zip": (lambda folder: archive_target(folder, ".zip"), lambda _: zip_inputs()),
+    "tar": (lambda folder: archive_target(folder, ".tar"), lambda _: tar_inputs()),
+    "dataset": (dataset_target, lambda _: dataset_inputs()),
     "upload": (upload_target, lambda _: image_inputs()),
     "tiff": (reader_target(".tif", PIXELS), lambda _: mutated(tiff_seeds()) | tiff_tags()),
     "png": (reader_target(".png", PIXELS), lambda _: mended(png_seeds())),

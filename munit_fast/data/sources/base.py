@@ -4,15 +4,28 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from copy import copy
 from pathlib import PurePosixPath
-from typing import BinaryIO, Literal, NamedTuple
+from typing import BinaryIO, Literal, NamedTuple, TypeVar
 
 from munit_fast.data.picture import ImageError, Picture
 from munit_fast.data.readers import count_pages, kind_of, read_picture
+from munit_fast.data.sources.names import skipped_line
+from munit_fast.utils.text import printable
 
 Pages = Literal["all", "first"]
+_Source = TypeVar("_Source", bound="ImageSource")
+
+
+class MissingClass(ImageError):
+    """A source has no images of the classes asked for. The message names those that it has."""
+
+    def __init__(self, label: str, classes: Iterable[str] = (), known: Iterable[str] = ()) -> None:
+        names = sorted(known)
+        there = printable(", ".join(names[:20])) + (", …" if len(names) > 20 else "") if names else "none"
+        super().__init__(f"{label}: no class {' or '.join(classes)}; there are {there}" if classes else label)
 
 
 class Entry(NamedTuple):
@@ -96,6 +109,25 @@ class ImageSource:
         """
         with self.open(self.entries[i].file) as file:
             return read_picture(self.where(i), file, self.entries[i].page, self.axis)
+
+    def chosen(self: _Source, numbers: Iterable[int]) -> _Source:
+        """The same source with these images only, in this order."""
+        other = copy(self)
+        other.entries = [self.entries[i] for i in numbers]
+        return other
+
+    def notes(self) -> list[str]:
+        """What its user should be told once: files that were left out, files with several images."""
+        lines = [skipped_line(self.label, self.skipped)] if self.skipped else []
+        several = {entry.file: entry.pages for entry in self.entries if entry.pages > 1}
+        if several:
+            first, count = next(iter(several.items()))
+            files = "1 file holds" if len(several) == 1 else f"{len(several)} files hold"
+            lines.append(
+                f"{self.label}: {files} several images ({first}: {count}), each of which is used; pages: first takes "
+                "the first of each file"
+            )
+        return lines
 
     def _entries(self, files: Sequence[str]) -> list[Entry]:
         """One entry for each image of each file; a file that cannot be opened is one, and its failure comes later."""
