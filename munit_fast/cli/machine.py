@@ -78,6 +78,7 @@ class Level(str, Enum):
     translation = "translation"
     accelerated = "accelerated"
     exported = "exported"
+    folders = "folders"
     launch = "launch"
 
 
@@ -89,6 +90,7 @@ class CaseSet(str, Enum):
     cpu = "cpu"
     others = "others"
     exported = "exported"
+    folder = "folder"
     launch = "launch"
     full = "full"
 

@@ -143,7 +143,7 @@ def encode_image(tensor: Tensor, name: str, pixel_format: PixelFormat, source: n
     if not FORMATS[name].exact:
         pixel_format = PixelFormat(pixel_format.channels)
     try:
-        pixels = pixel_format.values(tensor, dtype)
+        pixels = np.ascontiguousarray(pixel_format.values(tensor, dtype))
     except ImageError as error:
         raise ImageError(f"{file}: {error}") from None
     try:
