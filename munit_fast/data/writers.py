@@ -21,6 +21,10 @@ from munit_fast.data.values import PixelFormat
 _INTEGERS = tuple(np.dtype(name) for name in ("uint8", "uint16", "int16", "int32"))  # the smallest that fits is taken
 
 
+# Of zlib. 6, the usual one, takes three times as long for files that are 4 to 10 % smaller.
+_PNG_LEVEL = 2
+
+
 @dataclass(frozen=True)
 class Format:
     """A format of files.
@@ -43,11 +47,9 @@ def _pillow(pixels: Array, name: str) -> bytes:
 
 
 def _png(pixels: Array, name: str) -> bytes:
-    if pixels.dtype == np.uint8 and pixels.shape[2] != 4:
-        return _pillow(pixels, name)
     from imagecodecs import png_encode
 
-    return bytes(png_encode(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels))
+    return bytes(png_encode(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels, level=_PNG_LEVEL))
 
 
 def _tiff(pixels: Array, name: str) -> bytes:
