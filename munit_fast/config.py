@@ -139,6 +139,7 @@ class Config(_Section):
     """A whole configuration: the published keys, with the published edges2handbags values as defaults.
 
     Attributes:
+        trainer: "MUNIT" or "UNIT": the algorithm that the configuration is for. Not published.
         image_save_iter: Iterations between pictures that are kept.
         image_display_iter: Iterations between updates of the current picture.
         display_size: Images of each domain that the pictures show.
@@ -195,6 +196,8 @@ class Config(_Section):
         data_list_test_a: Text file of the test images of domain A, a name in that folder on each line.
         data_list_test_b: Text file of the test images of domain B, a name in that folder on each line.
     """
+
+    trainer: Literal["MUNIT", "UNIT"] | None = None
 
     # Logging and files, in iterations.
     image_save_iter: Count = 10000

@@ -27,7 +27,7 @@ def serve_app(
     pretrained: PretrainedOption = None,
     config: ConfigOption = None,
     checkpoint: CheckpointOption = None,
-    trainer: TrainerOption = TrainerName.MUNIT,
+    trainer: TrainerOption = TrainerName.auto,
     ema: EmaOption = True,
     device: DeviceOption = "auto",
     amp: AmpOption = Amp.auto,

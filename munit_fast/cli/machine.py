@@ -37,20 +37,23 @@ def doctor(
     ] = None,
     trainer: Annotated[
         TrainerName, typer.Option("--trainer", help="With --warm: the algorithm.", case_sensitive=False)
-    ] = TrainerName.MUNIT,
+    ] = TrainerName.auto,
     device: Annotated[str, typer.Option("--device", help="With --warm: auto, cuda or cuda:N.")] = "auto",
     amp: Annotated[Amp, typer.Option("--amp", help="With --warm: the precision; auto is bf16.")] = Amp.auto,
 ) -> None:
     """Show what this machine has, and for each operator which backends can run it, or why not."""
-    if warm is None and (trainer, device, amp) != (TrainerName.MUNIT, "auto", Amp.auto):
+    if warm is None and (trainer, device, amp) != (TrainerName.auto, "auto", Amp.auto):
         raise ValueError("--trainer, --device and --amp belong to --warm CONFIG")
     if warm is not None and (selftest or json):
         raise ValueError("--warm only compiles: give --selftest or --json in another call")
     if warm is not None:
         from munit_fast.config import load_config
+        from munit_fast.models.algorithm import choose_algorithm
         from munit_fast.train.warm import warm_up
 
-        warm_up(load_config(warm), trainer.value, amp.value, find_device(device), new_console())
+        cfg = load_config(warm)
+        algorithm = choose_algorithm(cfg, trainer.value)
+        warm_up(cfg, algorithm, amp.value, find_device(device), new_console())
         return
     from munit_fast.doctor import as_json, complaint, examine, show, show_trials
     from munit_fast.doctor import selftest as run_selftest
@@ -171,7 +174,7 @@ def trace(
     config: Annotated[
         Path | None, typer.Option(help="A YAML file with the published keys; default: the published defaults.")
     ] = None,
-    trainer: TrainerOption = TrainerName.MUNIT,
+    trainer: TrainerOption = TrainerName.auto,
     batch: Annotated[
         int | None, typer.Option(min=1, help="Images of each domain; default: the configuration's.")
     ] = None,
@@ -182,11 +185,13 @@ def trace(
 ) -> None:
     """Count what a training iteration launches on an NVIDIA GPU, and what it moves; needs Triton, but no GPU."""
     from munit_fast.config import Config, load_config
+    from munit_fast.models.algorithm import choose_algorithm
     from munit_fast.train.trace import as_json, show, trace_iteration
 
-    values = (Config() if config is None else load_config(config)).hyperparameters()
+    cfg = Config() if config is None else load_config(config)
     precision = "bf16" if amp is Amp.auto else amp.value
-    found = trace_iteration(values, trainer.value, precision, batch, checkpointing)
+    algorithm = choose_algorithm(cfg, trainer.value)
+    found = trace_iteration(cfg.hyperparameters(), algorithm, precision, batch, checkpointing)
     if json:
         typer.echo(as_json(found))
     else:

@@ -12,6 +12,7 @@ from rich.console import Console
 from munit_fast.cli.options import Impl, TrainerName
 
 if TYPE_CHECKING:
+    from munit_fast.config import Config
     from munit_fast.models import MUNIT, UNIT
 
 PretrainedOption = Annotated[
@@ -49,7 +50,7 @@ def load_model(
     from munit_fast.models.munit import MODELS, from_pretrained
 
     if pretrained is not None:
-        if config or checkpoint or trainer is not TrainerName.MUNIT or not ema:
+        if config or checkpoint or trainer is not TrainerName.auto or not ema:
             raise ValueError(
                 "--pretrained names a whole model: leave out --config, --checkpoint, --trainer and --no-ema"
             )
@@ -58,10 +59,40 @@ def load_model(
         return model
     if config is None or checkpoint is None:
         raise ValueError("give --config and --checkpoint, or --pretrained openmoji-lines2color")
-    model = MODELS[trainer.value](load_config(config), impl=impl.value).load(checkpoint, average=ema).eval()
+    cfg = load_config(config)
+    algorithm = algorithm_of(cfg, checkpoint, trainer)
+    model = MODELS[algorithm](cfg, impl=impl.value).load(checkpoint, average=ema).eval()
     if model.loaded != checkpoint:
         console.print(f"weights: {model.loaded} (--no-ema: {checkpoint})", markup=False, soft_wrap=True)
     return model
+
+
+def algorithm_of(config: Config, checkpoint: Path, trainer: TrainerName) -> str:
+    """The algorithm of a checkpoint, by its tensors; where they do not tell, the configuration's.
+
+    Raises:
+        CheckpointError: The checkpoint cannot be read, or --trainer or the configuration names the other algorithm.
+        ConfigError: The configuration is one for the other algorithm than --trainer.
+    """
+    from munit_fast.io.checkpoints import CheckpointError, describe_network, load_file
+    from munit_fast.models.algorithm import choose_algorithm
+
+    content = load_file(checkpoint)
+    network = content.get("a") if isinstance(content, Mapping) else None
+    names = isinstance(network, Mapping) and all(isinstance(name, str) for name in network)
+    found: str | None = describe_network(network).get("trainer") if network is not None and names else None
+    if found is None:
+        return choose_algorithm(config, trainer.value)
+    if trainer.value not in ("auto", found):
+        raise CheckpointError(
+            f"{checkpoint}: holds networks of {found}; give --trainer {found}, or leave --trainer out"
+        )
+    if config.trainer not in (None, found):
+        raise CheckpointError(
+            f"{checkpoint}: holds networks of {found}, and the configuration has trainer: {config.trainer}; give the "
+            "configuration of the same run"
+        )
+    return found
 
 
 def print_notes(about: Mapping[str, str], console: Console) -> None:

@@ -13,8 +13,9 @@ from munit_fast.utils.text import printable
 
 
 class TrainerName(str, Enum):
-    """The two published algorithms."""
+    """The two published algorithms, or the one that the configuration or the checkpoint is of."""
 
+    auto = "auto"
     MUNIT = "MUNIT"
     UNIT = "UNIT"
 
@@ -49,7 +50,12 @@ ImplOption = Annotated[
 AllowOutsideOption = Annotated[
     bool, typer.Option("--allow_outside", help="Let list files name images outside their folder.")
 ]
-TrainerOption = Annotated[TrainerName, typer.Option("--trainer", help="The algorithm.", case_sensitive=False)]
+TrainerOption = Annotated[
+    TrainerName,
+    typer.Option(
+        "--trainer", help="The algorithm. auto: what the configuration or the checkpoint says.", case_sensitive=False
+    ),
+]
 
 
 def new_console() -> Console:

@@ -52,7 +52,7 @@ def train(
     config: Annotated[Path, typer.Option(help="A YAML file with the published keys.")],
     output_path: Annotated[Path, typer.Option("--output_path", help="Where logs/ and outputs/ go.")] = Path("."),
     resume: Annotated[bool, typer.Option("--resume", help="Continue from the newest checkpoint.")] = False,
-    trainer: TrainerOption = TrainerName.MUNIT,
+    trainer: TrainerOption = TrainerName.auto,
     device: DeviceOption = "auto",
     seed: Annotated[int, typer.Option(min=0, help="Seed of weights, data order, crops and styles.")] = 0,
     amp: AmpOption = Amp.auto,
@@ -85,6 +85,12 @@ def train(
     ] = 0,
     allow_outside: AllowOutsideOption = False,
     wandb: Annotated[str | None, typer.Option(help="Also log to this Weights & Biases project.")] = None,
+    override: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="KEY=VALUE", help="Change a key of the configuration, with --resume too; may be given repeatedly."
+        ),
+    ] = None,
 ) -> None:
     """Train. Ctrl-C or SIGTERM saves and stops; --resume continues. torchrun -m munit_fast train: on many devices."""
     from munit_fast.config import parse_config, read_config
@@ -112,6 +118,7 @@ def train(
         peer_timeout=peer_timeout,
         allow_outside=allow_outside,
         wandb=wandb,
+        overrides=override or (),
     )
     try:
         result = run(cfg, options, config_text=text, console=console)

@@ -10,7 +10,15 @@ import typer
 from rich.console import Console
 
 from munit_fast.cli.base import app
-from munit_fast.cli.models import CheckpointOption, ConfigOption, EmaOption, PretrainedOption, load_model, print_notes
+from munit_fast.cli.models import (
+    CheckpointOption,
+    ConfigOption,
+    EmaOption,
+    PretrainedOption,
+    algorithm_of,
+    load_model,
+    print_notes,
+)
 from munit_fast.cli.options import (
     AllowOutsideOption,
     Amp,
@@ -92,7 +100,7 @@ def translate(
             "jpg, bmp, webp or ppm: 8 bits."
         ),
     ] = "png",
-    trainer: TrainerOption = TrainerName.MUNIT,
+    trainer: TrainerOption = TrainerName.auto,
     device: DeviceOption = "auto",
     amp: AmpOption = Amp.auto,
     impl: ImplOption = Impl.auto,
@@ -127,7 +135,7 @@ def translate(
     translator: Translator
     direction: Direction
     if model is not None:
-        if pretrained or config or checkpoint or trainer is not TrainerName.MUNIT or not ema:
+        if pretrained or config or checkpoint or trainer is not TrainerName.auto or not ema:
             raise ValueError("--model is a whole model: leave out the options that name another, or a part of it")
         if amp not in (Amp.auto, Amp.off) or impl is not Impl.auto:
             raise ValueError("--model is run by ONNX Runtime: leave out --amp and --impl")
@@ -223,7 +231,7 @@ def export(
     licence: Annotated[str | None, typer.Option(help="Licence of the weights.")] = None,
     attribution: Annotated[str | None, typer.Option(help="Whom to credit.")] = None,
     ema: EmaOption = True,
-    trainer: TrainerOption = TrainerName.MUNIT,
+    trainer: TrainerOption = TrainerName.auto,
 ) -> None:
     """Export trained generators: one .safetensors file for munit-fast, or graphs for ONNX Runtime, OpenVINO, torch."""
     from munit_fast.export import FORMATS, export_model
@@ -296,7 +304,7 @@ def evaluate(
     json: Annotated[
         Path | None, typer.Option("--json", help="Also write the numbers to this JSON file; - prints only them.")
     ] = None,
-    trainer: TrainerOption = TrainerName.MUNIT,
+    trainer: TrainerOption = TrainerName.auto,
     device: DeviceOption = "auto",
     amp: AmpOption = Amp.auto,
     impl: ImplOption = Impl.auto,
@@ -333,7 +341,7 @@ def evaluate(
             raise ValueError("--truth, --input, --train and --size go with --translated; the configuration has its own")
         cfg = load_config(config)
         tests = open_test_set(cfg, allow_outside)
-        model = MODELS[trainer.value](cfg, impl=impl.value)
+        model = MODELS[algorithm_of(cfg, checkpoint, trainer)](cfg, impl=impl.value)
         model.load(checkpoint).to(options.device).eval()
         with Progress(console=new_console(), transient=True) as bar:
             task = bar.add_task("evaluating")

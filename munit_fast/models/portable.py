@@ -14,8 +14,8 @@ from munit_fast.config import Config, ConfigError, parse_config
 from munit_fast.io.checkpoints import CheckpointError, describe_network
 from munit_fast.io.safetensors_file import read_generators, write_generators
 
-# What says where images lie on the machine that trained is of no use elsewhere.
-DATA_KEYS = {name for name in Config.model_fields if name.startswith("data_")}
+# What says where images lie on the machine that trained is of no use elsewhere, and the algorithm is named beside.
+DATA_KEYS = {"trainer", *(name for name in Config.model_fields if name.startswith("data_"))}
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ from munit_fast.config import Config
 from munit_fast.data import ImageSet, UnpairedBatches, display_images
 from munit_fast.data.configured import Sources, open_sources
 from munit_fast.pages.training import TrainingStatus, find_grids, write_training_page
+from munit_fast.train.changes import RunConfig, configure, follow
 from munit_fast.train.distributed import Ranks, process_group, restarted
 from munit_fast.train.events import EventLog
 from munit_fast.train.loggers import RunLog, import_wandb, peak_memory_mb, write_grids
@@ -46,7 +47,7 @@ def train(
     Args:
         cfg: the configuration.
         options: what a run needs beyond it.
-        config_text: the configuration as it was written; it is kept beside the results.
+        config_text: the configuration as it was written; config_as_given.yaml keeps it beside the results.
         console: where messages and progress go; None: standard error.
 
     Returns:
@@ -65,7 +66,6 @@ def train(
         with ranks.main_first():  # what is wrong for all of them is reported once
             if options.wandb is not None and ranks.main:
                 import_wandb()  # reported before anything is made
-            sources = open_sources(cfg, options.allow_outside)
             if ranks.main:
                 if elsewhere > folder.status:
                     raise RunDirectoryError(
@@ -74,13 +74,19 @@ def train(
                         "machine sees, or remove what is left of that run there"
                     )
                 resume = options.resume or ((options.auto_resume or restarted()) and folder.has_run)
-                held.enter_context(folder.open(resume))
                 options = replace(options, resume=resume)
+                decided = configure(cfg, options.trainer, options.overrides, folder, resume)
+        decision = ranks.broadcast(decided.as_bytes() if ranks.main else None)
+        if not ranks.main:
+            decided = follow(cfg, options.overrides, decision)
+        with ranks.main_first():
+            sources = open_sources(decided.config, options.allow_outside)
+            if ranks.main:  # what is refused before leaves no folders
+                held.enter_context(folder.open(options.resume))
         held.enter_context(tuned_convolutions(ranks.device))
-        run = _Run(cfg, replace(options, device=ranks.device), folder, sources, console, ranks)
+        run = _Run(decided, replace(options, device=ranks.device), folder, sources, console, ranks)
         held.callback(run.trainer.release_graphs)
-        if ranks.main:
-            folder.write_config(config_text)
+        run.setup.keep_configuration(config_text)
         return run.train()
 
 
@@ -105,11 +111,18 @@ class _Run:
     """The iterations of one session of a run, and what is logged, shown and saved between them."""
 
     def __init__(
-        self, cfg: Config, options: TrainOptions, folder: RunDirectory, sources: Sources, console: Console, ranks: Ranks
+        self,
+        decided: RunConfig,
+        options: TrainOptions,
+        folder: RunDirectory,
+        sources: Sources,
+        console: Console,
+        ranks: Ranks,
     ) -> None:
-        self.cfg, self.folder, self.console, self.ranks = cfg, folder, console, ranks
+        self.cfg = cfg = decided.config
+        self.folder, self.console, self.ranks = folder, console, ranks
         self.events = EventLog(folder, console, ranks, options.patience)
-        self.setup = setup = RunSetup(cfg, options, folder, sources, console, ranks, self.events)
+        self.setup = setup = RunSetup(decided, options, folder, sources, console, ranks, self.events)
         self.options, self.trainer, self.start = setup.options, setup.trainer, setup.start
         self.dtype = torch.float64 if options.double else torch.float32
         crop = (cfg.crop_image_height, cfg.crop_image_width)
@@ -162,7 +175,7 @@ class _Run:
         if self.ranks.main:
             batch = self.setup.data_notes["global_batch"]
             self.folder.append_event({"kind": BEGIN, "iteration": done, "global_batch": batch})
-            write_summary(self.folder, done)  # of a run that is killed now this is what there will be
+            write_summary(self.folder, done, self.setup.about)  # of a run that is killed now this is what there will be
         main, failed = self.ranks.main, True
         limit = self.options.time_limit
         deadline = None if limit is None else begin + limit
@@ -199,7 +212,7 @@ class _Run:
                 self._write_page(done, refresh=False)
                 how = "finished" if finished else "stopped"
                 self.folder.append_event({"kind": END, "iteration": done, "seconds": round(seconds, 1), "message": how})
-                write_summary(self.folder, done)
+                write_summary(self.folder, done, self.setup.about)
         return TrainResult(self.folder, done, seconds, finished, self.trainer.skipped_steps, main)
 
     def _iterate(self, x_a: Tensor, x_b: Tensor, iteration: int) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -18,7 +19,7 @@ class TrainOptions:
     Attributes:
         name: of the run; its files go to <output_path>/logs/<name> and <output_path>/outputs/<name>.
         output_path: where logs/ and outputs/ are made.
-        trainer: "MUNIT" or "UNIT".
+        trainer: "MUNIT", "UNIT", or "auto": what the configuration's keys say, MUNIT where they say nothing.
         resume: continue the run that is there.
         device: where to train.
         seed: of the weights, the data order, the crops and the noise.
@@ -35,11 +36,13 @@ class TrainOptions:
         double: train in float64, to compare runs.
         allow_outside: list files may name images outside their folder.
         wandb: the Weights & Biases project to log to as well; None: none.
+        overrides: values of the configuration to change, each "KEY=VALUE"; a resumed run takes no other change of what
+            it computes.
     """
 
     name: str
     output_path: Path = Path(".")
-    trainer: str = "MUNIT"
+    trainer: str = "auto"
     resume: bool = False
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     seed: int = 0
@@ -56,6 +59,7 @@ class TrainOptions:
     double: bool = False
     allow_outside: bool = False
     wandb: str | None = None
+    overrides: Sequence[str] = ()
 
 
 @dataclass

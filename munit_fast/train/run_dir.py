@@ -14,8 +14,11 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
+from munit_fast.config import Config, ConfigError, load_config
 from munit_fast.io.atomic import atomic_write_bytes, remove_leftovers, sync, write_error
+from munit_fast.models.algorithm import complete_text
 from munit_fast.utils.text import safe_name
+from munit_fast.utils.version import __version__
 
 # JSON has no such numbers, and its readers stumble over Python's spelling of them.
 _NOT_FINITE = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
@@ -53,6 +56,7 @@ class RunDirectory:
         self.checkpoints = self.root / "checkpoints"
         self.history = self.logs / "losses.jsonl"
         self.events = self.logs / "events.jsonl"
+        self._config, self._given = self.root / "config.yaml", self.root / "config_as_given.yaml"
 
     @contextmanager
     def open(self, resume: bool) -> Iterator[RunDirectory]:
@@ -95,7 +99,7 @@ class RunDirectory:
         """How much of a run is here."""
         if self.has_run:
             return RunStatus.SAVED
-        return RunStatus.CONFIGURED if (self.root / "config.yaml").exists() else RunStatus.EMPTY
+        return RunStatus.CONFIGURED if self._config.exists() else RunStatus.EMPTY
 
     def _remove_leftovers(self) -> None:
         """What a process that was killed was about to write."""
@@ -111,9 +115,34 @@ class RunDirectory:
                 (self.root / ".lock").unlink()
                 self.root.rmdir()
 
-    def write_config(self, text: str) -> None:
-        """Keep the configuration beside the results."""
-        atomic_write_bytes(self.root / "config.yaml", text.encode())
+    def write_config(self, config: Config, algorithm: str, text: str = "") -> None:
+        """Keep the configuration beside the results: config.yaml has every value, config_as_given.yaml what was given.
+
+        Args:
+            config: what the run goes by.
+            algorithm: "MUNIT" or "UNIT".
+            text: the configuration as it was written; "": that is not known.
+        """
+        head = f"# Every value of this run, by munit-fast {__version__}; the file it was given: config_as_given.yaml.\n"
+        atomic_write_bytes(self._config, (head + complete_text(config, algorithm)).encode())
+        if text:
+            atomic_write_bytes(self._given, text.encode())
+        else:
+            self._given.unlink(missing_ok=True)
+
+    def read_config(self) -> tuple[Config | None, str]:
+        """The configuration of the run that is here; None where there is none, or it cannot be read: then, why."""
+        try:
+            return load_config(self._config), ""
+        except ConfigError as error:
+            return None, str(error).partition("\n")[0] if self._config.exists() else ""
+
+    def read_given(self) -> Config | None:
+        """The configuration that the run's last session was given; None where that is not known."""
+        try:
+            return load_config(self._given)
+        except ConfigError:
+            return None
 
     def append_losses(
         self, iteration: int, losses: Mapping[str, float], run: Mapping[str, float] | None = None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -14,16 +14,19 @@ from rich.console import Console
 from rich.text import Text
 
 from munit_fast.amp import Workload, amp_dtype, resolve
-from munit_fast.config import Config
 from munit_fast.data import ImageSet
 from munit_fast.data.configured import Sources
+from munit_fast.models.algorithm import filled_values, stated_algorithm, unread_keys
+from munit_fast.reference.trainers import learning_rate
 from munit_fast.train import warm
+from munit_fast.train.changes import RunConfig
 from munit_fast.train.distributed import Ranks
 from munit_fast.train.events import EventLog
 from munit_fast.train.options import TrainOptions
 from munit_fast.train.run_dir import RunDirectory
 from munit_fast.train.run_state import apply_state, find_state, save_published, state_from_bytes
 from munit_fast.train.speed import choose_threads
+from munit_fast.train.summary import CHANGED
 from munit_fast.train.trainer import MUNIT_Trainer, UNIT_Trainer
 
 TRAINERS: dict[str, type[MUNIT_Trainer] | type[UNIT_Trainer]] = {"MUNIT": MUNIT_Trainer, "UNIT": UNIT_Trainer}
@@ -35,6 +38,7 @@ class RunSetup:
 
     Attributes:
         options: with the precision that was chosen.
+        about: of the algorithm, for the summary.
         hyperparameters: as the trainer takes them.
         trainer: on its device; with several ranks it averages gradients over them.
         batch_size: images of a domain in an iteration on this rank.
@@ -43,7 +47,7 @@ class RunSetup:
 
     def __init__(
         self,
-        cfg: Config,
+        decided: RunConfig,
         options: TrainOptions,
         folder: RunDirectory,
         sources: Sources,
@@ -51,12 +55,14 @@ class RunSetup:
         ranks: Ranks,
         events: EventLog,
     ) -> None:
-        self.cfg, self.options, self.folder = cfg, options, folder
+        self.decided, self.cfg, self.folder = decided, decided.config, folder
+        self.options, cfg = options, decided.config
         self.console, self.ranks, self.events = console, ranks, events
         torch.manual_seed(options.seed)
         self.hyperparameters: Mapping[str, Any] = cfg.hyperparameters() | {"vgg_model_path": str(options.output_path)}
         if not ranks.main:
             self.hyperparameters = {**self.hyperparameters, "ema_half_life": 0}  # one rank keeps the average
+        self.about: dict[str, Any] = {"trainer": decided.algorithm, "filled": filled_values(cfg, decided.algorithm)}
         self.trainer = self._make_trainer()
         self.batch_size = cfg.batch_size * cfg.accumulation
         self.data_notes: dict[str, Any] = {
@@ -74,7 +80,7 @@ class RunSetup:
         first = int(os.environ.get("LOCAL_RANK", 0)) == 0
         if first and not options.double and warm.unsupported_reason(device, options.amp, options.impl) is None:
             try:
-                named = (options.trainer, options.amp, self.batch_size)
+                named = (self.decided.algorithm, options.amp, self.batch_size)
                 warm.compile_kernels(self.hyperparameters, *named, device, self.console, options.checkpointing)
             except Exception as error:  # Triton compiles them when they are launched, or says then what is wrong
                 reason = (str(error) or type(error).__name__).partition("\n")[0]
@@ -100,7 +106,7 @@ class RunSetup:
 
     def _make_trainer(self) -> Any:
         options = self.options
-        trainer = TRAINERS[options.trainer](
+        trainer = TRAINERS[self.decided.algorithm](
             self.hyperparameters, impl=options.impl, amp=options.amp, checkpointing=options.checkpointing
         )
         return trainer.to(options.device, torch.float64 if options.double else torch.float32)
@@ -115,7 +121,10 @@ class RunSetup:
                 for reason in loaded.damaged.values():
                     self.events.log("checkpoint", f"{reason}; going on from {loaded.source.name} instead")
                 loaded.move_damaged_aside()
-        notes = loaded.state.get("notes") if loaded is not None else None
+            notes = loaded.state.get("notes") if loaded is not None else None
+            if loaded is not None:
+                optimizers = loaded.state.get("optimizers", {})
+                self.decided.settle(notes if isinstance(notes, Mapping) else {}, self.data_notes, optimizers)
         self._choose_precision_and_threads(notes if isinstance(notes, Mapping) else {})
         with ranks.main_first():
             if loaded is not None:
@@ -128,6 +137,9 @@ class RunSetup:
         data = ranks.broadcast(data)
         if data and not ranks.main:
             apply_state(self.trainer, state_from_bytes(data, "the main rank's state"), self.folder.checkpoints)
+        set_optimizers(self.trainer)
+        if ranks.main:
+            self._report_configuration()
         return int(self.trainer.iterations)
 
     def _choose_precision_and_threads(self, notes: Mapping[str, Any]) -> None:
@@ -173,9 +185,46 @@ class RunSetup:
             )
         for line in _data_changes(notes, self.data_notes):
             self.console.print(Text(line), soft_wrap=True)
-        rate = self.trainer.gen_opt.param_groups[0]["initial_lr"]
-        if rate != self.cfg.lr:
-            self.console.print(f"the checkpoint's learning rate {rate:g} is kept; lr: {self.cfg.lr:g} has no effect")
+
+    def _report_configuration(self) -> None:
+        """Print what the configuration does not say of itself, and where a resumed run departs from what it was."""
+        decided, resumed = self.decided, self.options.resume
+        lines = list(decided.notes) + [f"changed: {change}" for change in decided.changes]
+        if {"lr", "lr_policy", "step_size", "gamma"} & {change.key for change in decided.changes}:
+            rate = self.trainer.gen_opt.param_groups[0]["lr"]
+            lines.append(f"the learning rate after iteration {self.trainer.iterations} is {rate:g}")
+        stated = stated_algorithm(decided.config)
+        if stated and stated[0] == "UNIT" and self.options.trainer == "auto":
+            lines.append(f"training UNIT, since the configuration is one for it: {stated[1]}")
+        if unread := unread_keys(decided.config, decided.algorithm):
+            lines.append(f"{decided.algorithm} does not read {', '.join(unread)}")
+        if (filled := self.about["filled"]) and not resumed:
+            lines.append(
+                "not in the configuration, so as by default: " + ", ".join(f"{k} {v}" for k, v in filled.items())
+            )
+        for line in lines:
+            self.console.print(Text(line), soft_wrap=True)
+
+    def keep_configuration(self, text: str) -> None:
+        """Write the run's configuration, and what has changed in it. text: as it was given."""
+        if not self.ranks.main:
+            return
+        self.folder.write_config(self.decided.config, self.decided.algorithm, text)
+        for change in self.decided.changes:
+            self.folder.append_event({"kind": CHANGED, "iteration": self.start, **asdict(change)})
+
+
+def set_optimizers(trainer: Any) -> None:
+    """Have both optimizers go by the trainer's hyperparameters; what a loaded state says is replaced.
+
+    The rate is the schedule's for an `lr` that always was this one.
+    """
+    hp = trainer.hyperparameters
+    rate = learning_rate(hp, float(hp["lr"]), trainer.iterations)
+    for optimizer in (trainer.gen_opt, trainer.dis_opt):
+        for group in optimizer.param_groups:
+            group.update(betas=(hp["beta1"], hp["beta2"]), weight_decay=float(hp["weight_decay"]))
+            group.update(lr=rate, initial_lr=float(hp["lr"]))
 
 
 def _image_notes(image_set: ImageSet) -> dict[str, Any]:

@@ -13,13 +13,15 @@ from munit_fast.io.atomic import atomic_write_bytes
 from munit_fast.train.run_dir import RunDirectory
 
 NAME = "summary.json"
-BEGIN, END = "begin", "end"  # kinds of events
+BEGIN, END, CHANGED = "begin", "end", "changed"  # kinds of events
 _PARTS = 10  # of the run, each with its mean losses
 
 
-def write_summary(folder: RunDirectory, iterations: int) -> dict[str, Any]:
+def write_summary(folder: RunDirectory, iterations: int, about: Mapping[str, Any]) -> dict[str, Any]:
     """Write and return the summary of a run after so many iterations.
 
+    about: "trainer", the algorithm, and "filled", the values that the configuration did not state.
+    changed: keys of the configuration that a resumed run took over.
     sessions: from which iteration to which each process trained, when it began, and how it ended; how long is not
     known of one that was killed, and `hours` is without it. losses: means over tenths of the iterations,
     {name: [first tenth, …, last tenth]}. Raises FileWriteError.
@@ -28,13 +30,19 @@ def write_summary(folder: RunDirectory, iterations: int) -> dict[str, Any]:
     sessions = _sessions(events, iterations)
     run = folder.read_run()
     summary = {
+        **about,
+        "changed": [
+            {key: event.get(key) for key in ("iteration", "key", "old", "new")}
+            for event in events
+            if event["kind"] == CHANGED
+        ],
         "iterations": iterations,
         "images_of_each_domain": sum((part["to"] - part["from"]) * part["global_batch"] for part in sessions),
         "hours": round(sum(session.get("seconds", 0) for session in sessions) / 3600, 3),
         "sessions": sessions,
         "iterations_per_second": _rounded(median([v for _, v in run.get("iterations_per_second", [(0, 0.0)])])),
         "skipped_steps": int(max([v for _, v in run.get("skipped_steps", [(0, 0.0)])])),
-        "faults": dict(Counter(event["kind"] for event in events if event["kind"] not in (BEGIN, END))),
+        "faults": dict(Counter(event["kind"] for event in events if event["kind"] not in (BEGIN, END, CHANGED))),
         "losses": {name: _tenths(curve, iterations) for name, curve in folder.read_losses().items()},
     }
     atomic_write_bytes(folder.root / NAME, (json.dumps(summary, indent=1) + "\n").encode())

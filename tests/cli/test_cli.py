@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import resource
 import subprocess
 import sys
@@ -189,13 +190,37 @@ def test_evaluate(
 
 
 def test_unit(call: Any, config: Path, picture_folders: Path, tmp_path: Path) -> None:
-    code, text = call("train", "--config", config, "--output_path", tmp_path, "--trainer", "UNIT")
-    assert code == 0, text
-    checkpoint = tmp_path / "outputs" / "small" / "checkpoints" / "gen_00000004.pt"
-    out = ["--config", config, "--checkpoint", checkpoint, "--output_folder", tmp_path / "out"]
-    code, text = call("translate", *out, "--input", picture_folders / "testB", "--trainer", "UNIT")
-    assert code == 0, text
-    assert "trainer is UNIT" in error_line(call("translate", *out, "--input", picture_folders / "testB"))
+    """The configuration says which algorithm it is for, and a checkpoint which one it is of."""
+    values = yaml.safe_load(config.read_text())
+    train = ["train", "--config", config, "--output_path", tmp_path]
+    message = error_line(call(*train, "--trainer", "UNIT"))
+    assert all(words in message for words in ("gen.style_dim", "--trainer MUNIT", "recon_kl_w"))
+    del values["gen"]["style_dim"], values["gen"]["mlp_dim"]
+    config.write_text(yaml.safe_dump(values | {"recon_kl_w": 0.01}))
+    message = error_line(call(*train, "--trainer", "MUNIT"))
+    assert all(words in message for words in ("recon_kl_w", "--trainer UNIT", "gen.style_dim"))
+    assert not (tmp_path / "outputs").exists()
+    code, text = call(*train)
+    assert code == 0 and "UNIT" in text and "recon_kl_w and no gen.style_dim" in text, text
+    run = tmp_path / "outputs" / "small"
+    checkpoint = run / "checkpoints" / "gen_00000004.pt"
+    bare = tmp_path / "bare.yaml"  # says nothing of an algorithm
+    bare.write_text(yaml.safe_dump({key: value for key, value in values.items() if key != "recon_kl_w"}))
+    found = []
+    for file, flags in ((config, []), (run / "config.yaml", []), (config, ["--trainer", "UNIT"]), (bare, [])):
+        out = ["--config", file, "--checkpoint", checkpoint, "--output_folder", tmp_path / "out", *flags]
+        code, text = call("translate", *out, "--input", picture_folders / "testB" / "0.png")
+        assert code == 0, text
+        found.append((tmp_path / "out" / "output000.png").read_bytes())
+    assert len(set(found)) == 1
+    model = ["--config", config, "--checkpoint", checkpoint]
+    assert call("evaluate", *model, "--also", "none")[0] == 0
+    assert call("export", *model, "--output", tmp_path / "unit.safetensors")[0] == 0
+    pictures = ["--input", picture_folders / "testB", "--output_folder", tmp_path / "out"]
+    assert "--trainer UNIT" in error_line(call("translate", *model, *pictures, "--trainer", "MUNIT"))
+    bare.write_text("trainer: MUNIT\n" + bare.read_text())
+    model[1] = bare
+    assert "trainer: MUNIT" in error_line(call("translate", *model, *pictures))
 
 
 def test_bad_training_input(call: Any, config: Path, picture_folders: Path, tmp_path: Path) -> None:
@@ -286,10 +311,14 @@ def test_hostile_vgg_weights(call: Any, config: Path, tmp_path: Path) -> None:
 
 def test_resume_says_what_differs(call: Any, config: Path, trained: Path, tmp_path: Path) -> None:
     config.write_text(config.read_text().replace("max_iter: 4", "max_iter: 5") + "lr: 0.5\n")
-    code, text = call("train", "--config", config, "--output_path", tmp_path, "--resume", "--seed", 3)
-    assert code == 0
+    train = ["train", "--config", config, "--output_path", tmp_path, "--resume", "--seed", 3]
+    assert re.search(r"lr: 0\.0001 -> 0\.5: .*--override lr=0\.5 ", error_line(call(*train)))
+    assert "lr_policy" in error_line(call(*train, "--override", "lr_polic=step"))
+    code, text = call(*train, "--override", "lr=0.5", "--override", "log_iter=3")
+    assert code == 0, text
     assert "--seed 0" in text
-    assert "0.0001" in text
+    for line in ("max_iter: 4 -> 5", "lr: 0.0001 -> 0.5", "log_iter: 1 -> 3"):
+        assert f"changed: {line}" in text
 
 
 def test_prepare_edges(call: Any, picture_folders: Path, tmp_path: Path) -> None:

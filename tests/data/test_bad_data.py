@@ -18,7 +18,7 @@ from rich.console import Console
 from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
 from helpers.runs import checkpoints, equal, events, run
-from munit_fast import MUNIT_Trainer
+from munit_fast import ConfigError, MUNIT_Trainer
 from munit_fast.data import ImageError, ImageSet, UnpairedBatches, configured, list_images
 from munit_fast.data import unpaired as batches
 from munit_fast.io.checkpoints import load_file
@@ -71,7 +71,10 @@ def test_a_resume_says_what_changes_the_order(
     (picture_folders / "trainA" / "3.png").unlink()
     (picture_folders / "trainB" / "3.png").rename(picture_folders / "trainB" / "other.png")
     console = recorded()
-    run(small_config | {"max_iter": 3, "batch_size": 2}, picture_folders, tmp_path, console, resume=True)
+    larger = {"max_iter": 3, "batch_size": 2}
+    with pytest.raises(ConfigError, match=r"^batch_size: 1 -> 2 .*--override batch_size=2"):
+        run(small_config | larger, picture_folders, tmp_path, resume=True)
+    run(small_config | larger, picture_folders, tmp_path, console, resume=True, overrides=["batch_size=2"])
     said = console.export_text()
     assert re.search(r"began with 1 .*\b2\b.* order ", said)
     assert re.search(r"domain A had 4 .*\b3\b", said)

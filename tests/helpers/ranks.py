@@ -29,7 +29,8 @@ def main() -> None:
     config, out, trainer = Path(sys.argv[1]), Path(sys.argv[2].format(rank=os.environ["RANK"])), sys.argv[3]
     torch.set_num_threads(1)
     flags = {"resume": "--resume" in sys.argv, "checkpointing": "--checkpointing" in sys.argv}
-    options = TrainOptions("small", out, trainer, double=True, amp="off", **flags)
+    overrides = [flag.removeprefix("--override=") for flag in sys.argv if flag.startswith("--override=")]
+    options = TrainOptions("small", out, trainer, double=True, amp="off", overrides=overrides, **flags)
     text = config.read_text()
     with pytest.MonkeyPatch.context() as patched:
         if cuda := fake_cuda.install(patched) if "--graph" in sys.argv else None:

@@ -55,8 +55,8 @@ def on_ranks(count: int, values: dict[str, Any], out: Path, trainer: str, *flags
     assert done.returncode == 0, done.stderr[-3000:]
 
 
-def alone(values: dict[str, Any], out: Path, trainer: str) -> Path:
-    options = TrainOptions("small", out, trainer, double=True, amp="off")
+def alone(values: dict[str, Any], out: Path, trainer: str, **more: Any) -> Path:
+    options = TrainOptions("small", out, trainer, double=True, amp="off", **more)
     train(make_config(values), options, config_text=yaml.safe_dump(values), console=Console(quiet=True))
     return out
 
@@ -106,6 +106,20 @@ def test_many_ranks_are_one_process_with_their_batch(
     on_ranks(2, values | {"batch_size": 2, "max_iter": 10}, out, "MUNIT")
     on_ranks(4, values | {"batch_size": 1}, out, "MUNIT", "--resume")
     compare(out, whole)
+
+
+@pytest.mark.slow
+def test_all_ranks_take_an_override(small_config: dict[str, Any], picture_folders: Path, tmp_path: Path) -> None:
+    """Given to all of them, and kept from the session before, of which only the main rank knows."""
+    values = config(small_config, picture_folders, batch_size=2)
+    one, two = tmp_path / "one", tmp_path / "two"
+    for end, overrides in ((7, ()), (14, ("lr=0.001", "recon_x_w=3")), (ITERATIONS, ())):
+        alone(values | {"max_iter": end}, one, "MUNIT", resume=end > 7, overrides=overrides)
+        flags = [*(["--resume"] if end > 7 else []), *(f"--override={value}" for value in overrides)]
+        on_ranks(2, values | {"batch_size": 1, "max_iter": end}, two, "MUNIT", *flags)
+    compare(two, one)
+    groups = find_state(two / "outputs/small/checkpoints").state["optimizers"]["gen"]["param_groups"]
+    assert groups[0]["initial_lr"] == 0.001
 
 
 @pytest.mark.slow
@@ -266,7 +280,7 @@ def test_what_is_left_of_a_run_is_seen(tmp_path: Path) -> None:
     assert folder.status == RunStatus.EMPTY
     folder.checkpoints.mkdir(parents=True)
     assert folder.status == RunStatus.EMPTY
-    folder.write_config("max_iter: 1")
+    folder.write_config(make_config({"max_iter": 1}), "MUNIT")
     assert folder.status == RunStatus.CONFIGURED
     (folder.checkpoints / "resume_00000001.pt").touch()
     assert folder.status == RunStatus.SAVED

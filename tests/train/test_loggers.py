@@ -96,7 +96,7 @@ def test_a_killed_session_ends_where_the_next_began(folder: RunDirectory) -> Non
     folder.root.mkdir(parents=True)
     for iteration, skipped in ((10, 1.0), (20, 3.0)):
         folder.append_losses(iteration, {}, {"skipped_steps": skipped, "iterations_per_second": iteration / 10})
-    found = write_summary(folder, 30)
+    found = write_summary(folder, 30, {"trainer": "MUNIT", "filled": {}})
     assert (found["skipped_steps"], found["iterations_per_second"]) == (3, 1.5)
     parts = [(part["from"], part["to"], part["ended"], "seconds" in part) for part in found["sessions"]]
     assert parts == [(0, 20, "killed or failed", False), (20, 30, "stopped", True)]

@@ -1,0 +1,145 @@
+"""Which algorithm a configuration is for, and which of its keys that algorithm reads."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import yaml
+
+from munit_fast.config import Config, ConfigError, make_config
+
+ALGORITHMS = ("MUNIT", "UNIT")
+# What only one of the two reads. A published file has all keys of its algorithm, and none of the other's.
+ONLY = {
+    "MUNIT": ("gen.style_dim", "gen.mlp_dim", "recon_s_w", "recon_c_w"),
+    "UNIT": ("recon_kl_w", "recon_kl_cyc_w"),
+}
+_READ_BY_NONE = "recon_h_w"  # published UNIT files have it, at 0
+_SECTIONS = ("gen", "dis")
+# The keys of published files that both algorithms need; what is not published changes nothing where it is left out.
+_PUBLISHED = {
+    *("image_save_iter", "image_display_iter", "display_size", "snapshot_save_iter", "log_iter", "max_iter"),
+    *("batch_size", "weight_decay", "beta1", "beta2", "init", "lr", "lr_policy", "step_size", "gamma"),
+    *("gan_w", "recon_x_w", "recon_x_cyc_w", "vgg_w", "input_dim_a", "input_dim_b", "num_workers"),
+    *("crop_image_height", "crop_image_width"),
+}
+
+
+def flat(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The values of a configuration by their whole keys: "gen.dim" for `dim` inside `gen:`."""
+    found: dict[str, Any] = {}
+    for key, value in values.items():
+        if key in _SECTIONS and isinstance(value, Mapping):
+            found |= {f"{key}.{name}": inner for name, inner in value.items()}
+        else:
+            found[key] = value
+    return found
+
+
+def nested(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The reverse of `flat`."""
+    found: dict[str, Any] = {}
+    for key, value in values.items():
+        section, _, name = key.partition(".")
+        if name:
+            found.setdefault(section, {})[name] = value
+        else:
+            found[key] = value
+    return found
+
+
+def given(config: Config) -> dict[str, Any]:
+    """What the configuration was made of, by whole keys, without defaults."""
+    return flat(config.model_dump(mode="json", exclude_unset=True))
+
+
+def with_values(config: Config, values: Mapping[str, Any], source: str = "configuration") -> Config:
+    """The configuration with other values.
+
+    Args:
+        config: The configuration.
+        values: Values by whole keys ("gen.dim").
+        source: Where they are from, for error messages.
+
+    Raises:
+        ConfigError: As `make_config`.
+    """
+    return make_config(nested(given(config) | dict(values)), source=source)
+
+
+def stated_algorithm(config: Config) -> tuple[str, str] | None:
+    """The algorithm that a configuration says it is for, and the keys that say so.
+
+    `trainer` says it; without it `recon_kl_w` or `recon_kl_cyc_w` beside no `gen.style_dim` is UNIT's, and a key that
+    only MUNIT reads beside none of UNIT's is MUNIT's.
+
+    Returns:
+        ("MUNIT" or "UNIT", the reason); None where the keys are those that both read, or of both.
+    """
+    if config.trainer is not None:
+        return config.trainer, f"trainer: {config.trainer}"
+    keys = given(config)
+    of_munit, of_unit = ([key for key in ONLY[name] if key in keys] for name in ALGORITHMS)
+    if of_unit and "gen.style_dim" not in keys:
+        return "UNIT", f"it has {', '.join(of_unit)} and no gen.style_dim"
+    if of_munit and not of_unit:
+        return "MUNIT", f"it has {', '.join(of_munit)} and no recon_kl_w"
+    return None
+
+
+def choose_algorithm(config: Config, asked: str = "auto", otherwise: str = "MUNIT") -> str:
+    """The algorithm to train a configuration with.
+
+    Args:
+        config: The configuration.
+        asked: --trainer: "MUNIT", "UNIT" or "auto".
+        otherwise: What "auto" is for a configuration that does not say.
+
+    Returns:
+        "MUNIT" or "UNIT".
+
+    Raises:
+        ConfigError: The configuration is one for the other algorithm than `asked`.
+    """
+    stated = stated_algorithm(config)
+    if stated is None:
+        return otherwise if asked == "auto" else asked
+    name, reason = stated
+    if asked in ("auto", name):
+        return name
+    if config.trainer is not None:
+        change = f"or write trainer: {asked}"
+    else:
+        change = "or state " + ("gen.style_dim" if asked == "MUNIT" else "recon_kl_w (published: 0.01)")
+    raise ConfigError(f"the configuration is one for {name}: {reason}; give --trainer {name}, {change}")
+
+
+def unread_keys(config: Config, algorithm: str) -> list[str]:
+    """The keys that a configuration has and that the algorithm does not read; recon_h_w only where it is not 0."""
+    keys = given(config)
+    found = [key for name, of_name in ONLY.items() if name != algorithm for key in of_name if key in keys]
+    return found + ([_READ_BY_NONE] if keys.get(_READ_BY_NONE) else [])
+
+
+def filled_values(config: Config, algorithm: str) -> dict[str, Any]:
+    """The published keys that the algorithm needs and the configuration lacks, with the defaults that they got."""
+    keys = given(config)
+    needed = {key for key in complete_values(config, algorithm) if "." in key} | _PUBLISHED | {*ONLY[algorithm]}
+    values = complete_values(config, algorithm).items()
+    return {key: value for key, value in values if key in needed and key not in keys}
+
+
+def complete_values(config: Config, algorithm: str) -> dict[str, Any]:
+    """Every value that the algorithm reads, by whole keys and as plain values, with `trainer` first."""
+    unread = {key for name, of_name in ONLY.items() if name != algorithm for key in of_name} | {_READ_BY_NONE}
+    values = flat(config.model_dump(mode="json"))
+    return {"trainer": algorithm} | {
+        key: value for key, value in values.items() if key not in unread and key != "trainer"
+    }
+
+
+def complete_text(config: Config, algorithm: str) -> str:
+    """`complete_values` as YAML text that `load_config` reads; keys without a value are left out."""
+    values = {key: value for key, value in complete_values(config, algorithm).items() if value is not None}
+    return yaml.safe_dump(nested(values), sort_keys=False, allow_unicode=True)
