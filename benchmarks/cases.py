@@ -194,7 +194,7 @@ SETS: dict[str, tuple[Case, ...]] = {
         *(Case("accelerated", "PatchGAN", mode, "fp32", 1, 8, 32) for mode in _TWO),
         Case("accelerated", "nnU-Net plain 3d", "training", "fp32", 1, 8, 16),
         _exported("in 6 styles", 32, dim=8),
-        Case("folder", "in 1 style", "forward", "fp32", 20, 8, 32),
+        Case("folder", "files", "forward", "fp32", 20, 8, 32),
     ),
     # The files of `munit-fast export` in their runtimes, beside the networks in PyTorch and what others export: as
     # small as the bundled model, and as large as the published one.
@@ -204,7 +204,7 @@ SETS: dict[str, tuple[Case, ...]] = {
     ),
     # `munit-fast translate` with the bundled architecture, from files to files, against the network alone: a quarter of
     # an hour on two cores with --rounds 3.
-    "folders": (Case("folder", "in 1 style", "forward", "fp32", 1000, 24, 256),),
+    "folders": (Case("folder", "files", "forward", "fp32", 1000, 24, 256),),
     # Other people's networks before and after `munit_fast.accelerate`: about ten minutes on two cores with --rounds 3.
     "others": (
         *(

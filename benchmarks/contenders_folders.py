@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from munit_fast.benchmarks.cases import STYLES, Case
+from munit_fast.benchmarks.cases import Case
 from munit_fast.benchmarks.contenders import NETWORK_ALONE, OURS, Contender, Work, autocast
 from munit_fast.data import decode_image, to_model_range
 from munit_fast.models.munit import MUNIT
@@ -32,10 +32,10 @@ def folder_contenders(case: Case, device: torch.device) -> list[Contender]:
 
 
 def _network(case: Case, device: torch.device) -> Work:
-    model, styles = _model(case, device), STYLES[case.name]
+    model = _model(case, device)
     files = sorted(_pictures(case).iterdir())
     images = [to_model_range(decode_image(path, model.config.input_dim_a)) for path in files]
-    codes = torch.stack([random_styles(0, styles, model.config.gen.style_dim, i) for i in range(len(files))])
+    codes = torch.stack([random_styles(0, 1, model.config.gen.style_dim, i) for i in range(len(files))])
 
     def batches() -> list[Tensor]:
         found = []
@@ -56,7 +56,7 @@ def _files(case: Case, device: torch.device) -> Work:
     model, source = _model(case, device), _pictures(case)
     target = source.with_name(f"{source.name} translated")
     options = TranslateOptions(
-        num_style=STYLES[case.name],
+        num_style=1,
         seed=0,
         batch_size=BATCH,
         output_only=True,

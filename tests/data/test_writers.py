@@ -107,7 +107,7 @@ def other_reader(name: str, data: bytes, channels: int) -> np.ndarray[Any, Any]:
         with tifffile.TiffFile(io.BytesIO(data)) as file:
             [page] = file.pages
             assert page.photometric.name == ("RGB" if channels == 3 else "MINISBLACK")  # type: ignore[union-attr]
-            assert page.planarconfig == 1  # type: ignore[union-attr]
+            assert page.planarconfig == 1
             found = page.asarray()
     else:
         import imageio.v3
