@@ -15,8 +15,8 @@ from munit_fast.cli.models import (
     ConfigOption,
     EmaOption,
     PretrainedOption,
-    algorithm_of,
     load_model,
+    load_run,
     print_notes,
 )
 from munit_fast.cli.options import (
@@ -252,7 +252,7 @@ def export(
         check_name(output)
     console = new_console()
     model = load_model(pretrained, config, checkpoint, trainer=trainer, impl=Impl.auto, ema=ema, console=console)
-    training = describe_run(checkpoint) if checkpoint else None
+    training = describe_run(checkpoint[0]) if checkpoint else None
     notes = {"licence": licence, "attribution": attribution, "training": training}
     about = model.about | {name: note for name, note in notes.items() if note}
     if kind == "safetensors":
@@ -283,7 +283,7 @@ def export(
 @app.command()
 def evaluate(
     config: Annotated[Path | None, typer.Option(help="The configuration of the run; names the test pictures.")] = None,
-    checkpoint: Annotated[Path | None, typer.Option(help="A gen_########.pt file.")] = None,
+    checkpoint: CheckpointOption = None,
     translated: Annotated[
         Path | None, typer.Option(help="Instead of a checkpoint: a folder of translations, NAME_000.png or NAME.png.")
     ] = None,
@@ -324,7 +324,6 @@ def evaluate(
         show,
         write_json,
     )
-    from munit_fast.models.munit import MODELS
 
     names = {"auto": None, "none": ()}.get(also, [name.strip() for name in also.split(",")])
     directions = ("a2b", "b2a") if direction is Directions.both else (direction.value,)
@@ -336,20 +335,21 @@ def evaluate(
             raise ValueError("give --translated, or --config and --checkpoint, not both")
         evaluation = evaluate_folders(translated, options, truth=truth, source=input, train=train_folder, size=size)
     else:
-        if config is None or checkpoint is None:
+        if config is None or not checkpoint:
             raise ValueError("give --config and --checkpoint, or --translated")
         if truth or input or train_folder or size:
             raise ValueError("--truth, --input, --train and --size go with --translated; the configuration has its own")
         cfg = load_config(config)
         tests = open_test_set(cfg, allow_outside)
-        model = MODELS[algorithm_of(cfg, checkpoint, trainer)](cfg, impl=impl.value)
-        model.load(checkpoint).to(options.device).eval()
-        with Progress(console=new_console(), transient=True) as bar:
+        console = new_console()
+        model = load_run(cfg, checkpoint, trainer=trainer, impl=impl, ema=True, console=console)
+        model.to(options.device).eval()
+        with Progress(console=console, transient=True) as bar:
             task = bar.add_task("evaluating")
             evaluation = evaluate_model(
                 model, tests, options, lambda done, total: bar.update(task, completed=done, total=total)
             )
-        evaluation.about.update(config=str(config), checkpoint=str(checkpoint))
+        evaluation.about.update(config=str(config), checkpoint=" and ".join(map(str, checkpoint)))
     if json is not None and str(json) != "-":
         write_json(evaluation, json)
     if str(json) == "-":

@@ -45,7 +45,11 @@ class Kind:
 # The last one takes what no other does: Pillow decides by content.
 KINDS = (
     Kind("numpy", (".npy",), (b"\x93NUMPY",)),
-    Kind("pillow", (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".tif", ".tiff", ".webp")),
+    Kind("tiff", (".tif", ".tiff"), (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"), many=True),
+    Kind("netpbm", (".ppm", ".pgm"), tuple(b"P%d%c" % (kind, gap) for kind in (2, 3, 5, 6) for gap in b"\t\n\r #")),
+    Kind("png", (".png", ".apng"), (b"\x89PNG\r\n\x1a\n",), many=True),
+    Kind("pillow", (".gif", ".webp"), (b"GIF8", b"RIFF"), many=True),
+    Kind("pillow", (".jpg", ".jpeg", ".jfif", ".jpe", ".bmp", ".pbm"), (b"\xff\xd8\xff", b"BM", b"P1", b"P4")),
 )
 IMAGE_EXTENSIONS = tuple(suffix for kind in reversed(KINDS) for suffix in kind.suffixes)
 
