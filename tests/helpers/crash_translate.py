@@ -4,8 +4,8 @@
 
 Every attempt is a forked process. Some are killed by the clock, some before or after a file gets its name, some with
 half a file or half a line in the journal. One, two or three processes share a set; one that was killed is started again
-while the others go on. Files that are there must be whole at any time, in the end all those, to the bit, of the run that
-nobody disturbed, and nothing else may be left.
+while the others go on. Files that are there must be whole at any time, in the end all those, to the bit, of the run
+that nobody disturbed, and nothing else may be left.
 """
 
 from __future__ import annotations
