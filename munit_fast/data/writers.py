@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from io import BytesIO
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -155,6 +156,6 @@ def encode_image(tensor: Tensor, name: str, pixel_format: PixelFormat, source: n
         raise ImageError(f"{file}: {size} pixels cannot be saved as {name} ({one_line(error)}); use png") from None
 
 
-def _fits(limits: tuple[float, float], dtype: np.dtype[np.generic]) -> bool:
+def _fits(limits: tuple[float, float], dtype: np.dtype[Any]) -> bool:
     bounds = np.iinfo(dtype)
     return all(float(limit).is_integer() and bounds.min <= limit <= bounds.max for limit in limits)
