@@ -8,7 +8,7 @@ from itertools import product
 
 import torch
 
-LEVELS = ("op", "block", "network", "training", "translation", "accelerated", "exported", "launch")
+LEVELS = ("op", "block", "network", "training", "translation", "accelerated", "exported", "folder", "launch")
 MODES = ("forward", "backward", "training")  # the last: forward and backward together
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 STYLES = {"in 10 styles": 10, "in 6 styles": 6, "in 1 style": 1}  # translations by name
@@ -21,6 +21,7 @@ class Case:
     Attributes:
         level: Of LEVELS. An op or block runs alone on [batch, channels, side, side]; network, training and translation
             take images [batch, 3, side, side], and so does exported, a translation beside exported files;
+            folder is files that are translated, `batch` of them;
             accelerated is a network of `networks_of_others`; launch is the host's part of the launches of an
             iteration's Triton kernels.
         name: Of the operator, block, network or work.
@@ -193,6 +194,7 @@ SETS: dict[str, tuple[Case, ...]] = {
         *(Case("accelerated", "PatchGAN", mode, "fp32", 1, 8, 32) for mode in _TWO),
         Case("accelerated", "nnU-Net plain 3d", "training", "fp32", 1, 8, 16),
         _exported("in 6 styles", 32, dim=8),
+        Case("folder", "files", "forward", "fp32", 20, 8, 32),
     ),
     # The files of `munit-fast export` in their runtimes, beside the networks in PyTorch and what others export: as
     # small as the bundled model, and as large as the published one.
@@ -200,6 +202,9 @@ SETS: dict[str, tuple[Case, ...]] = {
         _exported("in 6 styles", 64, dim=24),
         *(_exported(name, px) for px in (128, 256) for name in ("in 1 style", "in 10 styles")),
     ),
+    # `munit-fast translate` with the bundled architecture, from files to files, against the network alone: a quarter of
+    # an hour on two cores with --rounds 3.
+    "folders": (Case("folder", "files", "forward", "fp32", 1000, 24, 256),),
     # Other people's networks before and after `munit_fast.accelerate`: about ten minutes on two cores with --rounds 3.
     "others": (
         *(

@@ -28,6 +28,7 @@ EXPORTED_ONNX, EXPORTED_OPENVINO = f"{OURS} export, {ONNX_RUNTIME}", f"{OURS} ex
 EXPORTED_PT2 = f"{OURS} export, torch.export (pt2)"
 EXPORTED = {EXPORTED_ONNX: "onnx", EXPORTED_OPENVINO: "openvino", EXPORTED_PT2: "pt2"}
 TRITON = "Triton's wrapper"
+NETWORK_ALONE = "network alone"  # of files that are translated: no reading, no writing
 _PARTS = ("enc_content", "enc_style", "dec", "dis_a", "dis_b")  # of the networks, each of which runs as one call
 LAYOUTS = {"NCHW": torch.contiguous_format, "channels_last": torch.channels_last}
 

@@ -47,6 +47,7 @@ Every figure is a row in `benchmarks/results`, with processor, versions, commit,
 munit-fast bench --set cpu --output benchmarks/results/cpu.jsonl   # --level, --name, --side, --batch, --dtype; --list
 munit-fast bench --set others --rounds 3 --output FILE             # networks before and after `accelerate`
 munit-fast bench --set exported --output FILE                      # files of `munit-fast export` in their runtimes
+munit-fast bench --set folders --rounds 3 --output FILE            # 1,000 files translated, against the network alone
 munit-fast bench --report                                          # these pages and the README's rows
 munit-fast bench --compare REVISION_OR_FILE                        # what changed, beside the noise
 make bench                                                         # the first two

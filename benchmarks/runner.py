@@ -21,6 +21,7 @@ from torch import Tensor
 from munit_fast.benchmarks import (
     contenders_accelerated,
     contenders_convs,
+    contenders_folders,
     contenders_launches,
     contenders_networks,
     contenders_ops,
@@ -34,6 +35,7 @@ from munit_fast.benchmarks.contenders import (
     COMPILED,
     FROZEN,
     MAX_AUTOTUNE,
+    NETWORK_ALONE,
     PUBLISHED,
     Contender,
     Unavailable,
@@ -59,6 +61,7 @@ LIMITS = {
     "moved": {"fp32": 0.1, "bf16": 0.6, "fp16": 0.6},
     "translation": {"fp32": 2e-3, "bf16": 0.1, "fp16": 0.05},
     "accelerated": {"fp32": 2e-2, "bf16": 0.4, "fp16": 0.15},
+    "folder": {"fp32": 1e-2, "bf16": 0.1, "fp16": 0.05},  # of files, which round to 8 bits
     "exported": {"fp32": 2e-3, "bf16": 0.1, "fp16": 0.05},
     "launch": {"fp32": 0.0, "bf16": 0.0, "fp16": 0.0},  # what reaches the driver, byte by byte
 }
@@ -283,6 +286,8 @@ def contenders(case: Case, device: torch.device) -> list[Contender]:
         return contenders_translation.translation_contenders(case, device)
     if case.level == "exported":
         return contenders_translation.exported_contenders(case, device)
+    if case.level == "folder":
+        return contenders_folders.folder_contenders(case, device)
     if case.level == "accelerated":
         return contenders_accelerated.accelerated_contenders(case, device)
     if case.level == "launch":
@@ -353,7 +358,13 @@ def _measured(
     # The published algorithm in float32 first: the others are held to it where there is no formula in float64. What may
     # be stopped comes last.
     every.sort(
-        key=lambda c: (c.implementation != PUBLISHED, c.compiled, c.layout != "NCHW", c.precision is None, c.graph)
+        key=lambda c: (
+            c.implementation not in (PUBLISHED, NETWORK_ALONE),
+            c.compiled,
+            c.layout != "NCHW",
+            c.precision is None,
+            c.graph,
+        )
     )
     checked = _Checked(case, options, where, deadline)
     if lean and every[0].precision is not None:  # held to it without its time, nor that of tuning its convolutions
@@ -363,7 +374,7 @@ def _measured(
         every = [c for c in every if c.precision is None]
     for contender in every:
         checked.add(contender, contender.make)
-    if device.type == "cuda" and case.level != "training":
+    if device.type == "cuda" and case.level not in ("training", "folder"):
         for contender, work in list(checked.works.items()):
             checked.add(replace(contender, graph=True), lambda work=work: in_graph(work))  # type: ignore[misc]
     if not checked.works:
@@ -414,6 +425,8 @@ _NOTHING = dict.fromkeys(("bytes", "flops", "peak_bytes", "state_bytes", "launch
 
 
 def _extras(case: Case, contender: Contender, work: Work, device: torch.device) -> dict[str, Any]:
+    if case.level == "folder":  # minutes a step, and threads that no profiler follows
+        return _NOTHING.copy()
     # What inductor allocates on the CPU does not pass torch's profiler; a graph's memory is its pool's.
     hidden = contender.graph or contender.external or (contender.compiled and device.type == "cpu")
     # Counting would break a compiled function's graph, and sees nothing of a CUDA graph's: see _share_flops.

@@ -81,6 +81,7 @@ class Level(str, Enum):
     translation = "translation"
     accelerated = "accelerated"
     exported = "exported"
+    folders = "folders"
     launch = "launch"
 
 
@@ -92,6 +93,7 @@ class CaseSet(str, Enum):
     cpu = "cpu"
     others = "others"
     exported = "exported"
+    folder = "folder"
     launch = "launch"
     full = "full"
 

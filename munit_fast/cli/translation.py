@@ -132,6 +132,7 @@ def translate(
         raise ValueError("give one of --input and --input_folder")
     console = new_console()
     shard = Shard.of_environment()
+    notes = console if shard.rank == 0 else Console(quiet=True)
     translator: Translator
     direction: Direction
     if model is not None:
@@ -141,11 +142,11 @@ def translate(
             raise ValueError("--model is run by ONNX Runtime: leave out --amp and --impl")
         translator = exported = OnnxModel(model, "cpu" if device == "auto" else device)
         direction = exported.direction if a2b is None else "a2b" if a2b else "b2a"
-        print_notes(exported.about, console)
+        print_notes(exported.about, notes)
     else:
-        translator = load_model(
-            pretrained, config, checkpoint, trainer=trainer, impl=impl, ema=ema, console=console
-        ).to(shard.device(find_device(device)))
+        translator = load_model(pretrained, config, checkpoint, trainer=trainer, impl=impl, ema=ema, console=notes).to(
+            shard.device(find_device(device))
+        )
         direction = "b2a" if a2b == 0 else "a2b"
     options = TranslateOptions(
         direction,

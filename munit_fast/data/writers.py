@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from io import BytesIO
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -19,6 +20,10 @@ from munit_fast.data.picture import Array, ImageError, one_line
 from munit_fast.data.values import PixelFormat
 
 _INTEGERS = tuple(np.dtype(name) for name in ("uint8", "uint16", "int16", "int32"))  # the smallest that fits is taken
+
+
+# Of zlib. 6, the usual one, takes three times as long for files that are 4 to 10 % smaller.
+_PNG_LEVEL = 2
 
 
 @dataclass(frozen=True)
@@ -43,11 +48,9 @@ def _pillow(pixels: Array, name: str) -> bytes:
 
 
 def _png(pixels: Array, name: str) -> bytes:
-    if pixels.dtype == np.uint8 and pixels.shape[2] != 4:
-        return _pillow(pixels, name)
     from imagecodecs import png_encode
 
-    return bytes(png_encode(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels))
+    return bytes(png_encode(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels, level=_PNG_LEVEL))
 
 
 def _tiff(pixels: Array, name: str) -> bytes:
@@ -143,7 +146,7 @@ def encode_image(tensor: Tensor, name: str, pixel_format: PixelFormat, source: n
     if not FORMATS[name].exact:
         pixel_format = PixelFormat(pixel_format.channels)
     try:
-        pixels = pixel_format.values(tensor, dtype)
+        pixels = np.ascontiguousarray(pixel_format.values(tensor, dtype))
     except ImageError as error:
         raise ImageError(f"{file}: {error}") from None
     try:
@@ -153,6 +156,6 @@ def encode_image(tensor: Tensor, name: str, pixel_format: PixelFormat, source: n
         raise ImageError(f"{file}: {size} pixels cannot be saved as {name} ({one_line(error)}); use png") from None
 
 
-def _fits(limits: tuple[float, float], dtype: np.dtype[np.generic]) -> bool:
+def _fits(limits: tuple[float, float], dtype: np.dtype[Any]) -> bool:
     bounds = np.iinfo(dtype)
     return all(float(limit).is_integer() and bounds.min <= limit <= bounds.max for limit in limits)

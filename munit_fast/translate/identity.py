@@ -9,7 +9,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import nn
 
@@ -68,5 +67,5 @@ def _weights(model: Translator) -> str | None:
     for name, tensor in model.state_dict().items():
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
         values = tensor.detach().cpu().contiguous().reshape(-1)
-        digest.update(np.ascontiguousarray(values.view(torch.uint8).numpy()))
+        digest.update(values.view(torch.uint8).numpy().data)
     return digest.hexdigest()

@@ -182,9 +182,9 @@ class Journal(Outputs):
     @contextmanager
     def _own_staging(self) -> Iterator[None]:
         """Take a folder to write files in. The lock beside it goes with its process, however that ends."""
-        for lock in self.home.glob("writing-*.lock"):
-            with suppress(Timeout), FileLock(lock, timeout=0):
-                shutil.rmtree(lock.with_suffix(""), ignore_errors=True)
+        for path in self.home.glob("writing-*.lock"):
+            with suppress(Timeout), FileLock(path, timeout=0):
+                shutil.rmtree(path.with_suffix(""), ignore_errors=True)
         for number in itertools.count():
             lock = FileLock(self.home / f"writing-{number}.lock")
             with suppress(Timeout):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Generic, TypeVar
@@ -75,7 +75,7 @@ class Writing(Generic[R]):
         self._jobs: deque[tuple[list[Future[R]], int, Callable[[list[R]], None]]] = deque()
         self._held = 0
 
-    def add(self, jobs: list[Callable[[], R]], size: int, done: Callable[[list[R]], None]) -> None:
+    def add(self, jobs: Sequence[Callable[[], R]], size: int, done: Callable[[list[R]], None]) -> None:
         """Begin some jobs, and call `done` with their results when they are finished and all before them were.
 
         Args:

@@ -107,12 +107,14 @@ def other_reader(name: str, data: bytes, channels: int) -> np.ndarray[Any, Any]:
         with tifffile.TiffFile(io.BytesIO(data)) as file:
             [page] = file.pages
             assert page.photometric.name == ("RGB" if channels == 3 else "MINISBLACK")  # type: ignore[union-attr]
-            assert page.planarconfig.name == "CONTIG"  # type: ignore[union-attr]
+            assert page.planarconfig == 1
             found = page.asarray()
     else:
         import imageio.v3
 
-        found = imageio.v3.imread(data, extension=".png") if channels < 4 else _png(data)
+        # imageio brings colours of 16 bits down to 8.
+        deep = channels > 1 and data[24] == 16
+        found = _png(data) if deep else imageio.v3.imread(data, extension=".png")
     return found.reshape(6, 5, channels)
 
 

@@ -3,9 +3,9 @@
     python crash_translate.py FOLDER KILLS
 
 Every attempt is a forked process. Some are killed by the clock, some before or after a file gets its name, some with
-half a line in the journal. One, two or three processes share a set; one that was killed is started again while the
-others go on. In the end the files must be, to the bit, those of the run that nobody disturbed, and nothing else may be
-left.
+half a file or half a line in the journal. One, two or three processes share a set; one that was killed is started again
+while the others go on. Files that are there must be whole at any time, in the end all those, to the bit, of the run
+that nobody disturbed, and nothing else may be left.
 """
 
 from __future__ import annotations
@@ -56,10 +56,10 @@ def run(source: Path, out: Path, shard: Shard, batch_size: int, workers: int) ->
 
 def dying_run(draw: random.Random, *arguments: Any) -> Callable[[], None]:
     """A run whose process ends at some rename, or in the middle of a line of its journal."""
-    count, kind = draw.randint(1, 80), draw.choice(["before", "after", "line"])
+    count, kind = draw.randint(1, 80), draw.choice(["before", "after", "half", "line"])
 
     def work() -> None:
-        replace, finish = os.replace, Journal.finish
+        replace, finish, write_bytes = os.replace, Journal.finish, Path.write_bytes
         calls = 0
 
         def dying_replace(*names: Any) -> None:
@@ -71,6 +71,12 @@ def dying_run(draw: random.Random, *arguments: Any) -> Callable[[], None]:
             if kind == "after" and calls == count:
                 die()
 
+        def dying_write(self: Path, data: bytes) -> int:
+            if kind == "half" and draw.random() < 0.05:
+                write_bytes(self, data[: len(data) // 2])
+                die()
+            return write_bytes(self, data)
+
         def dying_finish(self: Journal, *given: Any) -> None:
             if kind == "line" and draw.random() < 0.2:
                 assert self._lines is not None
@@ -79,7 +85,7 @@ def dying_run(draw: random.Random, *arguments: Any) -> Callable[[], None]:
                 die()
             finish(self, *given)
 
-        os.replace, Journal.finish = dying_replace, dying_finish  # type: ignore[assignment,method-assign]
+        os.replace, Journal.finish, Path.write_bytes = dying_replace, dying_finish, dying_write  # type: ignore
         run(*arguments)
 
     return work
@@ -130,6 +136,8 @@ def main() -> None:
                 if done:
                     del jobs[pid]
                     killed += os.WIFSIGNALED(status)
+                    half = [name for name, data in files(out).items() if data != expected[name]]
+                    assert not half, f"half files: {half}"
                     assert status == 0 or os.WIFSIGNALED(status), f"process {rank} of {size} failed"
                     waiting += [rank] if status else []
                 elif time.monotonic() > end:

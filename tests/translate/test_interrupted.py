@@ -133,19 +133,21 @@ def test_finished_images_are_kept(model: mf.MUNIT, many: Path, tmp_path: Path, m
 
 
 def test_a_changed_input_is_made_again(model: mf.MUNIT, many: Path, tmp_path: Path) -> None:
-    out = tmp_path / "out"
-    translated(model, many, out, extension="npy")
-    before, file = files(out), many / "06.png"
+    out, file = tmp_path / "out", many / "06.png"
     values = np.asarray(Image.open(file)).copy()
+    Image.fromarray(values).save(file, format="BMP")  # whose size does not depend on the values
+    translated(model, many, out, extension="npy")
+    before, times = files(out), file.stat()
     values[0] = 0
-    times = file.stat()
-    Image.fromarray(values).save(file)
+    Image.fromarray(values).save(file, format="BMP")
+    assert file.stat().st_size == times.st_size
     os.utime(file, ns=(times.st_atime_ns, times.st_mtime_ns))  # as archives are unpacked
     result, _ = translated(model, many, out, extension="npy")
     assert result.done_before == 9
     changed = {name for name, data in files(out).items() if data != before[name]}
     assert changed == {"06_000.npy", "06_001.npy"}
-    os.rename(many / "00.png", many / "zz.png")  # every image has another place, and so other styles
+    for name in ("00.png", "01.png"):  # a chunk: every image has another place, and so other styles
+        (many / name).unlink()
     assert translated(model, many, out, extension="npy")[0].done_before == 0
 
 
@@ -273,7 +275,9 @@ def test_what_all_processes_agree_on(tmp_path: Path) -> None:
     with Journal(tmp_path, {"source": "x"}, 0) as first, Journal(tmp_path, {"source": "x"}, 1) as second:
         assert [first.agreed("precision", lambda: "bf16"), second.agreed("precision", lambda: "off")] == ["bf16"] * 2
         assert first._staging != second._staging
+    (tmp_path / FOLDER / ".saving-0").mkdir()  # of a process that was killed
     with Journal(tmp_path, {"source": "x"}, 0) as later:
+        assert not (tmp_path / FOLDER / ".saving-0").exists()
         assert later.agreed("precision", lambda: "off") == "bf16"
 
 
@@ -285,6 +289,7 @@ def test_single_images_leave_nothing_else(model: mf.MUNIT, pictures: Path, tmp_p
 def test_memory_is_bounded(model: mf.MUNIT, many: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Images are neither read nor kept for writing far ahead of what is translated."""
     from munit_fast.translate import files as module
+    from munit_fast.translate.pipeline import Writing
 
     reading = writing = most_ahead = most_behind = 0
     read, write, translate = module._Job._read, module._Job._write, mf.MUNIT.translate
@@ -314,8 +319,8 @@ def test_memory_is_bounded(model: mf.MUNIT, many: Path, tmp_path: Path, monkeypa
     monkeypatch.setattr(module._Job, "_read", reads)
     monkeypatch.setattr(module._Job, "_write", writes)
     monkeypatch.setattr(mf.MUNIT, "translate", computes)
-    defaults = module.Writing.__init__.__defaults__
-    monkeypatch.setattr(module.Writing.__init__, "__defaults__", (1,))  # bytes: one batch at a time
+    defaults = Writing.__init__.__defaults__
+    monkeypatch.setattr(Writing.__init__, "__defaults__", (1,))  # bytes: one batch at a time
     translated(model, many, tmp_path / "out")
     assert defaults is not None and defaults[0] > 2**20
     assert most_ahead <= 2 * 2 + 2 and most_behind <= 2 * 2
