@@ -77,6 +77,9 @@ def translate_files(
     first, last = options.direction[0], options.direction[-1]
     listing = open_inputs(source, output_folder, model.config, first)
     examples = None if options.style is None else open_inputs(options.style, None, model.config, last)
+    if shard.rank == 0:
+        for note in listing.notes():
+            say(note)
     styles = Styles(model, options, examples)
     volumes = options.extension in VOLUME_FORMATS
     if volumes:

@@ -13,7 +13,7 @@ from munit_fast.data.configured import pixel_format, with_bands
 from munit_fast.data.images import resize_short_side, to_model_range
 from munit_fast.data.picture import Array, ImageError
 from munit_fast.data.readers import naming
-from munit_fast.data.sources import FileSource, ImageSource, list_images
+from munit_fast.data.sources import FileSource, ImageSource, open_source
 
 
 class Image(NamedTuple):
@@ -53,7 +53,7 @@ def open_inputs(given: Path | ImageSource, output_folder: Path | None, config: C
     """The images that a path names.
 
     Args:
-        given: An image, a folder of images, or a source of images.
+        given: An image, a folder, an archive, or what else `munit_fast.data.open_source` opens; or a source of images.
         output_folder: Images inside it are left out where it lies inside the folder: an earlier run made them.
         config: Which images of files with several, the axis along which volumes are cut, and the bands of a domain.
         domain: "a" or "b"; "": files are not joined, whatever bands the configuration names.
@@ -63,14 +63,12 @@ def open_inputs(given: Path | ImageSource, output_folder: Path | None, config: C
     """
     if isinstance(given, ImageSource):
         return given
-    if not given.is_dir():
-        return FileSource([given], given.parent, config.pages, axis=config.slice_axis)
-    paths = list_images(given)
-    if output_folder is not None:
-        paths = [path for path in paths if not _is_inside(path, output_folder, given)]
-    if not paths:
-        raise ImageError(f"{given}: every image there is inside --output_folder; choose another")
-    found = FileSource(paths, given, config.pages, axis=config.slice_axis)
+    found = open_source(given, pages=config.pages, axis=config.slice_axis)
+    if output_folder is not None and isinstance(found, FileSource) and given.is_dir():
+        kept = [i for i in range(len(found)) if not _is_inside(found.path(i), output_folder, given)]
+        if not kept:
+            raise ImageError(f"{given}: every image there is inside --output_folder; choose another")
+        found = found.chosen(kept) if len(kept) < len(found) else found
     return with_bands(found, config, domain) if domain else found
 
 

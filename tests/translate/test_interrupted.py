@@ -331,7 +331,7 @@ def test_sources_other_than_files(model: mf.MUNIT, tmp_path: Path) -> None:
 
     class Numbers(ImageSource):
         def __init__(self) -> None:
-            super().__init__("numbers", ["0.png", "1.png", "2.png"])
+            super().__init__("numbers", ["0.bmp", "1.bmp", "2.bmp"])
             self.seed = 0
 
         def version(self, i: int) -> str:
@@ -339,7 +339,7 @@ def test_sources_other_than_files(model: mf.MUNIT, tmp_path: Path) -> None:
 
         def read(self, i: int) -> Picture:
             if i == 1 and self.seed == 2:
-                raise ImageError("numbers/1.png: gone")
+                raise ImageError("numbers/1.bmp: gone")
             rng = np.random.default_rng([self.seed, i])
             return Picture(rng.integers(0, 256, (32, 32, 3), dtype=np.uint8), True, limits=(0.0, 255.0))
 
@@ -350,7 +350,7 @@ def test_sources_other_than_files(model: mf.MUNIT, tmp_path: Path) -> None:
     assert translate_files(model, source, tmp_path / "out", options(batch_size=1)).done_before == 3
     source.seed = 2
     result = translate_files(model, source, tmp_path / "out", options(batch_size=1))
-    assert (result.done_before, len(result.written), result.failures) == (0, 4, ["numbers/1.png: gone"])
+    assert (result.done_before, len(result.written), result.failures) == (0, 4, ["numbers/1.bmp: gone"])
 
 
 def test_the_journal_can_be_read_by_people(model: mf.MUNIT, many: Path, tmp_path: Path) -> None:
