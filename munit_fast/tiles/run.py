@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
 import shutil
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -16,7 +14,9 @@ from torch import Tensor
 from munit_fast.amp import Workload, amp_dtype, autocast
 from munit_fast.io.atomic import FileWriteError
 from munit_fast.models.munit import MUNIT, UNIT
+from munit_fast.reference.networks import split_adain_params
 from munit_fast.tiles import networks
+from munit_fast.tiles.options import TileOptions, TileResult, check_options, identity_of
 from munit_fast.tiles.padded import PaddedImage
 from munit_fast.tiles.passes import Schedule, schedules, statistics
 from munit_fast.tiles.plan import Planes, tiles_of, windows_of
@@ -24,63 +24,12 @@ from munit_fast.tiles.slides import Slide, open_slide
 from munit_fast.tiles.statistics import Moments
 from munit_fast.tiles.storage import Job, Journal, PixelFile, open_job
 from munit_fast.tiles.writing import to_integers, write_tiff
-from munit_fast.utils.version import __version__
 
 if TYPE_CHECKING:
-    from munit_fast.models.munit import Direction
+    pass
 
 Progress = Callable[[int, int, str], None]
-SUFFIXES = (".tif", ".tiff")
-LEAST_TILE = 16
 _OF_FREE_SPACE = 0.8  # that features may take, where nobody says how much
-
-
-@dataclass
-class TileOptions:
-    """How to translate in tiles.
-
-    Attributes:
-        direction: "a2b" or "b2a".
-        tile: Side of a tile in pixels, at least 16. Memory grows with its square.
-        statistics: Of the norms. "sampled": of `samples` windows of the image, by one pass over it; "exact": of the
-            whole image, as if it were not cut into tiles, by a pass for each norm.
-        samples: Windows of side `tile` for "sampled". An image that has no more tiles than that is done exactly.
-        level: Of a pyramid; 0 is the largest.
-        bits: 8 or 16 a channel; None: as the image has, 8 for floating point.
-        disk: Bytes that features may take on the disk of the output; None: 80 % of what is free there. What does not
-            fit is computed again, which takes longer.
-        amp: Mixed precision, as `munit_fast.amp.amp_dtype` takes it; "exact" takes "off" and "auto", which is off.
-    """
-
-    direction: Direction = "a2b"
-    tile: int = 512
-    statistics: Literal["sampled", "exact"] = "sampled"
-    samples: int = 64
-    level: int = 0
-    bits: int | None = None
-    disk: int | None = None
-    amp: str = "off"
-
-
-@dataclass
-class TileResult:
-    """What `translate_slide` did.
-
-    Attributes:
-        path: The file.
-        size: Its height and width.
-        statistics: "sampled" or "exact": an image with few tiles is done exactly.
-        disk: The most bytes of features that were planned to be on the disk at once.
-        resumed: Whether an interrupted job was continued.
-        notes: Sentences for the user.
-    """
-
-    path: Path
-    size: tuple[int, int]
-    statistics: str
-    disk: int = 0
-    resumed: bool = False
-    notes: list[str] = field(default_factory=list)
 
 
 def translate_slide(
@@ -120,13 +69,13 @@ def translate_slide(
         FileWriteError: The file cannot be written, another process is making it, or the disk is too small.
     """
     options = options or TileOptions()
-    _check(model, source, output, options, style)
+    check_options(model, source, output, options, style)
     say = say or (lambda text: None)
     progress = progress or (lambda done, total, name: None)
     channels = getattr(model.config, f"input_dim_{options.direction[0]}")
     background = model.matte if background is None else background
     with torch.no_grad(), open_slide(source, options.level, channels, background) as slide:
-        what = _identity(model, source, options, style, background)
+        what = identity_of(model, source, options, style, background)
         with open_job(output, what) as job:
             return _translate(model, slide, output, options, style, job, progress, say)
 
@@ -219,7 +168,7 @@ def _graph(
     if style is not None:
         code_of_style = style.reshape(1, -1).to(next(model.parameters()))
         with torch.autocast(model.device.type, enabled=False):
-            adain = networks.reference.networks.split_adain_params(target.mlp(code_of_style), target.dec)
+            adain = split_adain_params(target.mlp(code_of_style), target.dec)
     return networks.decoder_nodes(target.dec, code, moments, adain)
 
 
@@ -256,64 +205,6 @@ def _choose(
             f"{_size(max(budget, 0))} may be taken"
         )
     return schedule
-
-
-def _check(model: MUNIT | UNIT, source: Path, output: Path, options: TileOptions, style: Tensor | None) -> None:
-    if options.direction not in ("a2b", "b2a"):
-        raise ValueError(f"direction must be 'a2b' or 'b2a'; got {options.direction!r}")
-    if options.tile < LEAST_TILE:
-        raise ValueError(f"--tile must be at least {LEAST_TILE} pixels; got {options.tile}")
-    if options.statistics not in ("sampled", "exact"):
-        raise ValueError(f"--tile_statistics must be sampled or exact; got {options.statistics!r}")
-    if options.samples < 1:
-        raise ValueError(f"--tile_samples must be at least 1; got {options.samples}")
-    if options.level < 0:
-        raise ValueError(f"--level must be at least 0; got {options.level}")
-    if options.bits not in (None, 8, 16):
-        raise ValueError(f"bits must be 8 or 16; got {options.bits}")
-    if options.disk is not None and options.disk < 0:
-        raise ValueError(f"--tile_disk must be at least 0; got {options.disk}")
-    if options.statistics == "exact" and options.amp not in ("off", "auto"):
-        raise ValueError(f"--tile_statistics exact needs full precision; leave out --amp {options.amp}")
-    if output.suffix.lower() not in SUFFIXES:
-        raise ValueError(f"{output}: large images are written as {' or '.join(SUFFIXES)}")
-    if output.exists() and source.exists() and output.samefile(source):
-        raise ValueError(f"{output} is the input and would be overwritten; choose another name")
-    dim = model.config.gen.style_dim
-    if model.trainer == "UNIT":
-        if style is not None:
-            raise ValueError("style must be left out: UNIT has no style codes")
-    elif style is None or style.numel() != dim or style.dim() > 2:
-        given = None if style is None else list(style.shape)
-        raise ValueError(f"style must be a code [{dim}] or [1, {dim}]; got {given}")
-    elif not bool(torch.isfinite(style).all()):
-        raise ValueError("style must be finite; it holds NaN or infinite values")
-
-
-def _identity(
-    model: MUNIT | UNIT, source: Path, options: TileOptions, style: Tensor | None, background: int | None
-) -> dict[str, Any]:
-    """All that the result depends on, by the names that a message gives."""
-    digest = hashlib.sha256()
-    for name, value in sorted(model.state_dict().items()):
-        digest.update(name.encode())
-        digest.update(value.detach().cpu().reshape(-1).view(torch.uint8).numpy().tobytes())
-    status = source.stat()
-    return {
-        "version": [__version__, torch.__version__],
-        "model": [model.trainer, digest.hexdigest(), str(next(model.parameters()).dtype), model.device.type],
-        "input": [str(source.resolve()), status.st_size, status.st_mtime_ns],
-        "style": None if style is None else style.detach().double().cpu().flatten().tolist(),
-        "background": background,
-        "direction": options.direction,
-        "--tile": options.tile,
-        "--tile_statistics": options.statistics,
-        "--tile_samples": options.samples if options.statistics == "sampled" else None,
-        "--level": options.level,
-        "bits": options.bits,
-        "--tile_disk": options.disk,
-        "--amp": options.amp,
-    }
 
 
 def _size(count: int) -> str:

@@ -67,4 +67,5 @@ def merge(counts: npt.NDArray[Any], means: Floats, squares: Floats) -> Moments:
     """
     total = int(counts.sum())
     mean = (counts[:, None] * means).sum(0) / total
-    return Moments(total, mean, squares.sum(0) + (counts[:, None] * (means - mean) ** 2).sum(0))
+    between = (counts[:, None] * (means - mean) ** 2).sum(0)
+    return Moments(total, mean, squares[counts > 0].sum(0) + between)
