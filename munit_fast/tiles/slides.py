@@ -17,6 +17,7 @@ from munit_fast.utils.text import first_line
 
 Array = npt.NDArray[Any]
 MAX_PIECE_BYTES = 2**30  # of one compressed strip or tile, which is decoded as a whole
+MAX_SIDE = 2**20
 _TIFF_STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _GREY = ("MINISBLACK", "MINISWHITE")
 
@@ -109,6 +110,8 @@ class TiffSlide:
                 f"{path}: holds axes {axes} of {'x'.join(map(str, page.shape))}, not one image; "
                 "write the image that is wanted to a file of its own"
             )
+        if not (0 < page.imagelength <= MAX_SIDE and 0 < page.imagewidth <= MAX_SIDE):
+            raise ImageError(f"{path}: {page.imagewidth}x{page.imagelength}; sides must be 1 to {MAX_SIDE} pixels")
         if self.photometric not in (*_GREY, "RGB", "YCBCR") or page.dtype is None:
             raise ImageError(f"{path}: colours are stored as {self.photometric}; convert it to RGB or grey")
         if self.photometric == "YCBCR" and page.compression not in JPEG:
@@ -176,7 +179,7 @@ def open_slide(path: Path, level: int, channels: int, background: int | None) ->
         return
     try:
         tiff = tifffile.TiffFile(path)
-    except Exception as error:
+    except Exception as error:  # a damaged header
         raise ImageError(f"{path}: not a readable image ({first_line(error)})") from error
     with tiff:
         try:

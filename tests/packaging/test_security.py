@@ -345,7 +345,7 @@ def test_messages_do_not_speak_to_the_terminal(capsys: pytest.CaptureFixture[str
 # ---- fuzzing, a little of it
 
 
-LOADERS = ["config", "list", "checkpoint", "portable", "folder", "graph", "image", "upload", "style"]
+LOADERS = ["config", "list", "checkpoint", "portable", "folder", "graph", "image", "upload", "slide", "style"]
 
 
 @pytest.mark.parametrize("loader", LOADERS)
