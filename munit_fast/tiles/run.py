@@ -199,7 +199,9 @@ def _choose(
         f"{len(planes.offsets)} {'image' if exact else 'windows'}, {schedule.arithmetic:.1f} times the arithmetic of "
         "one pass"
     )
-    if schedule.arithmetic > 1.05 * (best := min(found, key=lambda one: one.arithmetic)).arithmetic:
+    if not exact:
+        note(f"{output}: each tile is computed with the {networks.reach(last)} pixels around it that it depends on")
+    elif schedule.arithmetic > 1.05 * (best := min(found, key=lambda one: one.arithmetic)).arithmetic:
         note(
             f"{output}: with {_size(best.peak)} for features it would be {best.arithmetic:.1f} times; "
             f"{_size(max(budget, 0))} may be taken"

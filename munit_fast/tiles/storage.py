@@ -164,7 +164,7 @@ class Job:
 
 @contextmanager
 def open_job(output: Path, what: dict[str, Any]) -> Iterator[Job]:
-    """The folder of the job that makes `output`; removed where the block ends without an exception, kept otherwise.
+    """The folder of the job that makes `output`: kept where the block raises and something is done, else removed.
 
     Args:
         output: The final file, in an existing folder.
@@ -181,19 +181,20 @@ def open_job(output: Path, what: dict[str, Any]) -> Iterator[Job]:
         with open(folder / "lock", "wb") as lock:
             _lock(lock, output)
             before = _state(folder)
-            changed = (
-                sorted(k for k in {*what, *before["job"]} if what.get(k) != before["job"].get(k)) if before else []
-            )
-            if before is None or changed:
+            old = before["job"] if before else {}
+            changed = sorted(key for key in {*what, *old} if what.get(key) != old.get(key)) if before else []
+            if before is not None and not changed:
+                job = Job(folder, before, True, "")
+            else:
                 _clear(folder)
-            job = (
-                Job(folder, {"job": what}, False, ", ".join(changed))
-                if before is None or changed
-                else Job(folder, before, True, "")
-            )
-            if not job.resumed:
+                job = Job(folder, {"job": what}, False, ", ".join(changed))
                 atomic_write_bytes(folder / "state.json", json.dumps(job.state).encode())
-            yield job
+            try:
+                yield job
+            except BaseException:
+                if not any(folder.glob("*.done")):  # there is nothing to go on with
+                    shutil.rmtree(folder, ignore_errors=True)
+                raise
         shutil.rmtree(folder, ignore_errors=True)
     except OSError as error:
         raise write_error(output, error) from error
