@@ -101,16 +101,12 @@ def statistics(
         if node in last and (again or features.exists()):
             shape = (len(planes.offsets), node.height, node.width, node.channels)
             file = PixelFile(features, shape, to_disk)
-        counts = [box.clipped(planes.counted(box.plane, node.height, node.width, node.level)) for box in tiles[node]]
         for number, box in enumerate(tiles[node]):
             if not journal.done[number]:
                 x = reader.tile(node, box)
                 if file is not None:
                     file.write(box, x[0].permute(1, 2, 0).cpu().numpy())
-                numbers = None
-                if measured and counts[number].height and counts[number].width:
-                    rows, columns = counts[number].inside(box)
-                    numbers = measure(x[:, :, rows, columns]).reshape(-1)
+                numbers = measure(x).reshape(-1) if measured else None
                 journal.add(number, numbers, file)
             done += 1
             progress(done, node.name)
@@ -118,7 +114,7 @@ def statistics(
             journal.flush(file)
         if measured:
             values = journal.numbers.reshape(len(tiles[node]), 2, node.channels)
-            sizes = np.array([box.height * box.width for box in counts])
+            sizes = np.array([box.height * box.width for box in tiles[node]])
             moments[node.name] = merge(sizes, values[:, 0], values[:, 1])
         journal.close()
         if file is not None:

@@ -44,13 +44,6 @@ class Box:
             slice(self.left - outer.left, self.right - outer.left),
         )
 
-    def clipped(self, other: Box) -> Box:
-        """What this box and `other` have in common; without pixels where that is nothing."""
-        top, left = max(self.top, other.top), max(self.left, other.left)
-        return Box(
-            self.plane, top, max(top, min(self.bottom, other.bottom)), left, max(left, min(self.right, other.right))
-        )
-
 
 @dataclass(frozen=True)
 class Planes:
@@ -60,24 +53,16 @@ class Planes:
         offsets: Row and column of the first pixel of each plane in the whole image.
         height: Rows of every plane.
         width: Columns of every plane.
-        margins: For each plane the pixels at its top, bottom, left and right that statistics leave out: they see the
-            padding at the edge of a window, where the image goes on.
     """
 
     offsets: tuple[tuple[int, int], ...]
     height: int
     width: int
-    margins: tuple[tuple[int, int, int, int], ...]
 
     @classmethod
     def whole(cls, height: int, width: int) -> Planes:
         """One plane: the image."""
-        return cls(((0, 0),), height, width, ((0, 0, 0, 0),))
-
-    def counted(self, plane: int, height: int, width: int, level: int) -> Box:
-        """The pixels that statistics count, of features of height × width that were halved `level` times."""
-        top, bottom, left, right = (margin >> level for margin in self.margins[plane])
-        return Box(plane, top, height - bottom, left, width - right)
+        return cls(((0, 0),), height, width)
 
 
 def tiles_of(planes: int, height: int, width: int, side: int) -> list[Box]:
@@ -100,7 +85,7 @@ def tiles_of(planes: int, height: int, width: int, side: int) -> list[Box]:
     ]
 
 
-def windows_of(height: int, width: int, side: int, count: int, multiple: int, margin: int) -> Planes:
+def windows_of(height: int, width: int, side: int, count: int, multiple: int) -> Planes:
     """Windows that lie evenly in an image.
 
     Args:
@@ -109,7 +94,6 @@ def windows_of(height: int, width: int, side: int, count: int, multiple: int, ma
         side: Of a window; less where the image is narrower.
         count: The most windows.
         multiple: Windows begin and end at multiples of it.
-        margin: Pixels at those edges of a window that are not the image's, which statistics leave out.
 
     Returns:
         At most `count` windows, in rows.
@@ -124,13 +108,4 @@ def windows_of(height: int, width: int, side: int, count: int, multiple: int, ma
         return [min(max(0, int(centre - part / 2)), length - part) // multiple * multiple for centre in centres]
 
     offsets = [(top, left) for top in starts(height, tall, rows) for left in starts(width, wide, columns)]
-    margins = [
-        (
-            margin if top else 0,
-            margin if top + tall < height else 0,
-            margin if left else 0,
-            margin if left + wide < width else 0,
-        )
-        for top, left in offsets
-    ]
-    return Planes(tuple(offsets), tall, wide, tuple(margins))
+    return Planes(tuple(offsets), tall, wide)

@@ -112,9 +112,7 @@ def _translate(
     planes = (
         whole
         if exact
-        else windows_of(
-            image.height, image.width, options.tile, options.samples, model.config.size_multiple, options.tile // 8
-        )
+        else windows_of(image.height, image.width, options.tile, options.samples, model.config.size_multiple)
     )
     bits = options.bits or (16 if slide.dtype == np.uint16 else 8)
     target = np.dtype(f"uint{bits}")

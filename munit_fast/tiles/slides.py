@@ -129,8 +129,8 @@ class TiffSlide:
             raise ImageError(f"{path}: has {found} channels where {channels} are wanted; set input_dim: {found}")
         if self._regions.piece > MAX_PIECE_BYTES:
             raise ImageError(
-                f"{path}: is compressed in pieces of {self._regions.piece / 2**30:.1f} GiB, which memory is not to "
-                "hold; write it in tiles"
+                f"{path}: has compressed pieces of {self._regions.piece / 2**30:.1f} GiB, of which 1 GiB is decoded at "
+                "once; write it in tiles"
             )
 
     def _converted(self, pixels: Array) -> Array:

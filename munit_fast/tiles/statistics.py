@@ -58,7 +58,7 @@ def merge(counts: npt.NDArray[Any], means: Floats, squares: Floats) -> Moments:
     """Join the moments of disjoint parts (Chan, Golub & LeVeque, 1979, for any number of parts).
 
     Args:
-        counts: [T], pixels of each part; parts without pixels do not count.
+        counts: [T], pixels of each part.
         means: [T, C].
         squares: [T, C].
 
@@ -68,4 +68,4 @@ def merge(counts: npt.NDArray[Any], means: Floats, squares: Floats) -> Moments:
     total = int(counts.sum())
     mean = (counts[:, None] * means).sum(0) / total
     between = (counts[:, None] * (means - mean) ** 2).sum(0)
-    return Moments(total, mean, squares[counts > 0].sum(0) + between)
+    return Moments(total, mean, squares.sum(0) + between)

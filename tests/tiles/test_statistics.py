@@ -24,11 +24,6 @@ def test_parts_join(shift: float) -> None:
     np.testing.assert_allclose(whole.variance(1)[0], x.var(), rtol=1e-7 if shift else 1e-13)
 
 
-def test_parts_without_pixels_do_not_count() -> None:
-    moments = merge(np.array([0, 2]), np.array([[9.0], [1.0]]), np.array([[9.0], [3.0]]))
-    assert (moments.count, moments.mean, moments.squares) == (2, 1, 3)
-
-
 def test_tiles_hold_every_pixel_once() -> None:
     seen = np.zeros((2, 33, 50), int)
     for box in tiles_of(2, 33, 50, 16):
