@@ -345,7 +345,7 @@ def test_messages_do_not_speak_to_the_terminal(capsys: pytest.CaptureFixture[str
 
 
 LOADERS = ["config", "list", "checkpoint", "foreign", "portable", "folder", "graph", "image", "upload", "style"]
-LOADERS += ["tiff", "png", "frames", "netpbm", "array", "nifti", "dicom", "zip", "tar", "dataset"]
+LOADERS += ["tiff", "png", "frames", "netpbm", "array", "nifti", "dicom", "zip", "tar", "dataset", "slide"]
 
 
 @pytest.mark.parametrize("loader", LOADERS)

@@ -1,0 +1,210 @@
+"""Large images, read by regions with bounded memory: tiled and stripped TIFF files, pyramids among them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+import tifffile
+
+from munit_fast.data import ImageError, decode_image
+from munit_fast.tiles.tiff_regions import JPEG, Regions
+from munit_fast.utils.text import first_line
+
+Array = npt.NDArray[Any]
+MAX_PIECE_BYTES = 2**30  # of one compressed strip or tile, which is decoded as a whole
+MAX_SIDE = 2**20
+_TIFF_STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+_GREY = ("MINISBLACK", "MINISWHITE")
+
+
+class Slide(Protocol):
+    """An image that is read by regions.
+
+    Attributes:
+        height: Rows.
+        width: Columns.
+        channels: As asked for.
+        dtype: uint8, uint16 or float32, as `to_model_range` takes them.
+        tags: Resolution and colour profile for the file that is written, as tifffile's `write` takes them.
+    """
+
+    height: int
+    width: int
+    channels: int
+    dtype: np.dtype[Any]
+    tags: dict[str, Any]
+
+    def read(self, top: int, bottom: int, left: int, right: int) -> Array:
+        """The pixels [bottom - top, right - left, channels] of a region inside the image."""
+
+
+class WholeImage:
+    """A slide that is in memory: any image that `decode_image` reads."""
+
+    def __init__(self, path: Path, channels: int, background: int | None) -> None:
+        self.pixels = decode_image(path, channels, matte=background)
+        self.height, self.width, self.channels = self.pixels.shape
+        self.dtype, self.tags = self.pixels.dtype, dict[str, Any]()
+
+    def read(self, top: int, bottom: int, left: int, right: int) -> Array:
+        """A region."""
+        return self.pixels[top:bottom, left:right]
+
+
+class TiffSlide:
+    """One level of a TIFF file.
+
+    Args:
+        path: The file.
+        tiff: Opened.
+        level: Of its pyramid; 0 is the largest.
+        channels: Wanted.
+        background: Grey level 0..255 under transparent areas; None keeps the colour there.
+    """
+
+    def __init__(self, path: Path, tiff: tifffile.TiffFile, level: int, channels: int, background: int | None) -> None:
+        levels = tiff.series[0].levels
+        if not 0 <= level < len(levels):
+            sizes = ", ".join(f"{i}: {'x'.join(map(str, one.shape))}" for i, one in enumerate(levels))
+            raise ImageError(f"{path}: has no level {level}; its levels are {sizes}")
+        series: Any = levels[level]
+        self.path, self.channels, self.background = path, channels, background
+        pages = [page for page in series.pages if page is not None]
+        self.page: Any = series.keyframe
+        self.photometric = tifffile.PHOTOMETRIC(self.page.photometric).name
+        self._regions = Regions(path, tiff, pages, self.page)
+        self._check(series.axes, len(pages))
+        self.height, self.width = self.page.imagelength, self.page.imagewidth
+        kind: np.dtype[Any] = self.page.dtype
+        self.dtype = np.dtype(np.float32) if kind.kind == "f" else kind.newbyteorder("=")
+        self.tags = _tags(levels[0].keyframe, levels[0].keyframe.imagewidth / self.width)
+
+    def read(self, top: int, bottom: int, left: int, right: int) -> Array:
+        """A region, in the channels that were asked for."""
+        try:
+            pixels = self._regions.read(top, bottom, left, right)
+        except MemoryError as error:
+            raise ImageError(f"{self.path}: not enough memory to decode it") from error
+        except ImageError:
+            raise
+        except Exception as error:  # decoders raise anything on damaged files
+            raise ImageError(f"{self.path}: not a readable image ({first_line(error)})") from error
+        if pixels.dtype.kind == "f":
+            pixels = pixels.astype(np.float32)
+            if not (pixels.min() >= 0 and pixels.max() <= 1):
+                raise ImageError(f"{self.path}: floating-point values must be finite, in 0..1")
+        if self.photometric == "MINISWHITE":
+            pixels = _white(pixels) - pixels
+        return self._converted(pixels)
+
+    def _check(self, axes: str, pages: int) -> None:
+        page, path, channels = self.page, self.path, self.channels
+        names = {"YX", "YXS", "SYX"} if pages == 1 else {"CYX"}
+        if axes not in names:
+            raise ImageError(
+                f"{path}: holds axes {axes} of {'x'.join(map(str, page.shape))}, not one image; "
+                "write the image that is wanted to a file of its own"
+            )
+        if not (0 < page.imagelength <= MAX_SIDE and 0 < page.imagewidth <= MAX_SIDE):
+            raise ImageError(f"{path}: {page.imagewidth}x{page.imagelength}; sides must be 1 to {MAX_SIDE} pixels")
+        if self.photometric not in (*_GREY, "RGB", "YCBCR") or page.dtype is None:
+            raise ImageError(f"{path}: colours are stored as {self.photometric}; convert it to RGB or grey")
+        if self.photometric == "YCBCR" and page.compression not in JPEG:
+            raise ImageError(f"{path}: colours are stored as YCbCr without JPEG; convert it to RGB")
+        whole = page.dtype.newbyteorder("=") in (np.uint8, np.uint16) and page.bitspersample in (8, 16)
+        if not whole and page.dtype.kind != "f":
+            raise ImageError(f"{path}: values of type {page.dtype}; use uint8, uint16 or floating point in 0..1")
+        tag = page.tags.get("Orientation")
+        if tag is not None and tag.value not in (0, 1):
+            raise ImageError(f"{path}: is stored rotated (orientation {tag.value}); write it upright")
+        extra = [int(kind) for kind in page.extrasamples]
+        self.alpha = {1: "premultiplied", 2: "straight"}.get(extra[-1], "") if extra else ""
+        found = page.samplesperpixel * pages - bool(self.alpha)
+        if found != channels and not (channels == 3 and found == 1) and not (channels == 1 and found == 3):
+            raise ImageError(f"{path}: has {found} channels where {channels} are wanted; set input_dim: {found}")
+        if self._regions.piece > MAX_PIECE_BYTES:
+            raise ImageError(
+                f"{path}: has compressed pieces of {self._regions.piece / 2**30:.1f} GiB, of which 1 GiB is decoded at "
+                "once; write it in tiles"
+            )
+
+    def _converted(self, pixels: Array) -> Array:
+        """Transparency over the background; grey repeated, or colour to its luma."""
+        if self.alpha:
+            white = _white(pixels)
+            pixels, alpha = pixels[:, :, :-1], pixels[:, :, -1:].astype(np.float64) / white
+            if self.background is not None:
+                above = pixels * (alpha if self.alpha == "straight" else 1.0)
+                laid = (above + (1 - alpha) * white * self.background / 255).clip(0, white)
+                pixels = (laid.round() if pixels.dtype.kind == "u" else laid).astype(pixels.dtype)
+        if pixels.shape[2] == self.channels:
+            return pixels
+        if self.channels == 3:
+            return np.repeat(pixels, 3, axis=2)
+        luma = pixels @ (np.array((19595, 38470, 7471)) / 65536)  # ITU-R 601, as Pillow's "L"
+        return (luma.round() if pixels.dtype.kind == "u" else luma).astype(pixels.dtype)[:, :, None]
+
+
+@contextmanager
+def open_slide(path: Path, level: int, channels: int, background: int | None) -> Iterator[Slide]:
+    """Open an image for reading by regions.
+
+    A TIFF file is read strip by strip or tile by tile; every other image is decoded as a whole.
+
+    Args:
+        path: The file.
+        level: Of a pyramid; 0 is the largest.
+        channels: Wanted: as many as the file has, or 3 of a grey one, or 1 of a colour one.
+        background: Grey level 0..255 under transparent areas; None keeps the colour there.
+
+    Raises:
+        ImageError: It cannot be read, or is not one image; a MemoryError becomes one too.
+    """
+    try:
+        with path.open("rb") as file:
+            is_tiff = file.read(4) in _TIFF_STARTS
+    except FileNotFoundError:
+        raise ImageError(f"{path}: no such file") from None
+    except OSError as error:
+        raise ImageError(f"{path}: {first_line(error)}") from None
+    if not is_tiff:
+        if level:
+            raise ImageError(f"{path}: has no level {level}; only TIFF files have several")
+        yield WholeImage(path, channels, background)
+        return
+    try:
+        tiff = tifffile.TiffFile(path)
+    except Exception as error:  # a damaged header
+        raise ImageError(f"{path}: not a readable image ({first_line(error)})") from error
+    with tiff:
+        try:
+            slide = TiffSlide(path, tiff, level, channels, background)
+        except ImageError:
+            raise
+        except Exception as error:  # a damaged directory
+            raise ImageError(f"{path}: not a readable image ({first_line(error)})") from error
+        yield slide
+
+
+def _white(pixels: Array) -> Any:
+    """The largest value of the type."""
+    return pixels.dtype.type(1) if pixels.dtype.kind == "f" else np.iinfo(pixels.dtype).max
+
+
+def _tags(page: Any, shrunk: float) -> dict[str, Any]:
+    """Resolution and colour profile."""
+    tags: dict[str, Any] = {}
+    names = [page.tags.get(name) for name in ("XResolution", "YResolution", "ResolutionUnit")]
+    if all(tag is not None for tag in names):
+        (x, y), unit = ((tag.value[0] / (tag.value[1] or 1) / shrunk for tag in names[:2]), int(names[2].value))
+        if x > 0 and y > 0:
+            tags |= {"resolution": (x, y), "resolutionunit": unit}
+    profile = page.tags.get("InterColorProfile")
+    if profile is not None and isinstance(profile.value, bytes):
+        tags["iccprofile"] = profile.value
+    return tags
