@@ -24,6 +24,7 @@ Padding = Literal["reflect", "replicate", "zero"]
 Count = Annotated[int, Field(ge=1)]
 Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Channels = Annotated[int, Field(ge=1, le=1024)]
+Bands = Annotated[list[Annotated[str, Field(min_length=1, max_length=64)]], Field(min_length=1, max_length=1024)]
 ShownChannels = Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=3, max_length=3)]
 
 _WINDOW = re.compile(r"W\s*[:=]?\s*(?P<width>[-+.\de]+)[\s,/]+[LC]\s*[:=]?\s*(?P<level>[-+.\de]+)", re.IGNORECASE)
@@ -185,6 +186,9 @@ class Config(_Section):
         range_b: The same for domain B.
         background: Grey level 0..255, between the two values, that transparent areas are laid over. Not published.
         pages: Of files with several images, "all" or the "first" of them. Not published.
+        bands_a: Of images of domain A whose bands are files of their own: the words for them in file names, in the
+            order of the channels, such as [B02, B03, B04, B08]. Not published.
+        bands_b: The same for domain B.
         slice_axis: Axis of volumes along which they are cut into images. Not published.
         show_channels_a: Three channels of domain A that grids show as red, green and blue; without it the first three,
             or the first as grey. Not published.
@@ -253,6 +257,8 @@ class Config(_Section):
     range_b: ValueRange = "dtype"
     background: Annotated[int, Field(ge=0, le=255)] = 255
     pages: Literal["all", "first"] = "all"
+    bands_a: Bands | None = None
+    bands_b: Bands | None = None
     slice_axis: Annotated[int, Field(ge=0, le=2)] = 2
     show_channels_a: ShownChannels | None = None
     show_channels_b: ShownChannels | None = None
@@ -343,6 +349,11 @@ def _size_problems(cfg: Config) -> list[str]:
         if shown is not None and max(shown) >= channels:
             problems.append(
                 f"show_channels_{domain}: {shown} names a channel beyond input_dim_{domain}: {channels}; the first is 0"
+            )
+        bands = getattr(cfg, f"bands_{domain}")
+        if bands is not None and (len(set(bands)) < len(bands) or len(bands) != channels):
+            problems.append(
+                f"bands_{domain}: {len(set(bands))} different bands, but input_dim_{domain}: {channels} channels"
             )
         short = cfg.short_side(domain)
         # The long side may still be short of the other crop size: only the images can tell.

@@ -186,7 +186,7 @@ def _prepare(options: DemoOptions, size: int, console: Console) -> Path:
 
 def _show_pretrained(options: DemoOptions, console: Console) -> Showcase:
     model = MUNIT.from_pretrained(PRETRAINED, options.impl).to(options.device)
-    size = model.config.short_side("a")
+    size = model.config.short_side("a") or model.config.crop_image_height
     data_root = _prepare(options, size, console)
     tests = open_test_set(make_config(model.config.model_dump() | {"data_root": str(data_root)}))
     found = replace(

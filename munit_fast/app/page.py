@@ -123,10 +123,11 @@ class _Page:
         gr.Markdown(_about(translator), elem_id="about", padding=False)
 
     def _add_input(self, source: str, target: str) -> None:
-        short = self.translator.model.config.short_side("a")
+        config = self.translator.model.config
+        short = config.short_side("a") or max(config.crop_image_height, config.crop_image_width)
         with gr.Tabs(elem_id="picture-from"):
             with gr.Tab("Draw", id="draw"):
-                self.drawing = _paper(short)
+                self.drawing = _paper(short or CANVAS)  # without a size, drawings keep theirs
             with gr.Tab("Upload or camera", id="upload", render_children=True):
                 self.picture = _picture(
                     label="Picture", sources=["upload", "webcam", "clipboard"], height=360, elem_id="picture"
@@ -140,7 +141,7 @@ class _Page:
         self.shuffle = gr.Button("New random styles", variant="primary", elem_id="shuffle", visible=self.has_styles)
         with gr.Accordion("Options", open=False, elem_id="options"):
             self.native = gr.Radio(
-                [(f"the model's, short side {short}", False), ("the picture's own", True)],
+                [(f"the model's, short side {short}" if short else "the model's", False), ("the picture's own", True)],
                 value=False,
                 label="Size",
                 elem_id="size",

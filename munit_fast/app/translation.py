@@ -4,21 +4,21 @@ from __future__ import annotations
 
 import json
 import random
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from io import BytesIO
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import torch
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from torch import Tensor
 
 from munit_fast.amp import Workload, amp_dtype, autocast
 from munit_fast.data import ImageError, decode_image, make_grid, resize_short_side, to_model_range
 from munit_fast.data.configured import pixel_format
+from munit_fast.data.picture import at_most
 from munit_fast.models import pretrained
 from munit_fast.models.munit import MUNIT, UNIT, Direction
 from munit_fast.translate import random_styles, style_path
@@ -33,17 +33,6 @@ SEEDS = 2**32  # seeds are 0 to SEEDS - 1
 STYLE_FORMAT = "munit-fast style"
 MAX_STYLE_FILE_BYTES = 2**20
 _MAX_CODE = 1e4  # of a style file: what no encoder gives
-_ORIENTATION = 0x0112  # the EXIF tag
-_FORMATS = ("JPEG", "PNG", "PPM", "BMP", "TIFF", "WEBP", "GIF")  # what decode_image takes; others start programs
-_UPRIGHT = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
 
 
 class UserError(ValueError):
@@ -101,6 +90,9 @@ class Translator:
         limits: What a request may ask for.
         name: What to call the model; by default the name of its file.
 
+    Raises:
+        ValueError: A domain of the model has neither 1 nor 3 channels, so that a page cannot show its images.
+
     Attributes:
         name: What the model is called, in style files too.
         domains: What domains A and B show.
@@ -110,6 +102,13 @@ class Translator:
     def __init__(
         self, model: MUNIT | UNIT, *, amp: str = "off", limits: Limits | None = None, name: str | None = None
     ) -> None:
+        for domain in ("a", "b"):
+            channels = getattr(model.config, f"input_dim_{domain}")
+            if channels not in (1, 3):
+                raise ValueError(
+                    f"a page shows pictures of 1 or 3 channels, and this model has input_dim_{domain}: {channels}; "
+                    "use munit-fast translate --format npy, or tif"
+                )
         self.model, self.limits = model, limits or Limits()
         self._device = next(model.parameters()).device
         self._dtype = amp_dtype(amp, self._device, Workload.of(model.config, 1, training=False))
@@ -119,7 +118,7 @@ class Translator:
         self.style_dim = model.config.gen.style_dim if isinstance(model, MUNIT) else 0
 
     def read(self, path: str | Path, domain: Literal["a", "b"], *, native: bool = False) -> Tensor:
-        """Read a picture as `translate` reads files; a photograph is turned upright, as the page shows it.
+        """Read a picture as `translate` reads files; of several in a file, the first.
 
         Args:
             path: The file.
@@ -134,13 +133,11 @@ class Translator:
         """
         path, config = Path(path), self.model.config
         try:
-            orientation = self._check_header(path)
-            array = decode_image(path, pixel_format(config, domain))
+            with at_most(self.limits.pixels):
+                array = decode_image(path, pixel_format(config, domain))
         except ImageError as error:
             # The page shows no path of the server.
             raise UserError(str(error).replace(str(path), path.name)) from None
-        if orientation in _UPRIGHT:
-            array = _turned(array, _UPRIGHT[orientation])
         short = min(array.shape[:2])
         side = None if native else config.short_side(domain)
         scale = 1.0 if side is None else side / short
@@ -165,29 +162,6 @@ class Translator:
         if bool((image == image[:, :1, :1]).all()):
             raise UserError("the drawing is empty: draw some lines first")
         return image
-
-    def _check_header(self, path: Path) -> int:
-        """The EXIF orientation. Raises ImageError for too many pixels or another kind of file; more is not checked."""
-        limit = self.limits.pixels
-        try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # of many pixels: Pillow warns from its own limit on
-                with Image.open(path, formats=_FORMATS) as image:
-                    width, height = image.size
-                    orientation = image.getexif().get(_ORIENTATION, 1)
-        except Image.DecompressionBombError:
-            raise ImageError(f"{path}: more than {limit} pixels; make it smaller") from None
-        except UnidentifiedImageError:
-            if path.suffix.lower() != ".npy" and path.stat().st_size:
-                raise ImageError(
-                    f"{path}: not a picture of a known kind; use .jpg, .png, .webp, .gif or .tif"
-                ) from None
-            return 1
-        except Exception:  # decode_image says what is wrong
-            return 1
-        if width * height > limit:
-            raise ImageError(f"{path}: {width}x{height} is more than {limit} pixels; make it smaller")
-        return orientation if isinstance(orientation, int) else 1
 
     def random_style(self, seed: int) -> Style:
         """The style that `munit-fast translate --seed SEED --num_style 1` draws for a single picture."""
@@ -285,19 +259,6 @@ def _bundled_name(model: MUNIT | UNIT) -> str | None:
     if path is None or path.stem not in pretrained.names() or path != pretrained.locate(path.stem):
         return None
     return path.stem
-
-
-def _turned(array: np.ndarray[Any, Any], how: Image.Transpose) -> np.ndarray[Any, Any]:
-    """[H, W, C] turned as Pillow turns, for every dtype."""
-    if how in (Image.Transpose.FLIP_LEFT_RIGHT, Image.Transpose.FLIP_TOP_BOTTOM):
-        turned = np.flip(array, 1 if how is Image.Transpose.FLIP_LEFT_RIGHT else 0)
-    elif how in (Image.Transpose.TRANSPOSE, Image.Transpose.TRANSVERSE):
-        turned = array.transpose(1, 0, 2)
-        turned = np.flip(turned, (0, 1)) if how is Image.Transpose.TRANSVERSE else turned
-    else:
-        quarters = {Image.Transpose.ROTATE_90: 1, Image.Transpose.ROTATE_180: 2, Image.Transpose.ROTATE_270: 3}
-        turned = np.rot90(array, quarters[how])
-    return np.ascontiguousarray(turned)
 
 
 def new_seed() -> int:

@@ -52,7 +52,7 @@ def serve_app(
     """Serve a page on which to draw or upload pictures, translate them and change their style."""
     from munit_fast.app import Limits, launch
 
-    if pretrained is None and config is None and checkpoint is None:
+    if pretrained is None and config is None and not checkpoint:
         from munit_fast.models.pretrained import names
 
         pretrained = names()[0]

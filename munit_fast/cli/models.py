@@ -24,7 +24,12 @@ PretrainedOption = Annotated[
     ),
 ]
 ConfigOption = Annotated[Path | None, typer.Option("--config", help="Instead: the configuration of a run, ...")]
-CheckpointOption = Annotated[Path | None, typer.Option("--checkpoint", help="... and a gen_########.pt file of it.")]
+CheckpointOption = Annotated[
+    list[Path] | None,
+    typer.Option(
+        "--checkpoint", help="... and a gen_########.pt file of it; or two, of one generator each, domain A's first."
+    ),
+]
 EmaOption = Annotated[
     bool, typer.Option("--ema/--no-ema", help="Use the moving average of the weights where the run kept one.")
 ]
@@ -33,7 +38,7 @@ EmaOption = Annotated[
 def load_model(
     pretrained: str | None,
     config: Path | None,
-    checkpoint: Path | None,
+    checkpoint: list[Path] | None,
     *,
     trainer: TrainerName,
     impl: Impl,
@@ -47,7 +52,7 @@ def load_model(
         CheckpointError: The file cannot be used.
     """
     from munit_fast.config import load_config
-    from munit_fast.models.munit import MODELS, from_pretrained
+    from munit_fast.models.munit import from_pretrained
 
     if pretrained is not None:
         if config or checkpoint or trainer is not TrainerName.auto or not ema:
@@ -57,13 +62,29 @@ def load_model(
         model = from_pretrained(pretrained, impl.value)
         print_notes(model.about, console)
         return model
-    if config is None or checkpoint is None:
+    if config is None or not checkpoint:
         raise ValueError("give --config and --checkpoint, or --pretrained openmoji-lines2color")
-    cfg = load_config(config)
-    algorithm = algorithm_of(cfg, checkpoint, trainer)
-    model = MODELS[algorithm](cfg, impl=impl.value).load(checkpoint, average=ema).eval()
-    if model.loaded != checkpoint:
-        console.print(f"weights: {model.loaded} (--no-ema: {checkpoint})", markup=False, soft_wrap=True)
+    return load_run(load_config(config), checkpoint, trainer=trainer, impl=impl, ema=ema, console=console).eval()
+
+
+def load_run(
+    config: Config, checkpoint: list[Path], *, trainer: TrainerName, impl: Impl, ema: bool, console: Console
+) -> MUNIT | UNIT:
+    """The model of a configuration with the weights of --checkpoint, and a line on what was taken where it needs one.
+
+    Raises:
+        ValueError: --checkpoint is given more than twice.
+        CheckpointError: A file cannot be used.
+    """
+    from munit_fast.models.munit import MODELS
+
+    if len(checkpoint) > 2:
+        raise ValueError(f"give --checkpoint once, or twice: domain A's, then B's; it is given {len(checkpoint)} times")
+    model = MODELS[algorithm_of(config, checkpoint[0], trainer)](config, impl=impl.value).load(checkpoint, average=ema)
+    if model.loaded != checkpoint[0]:
+        console.print(f"weights: {model.loaded} (--no-ema: {checkpoint[0]})", markup=False, soft_wrap=True)
+    for note in model.notes:
+        console.print(note, markup=False, soft_wrap=True)
     return model
 
 
@@ -74,13 +95,11 @@ def algorithm_of(config: Config, checkpoint: Path, trainer: TrainerName) -> str:
         CheckpointError: The checkpoint cannot be read, or --trainer or the configuration names the other algorithm.
         ConfigError: The configuration is one for the other algorithm than --trainer.
     """
-    from munit_fast.io.checkpoints import CheckpointError, describe_network, load_file
+    from munit_fast.io.checkpoints import CheckpointError
+    from munit_fast.io.foreign import read_content, trainer_of
     from munit_fast.models.algorithm import choose_algorithm
 
-    content = load_file(checkpoint)
-    network = content.get("a") if isinstance(content, Mapping) else None
-    names = isinstance(network, Mapping) and all(isinstance(name, str) for name in network)
-    found: str | None = describe_network(network).get("trainer") if network is not None and names else None
+    found = trainer_of(checkpoint, read_content(checkpoint))
     if found is None:
         return choose_algorithm(config, trainer.value)
     if trainer.value not in ("auto", found):

@@ -15,8 +15,8 @@ from munit_fast.cli.models import (
     ConfigOption,
     EmaOption,
     PretrainedOption,
-    algorithm_of,
     load_model,
+    load_run,
     print_notes,
 )
 from munit_fast.cli.options import (
@@ -86,8 +86,20 @@ def translate(
         typer.Option("--native_size", help="Keep each image's own size instead of the configuration's new_size."),
     ] = False,
     ema: EmaOption = True,
-    batch_size: Annotated[int, typer.Option("--batch_size", min=1)] = 8,
-    format: Annotated[str, typer.Option(help="png, jpg, bmp, tif or webp.")] = "png",
+    batch_size: Annotated[
+        int, typer.Option("--batch_size", min=1, help="Images that are translated at once, if they have one size.")
+    ] = 8,
+    workers: Annotated[
+        int,
+        typer.Option("--workers", min=1, max=64, help="Threads that read images, and as many that write them."),
+    ] = 2,
+    format: Annotated[
+        str,
+        typer.Option(
+            help="png, tif or npy: the values of the domain, as deep as the input (png: whole numbers up to 65535); "
+            "jpg, bmp, webp or ppm: 8 bits; nii, nii.gz or dcm: volumes with the header of their input."
+        ),
+    ] = "png",
     trainer: TrainerOption = TrainerName.auto,
     device: DeviceOption = "auto",
     amp: AmpOption = Amp.auto,
@@ -100,11 +112,15 @@ def translate(
     inception_a: Annotated[Path | None, typer.Option("--inception_a", hidden=True)] = None,
     inception_b: Annotated[Path | None, typer.Option("--inception_b", hidden=True)] = None,
 ) -> None:
-    """Translate an image or a folder of images with a trained model."""
+    """Translate an image or a folder of images with a trained model.
+
+    What is finished is kept: the same command continues after an interruption. Started by torchrun, the processes share
+    the images.
+    """
     from rich.progress import Progress
 
     from munit_fast.export import OnnxModel
-    from munit_fast.translate import TranslateOptions, Translator, translate_files
+    from munit_fast.translate import Shard, TranslateOptions, Translator, add_up, translate_files
 
     if compute_is or compute_cis:
         raise ValueError(
@@ -115,6 +131,7 @@ def translate(
     if source is None or (input and input_folder):
         raise ValueError("give one of --input and --input_folder")
     console = new_console()
+    shard = Shard.of_environment()
     translator: Translator
     direction: Direction
     if model is not None:
@@ -128,7 +145,7 @@ def translate(
     else:
         translator = load_model(
             pretrained, config, checkpoint, trainer=trainer, impl=impl, ema=ema, console=console
-        ).to(find_device(device))
+        ).to(shard.device(find_device(device)))
         direction = "b2a" if a2b == 0 else "a2b"
     options = TranslateOptions(
         direction,
@@ -143,8 +160,9 @@ def translate(
         batch_size,
         format,
         "off" if model is not None else amp.value,
+        workers,
     )
-    with Progress(console=console, transient=True) as bar:
+    with Progress(console=console, transient=True, disable=shard.rank > 0) as bar:
         task = bar.add_task("translating")
         result = translate_files(
             translator,
@@ -152,11 +170,15 @@ def translate(
             output_folder,
             options,
             lambda done, total: bar.update(task, completed=done, total=total),
+            shard=shard,
+            say=lambda line: console.print(f"{shard}{line}", markup=False, soft_wrap=True),
         )
-    console.print(f"{len(result.written)} files in {output_folder}", markup=False, soft_wrap=True)
     for failure in result.failures:
-        print_error(failure)
-    if result.failures:
+        print_error(f"{shard}{failure}")
+    written, failures = add_up(shard, [len(result.written), len(result.failures)])
+    if shard.rank == 0:
+        console.print(f"{written} files in {output_folder}", markup=False, soft_wrap=True)
+    if failures:
         raise typer.Exit(1)
 
 
@@ -229,7 +251,7 @@ def export(
         check_name(output)
     console = new_console()
     model = load_model(pretrained, config, checkpoint, trainer=trainer, impl=Impl.auto, ema=ema, console=console)
-    training = describe_run(checkpoint) if checkpoint else None
+    training = describe_run(checkpoint[0]) if checkpoint else None
     notes = {"licence": licence, "attribution": attribution, "training": training}
     about = model.about | {name: note for name, note in notes.items() if note}
     if kind == "safetensors":
@@ -260,7 +282,7 @@ def export(
 @app.command()
 def evaluate(
     config: Annotated[Path | None, typer.Option(help="The configuration of the run; names the test pictures.")] = None,
-    checkpoint: Annotated[Path | None, typer.Option(help="A gen_########.pt file.")] = None,
+    checkpoint: CheckpointOption = None,
     translated: Annotated[
         Path | None, typer.Option(help="Instead of a checkpoint: a folder of translations, NAME_000.png or NAME.png.")
     ] = None,
@@ -301,7 +323,6 @@ def evaluate(
         show,
         write_json,
     )
-    from munit_fast.models.munit import MODELS
 
     names = {"auto": None, "none": ()}.get(also, [name.strip() for name in also.split(",")])
     directions = ("a2b", "b2a") if direction is Directions.both else (direction.value,)
@@ -313,20 +334,21 @@ def evaluate(
             raise ValueError("give --translated, or --config and --checkpoint, not both")
         evaluation = evaluate_folders(translated, options, truth=truth, source=input, train=train_folder, size=size)
     else:
-        if config is None or checkpoint is None:
+        if config is None or not checkpoint:
             raise ValueError("give --config and --checkpoint, or --translated")
         if truth or input or train_folder or size:
             raise ValueError("--truth, --input, --train and --size go with --translated; the configuration has its own")
         cfg = load_config(config)
         tests = open_test_set(cfg, allow_outside)
-        model = MODELS[algorithm_of(cfg, checkpoint, trainer)](cfg, impl=impl.value)
-        model.load(checkpoint).to(options.device).eval()
-        with Progress(console=new_console(), transient=True) as bar:
+        console = new_console()
+        model = load_run(cfg, checkpoint, trainer=trainer, impl=impl, ema=True, console=console)
+        model.to(options.device).eval()
+        with Progress(console=console, transient=True) as bar:
             task = bar.add_task("evaluating")
             evaluation = evaluate_model(
                 model, tests, options, lambda done, total: bar.update(task, completed=done, total=total)
             )
-        evaluation.about.update(config=str(config), checkpoint=str(checkpoint))
+        evaluation.about.update(config=str(config), checkpoint=" and ".join(map(str, checkpoint)))
     if json is not None and str(json) != "-":
         write_json(evaluation, json)
     if str(json) == "-":

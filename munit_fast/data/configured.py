@@ -11,7 +11,7 @@ from typing import Literal, NamedTuple
 from munit_fast.config import Config, ConfigError
 from munit_fast.data.datasets import ImageSet
 from munit_fast.data.picture import ImageError
-from munit_fast.data.sources import FileSource, ImageSource, MissingClass, Pages, open_source, read_list
+from munit_fast.data.sources import BandSource, FileSource, ImageSource, MissingClass, Pages, open_source, read_list
 from munit_fast.data.sources.hub import PREFIX, is_saved, split_names
 from munit_fast.data.sources.table import is_archive
 from munit_fast.data.values import PixelFormat
@@ -66,10 +66,13 @@ def open_source_of(
     pages = pages or cfg.pages
     listing = None if cfg.data_root is not None else getattr(cfg, f"data_list_{split}_{domain}")
     if listing is None:
-        return open_source(place.spec, pages=pages, classes=place.classes, allow_outside=allow_outside)
+        axis = cfg.slice_axis
+        found = open_source(place.spec, pages=pages, classes=place.classes, allow_outside=allow_outside, axis=axis)
+        return with_bands(found, cfg, domain)
     if place.spec.startswith(PREFIX) or is_archive(place.spec):
         raise ImageError(f"data_list_{split}_{domain}: a list names files in a folder; {place.spec} is none")
-    return FileSource(read_list(Path(listing), place.spec, allow_outside), place.spec, pages)
+    paths = read_list(Path(listing), place.spec, allow_outside)
+    return with_bands(FileSource(paths, place.spec, pages, axis=cfg.slice_axis), cfg, domain)
 
 
 def has_images(cfg: Config, split: str, domain: str) -> bool:
@@ -96,6 +99,12 @@ def pixel_format(cfg: Config, domain: str) -> PixelFormat:
     """How the images of domain "a" or "b" become arrays. Raises ConfigError where a range is still to be measured."""
     channels: int = getattr(cfg, f"input_dim_{domain}")
     return PixelFormat(channels, cfg.limits(domain), cfg.background, domain)
+
+
+def with_bands(source: ImageSource, cfg: Config, domain: str) -> ImageSource:
+    """The images of a source, their files joined where the configuration names the bands of domain "a" or "b"."""
+    bands: list[str] | None = getattr(cfg, f"bands_{domain}")
+    return source if bands is None else BandSource(source, bands)
 
 
 def open_sources(cfg: Config, allow_outside: bool = False) -> Sources:

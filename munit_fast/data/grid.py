@@ -8,6 +8,21 @@ import torch
 from torch import Tensor
 
 
+def shown(images: Tensor, channels: Sequence[int] | None = None) -> Tensor:
+    """The channels of images that people look at.
+
+    Args:
+        images: [..., C, H, W] with any number of channels.
+        channels: Three of them, for red, green and blue; None: the first three, or the first as grey of one or two.
+
+    Returns:
+        [..., 3, H, W], or [..., 1, H, W] for grey.
+    """
+    if channels is None:
+        return images[..., : 3 if images.shape[-3] >= 3 else 1, :, :]
+    return images[..., list(channels), :, :]
+
+
 def make_grid(rows: Sequence[Tensor], gap: int = 2) -> Tensor:
     """Join rows of images into one image on white.
 

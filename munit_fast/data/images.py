@@ -164,14 +164,24 @@ def save_image(tensor: Tensor, path: str | os.PathLike[str], *, durable: bool = 
     if len(shape) != 3 or shape[0] not in (1, 3) or 0 in shape or not tensor.is_floating_point():
         raise ImageError(f"{path}: an image is a floating-point tensor [1 or 3, H, W], not {shape} {tensor.dtype}")
     pixels = to_bytes(tensor, name=str(path))
-    buffer = BytesIO()
-    options = {"quality": 95} if image_format in ("JPEG", "WEBP") else {}
     try:
-        to_pillow(pixels).save(buffer, format=image_format, **options)
+        data = encode_bytes(pixels, image_format)
     except (OSError, ValueError) as error:  # WebP and JPEG have largest sides
         reason = f"{shape[2]}×{shape[1]} pixels cannot be saved as {image_format} ({one_line(error)})"
         raise ImageError(f"{path}: {reason}; use .png") from None
-    atomic_write_bytes(path, buffer.getvalue(), durable=durable)
+    atomic_write_bytes(path, data, durable=durable)
+
+
+def encode_bytes(pixels: Array, image_format: str) -> bytes:
+    """A file of [H, W, 1 or 3] uint8 in a format of Pillow's, JPEG and WebP at quality 95.
+
+    Raises:
+        OSError, ValueError: The format cannot hold it.
+    """
+    buffer = BytesIO()
+    options = {"quality": 95} if image_format in ("JPEG", "WEBP") else {}
+    to_pillow(pixels).save(buffer, format=image_format, **options)
+    return buffer.getvalue()
 
 
 def _resize_bytes(array: Array, height: int, width: int) -> Array:

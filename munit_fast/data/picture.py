@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, field
-from typing import Any, TypeAlias
+from typing import Any, NoReturn, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -15,6 +18,7 @@ Array: TypeAlias = npt.NDArray[Any]
 MAX_PIXELS = 2**27  # MUNIT_FAST_MAX_PIXELS overrides it
 # Black and white of types whose range is their own. Signed and wide integers have none: CT numbers, counts of photons.
 TYPE_LIMITS = {"u1": (0.0, 255.0), "u2": (0.0, 65535.0), "f2": (0.0, 1.0), "f4": (0.0, 1.0), "f8": (0.0, 1.0)}
+_AT_MOST: ContextVar[int | None] = ContextVar("_AT_MOST", default=None)
 
 
 class ImageError(ValueError):
@@ -54,15 +58,35 @@ def type_limits(
     return TYPE_LIMITS.get(dtype.str[1:], otherwise)
 
 
+@contextmanager
+def at_most(pixels: int) -> Iterator[None]:
+    """Refuse larger images inside, as MAX_PIXELS does, which still holds."""
+    token = _AT_MOST.set(pixels)
+    try:
+        yield
+    finally:
+        _AT_MOST.reset(token)
+
+
+def pixel_limit() -> int:
+    """How many pixels an image may have here."""
+    largest = env.max_pixels(MAX_PIXELS)
+    return min(largest, _AT_MOST.get() or largest)
+
+
+def refuse_size(reason: str) -> NoReturn:
+    """Raise ImageError, without a file's name, for an image beyond `pixel_limit`, with what would help."""
+    remedy = "raise MUNIT_FAST_MAX_PIXELS to read it all the same" if _AT_MOST.get() is None else "make it smaller"
+    raise ImageError(f"{reason}; {remedy}")
+
+
 def check_size(width: int, height: int) -> None:
-    """Raise ImageError, without a file's name, for an image without pixels or with more than MAX_PIXELS."""
-    limit = env.max_pixels(MAX_PIXELS)
+    """Raise ImageError, without a file's name, for an image without pixels or with more than `pixel_limit`."""
+    limit = pixel_limit()
     if width < 1 or height < 1:
         raise ImageError(f"{width}x{height}, an image without pixels")
     if width * height > limit:
-        raise ImageError(
-            f"{width}x{height} is more than {limit} pixels; raise MUNIT_FAST_MAX_PIXELS to read it all the same"
-        )
+        refuse_size(f"{width}x{height} is more than {limit} pixels")
 
 
 def one_line(error: BaseException) -> str:

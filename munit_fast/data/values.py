@@ -99,9 +99,9 @@ class PixelFormat:
     def _scaled(self, pixels: Array, picture: Picture) -> Array:
         limits = self.limits or picture.limits
         if limits is None:
-            kind = "signed" if pixels.dtype.kind == "i" else "unsigned"
+            kinds = {"i": "signed whole numbers", "u": "unsigned whole numbers", "f": "floating-point values of a scan"}
             raise ImageError(
-                f"{pixels.dtype.itemsize * 8}-bit {kind} whole numbers have no black and white of their own "
+                f"{pixels.dtype.itemsize * 8}-bit {kinds[pixels.dtype.kind]} have no black and white of their own "
                 f"({pixels.min()}..{pixels.max()} here); set {self.key('range')}: [low, high], or auto"
             )
         if pixels.dtype in (np.uint8, np.uint16) and limits == type_limits(pixels.dtype):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -45,6 +46,7 @@ class OnnxModel:
         direction: "a2b" or "b2a".
         about: The notes of the file: licence, attribution, how the model was trained.
         device: The device of what goes in and comes out, which is the CPU.
+        digest: Of the bytes of the file.
 
     Raises:
         CheckpointError: The file is missing, damaged, of another program, or a style encoder.
@@ -59,6 +61,7 @@ class OnnxModel:
         self._providers = _providers(device)
         if not isinstance(threads, int) or threads < 0:
             raise ValueError(f"threads must be a whole number, 0 or more; got {threads!r}")
+        self.digest = ""
         self._session, description = self._open(self._path, "translation")
         self._weights = description.weights
         self.config, self.trainer, self.about = description.config, description.trainer, dict(description.about)
@@ -142,6 +145,7 @@ class OnnxModel:
         except Exception as error:  # onnxruntime's have no common class
             raise CheckpointError(f"{path}: onnxruntime cannot open it ({first_line(error)})") from None
         _check_signature(path, session, description)
+        self.digest = self.digest or hashlib.sha256(data).hexdigest()  # of the first: a style encoder belongs to it
         return session, description
 
 

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from munit_fast.io.atomic import atomic_path
-from munit_fast.utils.text import printable
+from munit_fast.utils.text import one_line, printable
 
 _STATISTICS = (".running_mean", ".running_var", ".num_batches_tracked")
 
@@ -108,7 +108,7 @@ def load_file(path: str | Path) -> Any:
             raise CheckpointReadError(f"{path}: cannot be read: {failure}") from None
         reason = str(error).strip().split("\n")[0]
         if "Unsupported" in str(error) or "weights_only" in str(error).lower():
-            reason = "it holds Python objects, which could run code; only tensors are loaded"
+            reason = "it holds Python objects, which could run code; only tensors are loaded: save its state_dict alone"
         raise CheckpointError(f"{path}: not a checkpoint that can be loaded safely ({reason})") from None
 
 
@@ -222,26 +222,12 @@ def load_snapshot(
     return iterations, torch.load(Path(folder, "optimizer.pt"), map_location="cpu", weights_only=True)
 
 
-def load_pair(path: str | Path, net_a: nn.Module, net_b: nn.Module) -> None:
-    """Load a gen_*.pt or dis_*.pt into two networks, or leave both as they were.
-
-    Args:
-        path: The file, {"a": state_dict, "b": state_dict}. One written by PyTorch 0.3 is brought up to date.
-        net_a: The network of domain A.
-        net_b: The network of domain B.
-
-    Raises:
-        CheckpointError: The file is missing, damaged, of another program or of networks of another size.
-    """
-    load_states(path, load_file(path), net_a, net_b)
-
-
 def load_states(path: str | Path, content: Any, net_a: nn.Module, net_b: nn.Module) -> None:
-    """`load_pair` with the content of a file that was read already.
+    """Load the content of a gen_*.pt or dis_*.pt into two networks, or leave both as they were.
 
     Args:
         path: names the file in messages.
-        content: {"a": state_dict, "b": state_dict}.
+        content: {"a": state_dict, "b": state_dict}. One written by PyTorch 0.3 is brought up to date.
         net_a: gets "a".
         net_b: gets "b".
 
@@ -281,8 +267,21 @@ def checked_pair(path: str | Path, states: Any, net_a: nn.Module, net_b: nn.Modu
         if not isinstance(state, Mapping) or not all(isinstance(k, str) and is_plain(v) for k, v in state.items()):
             raise CheckpointError(f"{path}: entry {key!r} is not a state_dict of plain tensors")
         upgraded[key] = upgrade_state_dict(state, net)
-        check_fit(path, key, upgraded[key], net)
+    try:
+        check_fit(path, "a", upgraded["a"], net_a)
+        check_fit(path, "b", upgraded["b"], net_b)
+    except CheckpointError as error:
+        if _fits(upgraded["a"], net_b) and _fits(upgraded["b"], net_a):
+            raise CheckpointError(f"{error}; it fits with the domains exchanged") from None
+        raise
     return upgraded
+
+
+def _fits(state: Mapping[str, Tensor], net: nn.Module) -> bool:
+    """Whether names and shapes are those of a network."""
+    return {name: value.shape for name, value in state.items()} == {
+        name: value.shape for name, value in net.state_dict().items()
+    }
 
 
 def upgrade_state_dict(state_dict: Mapping[str, Tensor], module: nn.Module) -> OrderedDict[str, Tensor]:
@@ -338,14 +337,24 @@ def check_fit(path: str | Path, key: str, state: Mapping[str, Tensor], net: nn.M
     if not differences:
         return
     found, wanted = describe_network(state), describe_network(own)
+    trainers = {"MUNIT", "UNIT"}
+    if {found.get("trainer"), wanted.get("trainer")} == trainers:
+        raise CheckpointError(
+            f"{path}: its trainer is {found['trainer']}, and {wanted['trainer']} was asked for; use --trainer "
+            f"{found['trainer']}, in the library munit_fast.{found['trainer']}"
+        )
     if found and "dis.dim" in found and "dis.dim" not in wanted:
         raise CheckpointError(f"{path}: holds discriminators; give the gen_########.pt beside it")
     if found and wanted:
         changed = [k for k in wanted if found.get(k) != wanted[k]]
-        detail = ", ".join(f"{k} is {found.get(k, 'absent')} in the file and {wanted[k]} here" for k in changed)
+        keys = {"input channels": f"input_dim_{key[-1]}"}  # whose networks are "a", "gen_a", …
+        detail = ", ".join(
+            f"{keys.get(k, k)} is {found.get(k, 'absent')} in the file and {wanted[k]} here" for k in changed
+        )
         if detail:
-            raise CheckpointError(f"{path}: made with another configuration: {detail}")
-    raise CheckpointError(f"{path}: does not fit network {key!r}: {differences[0]} ({len(differences)} differences)")
+            raise CheckpointError(f"{path}: network {key!r} was made with another configuration: {detail}")
+    first = one_line(differences[0], 300)
+    raise CheckpointError(f"{path}: does not fit network {key!r}: {first} ({len(differences)} in all)")
 
 
 def describe_network(state: Mapping[str, Tensor]) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -77,30 +78,66 @@ def write_generators(
     atomic_write_bytes(path, save(tensors, metadata=header))
 
 
-def read_generators(path: str | Path) -> tuple[dict[str, str], dict[str, str], dict[str, dict[str, Tensor]]]:
-    """Read a file of `write_generators`.
+@dataclass(frozen=True)
+class TensorFile:
+    """What any .safetensors file holds.
 
-    Returns:
-        Three mappings: the header's "trainer" and "config"; its notes, each one printable line; the tensors on the CPU,
-        {"a": state_dict, "b": state_dict}, finite and in float16 or float32.
+    Attributes:
+        metadata: The text of the header.
+        tensors: The tensors by name, on the CPU.
+    """
+
+    metadata: dict[str, str]
+    tensors: dict[str, Tensor] = field(repr=False)
+
+    @property
+    def is_portable(self) -> bool:
+        """Whether it has the header of `write_generators`."""
+        return self.metadata.get("format") == _FORMAT
+
+
+def read_tensors(path: str | Path) -> TensorFile:
+    """Read any .safetensors file.
 
     Raises:
-        CheckpointError: The file is missing, damaged or of another program, or holds other tensors.
+        CheckpointError: The file is missing or damaged.
     """
     path = Path(path)
     if not path.is_file():
         raise CheckpointError(f"{path}: {'is a folder, not a file' if path.is_dir() else 'no such file'}")
     try:
         with safe_open(str(path), framework="pt", device="cpu") as file:
-            metadata = dict(file.metadata() or {})
             # Copies: what is mapped from a file would change with it.
             tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
+            return TensorFile(dict(file.metadata() or {}), tensors)
     except (SafetensorError, OSError, ValueError, TypeError, RuntimeError) as error:
         raise CheckpointError(f"{path}: not a whole safetensors file ({str(error).splitlines()[0]})") from None
-    if metadata.get("format") != _FORMAT:
-        raise CheckpointError(f"{path}: not made by `munit-fast export`; its header has no format {_FORMAT!r}")
+
+
+def as_generators(
+    path: str | Path, file: TensorFile
+) -> tuple[dict[str, str], dict[str, str], dict[str, dict[str, Tensor]]]:
+    """Check what a file of `write_generators` holds.
+
+    Args:
+        path: Names the file in messages.
+        file: Of `read_tensors`.
+
+    Returns:
+        Three mappings: the header's "trainer" and "config"; its notes, each one printable line; the tensors on the CPU,
+        {"a": state_dict, "b": state_dict}, finite and in float16 or float32.
+
+    Raises:
+        CheckpointError: The file is of another program, or holds other tensors.
+    """
+    metadata = file.metadata
+    if not file.is_portable:
+        raise CheckpointError(
+            f"{path}: not made by `munit-fast export`; its header has no format {_FORMAT!r} (generators of other "
+            "programs are loaded by --config and --checkpoint)"
+        )
     states: dict[str, dict[str, Tensor]] = {"a": {}, "b": {}}
-    for name, tensor in tensors.items():
+    for name, tensor in file.tensors.items():
         domain, _, rest = name.partition(".")
         if domain not in states:
             raise CheckpointError(f"{path}: tensor {name!r} belongs to neither generator a nor b")

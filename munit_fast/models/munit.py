@@ -13,12 +13,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from munit_fast.config import Config, make_config, smallest_generator_size
-from munit_fast.io.checkpoints import CheckpointError, checked_pair, load_pair, load_states, upgrade_state_dict
-from munit_fast.io.safetensors_file import SUFFIX
+from munit_fast.io.checkpoints import CheckpointError, checked_pair, load_states, upgrade_state_dict
+from munit_fast.io.foreign import Generators, find_generators, join_generators, read_content
+from munit_fast.io.safetensors_file import SUFFIX, TensorFile
 from munit_fast.models import hub, networks
 from munit_fast.models.model_folder import write_folder
 from munit_fast.models.pictures import PictureBatches
-from munit_fast.models.portable import PortableModel, read_portable
+from munit_fast.models.portable import PortableModel, as_portable
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -53,6 +54,7 @@ class _Model(nn.Module):
     gen_a: nn.Module
     gen_b: nn.Module
     loaded: Path | None = None
+    notes: tuple[str, ...] = ()
     trainer: str  # the algorithm's name, as files and --trainer have it
     _generator: type[nn.Module]
 
@@ -203,34 +205,48 @@ class _Model(nn.Module):
         model.loaded, model.about = path, dict(file.about)
         return model.eval()
 
-    def load(self, path: str | Path, average: bool = True) -> Self:
-        """Load both generators from a gen_########.pt, ema_########.pt or .safetensors file.
+    def load(self, path: str | Path | Sequence[str | Path], average: bool = True) -> Self:
+        """Load both generators from a gen_########.pt, ema_########.pt or .safetensors file, or one of another program.
+
+        Generators that are wrapped (DataParallel, torch.compile, AveragedModel), in containers (`state_dict`, `net_G`,
+        Lightning's) or beside other networks are found, and `notes` says which were taken. A file that could mean more
+        than one pair is refused.
 
         The weights that NVIDIA published with MUNIT are licensed CC BY-NC-SA 4.0: not for commercial use.
 
         Args:
-            path: The file. One written by PyTorch 0.3 is brought up to date.
+            path: The file; or two files of one generator each, domain A's first. One written by PyTorch 0.3 is brought
+                up to date.
             average: Take the moving average instead, where the ema_########.pt of the same iteration lies beside a
-                gen_########.pt. `loaded` holds the path of the file that was read.
+                gen_########.pt, or where the file has both. `loaded` holds the path of the file that was read, the
+                first of two.
 
         Returns:
             The model itself.
 
         Raises:
-            CheckpointError: The file is missing, damaged, of another program or of another configuration; the model is
-                left as it was.
+            CheckpointError: The file is missing, damaged, of another configuration, or holds other networks; the model
+                is left as it was.
+            ValueError: `path` names no file, or more than two.
         """
-        path = Path(path)
-        if path.suffix == SUFFIX:
-            file = read_portable(path)
-            load_states(path, file.states, self.gen_a, self.gen_b)
-            self.loaded, self.about = path, dict(file.about)
-            return self
-        averaged = path.with_name(path.name.replace("gen_", "ema_", 1))
-        if average and path.name.startswith("gen_") and path.is_file() and averaged.is_file():
-            path = averaged
-        load_pair(path, self.gen_a, self.gen_b)
-        self.loaded = path
+        paths = [Path(path)] if isinstance(path, (str, Path)) else [Path(file) for file in path]
+        if len(paths) not in (1, 2):
+            raise ValueError(f"path must be a file, or two: domain A's and domain B's; got {len(paths)}")
+        averaged = paths[0].with_name(paths[0].name.replace("gen_", "ema_", 1))
+        named = average and len(paths) == 1 and paths[0].name.startswith("gen_") and paths[0].suffix != SUFFIX
+        if named and paths[0].is_file() and averaged.is_file():
+            paths = [averaged]
+        contents = [read_content(file) for file in paths]
+        about = self.about
+        if len(paths) == 2:
+            found = join_generators(paths, contents, average=average)
+        elif isinstance(contents[0], TensorFile) and contents[0].is_portable:
+            file = as_portable(paths[0], contents[0])
+            found, about = Generators(file.states), dict(file.about)
+        else:
+            found = find_generators(paths[0], contents[0], average=average)
+        load_states(" and ".join(map(str, paths)), found.states, self.gen_a, self.gen_b)
+        self.loaded, self.about, self.notes = paths[0], about, (found.note,) if found.note else ()
         return self
 
     @property
@@ -275,6 +291,7 @@ class MUNIT(_Model):
         gen_a: The generator of domain A, with the published state_dict keys.
         gen_b: The same of domain B.
         loaded: The file that the weights are of; None before `load`.
+        notes: What `load` recognised in a file of another program, a line each.
         about: The notes of a .safetensors file: licence, attribution, how it was trained.
 
     Raises:

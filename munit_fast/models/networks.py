@@ -243,7 +243,7 @@ class Decoder(reference.Decoder, Fused):
         return images
 
 
-def keep_steps(gen_a: Fused, gen_b: Fused, range_a: object = "dtype", range_b: object = "dtype") -> None:
+def keep_steps(gen_a: Any, gen_b: Any, range_a: object = "dtype", range_b: object = "dtype") -> None:
     """Keep the images of domains with a value range of their own in float32 under autocast: they have over 8 bits.
 
     Args:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from munit_fast.config import Config, ConfigError, parse_config
 from munit_fast.io.checkpoints import CheckpointError, describe_network
-from munit_fast.io.safetensors_file import read_generators, write_generators
+from munit_fast.io.safetensors_file import TensorFile, as_generators, read_tensors, write_generators
 
 # What says where images lie on the machine that trained is of no use elsewhere, and the algorithm is named beside.
 DATA_KEYS = {"trainer", *(name for name in Config.model_fields if name.startswith("data_"))}
@@ -87,14 +87,22 @@ def _with_background(config: Config, about: Mapping[str, str]) -> Config:
 
 
 def read_portable(path: str | Path) -> PortableModel:
-    """Read a file of `write_portable`.
+    """Read a file of `write_portable`. Raises CheckpointError where it is missing or damaged, and as `as_portable`."""
+    return as_portable(path, read_tensors(path))
+
+
+def as_portable(path: str | Path, file: TensorFile) -> PortableModel:
+    """The model in what a file of `write_portable` holds.
+
+    Args:
+        path: Names the file in messages.
+        file: Of `munit_fast.io.safetensors_file.read_tensors`.
 
     Raises:
-        CheckpointError: The file is missing, damaged or of another program, or its header describes other networks than
-            its tensors are of.
+        CheckpointError: The file is of another program, or its header describes other networks than its tensors are of.
     """
     path = Path(path)
-    header, notes, states = read_generators(path)
+    header, notes, states = as_generators(path, file)
     trainer = header["trainer"]
     if trainer not in ("MUNIT", "UNIT"):
         raise CheckpointError(f"{path}: the trainer must be MUNIT or UNIT; the header says {trainer!r}")

@@ -71,7 +71,7 @@ class EventLog:
         flags = trainer.skips.flags()
         for iteration in range(before + 1, done + 1):
             if flags[iteration - done - 1] and self.ranks.main:  # the gradients are the same on every rank
-                names = [_names(paths) for paths in batches.names(iteration - 1)]
+                names = [_names(listed) for listed in batches.names(iteration - 1)]
                 self.log(
                     "skipped",
                     f"iteration {iteration}: the gradient was not finite, so no step was taken; A: {names[0]}; "
@@ -94,13 +94,13 @@ class EventLog:
         """Write this rank's part of the batch, the main rank the state beside it; the main rank's file."""
         x_a, x_b, (of_dis, of_gen) = last
         mine = slice(self.ranks.rank * len(x_a), (self.ranks.rank + 1) * len(x_a))
-        files_a, files_b = (paths[mine] for paths in batches.names(done - 1))
+        names_a, names_b = (names[mine] for names in batches.names(done - 1))
         content = {
             **({"state": run_state(trainer, done)} if self.ranks.main else {}),
             "x_a": _cpu(x_a),
             "x_b": _cpu(x_b),
             "noise": {"dis": [_cpu(t) for t in of_dis], "gen": [_cpu(t) for t in of_gen]},
-            "images": {"a": [str(path) for path in files_a], "b": [str(path) for path in files_b]},
+            "images": {"a": names_a, "b": names_b},
         }
         whole = self.folder.root / checkpoint_name("notfinite", done)
         path = whole if self.ranks.main else whole.with_stem(f"{whole.stem}_rank{self.ranks.rank}")
@@ -116,6 +116,6 @@ def _cpu(tensor: Tensor) -> Tensor:
     return tensor.detach().cpu()
 
 
-def _names(paths: list[Path]) -> str:
-    shown = ", ".join(str(path) for path in paths[:_NAMES])
-    return shown if len(paths) <= _NAMES else f"{shown} and {len(paths) - _NAMES} more"
+def _names(names: list[str]) -> str:
+    shown = ", ".join(names[:_NAMES])
+    return shown if len(names) <= _NAMES else f"{shown} and {len(names) - _NAMES} more"

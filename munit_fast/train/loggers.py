@@ -14,7 +14,9 @@ from typing import Any
 import torch
 from torch.utils.tensorboard import SummaryWriter
 
+from munit_fast.config import Config
 from munit_fast.data import make_grid, save_image
+from munit_fast.data.grid import shown
 from munit_fast.io.atomic import FileWriteError, atomic_write_bytes, write_error
 from munit_fast.train.run_dir import RunDirectory
 
@@ -50,12 +52,12 @@ class RunLog:
             self.wandb.log({**losses, **run}, iteration)
 
     def grids(self, iteration: int, split: str, images: tuple[torch.Tensor, ...]) -> None:
-        """What a trainer's `sample` gave, as one grid for each direction.
+        """Samples of a trainer, as one grid for each direction.
 
         Args:
             iteration: the completed iterations.
             split: "train" or "test".
-            images: what `sample` returned, each [N, C, H, W] in [-1, 1].
+            images: what `shown_samples` gave, each [N, 1 or 3, H, W] in [-1, 1].
         """
         for direction, rows in split_samples(images):
             grid = (make_grid(rows) + 1).div(2).clamp(0, 1)
@@ -152,11 +154,30 @@ def split_samples(images: Sequence[torch.Tensor]) -> list[tuple[str, Sequence[to
     return [("a2b", images[:half]), ("b2a", images[half:])]
 
 
+def shown_samples(images: Sequence[torch.Tensor], cfg: Config) -> tuple[torch.Tensor, ...]:
+    """What a trainer's `sample` returns, with the channels that the configuration shows of each domain.
+
+    Args:
+        images: Each [N, C, H, W] in [-1, 1].
+        cfg: Its show_channels_a and show_channels_b.
+
+    Returns:
+        Each [N, 1 or 3, H, W].
+    """
+    found = []
+    for direction, rows in split_samples(images):
+        source, target = direction.split("2")
+        # The input and its reconstruction, then translations.
+        domains = [source, source, *[target] * (len(rows) - 2)]
+        found += [shown(row, getattr(cfg, f"show_channels_{domain}")) for row, domain in zip(rows, domains)]
+    return tuple(found)
+
+
 def write_grids(images: Sequence[torch.Tensor], folder: Path, postfix: str) -> list[Path]:
     """Write gen_a2b_<postfix>.jpg and gen_b2a_<postfix>.jpg, in the published layout.
 
     Args:
-        images: what a trainer's `sample` returns, each [N, C, H, W] in [-1, 1].
+        images: what `shown_samples` gives, each [N, 1 or 3, H, W] in [-1, 1].
         folder: of the files.
         postfix: of their names.
 

@@ -19,7 +19,7 @@ from munit_fast.pages.training import TrainingStatus, find_grids, write_training
 from munit_fast.train.changes import RunConfig, configure, follow
 from munit_fast.train.distributed import Ranks, process_group, restarted
 from munit_fast.train.events import EventLog
-from munit_fast.train.loggers import RunLog, import_wandb, peak_memory_mb, write_grids
+from munit_fast.train.loggers import RunLog, import_wandb, peak_memory_mb, shown_samples, write_grids
 from munit_fast.train.losses import Losses
 from munit_fast.train.noise import iteration_noise, iteration_seed
 from munit_fast.train.options import TrainOptions, TrainResult
@@ -275,7 +275,7 @@ class _Run:
     def _write_grids(self, split: str, postfix: str, iteration: int | None = None) -> None:
         """Write the grids to the run's images; those of an `iteration` to be kept go to the logs too."""
         state = torch.get_rng_state()
-        images = self.trainer.sample(*self.display[split])
+        images = shown_samples(self.trainer.sample(*self.display[split]), self.cfg)
         write_grids(images, self.folder.images, postfix)
         if iteration is not None:
             self.log.grids(iteration, split, images)

@@ -1,4 +1,4 @@
-"""The cuDNN setting that training, translation and the benchmark share."""
+"""The cuDNN setting that training and the benchmark share."""
 
 from __future__ import annotations
 

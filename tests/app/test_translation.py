@@ -76,10 +76,10 @@ def test_a_seed_gives_the_style_that_the_command_gives(bundled: Translator, pict
     )
 
 
-def test_transparent_areas_are_white_for_the_bundled_model_only(bundled: Translator, tmp_path: Path) -> None:
-    Image.new("RGBA", (64, 64), (0, 0, 0, 0)).save(tmp_path / "clear.png")
+def test_transparent_areas_show_the_background_of_the_model(bundled: Translator, tmp_path: Path) -> None:
+    Image.new("RGBA", (64, 64), (0, 255, 0, 0)).save(tmp_path / "clear.png")
     assert bundled.read(tmp_path / "clear.png", "a").unique().tolist() == [1]
-    other = Translator(MUNIT(bundled.model.config))
+    other = Translator(MUNIT(bundled.model.config.model_copy(update={"background": 0})))
     assert other.read(tmp_path / "clear.png", "a").unique().tolist() == [-1]
 
 
@@ -125,6 +125,16 @@ def test_large_uploads_are_refused_before_they_are_decoded(bundled: Translator, 
     with pytest.raises(UserError, match="90x70"):
         strict.read(picture, "a")
     assert Translator(bundled.model, limits=Limits(pixels=70 * 90)).read(picture, "a").shape[1] == 64
+
+
+@pytest.mark.parametrize("name", ["a.jpg", "a.tif", "a.ppm", "a.npy", "a.webp", "a.bmp", "a.gif"])
+def test_every_kind_is_refused_by_its_header(bundled: Translator, tmp_path: Path, name: str) -> None:
+    pixels = np.zeros((10, 20, 3), np.uint8)
+    np.save(tmp_path / name, pixels) if name == "a.npy" else Image.fromarray(pixels).save(tmp_path / name)
+    strict = Translator(bundled.model, limits=Limits(pixels=199))
+    with pytest.raises(UserError, match=rf"^{name}: 20x10 is more than 199 pixels; make it smaller$"):
+        strict.read(tmp_path / name, "a")
+    assert bundled.read(tmp_path / name, "a").shape[1] == 64
 
 
 def test_an_animation_gives_its_first_frame(bundled: Translator, tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import typer
 import yaml
 from PIL import Image
@@ -85,15 +86,34 @@ def test_translate_takes_the_average_where_there_is_one(
         code, text = call("translate", *arguments, "--output_folder", out, *flags)
         assert code == 0 and ("ema_00000004.pt" in text) is (not flags), text
         found.append((out / "output000.png").read_bytes())
-    code, text = call(
-        "translate",
-        *arguments,
-        "--output_folder",
-        tmp_path / "itself",
-        "--checkpoint",
-        trained.with_name("ema_00000004.pt"),
-    )
+    arguments[arguments.index(trained)] = trained.with_name("ema_00000004.pt")
+    code, text = call("translate", *arguments, "--output_folder", tmp_path / "itself")
     assert code == 0 and (tmp_path / "itself" / "output000.png").read_bytes() == found[0]
+
+
+def test_checkpoints_of_other_programs(
+    call: Any, config: Path, trained: Path, picture_folders: Path, tmp_path: Path
+) -> None:
+    states = torch.load(trained, weights_only=True)
+    torch.save({"net_G": {f"gen_{key}": state for key, state in states.items()}}, tmp_path / "other.pt")
+    for key, state in states.items():
+        torch.save({f"module.{name}": value for name, value in state.items()}, tmp_path / f"{key}.pt")
+    arguments = ["--config", config, "--input", picture_folders / "testA" / "0.png", "--num_style", 1, "--output_only"]
+    found = []
+    for checkpoints in ([trained], [tmp_path / "other.pt"], [tmp_path / "a.pt", tmp_path / "b.pt"]):
+        given = [word for path in checkpoints for word in ("--checkpoint", path)]
+        out = tmp_path / f"out{len(found)}"
+        code, text = call("translate", *arguments, *given, "--no-ema", "--output_folder", out)
+        assert code == 0, text
+        assert text.count("generators") == (1 if found else 0)
+        found.append((out / "output000.png").read_bytes())
+    assert found[0] == found[1] == found[2]
+    assert "other.pt: generators net_G.gen_a" in call(
+        "evaluate", "--config", config, "--checkpoint", tmp_path / "other.pt", "--direction", "a2b", "--also", "none"
+    )[1].replace("\n", " ")
+    wrong = [*arguments, "--output_folder", tmp_path / "no", "--checkpoint", tmp_path / "a.pt"]
+    assert "one generator" in error_line(call("translate", *wrong))
+    assert "it is given 3 times" in error_line(call("translate", *wrong, *["--checkpoint", tmp_path / "b.pt"] * 2))
 
 
 def test_export_and_translate_without_the_run(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 
 from munit_fast.data import make_grid
+from munit_fast.data.grid import shown
 
 
 def test_layout() -> None:
@@ -24,3 +25,11 @@ def test_rows_of_other_sizes() -> None:
     expected[:, 1:5, 1:9] = 0
     expected[:, 6:12, 4:6] = expected[:, 6:12, 13:15] = -1
     assert torch.equal(grid, expected)
+
+
+def test_three_channels_of_any_number_are_shown() -> None:
+    images = torch.rand(2, 5, 4, 4)
+    assert torch.equal(shown(images), images[:, :3]) and torch.equal(shown(images[:, :3]), images[:, :3])
+    assert torch.equal(shown(images[:, :2]), images[:, :1]) and torch.equal(shown(images[:, :1]), images[:, :1])
+    assert torch.equal(shown(images, [4, 0, 0]), images[:, [4, 0, 0]])
+    assert torch.equal(shown(images[0], [1, 2, 3]), images[0, 1:4])

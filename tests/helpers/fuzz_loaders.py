@@ -11,6 +11,7 @@ import contextlib
 import copy
 import faulthandler
 import functools
+import gzip
 import io
 import json
 import os
@@ -37,14 +38,18 @@ from hypothesis import strategies as st
 from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import save
+from torch.optim.swa_utils import AveragedModel
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the tests, when run as a script
+
+from helpers.fuzz_readers import frames_seeds, netpbm_seeds, png_seeds, reader_target, tiff_seeds, tiff_tags
 from munit_fast.app.translation import STYLE_FORMAT, Limits, Translator, UserError, style_json
 from munit_fast.config import Config, ConfigError, GeneratorConfig, load_config, make_config
-from munit_fast.data import ImageError, ImageSource, decode_image, open_source, read_list
+from munit_fast.data import FileSource, ImageError, ImageSource, PixelFormat, decode_image, open_source, read_list
 from munit_fast.data.sources import DatasetSource
 from munit_fast.data.sources.hub import parse
 from munit_fast.export import OnnxModel, export_model
-from munit_fast.io.checkpoints import CheckpointError, load_file, load_pair
+from munit_fast.io.checkpoints import CheckpointError, load_file, load_states
 from munit_fast.models import networks
 from munit_fast.models.munit import MUNIT, from_pretrained
 from munit_fast.models.portable import write_portable
@@ -262,6 +267,60 @@ def checkpoint_inputs() -> st.SearchStrategy[bytes]:
     return mutated(seeds) | structured | st.builds(mutate, structured, st.lists(_step, max_size=2)) | state_inputs()
 
 
+def foreign_inputs() -> st.SearchStrategy[bytes]:
+    """Checkpoints as other programs have them, some of them damaged: "p" and a .pt, or "s" and a .safetensors file."""
+    trainer = small_trainer()
+    parts: dict[str, Any] = {name: getattr(trainer, name).state_dict() for name in ("gen_a", "gen_b", "dis_a")}
+    pieces = [*parts.values(), trainer.state_dict(), AveragedModel(trainer).state_dict(), trainer.gen_opt.state_dict()]
+    pieces += [{}, [], 3, None, "x", torch.ones(2), {1: torch.ones(2)}, {"": {"": torch.ones(1)}}]
+    names = ["a", "b", "gen_a", "gen_b", "genA", "netG_B", "gen_a_ema", "ema", "model", "state_dict", "net_G", "dis_a"]
+    names += ["module", "_orig_mod", "module.gen_a", "n_averaged", "", ".", "a.b", "x\x1b]0;t\x07", "autoencoder_a"]
+    names += ["content_encoder.model.0.layers.conv.weight", "enc_class_model.model.0.weight", "cnns.0.0.conv.weight"]
+
+    def prefixed(prefix: str, value: Any) -> Any:
+        if not isinstance(value, dict):
+            return {prefix: value}
+        return {f"{prefix}.{key}" if isinstance(key, str) else key: item for key, item in value.items()}
+
+    name = st.sampled_from(names) | st.text(max_size=4)
+    piece = st.sampled_from(pieces)
+    nests = st.recursive(
+        piece,
+        lambda inner: (
+            st.dictionaries(name, inner, max_size=3)
+            | st.lists(inner, max_size=2)
+            | st.builds(prefixed, name, inner)
+            | st.builds(lambda a, b: {"a": a, "b": b}, inner, inner)
+        ),
+        max_leaves=6,
+    )
+
+    def endless(value: Any, width: int, depth: int) -> Any:
+        for _ in range(depth):
+            value = {f"k{i}": value for i in range(width)}
+        return value
+
+    def saved(value: Any) -> bytes:
+        buffer = io.BytesIO()
+        torch.save(value, buffer)
+        return b"p" + buffer.getvalue()
+
+    def flat(value: Any, prefix: str = "") -> dict[str, torch.Tensor]:
+        if isinstance(value, torch.Tensor):
+            return {prefix.removesuffix("."): value.detach().clone().contiguous()}
+        items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+        return {name: tensor for key, item in items for name, tensor in flat(item, f"{prefix}{key}.").items()}
+
+    def tensors(value: Any) -> bytes:
+        return b"s" + save(flat(value))
+
+    wide = st.builds(endless, nests, st.integers(1, 9), st.integers(1, 45)).map(saved)
+    encodable = nests.filter(lambda value: "\\ud" not in ascii(list(flat(value))))
+    files = nests.map(saved) | encodable.map(tensors)
+    damaged = st.builds(lambda data, steps: data[:1] + mutate(data[1:], steps), files, st.lists(_step, max_size=3))
+    return st.integers(0, 15).flatmap(lambda turn: wide if turn == 0 else files if turn % 2 else damaged)
+
+
 def small_trainer() -> MUNIT_Trainer:
     """A trainer with as few and small tensors as there can be, an average among them."""
     torch.manual_seed(0)
@@ -440,6 +499,11 @@ def image_inputs() -> st.SearchStrategy[bytes]:
         buffer = io.BytesIO()
         np.save(buffer, array)
         seeds.append(buffer.getvalue())
+    return mended(seeds)
+
+
+def mended(seeds: list[bytes]) -> st.SearchStrategy[bytes]:
+    """Damaged files, those of PNGs half of the time with the checksums of what they hold now."""
     return st.builds(lambda data, mend: with_checksums(data) if mend else data, mutated(seeds), st.booleans())
 
 
@@ -522,6 +586,103 @@ def dataset_inputs() -> st.SearchStrategy[bytes]:
         return b"".join(len(part).to_bytes(4, "big") + part for part in parts)
 
     return st.lists(row, min_size=1, max_size=4).map(joined)
+
+
+def array_inputs() -> st.SearchStrategy[bytes]:
+    rng = np.random.default_rng(0)
+    seeds = []
+    for shape in ((9, 8), (9, 8, 4), (5, 9, 8), (2, 9, 8, 4)):
+        for dtype in ("u1", ">u2", "<i4", "<f4", "<f8", "?"):
+            array, file, archive = rng.integers(0, 2, shape).astype(dtype), io.BytesIO(), io.BytesIO()
+            np.save(file, array if dtype != "<f8" else np.asfortranarray(array))
+            (np.savez if dtype == "u1" else np.savez_compressed)(archive, a=array, label=np.arange(3), b=array[0])
+            seeds += [file.getvalue(), archive.getvalue()]
+
+    def stated(shape: tuple[int, ...], dtype: str, packed: bool) -> bytes:
+        file, archive = io.BytesIO(), io.BytesIO()
+        np.lib.format.write_array_header_2_0(file, {"descr": dtype, "fortran_order": packed, "shape": shape})
+        file.write(bytes(300))
+        if not packed:
+            return file.getvalue()
+        with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED) as members:
+            members.writestr("a.npy", file.getvalue())
+        return archive.getvalue()
+
+    sizes = st.lists(st.sampled_from([-1, 0, 1, 2, 3, 7, 256, 2**16, 2**21, 2**40, 2**63]), max_size=5).map(tuple)
+    kinds = st.sampled_from(["|u1", "<f4", "|O", "<c8", "|S5", "<f2", "|b1", "<M8[s]"])
+    return mutated(seeds) | st.builds(stated, sizes, kinds, st.booleans())
+
+
+def nifti_inputs() -> st.SearchStrategy[bytes]:
+    """Volumes, damaged plainly, or before they are packed, most often in the header."""
+    import nibabel as nib
+
+    rng, seeds = np.random.default_rng(0), []
+    for shape in ((6, 5), (6, 5, 4), (6, 5, 4, 2), (6, 5, 4, 1, 3)):
+        for dtype in ("u1", "<i2", ">i2", "<f4", "<u4"):
+            array = rng.integers(0, 99, shape).astype(dtype)
+            for kind in (nib.Nifti1Image, nib.Nifti2Image):
+                image = kind(array, np.eye(4), dtype=array.dtype)
+                image.header.extensions.append(nib.nifti1.Nifti1Extension("comment", b"a comment"))
+                seeds.append(image.to_bytes())
+
+    def packed(data: bytes) -> bytes:
+        return gzip.compress(data, 1)
+
+    def header_only(data: bytes, steps: list[tuple[str, float, int, int]]) -> bytes:
+        return mutate(data[:352], steps) + data[352:]
+
+    headers = st.builds(header_only, st.sampled_from(seeds), st.lists(_step, max_size=4))
+    plain = mutated(seeds) | headers
+    return plain | plain.map(packed) | st.builds(mutate, plain.map(packed), st.lists(_step, max_size=3))
+
+
+def dicom_inputs() -> st.SearchStrategy[bytes]:
+    import imagecodecs
+    import pydicom
+    from pydicom.encaps import encapsulate
+
+    rng = np.random.default_rng(0)
+    grey, colour = rng.integers(0, 4096, (2, 9, 8)).astype("<u2"), rng.integers(0, 256, (9, 8, 3), np.uint8)
+
+    def file(pixels: np.ndarray, syntax: str, frames: list[bytes] | None = None, **elements: Any) -> bytes:
+        data = pydicom.Dataset()
+        data.SOPClassUID, data.SOPInstanceUID = pydicom.uid.CTImageStorage, "1.2.3"
+        data.Rows, data.Columns, data.BitsAllocated = 9, 8, pixels.dtype.itemsize * 8
+        data.SamplesPerPixel = 3 if pixels is colour else 1
+        data.PhotometricInterpretation = "RGB" if pixels is colour else "MONOCHROME1"
+        data.PlanarConfiguration, data.PixelRepresentation, data.BitsStored = 0, 0, 8 if pixels is colour else 12
+        data.HighBit, data.NumberOfFrames = data.BitsStored - 1, 1 if pixels is colour else len(pixels)
+        data.RescaleSlope, data.RescaleIntercept, data.ImagePositionPatient = "1", "-1024", [0.0, 1, 2]
+        group = pydicom.Dataset()
+        group.PixelValueTransformationSequence = [pydicom.Dataset()]
+        group.PixelValueTransformationSequence[0].RescaleSlope = "2"
+        data.SharedFunctionalGroupsSequence = [group]
+        for name, value in elements.items():
+            setattr(data, name, value)
+        data.PixelData = pixels.tobytes() if frames is None else encapsulate(frames)
+        data["PixelData"].VR = "OW" if frames is None else "OB"
+        data.file_meta = pydicom.dataset.FileMetaDataset()
+        data.file_meta.TransferSyntaxUID = syntax
+        buffer = io.BytesIO()
+        pydicom.dcmwrite(buffer, data, enforce_file_format=True)
+        return buffer.getvalue()
+
+    seeds = [file(x, syntax) for x in (grey, colour) for syntax in (pydicom.uid.ExplicitVRLittleEndian,)]
+    seeds += [file(grey, pydicom.uid.ImplicitVRLittleEndian), file(grey, pydicom.uid.DeflatedExplicitVRLittleEndian)]
+    seeds += [file(colour, pydicom.uid.ExplicitVRLittleEndian, PhotometricInterpretation="YBR_FULL")]
+    for syntax, encode in (
+        (pydicom.uid.JPEGLosslessSV1, lambda x: imagecodecs.jpeg8_encode(x, lossless=True)),
+        (pydicom.uid.JPEGExtended12Bit, lambda x: imagecodecs.jpeg8_encode(x, bitspersample=12)),
+        (pydicom.uid.JPEGLSLossless, imagecodecs.jpegls_encode),
+        (pydicom.uid.JPEG2000Lossless, lambda x: imagecodecs.jpeg2k_encode(x, level=0, codecformat="J2K")),
+        (pydicom.uid.HTJ2KLossless, imagecodecs.htj2k_encode),
+    ):
+        seeds.append(file(grey, syntax, [encode(frame) for frame in grey]))
+    seeds.append(file(colour, pydicom.uid.JPEGBaseline8Bit, [imagecodecs.jpeg8_encode(colour)]))
+    nested = b"\xfe\xff\x00\xe0\xff\xff\xff\xff" + b"\x40\x00\x75\x02SQ\0\0\xff\xff\xff\xff"
+    deep = st.integers(1, 3000).map(lambda depth: seeds[0][:400] + b"\x40\x00\x75\x02SQ\0\0" + nested * depth)
+    return mutated(seeds) | mutated(seeds) | deep
 
 
 def style_inputs() -> st.SearchStrategy[bytes]:
@@ -621,7 +782,7 @@ def checkpoint_target(folder: Path) -> Target:
         path.write_bytes(data)
         before = weights()
         try:
-            load_pair(path, *nets)
+            load_states(path, load_file(path), *nets)
         except CheckpointError as error:
             check_message(error)
             assert torch.equal(before.nan_to_num(), weights().nan_to_num()), "half a checkpoint was loaded"
@@ -642,6 +803,33 @@ def checkpoint_target(folder: Path) -> Target:
                 check_message(error)
             for name in names:
                 (folder / "run" / name).unlink()
+
+    return run
+
+
+def foreign_target(folder: Path) -> Target:
+    cfg = make_config({"gen": GENERATOR})
+    model, bare = MUNIT(cfg), folder / "bare.pt"
+    torch.save(networks.AdaINGen(3, GENERATOR).state_dict(), bare)
+
+    def weights() -> torch.Tensor:
+        return torch.cat([value.flatten() for value in model.state_dict().values()]).clone()
+
+    def run(data: bytes) -> None:
+        path = folder / ("x.safetensors" if data[:1] == b"s" else "x.pt")
+        path.write_bytes(data[1:])
+        ways: list[tuple[Any, bool]] = [(path, True), (path, False), ([bare, path], True), ([path, bare], True)]
+        files, average = ways[zlib.crc32(data) % len(ways)]
+        before = weights()
+        try:
+            model.load(files, average)
+        except CheckpointError as error:
+            check_message(error)
+            message = str(error)
+            assert message.isprintable(), ascii(message)
+            assert torch.equal(before.nan_to_num(), weights().nan_to_num()), "half a checkpoint was loaded"
+        else:
+            assert all(note.isprintable() and len(note) < 2000 for note in model.notes), model.notes
 
     return run
 
@@ -776,6 +964,33 @@ def dataset_target(folder: Path) -> Target:
     return run
 
 
+def stack_target(folder: Path, names: Callable[[bytes], str]) -> Target:
+    """Files of several images: the first and the last of them, as they are and within limits."""
+    turn = 0
+
+    def run(data: bytes) -> None:
+        nonlocal turn
+        turn += 1
+        path = folder / names(data)
+        path.write_bytes(data)
+        try:
+            source = FileSource([path], axis=turn % 3)
+        except ImageError as error:
+            check_message(error, never="memory")
+            return
+        for number, limits in ((0, None), (len(source) - 1, (-1000.0, 3000.0))):
+            try:
+                picture = source.read(number)
+                array = PixelFormat(picture.pixels.shape[2], limits).apply(picture)
+            except ImageError as error:
+                check_message(error, never="memory")
+            else:
+                assert array.ndim == 3 and 0 < array.shape[0] * array.shape[1] <= PIXELS
+                assert array.dtype in (np.uint8, np.uint16, np.float32)
+
+    return run
+
+
 def upload_target(folder: Path) -> Target:
     size = {"new_size": 64, "crop_image_height": 64, "crop_image_width": 64}
     translator = Translator(MUNIT(make_config({"gen": GENERATOR} | size)), limits=Limits(translated_pixels=8192))
@@ -817,6 +1032,7 @@ LOADERS: dict[str, tuple[Callable[[Path], Target], Callable[[Path], st.SearchStr
     "config": (config_target, lambda _: config_inputs()),
     "list": (list_target, lambda folder: list_inputs(folder / "root")),
     "checkpoint": (checkpoint_target, lambda _: checkpoint_inputs()),
+    "foreign": (foreign_target, lambda _: foreign_inputs()),
     "portable": (portable_target, portable_inputs),
     "folder": (folder_target, folder_inputs),
     "graph": (graph_target, graph_inputs),
@@ -824,7 +1040,20 @@ LOADERS: dict[str, tuple[Callable[[Path], Target], Callable[[Path], st.SearchStr
     "zip": (lambda folder: archive_target(folder, ".zip"), lambda _: zip_inputs()),
     "tar": (lambda folder: archive_target(folder, ".tar"), lambda _: tar_inputs()),
     "dataset": (dataset_target, lambda _: dataset_inputs()),
+    "array": (
+        lambda folder: stack_target(folder, lambda data: "a.npz" if data[:2] == b"PK" else "a.npy"),
+        lambda _: array_inputs(),
+    ),
+    "nifti": (
+        lambda folder: stack_target(folder, lambda data: "a.nii.gz" if data[:1] == b"\x1f" else "a.nii"),
+        lambda _: nifti_inputs(),
+    ),
+    "dicom": (lambda folder: stack_target(folder, lambda _: "a.dcm"), lambda _: dicom_inputs()),
     "upload": (upload_target, lambda _: image_inputs()),
+    "tiff": (reader_target(".tif", PIXELS), lambda _: mutated(tiff_seeds()) | tiff_tags()),
+    "png": (reader_target(".png", PIXELS), lambda _: mended(png_seeds())),
+    "frames": (reader_target(".gif", PIXELS), lambda _: mended(frames_seeds())),
+    "netpbm": (reader_target(".ppm", PIXELS), lambda _: mutated(netpbm_seeds())),
     "style": (style_target, lambda _: style_inputs()),
 }
 

@@ -88,7 +88,7 @@ def test_another_configuration_is_named(small_config: dict[str, Any], tmp_path: 
     assert "gen.n_res is 1" in text
     assert "style_dim" not in text
     assert "trainer is MUNIT" in refusal(path, cfg, UNIT)
-    assert "input channels is 3" in refusal(path, make_config(small_config | {"input_dim_a": 1}))
+    assert "input_dim_a is 3" in refusal(path, make_config(small_config | {"input_dim_a": 1}))
     assert "gen_########.pt" in refusal(tmp_path / "dis_00000001.pt", cfg)
 
 

@@ -22,11 +22,11 @@ from helpers import fuzz_loaders
 from munit_fast.cli.options import print_error
 from munit_fast.config import ConfigError, load_config, parse_config
 from munit_fast.data import ImageError, read_list
-from munit_fast.io.checkpoints import CheckpointError, load_file, load_pair
+from munit_fast.io.checkpoints import CheckpointError, load_file, load_states
 from munit_fast.models.networks import AdaINGen
 from munit_fast.train.run_dir import RunDirectory
 from munit_fast.train.run_state import find_state
-from munit_fast.translate import _output_names
+from munit_fast.translate.names import output_names
 from munit_fast.utils.text import safe_name
 
 if sys.version_info >= (3, 11):
@@ -285,7 +285,7 @@ def test_tensors_that_no_parameter_can_take(tmp_path: Path, kind: str) -> None:
         torch.save({"a": {k: v + 1 for k, v in states[0].items()}, "b": states[1]}, tmp_path / "gen.pt")
         before = [value.clone() for value in nets[0].state_dict().values()]
         with pytest.raises(CheckpointError, match=r"'b' .*plain tensors"):
-            load_pair(tmp_path / "gen.pt", *nets)
+            load_states("gen.pt", load_file(tmp_path / "gen.pt"), *nets)
     assert all(torch.equal(x, y) for x, y in zip(before, nets[0].state_dict().values()))
 
 
@@ -294,7 +294,7 @@ def test_names_in_a_checkpoint_do_not_speak_to_the_terminal(tmp_path: Path) -> N
     states = [dict(net.state_dict()) for net in nets]
     torch.save({"a": states[0] | {"x\x1b]0;title\x07": torch.zeros(1)}, "b": states[1]}, tmp_path / "gen.pt")
     with pytest.raises(CheckpointError, match=r"x\\x1b\]0;title\\x07 .*expected") as refused:
-        load_pair(tmp_path / "gen.pt", *nets)
+        load_states("gen.pt", load_file(tmp_path / "gen.pt"), *nets)
     assert str(refused.value).isprintable()
 
 
@@ -329,9 +329,8 @@ def test_a_configuration_called_dots_stays_in_its_folder(tmp_path: Path) -> None
     assert folder.logs == tmp_path / "logs" / "_"
 
 
-def test_translations_are_named_plainly_and_apart(tmp_path: Path) -> None:
-    paths = [tmp_path / name for name in ("a?.png", "a*.png", "ok.png", "s\n/b\x1b.png", "x" * 240 + ".png", "a_.png")]
-    names = _output_names(paths, tmp_path)
+def test_translations_are_named_plainly_and_apart() -> None:
+    names = output_names(["a?.png", "a*.png", "ok.png", "s\n/b\x1b.png", "x" * 240 + ".png", "a_.png"])
     assert names[2:4] == ["ok", "s_/b_"]
     assert len({name.lower() for name in names}) == len(names)
     assert all(name.isprintable() and len(name.encode()) <= 204 and ".." not in name for name in names)
@@ -345,20 +344,9 @@ def test_messages_do_not_speak_to_the_terminal(capsys: pytest.CaptureFixture[str
 # ---- fuzzing, a little of it
 
 
-LOADERS = [
-    "config",
-    "list",
-    "checkpoint",
-    "portable",
-    "folder",
-    "graph",
-    "image",
-    "zip",
-    "tar",
-    "dataset",
-    "upload",
-    "style",
-]
+LOADERS = ["config", "list", "checkpoint", "foreign", "portable", "folder", "graph", "image", "upload", "style"]
+LOADERS += ["tiff", "png", "frames", "netpbm", "array", "nifti", "dicom"]
+LOADERS += ["zip", "tar", "dataset"]
 
 
 @pytest.mark.parametrize("loader", LOADERS)

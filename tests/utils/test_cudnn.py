@@ -1,4 +1,4 @@
-"""cuDNN's switch: what trains and translates sets what the benchmark sets, and puts it back."""
+"""cuDNN's switch: what trains sets what the benchmark sets, what translates files the opposite; all put it back."""
 
 from __future__ import annotations
 
@@ -14,16 +14,18 @@ from rich.console import Console
 import munit_fast as mf
 from helpers import runs
 from helpers.bench import QUICK, quiet
-from munit_fast import demo, translate
+from munit_fast import demo
 from munit_fast.benchmarks import SETS, runner
 from munit_fast.benchmarks.contenders import Contender, Work
 from munit_fast.train import loop as training
 from munit_fast.train import trainer
-from munit_fast.translate import MAX_TUNED_SIZES, TranslateOptions, translate_files
+from munit_fast.translate import TranslateOptions, translate_files
+from munit_fast.translate import files as translation
 from munit_fast.utils.cudnn import tuned_convolutions
+from munit_fast.utils.repeatable import repeatable
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda")
-USERS = (demo, runner, training, translate)
+USERS = (demo, runner, training)
 
 
 def test_the_switch_is_put_back() -> None:
@@ -93,14 +95,25 @@ def test_the_demonstration(seen: list[bool], monkeypatch: pytest.MonkeyPatch, tm
     assert seen == [True]
 
 
-@pytest.mark.parametrize("sizes", [1, MAX_TUNED_SIZES, MAX_TUNED_SIZES + 2])
-def test_translation(seen: list[bool], small_config: dict[str, Any], tmp_path: Path, sizes: int) -> None:
-    """Measured for a few sizes; where each picture has a size of its own that would take longer than it saves."""
-    folder = tmp_path / "pictures"
-    folder.mkdir()
-    for i in range(sizes):
-        for k in range(2):
-            Image.fromarray(np.zeros((32, 32 + 4 * i, 3), np.uint8)).save(folder / f"{i}{k}.png")
+def test_translation_of_files(
+    seen: list[bool], small_config: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is fastest would depend on the timing, and so would the bytes of the files."""
+    deterministic = []
+    monkeypatch.setattr(translation, "repeatable", lambda device: repeatable(GPU))
+    translate = mf.MUNIT.translate
+
+    def watched(*args: Any, **kwargs: Any) -> Any:
+        deterministic.append(torch.backends.cudnn.deterministic)
+        return translate(*args, **kwargs)
+
+    monkeypatch.setattr(mf.MUNIT, "translate", watched)
+    Image.fromarray(np.zeros((32, 32, 3), np.uint8)).save(tmp_path / "picture.png")
     model = mf.MUNIT(mf.make_config(small_config)).eval()
-    translate_files(model, folder, tmp_path / "out", TranslateOptions(num_style=1, batch_size=1))
-    assert seen == [i < MAX_TUNED_SIZES for i in range(sizes) for _ in range(2)]
+    torch.backends.cudnn.benchmark = True
+    try:
+        translate_files(model, tmp_path / "picture.png", tmp_path / "out", TranslateOptions(num_style=1))
+        assert torch.backends.cudnn.benchmark and not torch.backends.cudnn.deterministic
+    finally:
+        torch.backends.cudnn.benchmark = False
+    assert seen == [False] and deterministic == [True]

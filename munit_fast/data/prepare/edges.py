@@ -19,7 +19,7 @@ import numpy as np
 import PIL
 from PIL import Image
 
-from munit_fast.data.images import decode_image, resize_short_side
+from munit_fast.data.images import resize_short_side
 from munit_fast.data.picture import Array, ImageError
 from munit_fast.data.prepare.writing import (
     SPLITS,
@@ -28,7 +28,8 @@ from munit_fast.data.prepare.writing import (
     unit_hash,
     write_manifest,
 )
-from munit_fast.data.sources import list_images
+from munit_fast.data.sources import FileSource, list_images
+from munit_fast.data.values import PixelFormat
 from munit_fast.io.atomic import atomic_directory
 from munit_fast.utils.optional import require
 
@@ -49,9 +50,10 @@ def prepare_edges(
     """Make trainA and testA (edges, grey), trainB and testB (RGB) from the pictures below ``source``.
 
     All are PNG. testA and testB share file names; trainA and trainB come from different pictures. Pictures
-    are brought to 8 bits and a short side of ``size``; transparent parts become white. Files that cannot be
-    read and copies of a picture already met are left out; ``manifest.json`` counts them and gives the
-    reasons.
+    are brought to 8 bits and a short side of ``size``; transparent parts become white. Of files with several
+    images (pages, frames) each is a picture; those of one file follow each other in the splits, so that at
+    most two files stand in two of them. Files that cannot be read and copies of a picture already met are
+    left out; ``manifest.json`` counts them and gives the reasons.
 
     Args:
         source: the folder of pictures, searched recursively.
@@ -89,9 +91,10 @@ def prepare_edges(
     require("skimage.feature", "edges", package="scikit-image", error=DatasetError)
     with atomic_directory(out) as stage:
         writer = PairWriter(stage, size, sigma)
-        for done, path in enumerate(paths, 1):
-            writer.add(path, _relative(path, source))
-            (progress or (lambda done, total: None))(done, len(paths))
+        images = FileSource(paths, source)
+        for i in range(len(images)):
+            writer.add(images, i)
+            (progress or (lambda done, total: None))(i + 1, len(images))
         files = assign_splits(stage, writer.pictures, test_fraction, seed)
         manifest = {
             "parameters": parameters,
@@ -108,7 +111,7 @@ def prepare_edges(
 class _Picture:
     source: str  # relative to the source folder, with "/"
     name: str  # of the files made from it
-    digest: str  # of its resized pixels
+    digest: str  # of the resized pixels of the first picture of its file: frames of an animation stay together
 
 
 class PairWriter:
@@ -118,6 +121,7 @@ class PairWriter:
         self._stage, self._size, self._sigma = stage, size, sigma
         self._names: set[str] = set()
         self._first: dict[str, str] = {}  # digest → the picture that had it first
+        self._file = ""  # digest of the first readable picture of the file at hand
         self.pictures: list[_Picture] = []
         self.skipped: dict[str, dict[str, str]] = {
             "copy of another": {},
@@ -127,14 +131,18 @@ class PairWriter:
         for folder in SPLITS:
             (stage / folder).mkdir()
 
-    def add(self, path: Path, relative: str) -> None:
+    def add(self, images: FileSource, i: int) -> None:
         """Write the pair of one picture, or record why it has none."""
+        relative = _printable(images.name(i))
+        if images.entries[i].page == 0:
+            self._file = ""
         try:
-            array = _bytes(resize_short_side(decode_image(path, 3), self._size))
+            array = _bytes(resize_short_side(PixelFormat().apply(images.read(i)), self._size))
         except ImageError as error:
-            self.skipped["unreadable"][relative] = str(error).removeprefix(f"{path}: ")
+            self.skipped["unreadable"][relative] = str(error).removeprefix(f"{images.where(i)}: ")
             return
         digest = hashlib.sha256(str(array.shape).encode() + array.tobytes()).hexdigest()
+        self._file = self._file or digest
         if digest in self._first:
             self.skipped["copy of another"][relative] = self._first[digest]
             return
@@ -147,11 +155,13 @@ class PairWriter:
         drawing = np.where(edges, 0, 255).astype(np.uint8)
         Image.fromarray(drawing).save(self._stage / "testA" / name, format="PNG")
         Image.fromarray(array).save(self._stage / "testB" / name, format="PNG")
-        self.pictures.append(_Picture(relative, name, digest))
+        self.pictures.append(_Picture(relative, name, self._file))
 
     def _unique(self, relative: str) -> str:
         """A short, portable file name: plain letters, digits, '-' and '_'; unique in any case."""
-        stem = re.sub(r"[^A-Za-z0-9-]+", "_", relative.rpartition(".")[0]).strip("_")[-80:] or "picture"
+        stem = (
+            re.sub(r"[^A-Za-z0-9-]+", "_", re.sub(r"\.[^./]*?(#\d+)?$", r"\1", relative)).strip("_")[-80:] or "picture"
+        )
         candidates = chain([stem], (f"{stem}_{number}" for number in count(2)))
         chosen = next(name for name in candidates if name.lower() not in self._names)
         self._names.add(chosen.lower())
@@ -234,4 +244,8 @@ def _fingerprint(source: Path, paths: list[Path]) -> str:
 
 def _relative(path: Path, source: Path) -> str:
     # Names that are not UTF-8 reach Python as lone surrogates, which neither a hash nor a JSON file takes.
-    return path.relative_to(source).as_posix().encode("utf-8", "backslashreplace").decode()
+    return _printable(path.relative_to(source).as_posix())
+
+
+def _printable(name: str) -> str:
+    return name.encode("utf-8", "backslashreplace").decode()

@@ -49,6 +49,7 @@ class ArchiveSource(ImageSource):
         label: What messages call them; None: the path of a single one.
         pages: As in `ImageSource`.
         classes: Only images in these folders of the archives, as "trainA"; empty: all.
+        axis: As in `ImageSource`.
 
     Raises:
         ImageError: An archive is missing, damaged or compressed as a whole, or there are no images in it.
@@ -61,6 +62,7 @@ class ArchiveSource(ImageSource):
         label: str | None = None,
         pages: Pages = "all",
         classes: Sequence[str] = (),
+        axis: int = 2,
     ) -> None:
         self._archives = [Path(path) for path in paths]
         self._sizes: list[int] = []
@@ -87,7 +89,7 @@ class ArchiveSource(ImageSource):
             names = [f"{shards[shard]}/{name}" for (shard, _, _), name in zip(found, names)]
         order = sorted(range(len(names)), key=names.__getitem__)
         self._members = {names[i]: (found[i][0], found[i][2]) for i in order}
-        super().__init__(label, list(self._members), pages, skipped)
+        super().__init__(label, list(self._members), pages, skipped, axis)
 
     def members(self, archive: BinaryIO) -> Iterator[tuple[str, Member | str]]:
         """The files of an archive: the name, and where it lies or why it cannot be read. Raises anything."""
@@ -104,13 +106,13 @@ class ArchiveSource(ImageSource):
         # Opened anew each time: processes that share a file share its place, and nothing has to be kept or locked.
         with open_file(path) as archive:
             if os.fstat(archive.fileno()).st_size != self._sizes[shard]:
-                raise ImageError(f"{self.label}/{file}: {path.name} has changed since the start; begin again")
+                raise ImageError(f"{self.called(file)}: {path.name} has changed since the start; begin again")
             try:
                 content = self.unpack(archive, member)
             except Exception as error:  # of damaged archives: zlib.error, struct.error, OSError
-                raise ImageError(f"{self.label}/{file}: damaged in its archive ({one_line(error)})") from error
+                raise ImageError(f"{self.called(file)}: damaged in its archive ({one_line(error)})") from error
         if not content:
-            raise ImageError(f"{self.label}/{file}: the file is empty")
+            raise ImageError(f"{self.called(file)}: the file is empty")
         return io.BytesIO(content)
 
     def _files(self, path: Path, left: list[tuple[str, str]]) -> list[tuple[str, Member]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -12,7 +13,7 @@ from typing import BinaryIO, Literal, NamedTuple, TypeVar
 from munit_fast.data.picture import ImageError, Picture
 from munit_fast.data.readers import count_pages, kind_of, read_picture
 from munit_fast.data.sources.names import skipped_line
-from munit_fast.utils.text import printable
+from munit_fast.utils.text import one_line
 
 Pages = Literal["all", "first"]
 _Source = TypeVar("_Source", bound="ImageSource")
@@ -23,7 +24,7 @@ class MissingClass(ImageError):
 
     def __init__(self, label: str, classes: Iterable[str] = (), known: Iterable[str] = ()) -> None:
         names = sorted(known)
-        there = printable(", ".join(names[:20])) + (", …" if len(names) > 20 else "") if names else "none"
+        there = one_line(", ".join(names[:20])) + (", …" if len(names) > 20 else "") if names else "none"
         super().__init__(f"{label}: no class {' or '.join(classes)}; there are {there}" if classes else label)
 
 
@@ -51,17 +52,23 @@ class ImageSource:
         files: The names of its files, relative to it, with "/", in their order.
         pages: Of files with several images, "all" of them or the "first".
         skipped: How many files were left out, by the reason.
+        axis: Of volumes: the axis along which they are cut into images, 0 to 2.
 
     Raises:
         ImageError: There are no files.
     """
 
     def __init__(
-        self, label: str, files: Sequence[str], pages: Pages = "all", skipped: Counter[str] | None = None
+        self,
+        label: str,
+        files: Sequence[str],
+        pages: Pages = "all",
+        skipped: Counter[str] | None = None,
+        axis: int = 2,
     ) -> None:
         if not files:
             raise ImageError(f"{label}: no images there")
-        self.label, self.skipped = label, skipped or Counter()
+        self.label, self.skipped, self.axis = label, skipped or Counter(), axis
         self.entries = [Entry(file) for file in files] if pages == "first" else self._entries(files)
 
     def open(self, file: str) -> BinaryIO:
@@ -81,7 +88,22 @@ class ImageSource:
 
     def where(self, i: int) -> str:
         """What messages call image `i`."""
-        return f"{self.label}/{self.entries[i].name}"
+        return self.called(self.entries[i].name)
+
+    def called(self, name: str) -> str:
+        """What messages call an image or file of this name: one line that a terminal does not obey."""
+        return f"{self.label}/{one_line(name)}"
+
+    def version(self, i: int) -> str:
+        """What changes when the file of image `i` does, to notice that; here a digest of its bytes."""
+        try:
+            with self.open(self.entries[i].file) as file:
+                digest = hashlib.sha256()
+                while block := file.read(2**20):
+                    digest.update(block)
+                return digest.hexdigest()
+        except (ImageError, OSError):
+            return ""
 
     def read(self, i: int) -> Picture:
         """Image `i`.
@@ -90,7 +112,7 @@ class ImageSource:
             ImageError: It cannot be read; the message begins with `where(i)`.
         """
         with self.open(self.entries[i].file) as file:
-            return read_picture(self.where(i), file, self.entries[i].page)
+            return read_picture(self.where(i), file, self.entries[i].page, self.axis)
 
     def chosen(self: _Source, numbers: Iterable[int]) -> _Source:
         """The same source with these images only, in this order."""
@@ -106,8 +128,8 @@ class ImageSource:
             first, count = next(iter(several.items()))
             files = "1 file holds" if len(several) == 1 else f"{len(several)} files hold"
             lines.append(
-                f"{self.label}: {files} several images ({first}: {count}), each of which is used; pages: first takes "
-                "the first of each file"
+                f"{self.label}: {files} several images ({one_line(first)}: {count}), each of which is used; "
+                "pages: first takes the first of each file"
             )
         return lines
 
@@ -122,6 +144,6 @@ class ImageSource:
             return 1
         try:
             with self.open(file) as opened:
-                return max(1, count_pages(file, opened))
+                return max(1, count_pages(file, opened, self.axis))
         except ImageError:
             return 1

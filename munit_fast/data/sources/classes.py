@@ -8,16 +8,20 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from munit_fast.data.sources.base import MissingClass, Pages
-from munit_fast.data.sources.folders import FileSource, find_images
+from munit_fast.data.sources.folders import FileSource
+from munit_fast.data.sources.listing import find_images
 
 
-def class_source(root: str | os.PathLike[str], classes: Sequence[str], pages: Pages = "all") -> FileSource:
+def class_source(
+    root: str | os.PathLike[str], classes: Sequence[str], pages: Pages = "all", axis: int = 2
+) -> FileSource:
     """The images in some subfolders of a folder, at any depth, as torchvision's ImageFolder has them.
 
     Args:
         root: With a subfolder for each class. Names are relative to it, or to the class where there is one.
         classes: Names of subfolders.
         pages: As in `ImageSource`.
+        axis: As in `ImageSource`.
 
     Raises:
         MissingClass: There is no such subfolder.
@@ -34,4 +38,4 @@ def class_source(root: str | os.PathLike[str], classes: Sequence[str], pages: Pa
         found, left = find_images(root / name)
         paths += found
         skipped += left
-    return FileSource(paths, root / classes[0] if len(set(classes)) == 1 else root, pages, skipped)
+    return FileSource(paths, root / classes[0] if len(set(classes)) == 1 else root, pages, skipped, axis)

@@ -27,7 +27,7 @@ def is_saved(folder: str | os.PathLike[str]) -> bool:
 
 
 def open_dataset(
-    spec: str, pages: Pages = "all", classes: Sequence[str] = (), allow_outside: bool = False
+    spec: str, pages: Pages = "all", classes: Sequence[str] = (), allow_outside: bool = False, axis: int = 2
 ) -> DatasetSource:
     """Open one split of a data set.
 
@@ -37,6 +37,7 @@ def open_dataset(
         pages: As in `ImageSource`.
         classes: Only rows of these classes, besides those that `spec` names as label.
         allow_outside: Whether the data set may name images outside its folder.
+        axis: As in `ImageSource`.
 
     Raises:
         ImageError: The library is missing, the data set cannot be opened, or it has several splits and none is named.
@@ -50,7 +51,8 @@ def open_dataset(
     roots = None if allow_outside else [place, *_caches()]
     label = f"{PREFIX}{spec.removeprefix(PREFIX)}"
     labels = [*values.get("label", ()), *classes]
-    return DatasetSource(found, label, _first(values, "column"), labels, _first(values, "label_column"), roots, pages)
+    column, label_column = _first(values, "column"), _first(values, "label_column")
+    return DatasetSource(found, label, column, labels, label_column, roots, pages, axis)
 
 
 def split_names(spec: str) -> list[str]:

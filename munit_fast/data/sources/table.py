@@ -30,10 +30,16 @@ class Request:
     pages: Pages
     classes: tuple[str, ...]
     allow_outside: bool
+    axis: int
 
 
 def open_source(
-    spec: str | os.PathLike[str], *, pages: Pages = "all", classes: Sequence[str] = (), allow_outside: bool = False
+    spec: str | os.PathLike[str],
+    *,
+    pages: Pages = "all",
+    classes: Sequence[str] = (),
+    allow_outside: bool = False,
+    axis: int = 2,
 ) -> ImageSource:
     """Open images by what a user names them.
 
@@ -44,12 +50,13 @@ def open_source(
         pages: Of files with several images, "all" of them or the "first".
         classes: Only images in these subfolders, of a folder or archive; or with these labels, of a data set.
         allow_outside: Whether a data set may name images outside its folder.
+        axis: Of volumes: the axis along which they are cut into images, 0 to 2.
 
     Raises:
         ImageError: There is nothing of this name, it cannot be read, or it has no images.
         MissingClass: It has none of these classes.
     """
-    request = Request(os.fspath(spec), pages, tuple(classes), allow_outside)
+    request = Request(os.fspath(spec), pages, tuple(classes), allow_outside, axis)
     return next(open_kind for takes, open_kind in KINDS if takes(request.spec))(request)
 
 
@@ -99,23 +106,23 @@ def _shards_in(folder: str) -> list[str]:
 def _file(request: Request) -> ImageSource:
     path = Path(request.spec)
     open_file(path).close()
-    return FileSource([path], path.parent, request.pages)
+    return FileSource([path], path.parent, request.pages, axis=request.axis)
 
 
 def _folder(request: Request) -> ImageSource:
     if request.classes:
-        return class_source(request.spec, request.classes, request.pages)
-    return folder_source(request.spec, request.pages)
+        return class_source(request.spec, request.classes, request.pages, request.axis)
+    return folder_source(request.spec, request.pages, request.axis)
 
 
 def _archive(request: Request) -> ImageSource:
     shards = _shards_in(request.spec) or expand(request.spec)
     kind = next(kind for suffix, kind in _ARCHIVES.items() if shards[0].lower().endswith(suffix))
-    return kind(shards, request.spec, request.pages, request.classes)
+    return kind(shards, request.spec, request.pages, request.classes, request.axis)
 
 
 def _dataset(request: Request) -> ImageSource:
-    return open_dataset(request.spec, request.pages, request.classes, request.allow_outside)
+    return open_dataset(request.spec, request.pages, request.classes, request.allow_outside, request.axis)
 
 
 _COMPRESSED = (".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz", ".tar.zst")  # TarSource says why not

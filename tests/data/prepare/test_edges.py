@@ -165,6 +165,28 @@ def test_transparent_parts_become_white(tmp_path: Path) -> None:
         assert np.asarray(Image.open(path))[0, 0].tolist() == [255, 255, 255]
 
 
+def test_every_page_is_a_picture_and_upright(tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    for i in range(3):
+        draw(tmp_path / "page.png", i)
+        draw(tmp_path / "next.png", i + 5)
+        with Image.open(tmp_path / "page.png") as first, Image.open(tmp_path / "next.png") as second:
+            first.save(tmp_path / "in" / f"stack {i}.tif", save_all=True, append_images=[second])
+    exif = Image.Exif()
+    exif[274] = 6
+    draw(tmp_path / "page.png", 12)
+    with Image.open(tmp_path / "page.png") as image:
+        image.save(tmp_path / "in" / "turned.jpg", exif=exif, quality=95)
+    manifest = prepare_edges(tmp_path / "in", tmp_path / "out", size=30, sigma=1.0, test_fraction=0.3)
+    names = {name.partition("/")[2] for name in manifest["files"]}
+    assert names == {f"stack_{i}{page}.png" for i in range(3) for page in ("_0", "_1")} | {"turned.png"}
+    assert {entry["source"] for entry in manifest["files"].values()} >= {"stack 0.tif#1", "turned.jpg"}
+    sizes = {path.name: Image.open(path).size for path in (tmp_path / "out").rglob("*.png")}
+    assert sizes.pop("turned.png") == (30, 40) and set(sizes.values()) == {(40, 30)}
+    split = {name.partition("/")[2]: name.partition("/")[0][:6] for name in manifest["files"]}
+    assert sum(split[f"stack_{i}_0.png"] != split[f"stack_{i}_1.png"] for i in range(3)) <= 2
+
+
 def test_16_bit_pictures_are_brought_to_8(tmp_path: Path) -> None:
     (tmp_path / "in").mkdir()
     for i in range(3):

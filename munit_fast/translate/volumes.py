@@ -1,0 +1,116 @@
+"""Translations of volumes: all slices of a file in the same styles, written back as one volume for each style."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from pathlib import PurePosixPath
+from typing import Any
+
+import numpy as np
+
+from munit_fast.data.picture import Array, ImageError
+from munit_fast.data.readers import kind_of
+from munit_fast.data.sources import ImageSource
+from munit_fast.data.values import PixelFormat
+from munit_fast.data.volumes import volume_bytes
+from munit_fast.data.writers import result_dtype
+from munit_fast.translate.inputs import Image
+
+VOLUME_FORMATS = {"nii": "nifti", "nii.gz": "nifti", "dcm": "dicom"}  # and the reader of the files that go back there
+_EXACT = "npy"  # whose values these formats hold too
+
+
+def check_volumes(source: ImageSource, extension: str, channels: int) -> None:
+    """Raise ValueError where a format of volumes does not take what is to be translated.
+
+    Args:
+        source: The images.
+        extension: A key of `VOLUME_FORMATS`.
+        channels: Of the results.
+    """
+    for i, entry in enumerate(source.entries):
+        if kind_of(PurePosixPath(entry.file).name).module != VOLUME_FORMATS[extension]:
+            raise ValueError(
+                f"--format {extension} writes {VOLUME_FORMATS[extension].upper()} files back with their headers, and "
+                f"{source.where(i)} has none; use --format tif or npy"
+            )
+    if extension == "dcm" and channels not in (1, 3):
+        raise ValueError(f"--format dcm holds 1 or 3 channels, and the results have {channels}; use tif or npy")
+
+
+def style_places(source: ImageSource, extension: str) -> list[int]:
+    """The image whose styles each image takes: the first of its file; of DICOM files, where they lie side by side.
+
+    A series is a folder of files, and all its slices have the styles of the first.
+    """
+    first: dict[str, int] = {}
+    files = [entry.file.rpartition("/")[0] if extension == "dcm" else entry.file for entry in source.entries]
+    return [first.setdefault(file, place) for place, file in enumerate(files)]
+
+
+def label_of(about: Mapping[str, Any] | None, direction: str) -> str:
+    """What tells the results of one model and options apart from those of others, in DICOM files."""
+    known = {k: v for k, v in (about or {}).items() if k not in ("source", "software", "device", "amp", "batch_size")}
+    digest = hashlib.sha256(json.dumps(known, sort_keys=True, default=str).encode()).hexdigest()
+    return f"munit-fast {direction} {digest[:8]}"
+
+
+class Stack:
+    """The slices of one file, translated, until all are there.
+
+    Args:
+        extension: A key of `VOLUME_FORMATS`.
+        target: The format of the results.
+        source: The format of the input, where it is to be copied; else None.
+        label: Of `label_of`.
+    """
+
+    def __init__(self, extension: str, target: PixelFormat, source: PixelFormat | None, label: str) -> None:
+        self.extension, self.target, self.source, self.label = extension, target, source, label
+        self.headers: list[Any] = []
+        self._slices: dict[int | None, list[Array]] = {}
+
+    @property
+    def nbytes(self) -> int:
+        """Of all slices."""
+        return sum(array.nbytes for arrays in self._slices.values() for array in arrays)
+
+    def add(self, image: Image, translations: Any) -> None:
+        """Add a slice and its translations [S, C', H, W]."""
+        self.headers.append(image.header)
+        kept = [(j, y, self.target) for j, y in enumerate(translations)]
+        for style, pixels, form in kept if self.source is None else [*kept, (None, image.pixels, self.source)]:
+            values = form.values(pixels, result_dtype(_EXACT, form, image.dtype))
+            self._slices.setdefault(style, []).append(values)
+
+    def jobs(self, write: Callable[[int | None, bytes], Any], name: str) -> list[Callable[[], Any]]:
+        """Functions that encode and write the volume of each style, and of the input (None).
+
+        Args:
+            write: Takes a style and the bytes of its file.
+            name: What messages call the volume.
+        """
+        return [partial(self._write, write, style, name) for style in self._slices]
+
+    def _write(self, write: Callable[[int | None, bytes], Any], style: int | None, name: str) -> Any:
+        return write(style, self._encode(style, name))
+
+    def _encode(self, style: int | None, name: str) -> bytes:
+        form = self.source if style is None else self.target
+        slices = np.stack(self._slices.pop(style))
+        label = f"{self.label} {'input' if style is None else f'style {style:03d}'}"
+        try:
+            return volume_bytes(
+                f"x.{self.extension}", slices, self.headers, label=label, limits=form.limits if form else None
+            )
+        except ImageError as error:
+            raise ImageError(f"{name}: {error}") from None
+
+
+def complete(found: Sequence[object], name: str) -> str | None:
+    """Why a volume is not written: a line, where some of its slices could not be read; else None."""
+    lost = sum(not isinstance(image, Image) for image in found)
+    return f"{name}: not written, {lost} of its {len(found)} slices cannot be read" if lost else None
