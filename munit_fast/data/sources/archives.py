@@ -106,13 +106,13 @@ class ArchiveSource(ImageSource):
         # Opened anew each time: processes that share a file share its place, and nothing has to be kept or locked.
         with open_file(path) as archive:
             if os.fstat(archive.fileno()).st_size != self._sizes[shard]:
-                raise ImageError(f"{self.label}/{file}: {path.name} has changed since the start; begin again")
+                raise ImageError(f"{self.called(file)}: {path.name} has changed since the start; begin again")
             try:
                 content = self.unpack(archive, member)
             except Exception as error:  # of damaged archives: zlib.error, struct.error, OSError
-                raise ImageError(f"{self.label}/{file}: damaged in its archive ({one_line(error)})") from error
+                raise ImageError(f"{self.called(file)}: damaged in its archive ({one_line(error)})") from error
         if not content:
-            raise ImageError(f"{self.label}/{file}: the file is empty")
+            raise ImageError(f"{self.called(file)}: the file is empty")
         return io.BytesIO(content)
 
     def _files(self, path: Path, left: list[tuple[str, str]]) -> list[tuple[str, Member]]:

@@ -13,7 +13,7 @@ from typing import BinaryIO, Literal, NamedTuple, TypeVar
 from munit_fast.data.picture import ImageError, Picture
 from munit_fast.data.readers import count_pages, kind_of, read_picture
 from munit_fast.data.sources.names import skipped_line
-from munit_fast.utils.text import printable
+from munit_fast.utils.text import one_line
 
 Pages = Literal["all", "first"]
 _Source = TypeVar("_Source", bound="ImageSource")
@@ -24,7 +24,7 @@ class MissingClass(ImageError):
 
     def __init__(self, label: str, classes: Iterable[str] = (), known: Iterable[str] = ()) -> None:
         names = sorted(known)
-        there = printable(", ".join(names[:20])) + (", …" if len(names) > 20 else "") if names else "none"
+        there = one_line(", ".join(names[:20])) + (", …" if len(names) > 20 else "") if names else "none"
         super().__init__(f"{label}: no class {' or '.join(classes)}; there are {there}" if classes else label)
 
 
@@ -88,7 +88,11 @@ class ImageSource:
 
     def where(self, i: int) -> str:
         """What messages call image `i`."""
-        return f"{self.label}/{self.entries[i].name}"
+        return self.called(self.entries[i].name)
+
+    def called(self, name: str) -> str:
+        """What messages call an image or file of this name: one line that a terminal does not obey."""
+        return f"{self.label}/{one_line(name)}"
 
     def version(self, i: int) -> str:
         """What changes when the file of image `i` does, to notice that; here a digest of its bytes."""
@@ -124,8 +128,8 @@ class ImageSource:
             first, count = next(iter(several.items()))
             files = "1 file holds" if len(several) == 1 else f"{len(several)} files hold"
             lines.append(
-                f"{self.label}: {files} several images ({first}: {count}), each of which is used; pages: first takes "
-                "the first of each file"
+                f"{self.label}: {files} several images ({one_line(first)}: {count}), each of which is used; "
+                "pages: first takes the first of each file"
             )
         return lines
 

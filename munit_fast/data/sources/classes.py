@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from munit_fast.data.sources.base import MissingClass, Pages
-from munit_fast.data.sources.folders import FileSource, find_images
+from munit_fast.data.sources.folders import FileSource
+from munit_fast.data.sources.listing import find_images
 
 
 def class_source(

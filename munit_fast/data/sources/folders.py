@@ -10,9 +10,8 @@ from pathlib import Path
 from typing import BinaryIO
 
 from munit_fast.data.picture import ImageError, one_line
-from munit_fast.data.readers import IMAGE_EXTENSIONS
 from munit_fast.data.sources.base import ImageSource, Pages
-from munit_fast.data.sources.names import HIDDEN, left_out, skipped_line
+from munit_fast.data.sources.listing import find_images
 
 
 class FileSource(ImageSource):

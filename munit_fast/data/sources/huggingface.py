@@ -12,8 +12,8 @@ from munit_fast.data.picture import ImageError, one_line
 from munit_fast.data.sources.base import ImageSource, MissingClass, Pages
 from munit_fast.data.sources.folders import open_file
 from munit_fast.data.sources.names import is_image, plain, without_shared_folder
+from munit_fast.utils import text
 from munit_fast.utils.optional import require
-from munit_fast.utils.text import printable
 
 _ROWS = 1000  # whose paths are read at a time
 
@@ -73,31 +73,34 @@ class DatasetSource(ImageSource):
 
     def where(self, i: int) -> str:
         """What messages call image `i`."""
-        return self._where(self.entries[i].file)
+        return self.called(self.entries[i].file)
 
     def open(self, file: str) -> BinaryIO:
         """Open one of the images. Raises ImageError."""
         try:
             image = self._images[self._rows[file]][self._column] or {}
         except Exception as error:  # pyarrow's, of damaged files
-            raise ImageError(f"{self._where(file)}: cannot be read ({one_line(error)})") from error
+            raise ImageError(f"{self.called(file)}: cannot be read ({one_line(error)})") from error
         if image.get("bytes"):
             return io.BytesIO(image["bytes"])
         path = image.get("path")
         if not path:
-            raise ImageError(f"{self._where(file)}: the row has no image")
+            raise ImageError(f"{self.called(file)}: the row has no image")
         try:
             real = os.path.realpath(path)
         except (OSError, ValueError) as error:
-            raise ImageError(f"{self._where(file)}: {one_line(error)}") from error
+            raise ImageError(f"{self.called(file)}: {one_line(error)}") from error
         if self._roots is not None and not real.startswith(tuple(self._roots)):
-            shown = printable(path)
-            raise ImageError(f"{self._where(file)}: {shown} lies outside the data set; use --allow_outside to read it")
+            shown = text.one_line(path)
+            raise ImageError(f"{self.called(file)}: {shown} lies outside the data set; use --allow_outside to read it")
         return open_file(Path(path))
 
-    def _where(self, file: str) -> str:
-        row = self._rows[file]
-        return f"{self.label}, row {row}" + ("" if PurePosixPath(file).stem.isdecimal() else f" ({printable(file)})")
+    def called(self, name: str) -> str:
+        """What messages call an image: its row, and its path where that tells more."""
+        row = self._rows[name]
+        return f"{self.label}, row {row}" + (
+            "" if PurePosixPath(name).stem.isdecimal() else f" ({text.one_line(name)})"
+        )
 
 
 def _only(features: Any, kind: type, key: str, label: str) -> str:

@@ -9,7 +9,7 @@ from itertools import takewhile
 from pathlib import PurePosixPath
 
 from munit_fast.data.readers import IMAGE_EXTENSIONS
-from munit_fast.utils.text import printable
+from munit_fast.utils.text import one_line
 
 HIDDEN, NO_IMAGE = "hidden", "not an image"
 _SHOWN_SUFFIXES = 6
@@ -32,7 +32,7 @@ def left_out(name: str) -> str | None:
         return HIDDEN  # thumbnails and resource forks of editors and operating systems
     if is_image(parts[-1]):
         return None
-    suffix = printable(PurePosixPath(parts[-1]).suffix.lower())[:12]
+    suffix = one_line(PurePosixPath(parts[-1]).suffix.lower())[:12]
     return f"{NO_IMAGE} ({suffix or 'no extension'})"
 
 

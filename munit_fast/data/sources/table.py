@@ -31,6 +31,7 @@ class Request:
     axis: int
     classes: tuple[str, ...]
     allow_outside: bool
+    axis: int
 
 
 def open_source(
@@ -51,6 +52,7 @@ def open_source(
         axis: Of volumes: the axis along which they are cut into images, 0 to 2.
         classes: Only images in these subfolders, of a folder or archive; or with these labels, of a data set.
         allow_outside: Whether a data set may name images outside its folder.
+        axis: Of volumes: the axis along which they are cut into images, 0 to 2.
 
     Raises:
         ImageError: There is nothing of this name, it cannot be read, or it has no images.

@@ -8,7 +8,7 @@ from typing import BinaryIO
 
 from munit_fast.data.picture import ImageError
 from munit_fast.data.sources.archives import ArchiveSource, Member
-from munit_fast.utils.text import printable
+from munit_fast.utils.text import one_line
 
 _BLOCK = 512
 _WAY_OUT = "it has no random access; unpack it once with gunzip, bunzip2, unxz or zstd -d, and give the .tar"
@@ -26,7 +26,7 @@ class TarSource(ArchiveSource):
         several = [files for files in samples.values() if len(files) > 1]
         if not several:
             return super().notes()
-        first = printable(", ".join(several[0][:4]))
+        first = one_line(", ".join(several[0][:4]))
         return [
             *super().notes(),
             f"{self.label}: {len(several)} samples have several images ({first}), each of which is used; to use one "

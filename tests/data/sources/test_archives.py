@@ -59,6 +59,19 @@ def test_names_do_not_lead_anywhere(tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == ["x.tar", "x.zip"]
 
 
+def test_strange_names_do_not_speak_to_the_terminal(tmp_path: Path) -> None:
+    path = tmp_path / "x.tar"
+    with tarfile.open(path, "w") as archive:
+        for name, content in (("a\x1b[31m\0\nb.png", png(0)[:80]), ("c.js\non", b"x")):
+            info = tarfile.TarInfo(name)
+            info.pax_headers, info.size = {"path": name}, len(content)
+            archive.addfile(info, io.BytesIO(content))
+    source = open_source(path)
+    with pytest.raises(ImageError) as refused:
+        source.read(0)
+    assert str(refused.value).isprintable() and all(line.isprintable() for line in source.notes())
+
+
 def test_the_shared_folder_is_no_part_of_names(tmp_path: Path) -> None:
     files = {"set/trainA/0.png": png(0), "set/trainA/sub/1.png": png(1), "set/notes.txt": b"x"}
     assert names(open_source(write_zip(tmp_path / "x.zip", files))) == ["0.png", "sub/1.png"]
