@@ -19,6 +19,7 @@ from packaging.markers import default_environment
 from packaging.requirements import Requirement
 
 from helpers import fuzz_loaders
+from helpers.fuzz_inputs import GENERATOR, mutated
 from munit_fast.cli.options import print_error
 from munit_fast.config import ConfigError, load_config, parse_config
 from munit_fast.data import ImageError, read_list
@@ -269,7 +270,7 @@ def test_tensors_without_memory_are_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("kind", ["sparse", "complex", "meta", "quantized"])
 def test_tensors_that_no_parameter_can_take(tmp_path: Path, kind: str) -> None:
-    nets = [AdaINGen(3, fuzz_loaders.GENERATOR) for _ in range(2)]
+    nets = [AdaINGen(3, GENERATOR) for _ in range(2)]
     states = [dict(net.state_dict()) for net in nets]
     name = next(iter(states[1]))
     value = states[1][name]
@@ -290,7 +291,7 @@ def test_tensors_that_no_parameter_can_take(tmp_path: Path, kind: str) -> None:
 
 
 def test_names_in_a_checkpoint_do_not_speak_to_the_terminal(tmp_path: Path) -> None:
-    nets = [AdaINGen(3, fuzz_loaders.GENERATOR) for _ in range(2)]
+    nets = [AdaINGen(3, GENERATOR) for _ in range(2)]
     states = [dict(net.state_dict()) for net in nets]
     torch.save({"a": states[0] | {"x\x1b]0;title\x07": torch.zeros(1)}, "b": states[1]}, tmp_path / "gen.pt")
     with pytest.raises(CheckpointError, match=r"x\\x1b\]0;title\\x07 .*expected") as refused:
@@ -370,7 +371,7 @@ def test_the_fuzzer_notices(tmp_path: Path) -> None:
 
         return run
 
-    fuzz_loaders.LOADERS["careless"] = (careless, lambda _: fuzz_loaders.mutated([b"abc"]))
+    fuzz_loaders.LOADERS["careless"] = (careless, lambda _: mutated([b"abc"]))
     try:
         with pytest.raises(UnicodeDecodeError):
             fuzz_loaders.fuzz("careless", 500, tmp_path / "fuzz")
