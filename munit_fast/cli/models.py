@@ -78,6 +78,7 @@ def load_run(
     """
     from munit_fast.models.munit import MODELS
 
+    config = with_measured_ranges(config, checkpoint[0])
     if len(checkpoint) > 2:
         raise ValueError(f"give --checkpoint once, or twice: domain A's, then B's; it is given {len(checkpoint)} times")
     model = MODELS[algorithm_of(config, checkpoint[0], trainer)](config, impl=impl.value).load(checkpoint, average=ema)
@@ -86,6 +87,22 @@ def load_run(
     for note in model.notes:
         console.print(note, markup=False, soft_wrap=True)
     return model
+
+
+def with_measured_ranges(config: Config, checkpoint: Path) -> Config:
+    """A configuration with `range_a: auto` as the run of a checkpoint has measured it.
+
+    Raises:
+        ConfigError: The run's config.yaml cannot be read.
+    """
+    from munit_fast.config import load_config
+
+    kept = checkpoint.resolve().parent.parent / "config.yaml"
+    keys = [key for key in ("range_a", "range_b") if getattr(config, key) == "auto"]
+    if not keys or not kept.is_file():
+        return config  # who needs a range says what would work
+    run = load_config(kept)
+    return config.model_copy(update={key: getattr(run, key) for key in keys})
 
 
 def algorithm_of(config: Config, checkpoint: Path, trainer: TrainerName) -> str:

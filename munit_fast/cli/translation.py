@@ -18,6 +18,7 @@ from munit_fast.cli.models import (
     load_model,
     load_run,
     print_notes,
+    with_measured_ranges,
 )
 from munit_fast.cli.options import (
     AllowOutsideOption,
@@ -339,7 +340,7 @@ def evaluate(
             raise ValueError("give --config and --checkpoint, or --translated")
         if truth or input or train_folder or size:
             raise ValueError("--truth, --input, --train and --size go with --translated; the configuration has its own")
-        cfg = load_config(config)
+        cfg = with_measured_ranges(load_config(config), checkpoint[0])
         tests = open_test_set(cfg, allow_outside)
         console = new_console()
         model = load_run(cfg, checkpoint, trainer=trainer, impl=impl, ema=True, console=console)

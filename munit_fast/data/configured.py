@@ -10,6 +10,7 @@ from typing import Literal, NamedTuple
 
 from munit_fast.config import Config, ConfigError
 from munit_fast.data.datasets import ImageSet
+from munit_fast.data.measure import resolve_ranges
 from munit_fast.data.picture import ImageError
 from munit_fast.data.sources import BandSource, FileSource, ImageSource, MissingClass, Pages, open_source, read_list
 from munit_fast.data.sources.hub import PREFIX, is_saved, split_names
@@ -36,13 +37,15 @@ class Sources:
         train_b: Training images of domain B.
         test_a: Test images of domain A.
         test_b: Test images of domain B.
-        notes: Lines to say once: files left out, files with several images, sizes chosen here.
+        config: The configuration, with the ranges that were measured.
+        notes: Lines to say once: files left out, files with several images, ranges measured, sizes chosen here.
     """
 
     train_a: ImageSet
     train_b: ImageSet
     test_a: ImageSet | None
     test_b: ImageSet | None
+    config: Config
     notes: list[str] = field(default_factory=list)
 
 
@@ -66,14 +69,13 @@ def open_source_of(
     pages = pages or cfg.pages
     listing = None if cfg.data_root is not None else getattr(cfg, f"data_list_{split}_{domain}")
     if listing is None:
-        source = open_source(
-            place.spec, pages=pages, axis=cfg.slice_axis, classes=place.classes, allow_outside=allow_outside
-        )
-        return with_bands(source, cfg, domain)
+        axis = cfg.slice_axis
+        found = open_source(place.spec, pages=pages, classes=place.classes, allow_outside=allow_outside, axis=axis)
+        return with_bands(found, cfg, domain)
     if place.spec.startswith(PREFIX) or is_archive(place.spec):
         raise ImageError(f"data_list_{split}_{domain}: a list names files in a folder; {place.spec} is none")
-    files = read_list(Path(listing), place.spec, allow_outside)
-    return with_bands(FileSource(files, place.spec, pages, axis=cfg.slice_axis), cfg, domain)
+    paths = read_list(Path(listing), place.spec, allow_outside)
+    return with_bands(FileSource(paths, place.spec, pages, axis=cfg.slice_axis), cfg, domain)
 
 
 def has_images(cfg: Config, split: str, domain: str) -> bool:
@@ -112,25 +114,27 @@ def open_sources(cfg: Config, allow_outside: bool = False) -> Sources:
     """Open the image sets that a configuration names; training images are kept in memory where they fit.
 
     Args:
-        cfg: Names the images, their channels and the size that the short side is resized to.
+        cfg: Names the images, their channels and values, and the size that the short side is resized to.
         allow_outside: As in `open_source_of`.
 
     Raises:
         ConfigError: The configuration names no training images.
-        ImageError: What it names is missing or holds no images. Images that cannot be read are no error yet.
+        ImageError: What it names is missing or holds no images, or a range cannot be measured. Images that cannot be
+            read are no error yet.
     """
+    train = {d: open_source_of(cfg, "train", d, allow_outside) for d in "ab"}
+    test = {d: open_source_of(cfg, "test", d, allow_outside) for d in "ab" if has_images(cfg, "test", d)}
+    resolved, measured = resolve_ranges(cfg, train)
 
-    def image_set(split: str, domain: str) -> ImageSet:
-        # Of the test images only the displayed ones are ever read.
-        cache: Literal["auto", False] = "auto" if split == "train" else False
-        source = open_source_of(cfg, split, domain, allow_outside)
-        return ImageSet(source, pixel_format(cfg, domain), cfg.short_side(domain), cache, lenient=True)
+    def image_set(source: ImageSource, domain: str, cache: Literal["auto", False]) -> ImageSet:
+        return ImageSet(source, pixel_format(resolved, domain), cfg.short_side(domain), cache, lenient=True)
 
-    train_a, train_b = image_set("train", "a"), image_set("train", "b")
-    test_a, test_b = (image_set("test", d) if has_images(cfg, "test", d) else None for d in "ab")
-    opened = [images.source for images in (train_a, train_b, test_a, test_b) if images is not None]
-    notes = [*_size_notes(cfg), *dict.fromkeys(note for source in opened for note in source.notes())]
-    return Sources(train_a, train_b, test_a, test_b, notes)
+    opened = (*train.values(), *test.values())
+    notes = [*_size_notes(cfg), *dict.fromkeys(note for source in opened for note in source.notes()), *measured]
+    train_a, train_b = (image_set(train[d], d, "auto") for d in "ab")
+    # Of the test images only the displayed ones are ever read.
+    test_a, test_b = (image_set(test[d], d, False) if d in test else None for d in "ab")
+    return Sources(train_a, train_b, test_a, test_b, resolved, notes)
 
 
 def _size_notes(cfg: Config) -> list[str]:

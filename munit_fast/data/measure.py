@@ -11,6 +11,7 @@ from munit_fast.data.picture import Array, ImageError, Picture
 from munit_fast.data.sources import ImageSource
 
 MEASURED_IMAGES = 256  # of a set, evenly spread over it
+LOOKED_AT = 16  # of a set whose range is not to be measured
 PERCENTILES = (0.1, 99.9)
 NARROW = 0.25  # of a type's range: a set that uses less of it was probably meant to have a range of its own
 _VALUES = 2**16  # of each image, evenly spread over it
@@ -42,16 +43,17 @@ class MeasuredValues:
         return self.limits is not None and self.most - self.least < NARROW * (self.limits[1] - self.limits[0])
 
 
-def measure(source: ImageSource) -> MeasuredValues | None:
-    """The values of up to MEASURED_IMAGES images of a source; None where none of them can be read.
+def measure(source: ImageSource, most: int = MEASURED_IMAGES) -> MeasuredValues | None:
+    """The values of up to `most` images of a source; None where none of them can be read.
 
     Always the same images and places, so a set has one answer. Transparent pixels do not count, nor does what is not
     finite.
 
     Args:
         source: The images.
+        most: How many are read.
     """
-    step = max(1, -(-len(source) // MEASURED_IMAGES))
+    step = max(1, -(-len(source) // most))
     kept: list[Array] = []
     first: Picture | None = None
     for i in range(0, len(source), step):
@@ -90,7 +92,7 @@ def resolve_ranges(cfg: Config, train: dict[str, ImageSource]) -> tuple[Config, 
         stated = getattr(cfg, key)
         if isinstance(stated, list):
             continue
-        found = measure(source)
+        found = measure(source, MEASURED_IMAGES if stated == "auto" else LOOKED_AT)
         if stated == "auto":
             cfg = cfg.model_copy(update={key: _limits(key, source, found)})
             notes.append(f"{key}: {getattr(cfg, key)}, measured over {source.label}")

@@ -85,7 +85,7 @@ def open_test_set(cfg: Config, allow_outside: bool = False) -> TestSet:
         return Files(source, pixel_format(cfg, domain), cfg.short_side(domain), crop)
 
     def opened(split: str, domain: str) -> ImageSource:
-        return open_source_of(cfg, split, domain, allow_outside, pages="first")
+        return open_source_of(cfg, split, domain, allow_outside)
 
     found = {d: opened("test", d) for d in "ab"}
     by_name = {d: {stem_of(source.name(i)): i for i in range(len(source))} for d, source in found.items()}
@@ -125,5 +125,8 @@ class SameSizeFiles(Files):
 
 
 def stem_of(name: str) -> str:
-    """The name of an image in its source without its extension."""
-    return PurePosixPath(name).with_suffix("").as_posix()
+    """The name of an image in its source without its extension: "a/b" of "a/b.png", "a/b#2" of "a/b.tif#2"."""
+    file, mark, page = name.rpartition("#")
+    if not mark or not page.isdecimal():
+        file, mark, page = name, "", ""
+    return PurePosixPath(file).with_suffix("").as_posix() + mark + page

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Mapping
 from contextlib import ExitStack
@@ -81,9 +82,14 @@ def train(
         if not ranks.main:
             decided = follow(cfg, options.overrides, decision)
         with ranks.main_first():
-            sources = open_sources(decided.config, options.allow_outside)
             if ranks.main:  # what is refused before leaves no folders
+                sources = open_sources(decided.config, options.allow_outside)
                 held.enter_context(folder.open(options.resume))
+        ranges = ranks.broadcast(_ranges(sources.config) if ranks.main else b"")
+        decided.config = decided.config.model_copy(update=json.loads(ranges))
+        with ranks.main_first():
+            if not ranks.main:
+                sources = open_sources(decided.config, options.allow_outside)
         held.enter_context(tuned_convolutions(ranks.device))
         run = _Run(decided, replace(options, device=ranks.device), folder, sources, console, ranks)
         held.callback(run.trainer.release_graphs)
@@ -94,6 +100,11 @@ def train(
 def _numbers(losses: Losses) -> dict[str, float]:
     """The losses of an update as numbers, sorted by name. Waits for a GPU."""
     return {name: float(value) for name, value in sorted(losses.items())}
+
+
+def _ranges(cfg: Config) -> bytes:
+    """The ranges of both domains: the main rank measures them for all."""
+    return json.dumps({key: getattr(cfg, key) for key in ("range_a", "range_b")}).encode()
 
 
 def _passed(deadline: float | None) -> bool:

@@ -64,7 +64,9 @@ def open_inputs(given: Path | ImageSource, output_folder: Path | None, config: C
     if isinstance(given, ImageSource):
         return given
     found = open_source(given, pages=config.pages, axis=config.slice_axis)
-    if output_folder is not None and isinstance(found, FileSource) and given.is_dir():
+    if isinstance(found, FileSource) and not given.is_dir():
+        return found  # one file is no scene of several
+    if output_folder is not None and isinstance(found, FileSource):
         kept = [i for i in range(len(found)) if not _is_inside(found.path(i), output_folder, given)]
         if not kept:
             raise ImageError(f"{given}: every image there is inside --output_folder; choose another")

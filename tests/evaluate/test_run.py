@@ -17,6 +17,7 @@ from rich.console import Console
 from helpers.paired_set import OPTIONS, Oracle, rows, settings, tiny_features
 from helpers.source_files import write_tar, write_zip
 from munit_fast import MUNIT, UNIT
+from munit_fast.config import make_config
 from munit_fast.data import ImageError, open_source
 from munit_fast.evaluate import (
     EvaluateOptions,
@@ -28,6 +29,7 @@ from munit_fast.evaluate import (
     show,
 )
 from munit_fast.evaluate.folders import group_translations
+from munit_fast.evaluate.pictures import stem_of
 from munit_fast.translate import TranslateOptions, random_styles, translate_files
 
 pytest.importorskip("skimage")
@@ -191,3 +193,18 @@ def test_drawings_are_recognised(drawings: Path, domain: str, expected: bool) ->
         [torch.from_numpy(np.array(Image.open(p).convert("RGB"))) for p in sorted((drawings / domain).iterdir())]
     )
     assert metrics.is_drawing(pixels.permute(0, 3, 1, 2).float() / 127.5 - 1) is expected
+
+
+def test_every_page_of_a_file_is_a_test_picture(tmp_path: Path) -> None:
+    for split in ("trainA", "trainB", "testA", "testB"):
+        (tmp_path / split).mkdir()
+        pages = [Image.new("L", (32, 32), 40 * i + 20) for i in range(3)]
+        pages[0].save(tmp_path / split / "stack.tif", save_all=True, append_images=pages[1:])
+    values = {"data_root": str(tmp_path), "input_dim_a": 1, "input_dim_b": 1, "new_size": 32}
+    sizes = {"crop_image_height": 32, "crop_image_width": 32, "dis": {"n_layer": 2, "num_scales": 1}}
+    for pages, count in (("all", 3), ("first", 1)):
+        tests = open_test_set(make_config({**values, **sizes, "pages": pages}))
+        assert tests.paired and len(tests.pictures["a"]) == count and len(tests.train["b"]) == count
+        for i in range(count):
+            assert torch.equal(tests.pictures["a"][i], tests.pictures["b"][i])
+    assert [stem_of(name) for name in ("a/b.png", "a/b.tif#2", "c#d.png", "e")] == ["a/b", "a/b#2", "c#d", "e"]

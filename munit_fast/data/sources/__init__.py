@@ -3,7 +3,7 @@
 from munit_fast.data.sources.archives import ArchiveSource
 from munit_fast.data.sources.bands import BandSource
 from munit_fast.data.sources.base import Entry, ImageSource, MissingClass, Pages
-from munit_fast.data.sources.folders import FileSource, list_images, open_file
+from munit_fast.data.sources.folders import FileSource, open_file
 from munit_fast.data.sources.huggingface import DatasetSource
 from munit_fast.data.sources.listing import list_images
 from munit_fast.data.sources.lists import read_list

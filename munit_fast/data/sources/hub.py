@@ -51,8 +51,8 @@ def open_dataset(
     roots = None if allow_outside else [place, *_caches()]
     label = f"{PREFIX}{spec.removeprefix(PREFIX)}"
     labels = [*values.get("label", ()), *classes]
-    columns = _first(values, "column"), _first(values, "label_column")
-    return DatasetSource(found, label, columns[0], labels, columns[1], roots, pages, axis)
+    column, label_column = _first(values, "column"), _first(values, "label_column")
+    return DatasetSource(found, label, column, labels, label_column, roots, pages, axis)
 
 
 def split_names(spec: str) -> list[str]:

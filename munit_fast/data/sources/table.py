@@ -28,7 +28,6 @@ class Request:
 
     spec: str
     pages: Pages
-    axis: int
     classes: tuple[str, ...]
     allow_outside: bool
     axis: int
@@ -38,9 +37,9 @@ def open_source(
     spec: str | os.PathLike[str],
     *,
     pages: Pages = "all",
-    axis: int = 2,
     classes: Sequence[str] = (),
     allow_outside: bool = False,
+    axis: int = 2,
 ) -> ImageSource:
     """Open images by what a user names them.
 
@@ -49,7 +48,6 @@ def open_source(
             the folder that holds them; a folder that `datasets` saved; "hf:OWNER/NAME?split=train&column=image", a
             data set of the Hugging Face Hub or, with a folder in place of OWNER/NAME, of this machine.
         pages: Of files with several images, "all" of them or the "first".
-        axis: Of volumes: the axis along which they are cut into images, 0 to 2.
         classes: Only images in these subfolders, of a folder or archive; or with these labels, of a data set.
         allow_outside: Whether a data set may name images outside its folder.
         axis: Of volumes: the axis along which they are cut into images, 0 to 2.
@@ -58,7 +56,7 @@ def open_source(
         ImageError: There is nothing of this name, it cannot be read, or it has no images.
         MissingClass: It has none of these classes.
     """
-    request = Request(os.fspath(spec), pages, axis, tuple(classes), allow_outside)
+    request = Request(os.fspath(spec), pages, tuple(classes), allow_outside, axis)
     return next(open_kind for takes, open_kind in KINDS if takes(request.spec))(request)
 
 
