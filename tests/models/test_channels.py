@@ -14,7 +14,7 @@ from PIL import Image
 from munit_fast import MUNIT, make_config, reference
 from munit_fast.app.translation import Translator
 from munit_fast.export import OnnxModel, export_model
-from munit_fast.io.checkpoints import load_pair
+from munit_fast.io.checkpoints import load_file, load_states
 from munit_fast.models import networks
 from munit_fast.models.munit import from_pretrained
 from munit_fast.train import trainer as trainers
@@ -128,10 +128,11 @@ def test_files_of_weights_keep_the_channels(tmp_path: Path) -> None:
     style = torch.randn(1, 1, 3)
     assert torch.equal(loaded.translate(x, "a2b", style=style), translator.translate(x, "a2b", style=style))
     torch.save({"a": translator.gen_a.state_dict(), "b": translator.gen_b.state_dict()}, tmp_path / "gen_00000001.pt")
-    load_pair(tmp_path / "gen_00000001.pt", loaded.gen_a, loaded.gen_b)
+    path = tmp_path / "gen_00000001.pt"
+    load_states(path, load_file(path), loaded.gen_a, loaded.gen_b)
     other = model(3, 7)
     with pytest.raises(Exception, match=r"input_dim|channels"):
-        load_pair(tmp_path / "gen_00000001.pt", other.gen_a, other.gen_b)
+        load_states(path, load_file(path), other.gen_a, other.gen_b)
 
 
 def test_exported_graphs_have_the_channels(tmp_path: Path) -> None:
