@@ -101,7 +101,7 @@ pretrained: $(STAMP) datasets/openmoji-64
 	$(BIN)/munit-fast train --config configs/$(PRETRAINED).yaml --output_path pretraining --auto_resume
 	$(BIN)/munit-fast export --config configs/$(PRETRAINED).yaml --output $(BUNDLED) \
 		--checkpoint $$(ls pretraining/outputs/$(PRETRAINED)/checkpoints/gen_*.pt | tail -1) \
-		--matte 255 --licence "CC BY-SA 4.0; made from pictures under that licence" \
+		--licence "CC BY-SA 4.0; made from pictures under that licence" \
 		--attribution "All emojis designed by OpenMoji – the open-source emoji and icon project. License: CC BY-SA 4.0"
 	cp pretraining/outputs/$(PRETRAINED)/summary.json $(RESULTS)/training.json
 	$(MAKE) pretrained-card
