@@ -50,7 +50,10 @@ default_role = "code"  # `name` in a docstring
 nitpick_ignore_regex = [
     ("py:.*", r"(torch|numpy|PIL|pathlib|collections|typing|pydantic|rich|os|contextlib)\..*"),
     ("py:.*", r"(Tensor|nn|np|npt|Image|Path|Module|Dropout|BatchNorm|Blocks)(\..*)?"),
-    ("py:.*", r"(AnyPictures?|Crop|Direction|Hyperparameters|Noise|Params|Scalar|TrainingNoise)"),
+    (
+        "py:.*",
+        r"(AnyPictures?|Array|Crop|Direction|Hyperparameters|Noise|Pages|Params|Scalar|(.*\.)?_Source|TrainingNoise)",
+    ),
 ]
 
 html_theme = "pydata_sphinx_theme"

@@ -44,8 +44,8 @@ def open_source(
     """Open images by what a user names them.
 
     Args:
-        spec: A folder; an image file; FILE.zip or FILE.tar; shards, as "data-{000000..000009}.tar", "data-*.tar" or
-            the folder that holds them; a folder that `datasets` saved; "hf:OWNER/NAME?split=train&column=image", a
+        spec: A folder; an image file; FILE.zip or FILE.tar; shards, as `data-{000000..000009}.tar`, `data-*.tar` or
+            the folder that holds them; a folder that `datasets` saved; `hf:OWNER/NAME?split=train&column=image`, a
             data set of the Hugging Face Hub or, with a folder in place of OWNER/NAME, of this machine.
         pages: Of files with several images, "all" of them or the "first".
         classes: Only images in these subfolders, of a folder or archive; or with these labels, of a data set.
