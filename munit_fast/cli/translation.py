@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from enum import Enum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, cast
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 from rich.console import Console
@@ -204,7 +204,7 @@ def translate(
         "disk": None if tile_disk is None else round(tile_disk * 1e9),
         "level": level,
     }
-    given = {name: value for name, value in of_tiles.items() if value is not None}
+    given: dict[str, Any] = {name: value for name, value in of_tiles.items() if value is not None}
     if tile is None and given:
         raise ValueError("--tile_statistics, --tile_samples, --tile_disk and --level go with --tile")
     if tile is not None and isinstance(translator, OnnxModel):

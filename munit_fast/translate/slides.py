@@ -20,6 +20,8 @@ from munit_fast.translate.styles import Styles
 
 EXTENSION = "tif"
 
+Progress = Callable[[int, int, str], None]
+
 
 def translate_slides(
     model: MUNIT | UNIT,
@@ -27,7 +29,7 @@ def translate_slides(
     output_folder: Path,
     options: TranslateOptions,
     tiles: TileOptions,
-    progress: Callable[[int, int, str], None] | None = None,
+    progress: Progress | None = None,
     *,
     shard: Shard = Shard(),  # noqa: B008 - a constant
     say: Callable[[str], None] = lambda line: None,
@@ -92,9 +94,7 @@ def translate_slides(
                         file,
                         tiles,
                         style=None if codes is None else codes[0, j],
-                        progress=None
-                        if progress is None
-                        else lambda done, total, what, name=file.name: progress(done, total, f"{name}: {what}"),
+                        progress=_named(progress, file.name),
                         say=say,
                     )
             except ImageError as error:
@@ -109,3 +109,10 @@ def translate_slides(
     if result.failures and not result.written and not result.done_before and shard.size == 1:
         raise ImageError("; ".join(result.failures))
     return result
+
+
+def _named(progress: Progress | None, name: str) -> Progress | None:
+    """`progress` that says which file is being made."""
+    if progress is None:
+        return None
+    return lambda done, total, what: progress(done, total, f"{name}: {what}")
