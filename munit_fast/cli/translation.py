@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from enum import Enum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 from rich.console import Console
@@ -35,7 +35,14 @@ from munit_fast.cli.options import (
 )
 
 if TYPE_CHECKING:
-    from munit_fast.models.munit import Direction
+    from munit_fast.models.munit import MUNIT, UNIT, Direction
+
+
+class TileStatistics(str, Enum):
+    """Whose statistics the norms of a tiled image have."""
+
+    sampled = "sampled"
+    exact = "exact"
 
 
 class Precision(str, Enum):
@@ -54,21 +61,27 @@ def translate(
         Path | None,
         typer.Option("--model", help="Instead: a NAME-a2b.onnx file of `munit-fast export`, run by ONNX Runtime."),
     ] = None,
-    input: Annotated[Path | None, typer.Option("--input", help="An image, or a folder of images.")] = None,
+    input: Annotated[Path | None, typer.Option("--input", help="An image, or a folder or archive of them.")] = None,
     input_folder: Annotated[Path | None, typer.Option("--input_folder", help="The same as --input.")] = None,
     output_folder: Annotated[Path, typer.Option("--output_folder", help="Where the translations go.")] = Path(
         "translated"
     ),
     style: Annotated[
         Path | None,
-        typer.Option(help="Take the style of this image, or of each image of this folder."),
+        typer.Option(help="Take the style of this image, or of each image of this folder; mean: see --style_folder."),
+    ] = None,
+    style_folder: Annotated[
+        Path | None,
+        typer.Option("--style_folder", help="With --style mean: one style, the average of those of these images."),
     ] = None,
     a2b: Annotated[
         int | None,
         typer.Option("--a2b", min=0, max=1, help="1: domain A to B, as if left out; 0: B to A. --model knows its own."),
     ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the random styles.")] = 10,
-    num_style: Annotated[int, typer.Option("--num_style", min=1, help="Random styles per image.")] = 10,
+    num_style: Annotated[
+        int | None, typer.Option("--num_style", min=1, help="Random styles per image: 10, with --tile 1.")
+    ] = None,
     interpolate: Annotated[
         int | None, typer.Option(min=1, max=1000, help="Interpolate: this many steps from each style to the next.")
     ] = None,
@@ -94,13 +107,29 @@ def translate(
         int,
         typer.Option("--workers", min=1, max=64, help="Threads that read images, and as many that write them."),
     ] = 2,
+    tile: Annotated[
+        int | None,
+        typer.Option(min=16, help="For images larger than memory: translate tiles of this side, 512 for example."),
+    ] = None,
+    tile_statistics: Annotated[
+        TileStatistics | None,
+        typer.Option("--tile_statistics", help="Norms of some windows of the image, in one pass, or of all of it."),
+    ] = None,
+    tile_samples: Annotated[
+        int | None, typer.Option("--tile_samples", min=1, help="Windows of --tile_statistics sampled: 64.")
+    ] = None,
+    tile_disk: Annotated[
+        float | None, typer.Option("--tile_disk", min=0, help="GB that --tile_statistics exact may take on the disk.")
+    ] = None,
+    level: Annotated[int | None, typer.Option(min=0, help="With --tile: level of a pyramid; 0 is the largest.")] = None,
     format: Annotated[
-        str,
+        str | None,
         typer.Option(
             help="png, tif or npy: the values of the domain, as deep as the input (png: whole numbers up to 65535); "
-            "jpg, bmp, webp or ppm: 8 bits; nii, nii.gz or dcm: volumes with the header of their input."
+            "jpg, bmp, webp or ppm: 8 bits; nii, nii.gz or dcm: volumes with the header of their input. png if left "
+            "out, with --tile tif."
         ),
-    ] = "png",
+    ] = None,
     trainer: TrainerOption = TrainerName.auto,
     device: DeviceOption = "auto",
     amp: AmpOption = Amp.auto,
@@ -121,7 +150,8 @@ def translate(
     from rich.progress import Progress
 
     from munit_fast.export import OnnxModel
-    from munit_fast.translate import Shard, TranslateOptions, Translator, add_up, translate_files
+    from munit_fast.tiles import TileOptions
+    from munit_fast.translate import Shard, TranslateOptions, Translator, add_up, translate_files, translate_slides
 
     if compute_is or compute_cis:
         raise ValueError(
@@ -149,32 +179,63 @@ def translate(
             shard.device(find_device(device))
         )
         direction = "b2a" if a2b == 0 else "a2b"
+    if style_folder is not None and str(style) != "mean":
+        raise ValueError("--style_folder goes with --style mean")
     options = TranslateOptions(
         direction,
-        num_style,
-        style,
-        interpolate,
-        synchronized,
-        grid,
-        output_only,
-        native_size,
-        seed,
-        batch_size,
-        format,
-        "off" if model is not None else amp.value,
-        workers,
+        num_style or (10 if tile is None else 1),
+        style_folder if str(style) == "mean" else style,
+        mean_style=str(style) == "mean",
+        interpolate=interpolate,
+        synchronized=synchronized,
+        grid=grid,
+        output_only=output_only,
+        native_size=native_size,
+        seed=seed,
+        batch_size=batch_size,
+        extension=format or ("png" if tile is None else "tif"),
+        amp="off" if model is not None else amp.value,
+        workers=workers,
     )
+    of_tiles = {
+        "tile": tile,
+        "statistics": tile_statistics and tile_statistics.value,
+        "samples": tile_samples,
+        "disk": None if tile_disk is None else round(tile_disk * 1e9),
+        "level": level,
+    }
+    given: dict[str, Any] = {name: value for name, value in of_tiles.items() if value is not None}
+    if tile is None and given:
+        raise ValueError("--tile_statistics, --tile_samples, --tile_disk and --level go with --tile")
+    if tile is not None and isinstance(translator, OnnxModel):
+        raise ValueError("--tile needs the networks: give --pretrained, or --config and --checkpoint, not --model")
+
+    def say(line: str) -> None:
+        console.print(f"{shard}{line}", markup=False, soft_wrap=True)
+
     with Progress(console=console, transient=True, disable=shard.rank > 0) as bar:
         task = bar.add_task("translating")
-        result = translate_files(
-            translator,
-            source,
-            output_folder,
-            options,
-            lambda done, total: bar.update(task, completed=done, total=total),
-            shard=shard,
-            say=lambda line: console.print(f"{shard}{line}", markup=False, soft_wrap=True),
-        )
+        if tile is None:
+            result = translate_files(
+                translator,
+                source,
+                output_folder,
+                options,
+                lambda done, total: bar.update(task, completed=done, total=total),
+                shard=shard,
+                say=say,
+            )
+        else:
+            result = translate_slides(
+                cast("MUNIT | UNIT", translator),
+                source,
+                output_folder,
+                options,
+                TileOptions(direction, amp=amp.value, **given),
+                lambda done, total, what: bar.update(task, completed=done, total=total, description=what),
+                shard=shard,
+                say=say,
+            )
     for failure in result.failures:
         print_error(f"{shard}{failure}")
     written, failures = add_up(shard, [len(result.written), len(result.failures)])

@@ -30,7 +30,6 @@ class TileOptions:
             whole image, as if it were not cut into tiles, by a pass for each norm.
         samples: Windows of side `tile` for "sampled". An image that has no more tiles than that is done exactly.
         level: Of a pyramid; 0 is the largest.
-        bits: 8 or 16 a channel; None: as the image has, 8 for floating point.
         disk: Bytes that features may take on the disk of the output; None: 80 % of what is free there. What does not
             fit is computed again, which takes longer.
         amp: Mixed precision, as `munit_fast.amp.amp_dtype` takes it; "exact" takes "off" and "auto", which is off.
@@ -41,7 +40,6 @@ class TileOptions:
     statistics: Literal["sampled", "exact"] = "sampled"
     samples: int = 64
     level: int = 0
-    bits: int | None = None
     disk: int | None = None
     amp: str = "off"
 
@@ -79,8 +77,6 @@ def check_options(model: MUNIT | UNIT, source: Path, output: Path, options: Tile
         raise ValueError(f"--tile_samples must be at least 1; got {options.samples}")
     if options.level < 0:
         raise ValueError(f"--level must be at least 0; got {options.level}")
-    if options.bits not in (None, 8, 16):
-        raise ValueError(f"bits must be 8 or 16; got {options.bits}")
     if options.disk is not None and options.disk < 0:
         raise ValueError(f"--tile_disk must be at least 0; got {options.disk}")
     if options.statistics == "exact" and options.amp not in ("off", "auto"):
@@ -100,9 +96,7 @@ def check_options(model: MUNIT | UNIT, source: Path, output: Path, options: Tile
         raise ValueError("style must be finite; it holds NaN or infinite values")
 
 
-def identity_of(
-    model: MUNIT | UNIT, source: Path, options: TileOptions, style: Tensor | None, background: int | None
-) -> dict[str, Any]:
+def identity_of(model: MUNIT | UNIT, source: Path, options: TileOptions, style: Tensor | None) -> dict[str, Any]:
     """All that the result depends on, by the names that a message gives."""
     digest = hashlib.sha256()
     for name, value in sorted(model.state_dict().items()):
@@ -114,13 +108,13 @@ def identity_of(
         "model": [model.trainer, digest.hexdigest(), str(next(model.parameters()).dtype), model.device.type],
         "input": [str(source.resolve()), status.st_size, status.st_mtime_ns],
         "style": None if style is None else style.detach().double().cpu().flatten().tolist(),
-        "background": background,
+        "background": model.config.background,
+        "ranges": [model.config.range_a, model.config.range_b],
         "direction": options.direction,
         "--tile": options.tile,
         "--tile_statistics": options.statistics,
         "--tile_samples": options.samples if options.statistics == "sampled" else None,
         "--level": options.level,
-        "bits": options.bits,
         "--tile_disk": options.disk,
         "--amp": options.amp,
     }

@@ -12,6 +12,8 @@ import torch
 from torch import Tensor
 
 from munit_fast.amp import Workload, amp_dtype, autocast
+from munit_fast.data.configured import pixel_format
+from munit_fast.data.writers import result_dtype
 from munit_fast.io.atomic import FileWriteError
 from munit_fast.models.munit import MUNIT, UNIT
 from munit_fast.reference.networks import split_adain_params
@@ -23,7 +25,7 @@ from munit_fast.tiles.plan import Planes, tiles_of, windows_of
 from munit_fast.tiles.slides import Slide, open_slide
 from munit_fast.tiles.statistics import Moments
 from munit_fast.tiles.storage import Job, Journal, PixelFile, open_job
-from munit_fast.tiles.writing import to_integers, write_tiff
+from munit_fast.tiles.writing import to_values, write_tiff
 
 if TYPE_CHECKING:
     pass
@@ -39,7 +41,6 @@ def translate_slide(
     options: TileOptions | None = None,
     *,
     style: Tensor | None = None,
-    background: int | None = None,
     progress: Progress | None = None,
     say: Callable[[str], None] | None = None,
 ) -> TileResult:
@@ -56,7 +57,6 @@ def translate_slide(
         output: NAME.tif, in an existing folder.
         options: How to translate.
         style: The style code [style_dim] or [1, style_dim] of MUNIT; None for UNIT.
-        background: Grey level 0..255 under transparent areas; None: `model.matte`.
         progress: Called after each tile with the tiles done, the tiles in all and the name of the pass.
         say: Called with a sentence for each thing the user should know before the work begins.
 
@@ -72,10 +72,8 @@ def translate_slide(
     check_options(model, source, output, options, style)
     say = say or (lambda text: None)
     progress = progress or (lambda done, total, name: None)
-    channels = getattr(model.config, f"input_dim_{options.direction[0]}")
-    background = model.matte if background is None else background
-    with torch.no_grad(), open_slide(source, options.level, channels, background) as slide:
-        what = identity_of(model, source, options, style, background)
+    with torch.no_grad(), open_slide(source, options.level, pixel_format(model.config, options.direction[0])) as slide:
+        what = identity_of(model, source, options, style)
         with open_job(output, what) as job:
             return _translate(model, slide, output, options, style, job, progress, say)
 
@@ -114,8 +112,8 @@ def _translate(
         if exact
         else windows_of(image.height, image.width, options.tile, options.samples, model.config.size_multiple)
     )
-    bits = options.bits or (16 if slide.dtype == np.uint16 else 8)
-    target = np.dtype(f"uint{bits}")
+    values = pixel_format(model.config, options.direction[-1])
+    target = result_dtype("tif", values, slide.dtype)
     moments: dict[str, Moments] = {}
     wide = next(model.parameters()).dtype == torch.float64
     to_disk = np.dtype(np.float64 if wide else np.float32)
@@ -145,7 +143,7 @@ def _translate(
         journal = Journal(job.folder / "image", len(boxes))
         for number, box in enumerate(boxes):
             if not journal.done[number]:
-                file.write(box, to_integers(reader.tile(last, box), target, output))
+                file.write(box, to_values(reader.tile(last, box), values, target, output))
                 journal.add(number, None, file)
             progress(before + number + 1, total, "image")
         journal.flush(file)

@@ -11,7 +11,9 @@ import numpy as np
 import numpy.typing as npt
 import tifffile
 
-from munit_fast.data import ImageError, decode_image
+from munit_fast.data import ImageError, PixelFormat, decode_image
+from munit_fast.data.picture import Picture, type_limits
+from munit_fast.data.readers import naming
 from munit_fast.tiles.tiff_regions import JPEG, Regions
 from munit_fast.utils.text import first_line
 
@@ -29,7 +31,7 @@ class Slide(Protocol):
         height: Rows.
         width: Columns.
         channels: As asked for.
-        dtype: uint8, uint16 or float32, as `to_model_range` takes them.
+        dtype: Of the file's values.
         tags: Resolution and colour profile for the file that is written, as tifffile's `write` takes them.
     """
 
@@ -40,14 +42,14 @@ class Slide(Protocol):
     tags: dict[str, Any]
 
     def read(self, top: int, bottom: int, left: int, right: int) -> Array:
-        """The pixels [bottom - top, right - left, channels] of a region inside the image."""
+        """The pixels of a region inside the image, as `PixelFormat.apply` has them."""
 
 
 class WholeImage:
     """A slide that is in memory: any image that `decode_image` reads."""
 
-    def __init__(self, path: Path, channels: int, background: int | None) -> None:
-        self.pixels = decode_image(path, channels, matte=background)
+    def __init__(self, path: Path, pixel_format: PixelFormat) -> None:
+        self.pixels = decode_image(path, pixel_format)
         self.height, self.width, self.channels = self.pixels.shape
         self.dtype, self.tags = self.pixels.dtype, dict[str, Any]()
 
@@ -63,25 +65,23 @@ class TiffSlide:
         path: The file.
         tiff: Opened.
         level: Of its pyramid; 0 is the largest.
-        channels: Wanted.
-        background: Grey level 0..255 under transparent areas; None keeps the colour there.
+        pixel_format: Of the values that are wanted.
     """
 
-    def __init__(self, path: Path, tiff: tifffile.TiffFile, level: int, channels: int, background: int | None) -> None:
+    def __init__(self, path: Path, tiff: tifffile.TiffFile, level: int, pixel_format: PixelFormat) -> None:
         levels = tiff.series[0].levels
         if not 0 <= level < len(levels):
             sizes = ", ".join(f"{i}: {'x'.join(map(str, one.shape))}" for i, one in enumerate(levels))
             raise ImageError(f"{path}: has no level {level}; its levels are {sizes}")
         series: Any = levels[level]
-        self.path, self.channels, self.background = path, channels, background
+        self.path, self.channels, self.format = path, pixel_format.channels, pixel_format
         pages = [page for page in series.pages if page is not None]
         self.page: Any = series.keyframe
         self.photometric = tifffile.PHOTOMETRIC(self.page.photometric).name
         self._regions = Regions(path, tiff, pages, self.page)
         self._check(series.axes, len(pages))
         self.height, self.width = self.page.imagelength, self.page.imagewidth
-        kind: np.dtype[Any] = self.page.dtype
-        self.dtype = np.dtype(np.float32) if kind.kind == "f" else kind.newbyteorder("=")
+        self.dtype = self.page.dtype.newbyteorder("=")
         self.tags = _tags(levels[0].keyframe, levels[0].keyframe.imagewidth / self.width)
 
     def read(self, top: int, bottom: int, left: int, right: int) -> Array:
@@ -94,16 +94,12 @@ class TiffSlide:
             raise
         except Exception as error:  # decoders raise anything on damaged files
             raise ImageError(f"{self.path}: not a readable image ({first_line(error)})") from error
-        if pixels.dtype.kind == "f":
-            pixels = pixels.astype(np.float32)
-            if not (pixels.min() >= 0 and pixels.max() <= 1):
-                raise ImageError(f"{self.path}: floating-point values must be finite, in 0..1")
-        if self.photometric == "MINISWHITE":
-            pixels = _white(pixels) - pixels
-        return self._converted(pixels)
+        pixels = pixels.astype(self.dtype, copy=False)
+        with naming(str(self.path)):
+            return self.format.apply(self._picture(pixels))
 
     def _check(self, axes: str, pages: int) -> None:
-        page, path, channels = self.page, self.path, self.channels
+        page, path = self.page, self.path
         names = {"YX", "YXS", "SYX"} if pages == 1 else {"CYX"}
         if axes not in names:
             raise ImageError(
@@ -116,42 +112,37 @@ class TiffSlide:
             raise ImageError(f"{path}: colours are stored as {self.photometric}; convert it to RGB or grey")
         if self.photometric == "YCBCR" and page.compression not in JPEG:
             raise ImageError(f"{path}: colours are stored as YCbCr without JPEG; convert it to RGB")
-        whole = page.dtype.newbyteorder("=") in (np.uint8, np.uint16) and page.bitspersample in (8, 16)
-        if not whole and page.dtype.kind != "f":
-            raise ImageError(f"{path}: values of type {page.dtype}; use uint8, uint16 or floating point in 0..1")
+        if page.dtype.kind not in "iuf" or page.bitspersample != page.dtype.itemsize * 8:
+            raise ImageError(f"{path}: values of {page.bitspersample} bits; write it with 8, 16 or 32 bits")
+        if self.photometric == "MINISWHITE" and page.dtype.kind != "u":
+            raise ImageError(f"{path}: white is 0 and values are {page.dtype}; write it with black as 0")
         tag = page.tags.get("Orientation")
         if tag is not None and tag.value not in (0, 1):
             raise ImageError(f"{path}: is stored rotated (orientation {tag.value}); write it upright")
         extra = [int(kind) for kind in page.extrasamples]
         self.alpha = {1: "premultiplied", 2: "straight"}.get(extra[-1], "") if extra else ""
-        found = page.samplesperpixel * pages - bool(self.alpha)
-        if found != channels and not (channels == 3 and found == 1) and not (channels == 1 and found == 3):
-            raise ImageError(f"{path}: has {found} channels where {channels} are wanted; set input_dim: {found}")
         if self._regions.piece > MAX_PIECE_BYTES:
             raise ImageError(
                 f"{path}: has compressed pieces of {self._regions.piece / 2**30:.1f} GiB, of which 1 GiB is decoded at "
                 "once; write it in tiles"
             )
 
-    def _converted(self, pixels: Array) -> Array:
-        """Transparency over the background; grey repeated, or colour to its luma."""
+    def _picture(self, pixels: Array) -> Picture:
+        """Samples of the file as a picture: black is the least value, colours are not multiplied by their alpha."""
+        colour, alpha = self.photometric not in _GREY, None
+        if self.photometric == "MINISWHITE":
+            pixels = np.concatenate([_white(pixels) - pixels[:, :, :1], pixels[:, :, 1:]], axis=2)
         if self.alpha:
-            white = _white(pixels)
-            pixels, alpha = pixels[:, :, :-1], pixels[:, :, -1:].astype(np.float64) / white
-            if self.background is not None:
-                above = pixels * (alpha if self.alpha == "straight" else 1.0)
-                laid = (above + (1 - alpha) * white * self.background / 255).clip(0, white)
-                pixels = (laid.round() if pixels.dtype.kind == "u" else laid).astype(pixels.dtype)
-        if pixels.shape[2] == self.channels:
-            return pixels
-        if self.channels == 3:
-            return np.repeat(pixels, 3, axis=2)
-        luma = pixels @ (np.array((19595, 38470, 7471)) / 65536)  # ITU-R 601, as Pillow's "L"
-        return (luma.round() if pixels.dtype.kind == "u" else luma).astype(pixels.dtype)[:, :, None]
+            pixels, alpha = pixels[:, :, :-1], pixels[:, :, -1]
+        if self.alpha == "premultiplied" and alpha is not None:
+            share = alpha[:, :, None].astype(np.float64) / _white(pixels)
+            straight = np.divide(pixels, share, out=np.zeros(pixels.shape), where=share > 0).clip(0, _white(pixels))
+            pixels = (straight.round() if pixels.dtype.kind == "u" else straight).astype(pixels.dtype)
+        return Picture(pixels, colour and pixels.shape[2] == 3, alpha, type_limits(pixels.dtype))
 
 
 @contextmanager
-def open_slide(path: Path, level: int, channels: int, background: int | None) -> Iterator[Slide]:
+def open_slide(path: Path, level: int, pixel_format: PixelFormat) -> Iterator[Slide]:
     """Open an image for reading by regions.
 
     A TIFF file is read strip by strip or tile by tile; every other image is decoded as a whole.
@@ -159,8 +150,7 @@ def open_slide(path: Path, level: int, channels: int, background: int | None) ->
     Args:
         path: The file.
         level: Of a pyramid; 0 is the largest.
-        channels: Wanted: as many as the file has, or 3 of a grey one, or 1 of a colour one.
-        background: Grey level 0..255 under transparent areas; None keeps the colour there.
+        pixel_format: Of the values that are wanted.
 
     Raises:
         ImageError: It cannot be read, or is not one image; a MemoryError becomes one too.
@@ -175,7 +165,7 @@ def open_slide(path: Path, level: int, channels: int, background: int | None) ->
     if not is_tiff:
         if level:
             raise ImageError(f"{path}: has no level {level}; only TIFF files have several")
-        yield WholeImage(path, channels, background)
+        yield WholeImage(path, pixel_format)
         return
     try:
         tiff = tifffile.TiffFile(path)
@@ -183,7 +173,8 @@ def open_slide(path: Path, level: int, channels: int, background: int | None) ->
         raise ImageError(f"{path}: not a readable image ({first_line(error)})") from error
     with tiff:
         try:
-            slide = TiffSlide(path, tiff, level, channels, background)
+            slide = TiffSlide(path, tiff, level, pixel_format)
+            slide.read(0, 1, 0, 1)  # what does not fit the format shows at once
         except ImageError:
             raise
         except Exception as error:  # a damaged directory

@@ -9,7 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from munit_fast.data import ImageError, decode_image, list_images, resize_short_side, to_model_range
+from munit_fast.data import ImageSet, open_source, to_model_range
+from munit_fast.data.configured import pixel_format
 from munit_fast.models.munit import MUNIT, UNIT
 from munit_fast.tiles import networks
 from munit_fast.tiles.padded import PaddedImage
@@ -24,7 +25,7 @@ def mean_style(model: MUNIT | UNIT, folder: Path, domain: Literal["a", "b"], *, 
 
     Args:
         model: The model, in evaluation mode; its device is used.
-        folder: Of images, searched with its subfolders; or one image.
+        folder: Of images, searched with its subfolders, or an archive of them; or one image.
         domain: "a" or "b": of which they are.
         native_size: Keep each image's own size instead of the configuration's new_size.
 
@@ -37,14 +38,14 @@ def mean_style(model: MUNIT | UNIT, folder: Path, domain: Literal["a", "b"], *, 
     """
     style_model = _with_styles(model, domain)
     codes = []
-    for path in list_images(folder) if folder.is_dir() else [folder]:
-        array = decode_image(path, getattr(model.config, f"input_dim_{domain}"), matte=model.matte)
-        if not native_size:
-            try:
-                array = resize_short_side(array, model.config.short_side(domain))
-            except ImageError as error:
-                raise ImageError(f"{path}: {error}") from None
-        image = to_model_range(array)[None].to(next(model.parameters()))
+    images = ImageSet(
+        open_source(folder, pages=model.config.pages, axis=model.config.slice_axis),
+        pixel_format(model.config, domain),
+        None if native_size else model.config.short_side(domain),
+        cache=False,
+    )
+    for i in range(len(images)):
+        image = to_model_range(images.image(i))[None].to(next(model.parameters()))
         codes.append(style_model.encode_style(image, domain).double())
     return torch.cat(codes).mean(0, keepdim=True).to(next(model.parameters()))
 
@@ -57,7 +58,6 @@ def slide_style(
     *,
     tile: int = 512,
     level: int = 0,
-    background: int | None = None,
 ) -> Tensor:
     """The style of an image of any size, with memory that is bounded by the tile.
 
@@ -70,7 +70,6 @@ def slide_style(
         domain: "a" or "b": of which it is.
         tile: Side of a tile in pixels.
         level: Of a pyramid; 0 is the largest.
-        background: Grey level 0..255 under transparent areas; None: `model.matte`.
 
     Returns:
         [1, style_dim] in the dtype and on the device of the model.
@@ -82,7 +81,7 @@ def slide_style(
     style_model: Any = _with_styles(model, domain)
     encoder = getattr(style_model, f"gen_{domain}").enc_style
     channels = getattr(model.config, f"input_dim_{domain}")
-    with open_slide(path, level, channels, model.matte if background is None else background) as slide:
+    with open_slide(path, level, pixel_format(model.config, domain)) as slide:
         image = PaddedImage(slide, model.config, next(model.parameters()), multiple=1)
         last = networks.style_nodes(
             encoder, networks.Image(channels, Planes.whole(image.height, image.width), image.read)

@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import tifffile
-import torch
 from torch import Tensor
 
-from munit_fast.data import ImageError
+from munit_fast.data import PixelFormat
+from munit_fast.data.readers import naming
 from munit_fast.io.atomic import atomic_path
 from munit_fast.tiles.plan import tiles_of
 from munit_fast.tiles.storage import PixelFile
@@ -21,22 +21,20 @@ from munit_fast.utils.version import __version__
 TILE = 512  # of the file
 
 
-def to_integers(image: Tensor, dtype: npt.DTypeLike, name: Path) -> npt.NDArray[Any]:
-    """[1, C, H, W] in -1..1 → [H, W, C]: (x + 1) / 2 at the full range of `dtype`, values outside clamped.
+def to_values(image: Tensor, pixel_format: PixelFormat, dtype: npt.DTypeLike, name: Path) -> npt.NDArray[Any]:
+    """[1, C, H, W] in -1..1 → [H, W, C] in the values of a domain.
 
     Args:
         image: Any floating-point dtype, any device.
-        dtype: uint8 or uint16.
+        pixel_format: Of the domain.
+        dtype: Of the result.
         name: Of the file, for the message.
 
     Raises:
         ImageError: A value is NaN or infinite.
     """
-    values = image[0].detach().to("cpu", torch.float32)
-    if not bool(torch.isfinite(values).all()):
-        raise ImageError(f"{name}: the translation holds NaN or infinite values")
-    scaled = values.add(1).div(2).clamp(0, 1).mul(np.iinfo(dtype).max).round()
-    return scaled.permute(1, 2, 0).numpy().astype(dtype)
+    with naming(str(name)):
+        return pixel_format.values(image[0], dtype)
 
 
 def write_tiff(path: Path, pixels: PixelFile, tags: dict[str, Any]) -> None:
@@ -44,7 +42,7 @@ def write_tiff(path: Path, pixels: PixelFile, tags: dict[str, Any]) -> None:
 
     Args:
         path: The file.
-        pixels: [1, H, W, C], uint8 or uint16.
+        pixels: [1, H, W, C], of any type of numbers.
         tags: Further arguments of tifffile's `write`.
 
     Raises:

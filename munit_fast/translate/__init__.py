@@ -1,12 +1,14 @@
 """Translation of image files: what `munit-fast translate` runs.
 
 `files` does it: it reads (`inputs`), translates (`styles`) and writes (`names`, `munit_fast.data.writers`) at the same
-time (`pipeline`), shares a set with other processes (`shards`) and remembers what is finished (`journal`).
+time (`pipeline`), shares a set with other processes (`shards`) and remembers what is finished (`journal`). `slides`
+does it for images that are larger than memory.
 """
 
 from munit_fast.translate.files import translate_files
 from munit_fast.translate.options import TranslateOptions, TranslateResult, Translator
 from munit_fast.translate.shards import Shard, add_up
+from munit_fast.translate.slides import translate_slides
 from munit_fast.translate.styles import random_styles, style_path
 
 __all__ = [
@@ -18,4 +20,5 @@ __all__ = [
     "random_styles",
     "style_path",
     "translate_files",
+    "translate_slides",
 ]

@@ -57,6 +57,7 @@ class TranslateOptions:
         amp: Mixed precision, as `munit_fast.amp.amp_dtype` takes it.
         workers: Threads that read images, and as many that write them, while the networks work. The files do not
             depend on it.
+        mean_style: Take the average of the examples' styles, one style for all images.
     """
 
     direction: Direction = "a2b"
@@ -72,6 +73,7 @@ class TranslateOptions:
     extension: str = "png"
     amp: str = "off"
     workers: int = 2
+    mean_style: bool = False
 
 
 @dataclass

@@ -70,6 +70,8 @@ class Styles:
                 if getattr(options, flag) is not None:
                     raise ValueError(f"--{flag} needs MUNIT: UNIT has no style codes")
             return
+        if options.mean_style and examples is None:
+            raise ValueError("--style mean needs --style_folder FOLDER, the images whose styles are averaged")
         if examples is not None:
             read = Reader(examples, model.config, options.direction[-1], options.native_size)
             self._examples = [read(i) for i in range(len(examples))]
@@ -84,7 +86,9 @@ class Styles:
 
     @property
     def _given(self) -> int:
-        return self._options.num_style if self._examples is None else len(self._examples)
+        if self._examples is None:
+            return self._options.num_style
+        return 1 if self._options.mean_style else len(self._examples)
 
     @property
     def count(self) -> int:
@@ -101,7 +105,10 @@ class Styles:
         model: Any = self._model
         domain = self._options.direction[-1]
         pixels = [image.pixels[None].to(model.device) for image in self._examples]
-        self._example_codes = torch.cat([model.encode_style(x, domain).cpu() for x in pixels])
+        codes = torch.cat([model.encode_style(x, domain).cpu() for x in pixels])
+        if self._options.mean_style:
+            codes = codes.double().mean(0, keepdim=True).to(codes)
+        self._example_codes = codes
 
     def codes(self, places: Sequence[int]) -> Tensor | None:
         """The codes [N, S, style_dim] of the images at some places of the sorted folder; None for UNIT."""

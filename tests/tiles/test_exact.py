@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 import munit_fast as mf
+from munit_fast.data import PixelFormat
 from munit_fast.tiles import TileOptions, TileResult, networks, translate_slide
 from munit_fast.tiles import run as tiles_run
 from munit_fast.tiles.plan import Box, Planes, tiles_of, windows_of
@@ -38,20 +39,20 @@ def tiled(
     tifffile.imwrite(folder / "in.tif", pixels[:, :, 0] if pixels.shape[2] == 1 else pixels)
     tiles: list[Tensor] = []
     with pytest.MonkeyPatch.context() as patch:
-        rounded = tiles_run.to_integers
+        rounded = tiles_run.to_values
 
         def keep(image: Tensor, *arguments: Any) -> Any:
             tiles.append(image.clone())
             return rounded(image, *arguments)
 
-        patch.setattr(tiles_run, "to_integers", keep)
+        patch.setattr(tiles_run, "to_values", keep)
         result = translate_slide(model, folder / "in.tif", folder / "out.tif", options, style=style)
     height, width = pixels.shape[:2]
     image = torch.zeros(tiles[0].shape[1], height, width, dtype=tiles[0].dtype)
     for box, tile in zip(tiles_of(1, height, width, options.tile), tiles, strict=True):
         image[:, box.top : box.bottom, box.left : box.right] = tile[0]
     written = tifffile.imread(folder / "out.tif").reshape(height, width, -1)
-    assert np.array_equal(written, rounded(image[None], np.uint8, folder))
+    assert np.array_equal(written, rounded(image[None], PixelFormat(image.shape[0]), np.uint8, folder))
     return image, result
 
 

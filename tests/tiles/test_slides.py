@@ -10,7 +10,7 @@ import pytest
 import tifffile
 from PIL import Image
 
-from munit_fast.data import ImageError
+from munit_fast.data import ImageError, PixelFormat
 from munit_fast.tiles import tiff_regions
 from munit_fast.tiles.slides import open_slide
 
@@ -40,11 +40,12 @@ def write(path: Path, pixels: np.ndarray[Any, Any], **options: Any) -> Path:
 
 
 def check(path: Path, whole: np.ndarray[Any, Any], channels: int, *, level: int = 0, background: int = 255) -> None:
-    with open_slide(path, level, channels, background) as slide:
-        assert (slide.height, slide.width, slide.dtype) == (*whole.shape[:2], whole.dtype)
+    with open_slide(path, level, PixelFormat(channels, background=background)) as slide:
+        assert (slide.height, slide.width) == whole.shape[:2]
         for top, bottom, left, right in BOXES:
             if bottom <= slide.height and right <= slide.width:
-                assert np.array_equal(slide.read(top, bottom, left, right), whole[top:bottom, left:right])
+                found = slide.read(top, bottom, left, right)
+                assert found.dtype == whole.dtype and np.array_equal(found, whole[top:bottom, left:right])
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
@@ -64,9 +65,9 @@ def test_every_level_of_a_pyramid(tmp_path: Path) -> None:
         file.write(COLOUR[::2, ::2], subfiletype=1, **options)
     check(path, COLOUR, 3)
     check(path, COLOUR[::2, ::2], 3, level=1)
-    with open_slide(path, 1, 3, None) as slide:
+    with open_slide(path, 1, PixelFormat(3)) as slide:
         assert slide.tags == {"resolution": (20000.0, 10000.0), "resolutionunit": 3}
-    with pytest.raises(ImageError, match="no level 2"), open_slide(path, 2, 3, None):
+    with pytest.raises(ImageError, match="no level 2"), open_slide(path, 2, PixelFormat(3)):
         pass
 
 
@@ -85,9 +86,9 @@ def test_transparency_lies_over_the_background(tmp_path: Path) -> None:
     check(path, (COLOUR * share + (1 - share) * 200).round().astype(np.uint8), 3, background=200)
     premultiplied = np.concatenate([(COLOUR * share).round().astype(np.uint8), alpha], axis=2)
     path = write(tmp_path / "b.tif", premultiplied, photometric="rgb", extrasamples=["assocalpha"], tile=(32, 32))
-    with open_slide(path, 0, 3, 200) as slide:
+    with open_slide(path, 0, PixelFormat(3, background=200)) as slide:
         wanted = COLOUR * share + (1 - share) * 200
-        assert abs(slide.read(0, 131, 0, 90) - wanted).max() <= 1
+        assert abs(slide.read(0, 131, 0, 90) - wanted).max() <= 1.5
 
 
 def test_values(tmp_path: Path) -> None:
@@ -102,7 +103,7 @@ def test_values(tmp_path: Path) -> None:
     bands = RNG.integers(0, 256, (131, 90, 5), dtype=np.uint8)
     check(write(tmp_path / "d.tif", bands, photometric="minisblack", planarconfig="contig", tile=(16, 16)), bands, 5)
     write(tmp_path / "e.tif", COLOUR, rowsperstrip=5)
-    with open_slide(tmp_path / "e.tif", 0, 1, None) as slide:
+    with open_slide(tmp_path / "e.tif", 0, PixelFormat(1)) as slide:
         assert (
             abs(slide.read(0, 131, 0, 90)[:, :, 0] - np.asarray(Image.fromarray(COLOUR).convert("L")).astype(int)).max()
             <= 1
@@ -114,7 +115,7 @@ def test_what_is_not_stored_is_zero(tmp_path: Path) -> None:
     tiles = [COLOUR[:64, :64], None, None, COLOUR[:64, :64]]
     with tifffile.TiffWriter(path) as file:
         file.write(iter(tiles), shape=(128, 128, 3), dtype=np.uint8, tile=(64, 64), photometric="rgb", metadata=None)
-    with open_slide(path, 0, 3, None) as slide:
+    with open_slide(path, 0, PixelFormat(3)) as slide:
         whole = slide.read(0, 128, 0, 128)
     assert np.array_equal(whole[64:, 64:], COLOUR[:64, :64]) and not whole[:64, 64:].any()
 
@@ -123,7 +124,7 @@ def test_few_pieces_are_kept_in_memory(tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.setattr(tiff_regions, "CACHE_BYTES", 3 * 16 * 32 * 3)
     path = write(tmp_path / "a.tif", COLOUR, tile=(16, 32), compression="zlib")
     check(path, COLOUR, 3)
-    with open_slide(path, 0, 3, None) as slide:
+    with open_slide(path, 0, PixelFormat(3)) as slide:
         for top in range(0, 128, 16):
             slide.read(top, top + 16, 0, 90)
             regions: Any = slide._regions  # type: ignore[attr-defined]
@@ -133,7 +134,7 @@ def test_few_pieces_are_kept_in_memory(tmp_path: Path, monkeypatch: pytest.Monke
 def test_other_images_are_read_as_a_whole(tmp_path: Path) -> None:
     Image.fromarray(COLOUR).save(tmp_path / "a.png")
     check(tmp_path / "a.png", COLOUR, 3)
-    with pytest.raises(ImageError, match="no level 1"), open_slide(tmp_path / "a.png", 1, 3, None):
+    with pytest.raises(ImageError, match="no level 1"), open_slide(tmp_path / "a.png", 1, PixelFormat(3)):
         pass
 
 
@@ -142,7 +143,7 @@ def test_other_images_are_read_as_a_whole(tmp_path: Path) -> None:
     [
         (COLOUR, {"extratags": [(274, "H", 1, 6, True)]}, "orientation 6"),
         (np.stack([COLOUR, COLOUR]), {}, "not one image"),
-        (RNG.integers(0, 9, (20, 20), dtype=np.int16), {}, "int16"),
+        (RNG.integers(0, 9, (20, 20), dtype=np.int16), {}, "16-bit signed .* set range"),
         (RNG.random((20, 20)) + 1.0, {}, "0..1"),
         (RNG.integers(0, 9, (20, 20, 4), dtype=np.uint8), {"photometric": "separated"}, "SEPARATED"),
         (
@@ -154,7 +155,7 @@ def test_other_images_are_read_as_a_whole(tmp_path: Path) -> None:
 )
 def test_what_is_refused(pixels: np.ndarray[Any, Any], options: dict[str, Any], reason: str, tmp_path: Path) -> None:
     path = write(tmp_path / "a.tif", pixels, **options)
-    with pytest.raises(ImageError, match=reason) as error, open_slide(path, 0, 3, None) as slide:
+    with pytest.raises(ImageError, match=reason) as error, open_slide(path, 0, PixelFormat(3)) as slide:
         slide.read(0, 20, 0, 20)
     assert str(path) in str(error.value) and "\n" not in str(error.value)
 
@@ -163,7 +164,7 @@ def test_large_pieces_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr("munit_fast.tiles.slides.MAX_PIECE_BYTES", 10_000)
     check(write(tmp_path / "plain.tif", COLOUR), COLOUR, 3)  # is mapped, whatever its strips
     path = write(tmp_path / "a.tif", COLOUR, rowsperstrip=131, compression="zlib")
-    with pytest.raises(ImageError, match="write it in tiles"), open_slide(path, 0, 3, None):
+    with pytest.raises(ImageError, match="write it in tiles"), open_slide(path, 0, PixelFormat(3)):
         pass
 
 
@@ -173,5 +174,5 @@ def test_damaged_files_are_refused(layout: str, tmp_path: Path) -> None:
     for name, data in (("short.tif", whole[:-100]), ("tiny.tif", whole[:6]), ("missing.tif", None)):
         if data is not None:
             (tmp_path / name).write_bytes(data)
-        with pytest.raises(ImageError, match=name), open_slide(tmp_path / name, 0, 3, None) as slide:
+        with pytest.raises(ImageError, match=name), open_slide(tmp_path / name, 0, PixelFormat(3)) as slide:
             slide.read(0, 131, 0, 90)

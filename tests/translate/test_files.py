@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 
 import munit_fast as mf
+from helpers.source_files import png, write_folder, write_zip
 from munit_fast.data import ImageError, decode_image, to_model_range
 from munit_fast.translate import TranslateOptions, random_styles, style_path, translate_files
 from munit_fast.translate import grid as grids
@@ -208,3 +209,17 @@ def test_a_grid_of_all(model: mf.MUNIT, pictures: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"--grid .*grid\.pdf.*\.png"):
         translate_files(model, pictures, tmp_path / "no", TranslateOptions(grid=tmp_path / "grid.pdf"))
     assert before == sorted(p.name for p in (tmp_path / "out").rglob("*")) and not (tmp_path / "no").exists()
+
+
+def test_archives_give_what_their_folders_give(small_config: dict[str, Any], tmp_path: Path) -> None:
+    files = {f"{i}.png": png(i) for i in range(3)} | {"notes.txt": b"x"}
+    model, said = mf.MUNIT(mf.make_config(small_config)).eval(), list[str]()
+    folder, archive = write_folder(tmp_path / "in", files), write_zip(tmp_path / "in.zip", files)
+    for place in (folder, archive):
+        translate_files(model, place, tmp_path / f"{place.name}_out", TranslateOptions(num_style=2), say=said.append)
+    written = [
+        {path.name: path.read_bytes() for path in sorted((tmp_path / f"{place.name}_out").glob("*.png"))}
+        for place in (folder, archive)
+    ]
+    assert len(written[0]) == 9 and written[0] == written[1]
+    assert [line for line in said if "1 file skipped" in line and "not an image (.txt)" in line][0:2] == said[:2]
