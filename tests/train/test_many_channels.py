@@ -43,7 +43,8 @@ def test_a_run_and_its_resume(small_config: dict[str, Any], tmp_path: Path) -> N
     assert [(image.step, image.width) for image in shown] == [(2, 70), (4, 70)]
     run(values | {"max_iter": 2}, data, tmp_path / "parts")
     run(values, data, tmp_path / "parts", resume=True)
-    states = [torch.load(checkpoints(tmp_path / part) / "gen_00000004.pt") for part in ("whole", "parts")]
+    files = [checkpoints(tmp_path / part) / "gen_00000004.pt" for part in ("whole", "parts")]
+    states = [torch.load(file, weights_only=True) for file in files]
     assert equal(*states)
 
 
