@@ -54,7 +54,7 @@ KINDS = (
     Kind("dicom", (".dcm",), (b"DICM",), many=True, extra="medical", offset=128),
     Kind("nifti", (".nii", ".nii.gz"), many=True, extra="medical", sliced=True),
     Kind("numpy", (".npy", ".npz"), (b"\x93NUMPY",), many=True),
-    Kind("tiff", (".tif", ".tiff"), (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"), many=True),
+    Kind("tiff", (".tif", ".tiff", ".svs"), (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"), many=True),
     Kind("netpbm", (".ppm", ".pgm"), tuple(b"P%d%c" % (kind, gap) for kind in (2, 3, 5, 6) for gap in b"\t\n\r #")),
     Kind("png", (".png", ".apng"), (b"\x89PNG\r\n\x1a\n",), many=True),
     Kind("pillow", (".gif", ".webp"), (b"GIF8", b"RIFF"), many=True),

@@ -89,7 +89,7 @@ class BandSource(ImageSource):
 
 
 def _scenes(source: ImageSource, bands: Sequence[str]) -> dict[str, dict[str, int]]:
-    """The images of each band of each scene. A scene is called by its files' name with {} for the band."""
+    """The images of each band of each scene. A scene is called by its files' name with "bands" for the band."""
     either = "|".join(re.escape(band) for band in sorted(bands, key=len, reverse=True))
     pattern = re.compile(rf"(?<![A-Za-z0-9])(?:{either})(?![A-Za-z0-9])")
     found: dict[str, dict[str, int]] = defaultdict(dict)
@@ -99,7 +99,7 @@ def _scenes(source: ImageSource, bands: Sequence[str]) -> dict[str, dict[str, in
         if place is None:
             continue
         stem, rest = path.name[: place.start()], path.name[place.end() :].partition(".")[0]
-        scene = str(path.with_name(f"{stem}{{}}{rest}"))
+        scene = str(path.with_name(f"{stem}bands{rest}"))
         if place[0] in found[scene]:
             raise ImageError(f"{source.where(i)} and {source.where(found[scene][place[0]])} are both {place[0]}")
         found[scene][place[0]] = i

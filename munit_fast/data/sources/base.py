@@ -123,7 +123,11 @@ class ImageSource:
     def notes(self) -> list[str]:
         """What its user should be told once: files that were left out, files with several images."""
         lines = [skipped_line(self.label, self.skipped)] if self.skipped else []
-        several = {entry.file: entry.pages for entry in self.entries if entry.pages > 1}
+        several = {
+            entry.file: entry.pages
+            for entry in self.entries
+            if entry.pages > 1 and kind_of(PurePosixPath(entry.file).name).extra != "medical"  # made to be cut
+        }
         if several:
             first, count = next(iter(several.items()))
             files = "1 file holds" if len(several) == 1 else f"{len(several)} files hold"

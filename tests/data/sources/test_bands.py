@@ -36,7 +36,7 @@ def test_the_files_of_a_scene_are_one_image(tmp_path: Path, name: str) -> None:
     assert len(images) == 3 and not images.skipped
     for i in range(3):
         assert np.array_equal(images.read(i).pixels, np.stack([planes[i, b] for b in BANDS], axis=2))
-        assert "{}" in images.name(i) and images.where(i).startswith(str(tmp_path))
+        assert "bands" in images.name(i) and images.where(i).startswith(str(tmp_path))
     turned = source(tmp_path, BANDS[::-1])
     assert np.array_equal(turned.read(1).pixels, images.read(1).pixels[:, :, ::-1])
     assert np.array_equal(pickle.loads(pickle.dumps(images)).read(2).pixels, images.read(2).pixels)
@@ -50,7 +50,7 @@ def test_a_band_is_a_word_of_the_name(tmp_path: Path) -> None:
     band(tmp_path / "XB02.tif")
     band(tmp_path / "B020.tif")
     images = source(tmp_path)
-    assert len(images) == 1 and images.name(0) == "B02_{}" and images.skipped == Counter({"of no band": 2})
+    assert len(images) == 1 and images.name(0) == "B02_bands" and images.skipped == Counter({"of no band": 2})
 
 
 def test_what_is_left_out_is_counted(tmp_path: Path) -> None:
