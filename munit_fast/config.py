@@ -27,7 +27,24 @@ Channels = Annotated[int, Field(ge=1, le=1024)]
 Bands = Annotated[list[Annotated[str, Field(min_length=1, max_length=64)]], Field(min_length=1, max_length=1024)]
 ShownChannels = Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=3, max_length=3)]
 
-_WINDOW = re.compile(r"W\s*[:=]?\s*(?P<width>[-+.\de]+)[\s,/]+[LC]\s*[:=]?\s*(?P<level>[-+.\de]+)", re.IGNORECASE)
+# "W400 L40", "C40 W400", "WL: 40 WW: 400": width and level (centre) in either order.
+_WINDOW = re.compile(r"(?P<name>WW|WL|WC|W|L|C)\s*[:=]?\s*(?P<value>[-+]?[\d.]+(?:e[-+]?\d+)?)", re.IGNORECASE)
+_WIDTHS, _LEVELS = ("w", "ww", "width", "window"), ("l", "c", "wl", "wc", "level", "center", "centre")
+
+
+def _window(value: Any) -> Any:
+    """(level, width) of a window, whatever it calls them; None where it is none."""
+    if isinstance(value, str):
+        parts = _WINDOW.findall(value)
+        if _WINDOW.sub("", value).strip(" ,;/") or len(parts) != 2:
+            return None
+        value = dict(parts)
+    if not isinstance(value, dict) or len(value) != 2:
+        return None
+    named = {str(name).lower(): number for name, number in value.items()}
+    width = next((named[name] for name in _WIDTHS if name in named), None)
+    level = next((named[name] for name in _LEVELS if name in named), None)
+    return None if width is None or level is None else (level, width)
 
 
 def _value_range(value: Any) -> str | list[float]:
@@ -35,11 +52,9 @@ def _value_range(value: Any) -> str | list[float]:
     if value in ("dtype", "auto"):
         return str(value)
     given = value
-    if isinstance(value, str) and (match := _WINDOW.fullmatch(value.strip())):
-        value = match.groupdict()
     try:
-        if isinstance(value, dict) and set(value) == {"level", "width"}:
-            level, width = float(value["level"]), float(value["width"])
+        if (window := _window(value)) is not None:
+            level, width = map(float, window)
             value = [level - width / 2, level + width / 2]
         low, high = (float(number) for number in value) if isinstance(value, (list, tuple)) else (0.0, 0.0)
     except (TypeError, ValueError):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,7 +15,7 @@ MEASURED_IMAGES = 256  # of a set, evenly spread over it
 LOOKED_AT = 16  # of a set whose range is not to be measured
 PERCENTILES = (0.1, 99.9)
 NARROW = 0.25  # of a type's range: a set that uses less of it was probably meant to have a range of its own
-_VALUES = 2**16  # of each image, evenly spread over it
+_VALUES = 2**16  # of each image: whole pixels, in an order that no pattern of rows, columns or channels falls in with
 
 
 @dataclass(frozen=True)
@@ -26,8 +27,9 @@ class MeasuredValues:
         high: The percentile PERCENTILES[1].
         least: The smallest.
         most: The largest.
-        dtype: The type of the first image that could be read.
+        dtype: The widest type of the images that could be read.
         limits: (black, white) of that type, if it has them.
+        whole: Whether all images hold whole numbers.
     """
 
     low: float
@@ -36,6 +38,7 @@ class MeasuredValues:
     most: float
     dtype: np.dtype
     limits: tuple[float, float] | None
+    whole: bool
 
     @property
     def narrow(self) -> bool:
@@ -55,7 +58,8 @@ def measure(source: ImageSource, most: int = MEASURED_IMAGES) -> MeasuredValues 
     """
     step = max(1, -(-len(source) // most))
     kept: list[Array] = []
-    first: Picture | None = None
+    widest: Picture | None = None
+    whole = True
     for i in range(0, len(source), step):
         try:
             picture = source.read(i)
@@ -63,13 +67,17 @@ def measure(source: ImageSource, most: int = MEASURED_IMAGES) -> MeasuredValues 
             continue
         found = _visible(picture)
         if found.size:
-            first = first or picture
-            kept.append(found[:: max(1, found.size // _VALUES)].astype(np.float64))
-    if first is None:
+            if widest is None or picture.pixels.dtype.itemsize > widest.pixels.dtype.itemsize:
+                widest = picture
+            whole = whole and picture.pixels.dtype.kind in "iu"
+            kept.append(found.astype(np.float64))
+    if widest is None:
         return None
     values = np.concatenate(kept)
     low, high = (float(value) for value in np.percentile(values, PERCENTILES))
-    return MeasuredValues(low, high, float(values.min()), float(values.max()), first.pixels.dtype, first.limits)
+    return MeasuredValues(
+        low, high, float(values.min()), float(values.max()), widest.pixels.dtype, widest.limits, whole
+    )
 
 
 def resolve_ranges(cfg: Config, train: dict[str, ImageSource]) -> tuple[Config, list[str]]:
@@ -112,16 +120,21 @@ def _limits(key: str, source: ImageSource, found: MeasuredValues | None) -> list
         low, high = found.least, found.most
     if not low < high:
         raise ImageError(f"{key}: auto: every value in {source.label} is {low:g}; set {key}: [low, high]")
-    return [_rounded(low), _rounded(high)]
-
-
-def _rounded(value: float) -> float:
-    """The number that a configuration file shows: whole, or of six digits."""
-    return float(round(value)) if abs(value) >= 1000 or float(value).is_integer() else float(f"{value:.6g}")
+    if found.whole:  # whole limits can be written to files of whole numbers
+        return [float(math.floor(low)), float(math.ceil(high))]
+    digits = max(0, 3 - math.floor(math.log10(max(high - low, 1e-300))))  # a configuration file is read by people
+    outwards = 10.0**-digits if digits else 0.0
+    return [round(low - outwards / 2, digits), round(high + outwards / 2, digits)]
 
 
 def _visible(picture: Picture) -> Array:
-    """The finite values of a picture where it is not transparent, in one row."""
-    pixels = picture.pixels if picture.alpha is None else picture.pixels[picture.alpha > 0]
+    """The finite values of some pixels of a picture, where it is not transparent, in one row."""
+    pixels = picture.pixels.reshape(-1, picture.pixels.shape[2])
+    count = max(1, _VALUES // pixels.shape[1])
+    # Seeded, so that a set has one answer.
+    chosen = np.random.default_rng(0).integers(0, len(pixels), count) if len(pixels) > count else slice(None)
+    pixels = pixels[chosen]
+    if picture.alpha is not None:
+        pixels = pixels[picture.alpha.reshape(-1)[chosen] > 0]
     values = pixels.reshape(-1)
     return values[np.isfinite(values)] if values.dtype.kind == "f" else values

@@ -39,7 +39,8 @@ class PixelFormat:
         """The picture as an array in the networks' channels and range.
 
         Channels: as many as the file has; or grey repeated three times; or the luma of a colour image. Where one more
-        is asked for than the file has besides its transparency, that is the last channel.
+        is asked for than the file has besides its transparency, that is the last channel, from black (transparent) to
+        white; the others are laid over the background all the same.
 
         Args:
             picture: Of any reader.
@@ -52,13 +53,16 @@ class PixelFormat:
             ImageError: Without a file's name: other channels, no range, or values outside the range of floating point.
         """
         pixels, alpha = picture.pixels, picture.alpha
-        if alpha is not None and self.channels == pixels.shape[2] + 1:
-            pixels, alpha = np.concatenate([pixels, alpha[:, :, None]], axis=2), None
         self._check_channels(pixels, picture)
         array = self._scaled(pixels, picture)
-        if alpha is not None:
-            array = self._laid_over(array, alpha, picture.alpha_limit)
-        return _with_channels(array, self.channels)
+        if alpha is None:
+            return _with_channels(array, self.channels)
+        share = alpha[:, :, None].astype(np.float64) / picture.alpha_limit
+        array = self._laid_over(array, alpha, share)
+        if self.channels != pixels.shape[2] + 1:
+            return _with_channels(array, self.channels)
+        last = share * (1 if array.dtype.kind == "f" else np.iinfo(array.dtype).max)
+        return np.concatenate([array, (last.round() if array.dtype.kind == "u" else last).astype(array.dtype)], axis=2)
 
     def values(self, images: Tensor, dtype: npt.DTypeLike) -> Array:
         """Images of the networks in the values of this domain: the inverse of `apply` and `to_model_range`.
@@ -119,14 +123,13 @@ class PixelFormat:
         scaled = (pixels.astype(np.float64) - low) / (high - low)
         return scaled.clip(0, 1).astype(np.float32)
 
-    def _laid_over(self, array: Array, alpha: Array, opaque: float) -> Array:
-        """Composite over the background, in the array's own range."""
+    def _laid_over(self, array: Array, alpha: Array, share: Array) -> Array:
+        """Composite over the background, in the array's own range; share: `alpha` [H, W] as [H, W, 1] in 0..1."""
         if array.dtype == np.uint8 and array.shape[2] in (1, 3):
             top = np.concatenate([np.broadcast_to(array, (*array.shape[:2], 3)), alpha[:, :, None]], axis=2)
             image = Image.fromarray(np.ascontiguousarray(top))
             under = Image.new("RGBA", image.size, (*(self.background,) * 3, 255))
             return np.asarray(Image.alpha_composite(under, image))[:, :, : array.shape[2]]
-        share = (alpha.astype(np.float64) / opaque)[:, :, None]
         white = type_limits(array.dtype)[1]
         laid = array * share + (1 - share) * white * self.background / 255
         return (laid.round() if array.dtype.kind == "u" else laid).astype(array.dtype)

@@ -397,8 +397,8 @@ class MUNIT(_Model):
                   laid over `config.background`. Modes "I" and "I;16" hold 0..65535 and mode "F" 0..1: convert 8 bits to
                   "L" or "RGB", not to "I". It is turned as its EXIF orientation says;
                 - a NumPy array [H, W, C], [N, H, W, C], or [H, W] of one channel: float16, float32 or float64 in
-                  [-1, 1], or whole numbers: uint8 in 0..255, uint16 in 0..65535, or, where the configuration has
-                  `range_a` and `range_b`, any type in the values of the domain;
+                  [-1, 1], or whole numbers: uint8 in 0..255, uint16 in 0..65535, or any type in the values that the
+                  configuration has as `range_a` and `range_b`;
                 - a list or tuple of PIL images, arrays of one picture each and tensors [C, H, W], of any sizes. Those
                   of one size are translated together, at most 8 and about two million pixels at once.
             direction: "a2b" or "b2a".

@@ -118,6 +118,8 @@ class PictureBatches:
         """
         if any(map(is_pillow, self._items)):
             self._check_pillow(self.name, getattr(self._config, f"input_dim_{self._target}"))
+        for dtype in {x.dtype for x in self._items if isinstance(x, np.ndarray) and x.dtype.kind in "iu"}:
+            self._check_results(dtype)
         results: list[Any] = [None] * len(self)
         for batch, x in self.batches(like):
             for i, images in zip(batch, function(x, batch)):
@@ -205,7 +207,8 @@ class PictureBatches:
             raise ValueError(f"{name} must be {self._shapes(name)}; got {shape}{self._hint(name, x)}")
         if 0 in shape:
             raise ValueError(f"{name} must be {self._shapes(name)} with every size ≥ 1; got {shape}")
-        if x.dtype.kind in "iu" and self._has_values(x.dtype):
+        ranged = getattr(self._config, f"range_{self._domain}") != "dtype"
+        if x.dtype.kind in "iu" and (ranged or x.dtype.newbyteorder("=") in (np.uint8, np.uint16)):
             return
         as_bytes = f"{name}.astype(np.uint8) for values in 0..255"
         if x.dtype.type not in _FLOATS:
@@ -214,7 +217,7 @@ class PictureBatches:
                 f"{x.dtype}"
                 + (f"; use {name}.astype(np.uint8) * 255" if x.dtype == np.bool_ else "")
                 + (
-                    f"; use {as_bytes}, or a model with range_a and range_b, whose values may have any type"
+                    f"; use {as_bytes}, or a model with range_{self._domain}, whose values may have any type"
                     if x.dtype.kind in "iu"
                     else ""
                 )
@@ -226,13 +229,29 @@ class PictureBatches:
             rounding = low >= -1 - _ROUNDING and high <= 1 + _ROUNDING
             raise ValueError(
                 f"{name} must be in [-1, 1] where it is {x.dtype}; got values from {low:.9g} to {high:.9g}: use "
-                + (f"{name}.clip(-1, 1)" if rounding else as_bytes)
+                + (
+                    f"{name}.clip(-1, 1)"
+                    if rounding
+                    else f"{name}.round().astype(np.int32) for the values of range_{self._domain}"
+                    if ranged
+                    else as_bytes
+                )
             )
 
-    def _has_values(self, dtype: np.dtype[Any]) -> bool:
-        """Whether whole numbers of a dtype have a meaning in both domains."""
-        stated = [getattr(self._config, f"range_{domain}") != "dtype" for domain in "ab"]
-        return dtype.newbyteorder("=") in (np.uint8, np.uint16) or all(stated)
+    def _check_results(self, dtype: np.dtype[Any]) -> None:
+        """Raise ValueError where results of a dtype of whole numbers cannot hold the values of their domain."""
+        key, limits = f"range_{self._target}", self._config.limits(self._target)
+        if limits is None and dtype.newbyteorder("=") not in (np.uint8, np.uint16):
+            raise ValueError(
+                f"{self.name} is {dtype}, and so would be the results, for whose values {key} names no range; use "
+                f"floating point in [-1, 1], or a model with {key}: [0, 255]"
+            )
+        bounds = np.iinfo(dtype)
+        if limits is not None and not bounds.min <= limits[0] <= limits[1] <= bounds.max:
+            raise ValueError(
+                f"{self.name} is {dtype}, and so would be the results, whose values are {limits[0]:g}..{limits[1]:g} "
+                f"({key}); use {self.name}.astype(np.int32)"
+            )
 
     def _shapes(self, name: str) -> str:
         shapes = [f"[H, W, {self.channels}]"]

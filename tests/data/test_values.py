@@ -104,8 +104,12 @@ def test_channels(found: int, wanted: int, works: bool) -> None:
 def test_transparency_is_a_channel_where_one_more_is_asked_for() -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (5, 6, 3), np.uint8)
     alpha = pixels[:, :, 0] // 2
-    found = PixelFormat(4).apply(picture(pixels, colour=True, alpha=alpha))
-    assert np.array_equal(found, np.concatenate([pixels, alpha[:, :, None]], 2))
+    alpha[0] = 0
+    found = PixelFormat(4, background=100).apply(picture(pixels, colour=True, alpha=alpha))
+    assert np.array_equal(found[:, :, 3], alpha) and (found[0, :, :3] == 100).all()
+    assert np.array_equal(found[:, :, :3], PixelFormat(3, background=100).apply(picture(pixels, alpha=alpha)))
+    ranged = PixelFormat(4, (0, 100)).apply(picture(pixels, colour=True, alpha=alpha))
+    assert np.allclose(ranged[:, :, 3], alpha / 255, atol=1e-6)
 
 
 def test_three_bands_that_are_no_colours_have_no_luma() -> None:
@@ -201,3 +205,46 @@ def test_signed_files_work_with_a_window(tmp_path: Path) -> None:
     limits = make_config({"range_a": "W400 L40"}).limits("a")
     x = to_model_range(decode_image(tmp_path / "ct.npy", PixelFormat(1, limits)))[0].double()
     assert torch.allclose(x, torch.from_numpy((pixels.astype(float) - 40) / 200).clamp(-1, 1), atol=1e-6)
+
+
+@pytest.mark.parametrize("shape", [(256, 256, 3), (512, 512, 4), (300, 256, 1)])
+def test_every_channel_and_column_is_measured(tmp_path: Path, shape: tuple[int, int, int]) -> None:
+    class Bands(FileSource):
+        def read(self, i: int) -> Picture:
+            rng = np.random.default_rng(i)
+            pixels = rng.integers(0, 1000, shape) + 1000 * np.arange(shape[2])
+            pixels[:, 1::2] += 10_000 if shape[2] == 1 else 0  # every other column
+            return Picture(pixels.astype(np.uint16), limits=(0.0, 65535.0))
+
+    found = measure(Bands([tmp_path / f"{i}.png" for i in range(3)], tmp_path))
+    most = 10_999 if shape[2] == 1 else 1000 * shape[2] - 1
+    assert found is not None and found.least < 20 and found.most > most - 20
+
+
+@pytest.mark.parametrize(("low", "high"), [(1013.05, 1013.35), (101.0, 101.0001), (-3e-9, 5e-9), (1e6, 3e6)])
+def test_measured_limits_of_floating_point_hold_its_values(tmp_path: Path, low: float, high: float) -> None:
+    class Floats(FileSource):
+        def read(self, i: int) -> Picture:
+            return Picture(np.linspace(low, high, 4000).reshape(40, 100, 1), limits=(0.0, 1.0))
+
+    cfg, _ = resolve_ranges(make_config({"range_a": "auto"}), {"a": Floats([tmp_path / "a.tif"], tmp_path)})
+    found = cfg.limits("a")
+    width = high - low
+    assert found is not None and abs(found[0] - low) < 0.01 * width and abs(found[1] - high) < 0.01 * width
+    assert make_config({"range_a": cfg.range_a}).limits("a") == found
+
+
+def test_limits_of_whole_numbers_are_whole(tmp_path: Path) -> None:
+    class Counts(FileSource):
+        def read(self, i: int) -> Picture:
+            return Picture(np.arange(3, 2900, dtype=np.uint16).reshape(-1, 1, 1), limits=(0.0, 65535.0))
+
+    cfg, _ = resolve_ranges(make_config({"range_a": "auto"}), {"a": Counts([tmp_path / "a.tif"], tmp_path)})
+    assert all(float(value).is_integer() for value in cfg.range_a)
+
+
+def test_a_small_first_image_of_8_bits_does_not_hide_a_narrow_set(tmp_path: Path) -> None:
+    source = infrared(tmp_path / "a")
+    Image.new("L", (4, 4), 9).save(tmp_path / "a" / "0000.png")
+    found = measure(source)
+    assert found is not None and (found.dtype, found.whole) == (np.uint16, True)

@@ -12,7 +12,7 @@ from typing import BinaryIO
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from munit_fast.data.picture import Array, ImageError, Picture, check_size, pixel_limit, refuse_size, type_limits
+from munit_fast.data.picture import ImageError, Picture, check_size, pixel_limit, refuse_size, type_limits
 from munit_fast.data.readers.upright import ORIENTATION, upright
 
 # Pillow decides by content, not by name; some of its other formats start outside programs.
@@ -37,7 +37,8 @@ def read(file: BinaryIO, page: int) -> Picture:
 def of_pillow(image: Image.Image) -> Picture:
     """A PIL image of any mode, turned as its EXIF orientation says.
 
-    Modes "I" and "I;16" hold 0..65535, mode "F" 0..1, all others 8 bits.
+    Modes "I" and "I;16" hold 0..65535 (other whole numbers, mode "I", have no range of their own), mode "F" 0..1, all
+    others 8 bits.
     """
     check_size(*image.size)
     transparent = _transparent_level(image)
@@ -54,7 +55,10 @@ def orientation_of(image: Image.Image) -> object:
 
 def _picture(image: Image.Image, transparent: int | None) -> Picture:
     if image.mode.startswith("I"):
-        pixels = _whole_numbers(np.asarray(image))
+        pixels = np.asarray(image)
+        if pixels.dtype.kind != "u" and (pixels.min() < 0 or pixels.max() > 65535):
+            return Picture(pixels[:, :, None])  # 32 bits, which have no black and white of their own
+        pixels = pixels.astype(np.uint16)  # 16-bit files come as uint16 or, in some versions, as int32
         alpha = None if transparent is None else np.where(pixels == transparent, 0, 65535).astype(np.uint16)
         return Picture(pixels[:, :, None], alpha=alpha, limits=(0.0, 65535.0))
     if image.mode == "F":
@@ -95,10 +99,3 @@ def _opened(file: BinaryIO) -> Image.Image:
         from munit_fast.data.readers import IMAGE_EXTENSIONS
 
         raise ImageError(f"not an image of a known kind; use {' '.join(IMAGE_EXTENSIONS)}") from error
-
-
-def _whole_numbers(values: Array) -> Array:
-    """Pillow's integer modes as uint16: 16-bit files come as uint16 or, in some versions, as int32."""
-    if values.dtype.kind != "u" and (values.min() < 0 or values.max() > 65535):
-        raise ImageError('whole numbers outside 0..65535; save it with 8 or 16 bits, or use image.convert("RGB")')
-    return values.astype(np.uint16)

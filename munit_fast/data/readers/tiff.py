@@ -84,7 +84,8 @@ def _planes(tif: TiffFile) -> int:
     series, page = tif.series[0], tif.pages.first
     planes = math.prod(series.shape) // math.prod(page.shape) if series.is_truncated else 1
     said = int((tif.imagej_metadata or {}).get("images", 1))
-    if planes * page.nbytes > tif.filehandle.size or (planes == 1 and said > page.shaped[0] * page.shaped[4]):
+    missing = planes > 1 and planes * page.nbytes > tif.filehandle.size
+    if missing or (planes == 1 and said > page.shaped[0] * page.shaped[4]):
         raise ImageError(f"the file is truncated: it is too short for {max(planes, said)} images")
     return planes
 

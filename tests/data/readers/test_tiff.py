@@ -13,7 +13,7 @@ import tifffile
 from PIL import Image, ImageCms
 
 from helpers.tiff_files import made
-from munit_fast.data import ImageError, Picture, PixelFormat, decode_image
+from munit_fast.data import FileSource, ImageError, Picture, PixelFormat, decode_image
 from munit_fast.data.readers import count_pages, read_picture
 
 Array = np.ndarray[Any, Any]
@@ -276,3 +276,14 @@ def test_what_cannot_be_right_is_refused(what: str) -> None:
 def test_the_base_of_the_refused_is_read() -> None:
     picture = read(made({}, GREY))
     assert picture.pixels[:, :, 0].tolist() == [[0, 1, 2, 3, 4, 5], [6, 7, 8, 9, 10, 11]]
+
+
+@pytest.mark.parametrize("options", [{}, {"imagej": True}])
+@pytest.mark.parametrize("compression", [None, "zlib", "lzw", "packbits"])
+def test_files_with_the_metadata_of_tifffile_and_imagej(
+    tmp_path: Path, options: dict[str, Any], compression: str | None
+) -> None:
+    flat = np.zeros((64, 80), np.uint8)  # takes far less place than its pixels
+    tifffile.imwrite(tmp_path / "a.tif", flat, compression=compression, **options)
+    assert np.array_equal(decode_image(tmp_path / "a.tif", 1)[:, :, 0], flat)
+    assert len(FileSource([tmp_path / "a.tif"])) == 1
