@@ -31,8 +31,8 @@ CONFIG = {"gen": GEN, "new_size": 32, "crop_image_height": 32, "crop_image_width
 
 def model_of(trainer: str) -> Any:
     torch.manual_seed(3)
-    model = getattr(mf, trainer)(CONFIG).eval()
-    model.about = {"licence": "CC0", "matte": "255"}
+    model = getattr(mf, trainer)({**CONFIG, "background": 90}).eval()
+    model.about = {"licence": "CC0"}
     return model
 
 
@@ -66,7 +66,8 @@ def run(monkeypatch: pytest.MonkeyPatch, *arguments: str | Path) -> None:
 
 def test_it_is_the_model(exported: Path, no_networks: None) -> None:
     found = OnnxModel(exported / "munit-a2b.onnx")
-    assert (found.trainer, found.direction, found.matte, found.about["licence"]) == ("MUNIT", "a2b", 255, "CC0")
+    about = (found.trainer, found.direction, found.config.background, found.about["licence"])
+    assert about == ("MUNIT", "a2b", 90, "CC0")
     assert found.config.gen.style_dim == 3 and found.config.new_size == 32
 
 
@@ -93,7 +94,7 @@ def test_it_computes_what_the_model_does(exported: Path) -> None:
 def test_the_command(
     name: str, options: list[str], exported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: Any
 ) -> None:
-    """The same pictures as by the networks, up to one grey level, and on the matte that the file asks for."""
+    """The same pictures as by the networks, up to one grey level, and on the background that the file names."""
     folder = tmp_path / "in"
     folder.mkdir()
     rng = np.random.default_rng(0)
@@ -123,8 +124,8 @@ def test_the_command(
         monkeypatch,
         *("translate", "--model", exported / f"{name}.onnx", "--output_folder", tmp_path / "onnx", *arguments),
     )
-    files = sorted(p.name for p in (tmp_path / "torch").iterdir())
-    assert files and files == sorted(p.name for p in (tmp_path / "onnx").iterdir())
+    files = sorted(p.name for p in (tmp_path / "torch").glob("*.*g"))
+    assert files and files == sorted(p.name for p in (tmp_path / "onnx").glob("*.*g"))
     for file in files:
         one, other = (np.asarray(Image.open(tmp_path / kind / file)).astype(int) for kind in ("torch", "onnx"))
         assert one.shape == other.shape and np.abs(one - other).max() <= 1, file
