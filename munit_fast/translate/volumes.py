@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from munit_fast.data.picture import Array, ImageError
+from munit_fast.data.picture import Array, ImageError, type_limits
 from munit_fast.data.readers import kind_of
 from munit_fast.data.sources import ImageSource
 from munit_fast.data.values import PixelFormat
@@ -102,10 +102,9 @@ class Stack:
         form = self.source if style is None else self.target
         slices = np.stack(self._slices.pop(style))
         label = f"{self.label} {'input' if style is None else f'style {style:03d}'}"
+        limits = (form.limits if form else None) or type_limits(slices.dtype)  # the same for all files of a series
         try:
-            return volume_bytes(
-                f"x.{self.extension}", slices, self.headers, label=label, limits=form.limits if form else None
-            )
+            return volume_bytes(f"x.{self.extension}", slices, self.headers, label=label, limits=limits)
         except ImageError as error:
             raise ImageError(f"{name}: {error}") from None
 

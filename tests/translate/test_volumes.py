@@ -109,6 +109,23 @@ def test_a_series_gives_a_series_for_each_style(small_config: dict[str, Any], tm
     assert pydicom.dcmread(tmp_path / "other" / "0_000.dcm").SeriesInstanceUID != sets[0][0].SeriesInstanceUID
 
 
+@pytest.mark.parametrize(("limits", "slope"), [([-1000, 1000], "1"), ("dtype", "0.5")])
+def test_all_slices_of_a_series_are_stored_alike(
+    small_config: dict[str, Any], tmp_path: Path, limits: Any, slope: str
+) -> None:
+    model = made(small_config, range_b=limits)
+    (tmp_path / "in").mkdir()
+    for i, (low, high) in enumerate([(0, 100), (0, 2000), (1500, 2000)]):
+        stored = np.random.default_rng(i).integers(low, high, (36, 40)).astype(np.uint16)
+        place = {"SOPInstanceUID": f"1.2.3.1.{i}", "RescaleSlope": slope, "RescaleIntercept": "-1000"}
+        (tmp_path / "in" / f"{i}.dcm").write_bytes(dicom(stored, InstanceNumber=i, **place))
+    translate_files(model, tmp_path / "in", tmp_path / "out", options(extension="dcm"))
+    for kind in ("000", "001", "input"):
+        series = [pydicom.dcmread(path) for path in (tmp_path / "out").glob(f"*_{kind}.dcm")]
+        stored_as = {(d.BitsAllocated, d.PixelRepresentation, d.RescaleSlope, d.RescaleIntercept) for d in series}
+        assert len(series) == 3 and len(stored_as) == 1
+
+
 def test_what_is_refused_or_left_out(small_config: dict[str, Any], tmp_path: Path) -> None:
     model = made(small_config)
     volume(tmp_path / "in" / "a.nii")
