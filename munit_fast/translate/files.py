@@ -26,7 +26,7 @@ from munit_fast.translate.options import MAX_WORKERS, TranslateOptions, Translat
 from munit_fast.translate.pipeline import Writing, read_ahead, threads
 from munit_fast.translate.shards import Chunk, Shard
 from munit_fast.translate.styles import Styles
-from munit_fast.translate.volumes import VOLUME_FORMATS, Stack, check_volumes, complete, label_of, style_places
+from munit_fast.translate.volumes import VOLUME_FORMATS, Stack, check_volumes, gaps, label_of, lost_slices, style_places
 from munit_fast.utils.repeatable import repeatable
 
 
@@ -145,7 +145,7 @@ class _Job:
         """Translate some chunks."""
         workers, result = self.options.workers, self.result
         places = [place for chunk in chunks for place in chunk.places]
-        done = result.done_before
+        done, lost = result.done_before, list[int]()
         with threads(workers) as readers, threads(workers) as writers:
             images = read_ahead(readers, self._read, places, self.options.batch_size + workers, _bytes)
             writing: Writing[list[Path]] = Writing(writers)
@@ -162,7 +162,8 @@ class _Job:
             for chunk in chunks:
                 found = [next(images) for _ in chunk.places]
                 readable = [image for image in found if isinstance(image, Image)]
-                result.failures += [str(image) for image in found if isinstance(image, ImageError)]
+                if not self.volumes:
+                    result.failures += [str(image) for image in found if isinstance(image, ImageError)]
                 files: list[Path] = []
 
                 def keep(written: list[list[Path]], files: list[Path] = files) -> None:
@@ -170,7 +171,7 @@ class _Job:
 
                 stack = self._stack(found, chunk)
                 if self.volumes and stack is None:
-                    readable = []
+                    readable, lost = [], [*lost, *chunk.places]
                 for batch in self._batches(readable):
                     pixels = torch.stack([image.pixels for image in batch])
                     translated = self.styles.translate(pixels, [self.style_places[image.place] for image in batch])
@@ -192,6 +193,8 @@ class _Job:
                     writing.add(volumes, stack.nbytes, keep)
                 writing.add([], 0, partial(finish, chunk, files, len(readable) == len(found)))
             writing.finish()
+        if self.options.extension == "dcm":
+            result.failures += gaps(lost, self.reader.source)
 
     def _batches(self, images: Sequence[Image]) -> Iterator[list[Image]]:
         """Consecutive images of one size; a chunk that is a volume has more than make a batch."""
@@ -204,7 +207,7 @@ class _Job:
         """For the slices of a volume, where all of them could be read."""
         if not self.volumes:
             return None
-        failure = complete(found, self.reader.source.entries[chunk.places.start].file)
+        failure = lost_slices(found, chunk.places, self.reader.source)
         if failure is not None:
             self.result.failures.append(failure)
             return None

@@ -134,12 +134,41 @@ def test_what_is_refused_or_left_out(small_config: dict[str, Any], tmp_path: Pat
     (tmp_path / "in" / "b.nii").write_bytes(damaged)
     found = translate_files(model, tmp_path / "in", tmp_path / "out", options(output_only=True))
     assert {p.name for p in found.written} == {"a_000.nii.gz", "a_001.nii.gz"}
-    assert any("b.nii" in line and "too early" in line for line in found.failures)
-    with pytest.raises(ValueError, match=r"--format dcm writes DICOM files back .*a.nii.* has none"):
+    name = str(tmp_path / "in" / "b.nii")
+    assert len(found.failures) == 1  # for five slices
+    assert found.failures[0].startswith(f"{name}: not written, 5 of its 5 slices cannot be read (the file ends 100")
+    with pytest.raises(ValueError, match=r"--format dcm writes .*a.nii.* is a NIFTI file; use --format nii.gz,"):
         translate_files(model, tmp_path / "in", tmp_path / "out", options(extension="dcm"))
     Image.new("L", (32, 32)).save(tmp_path / "in" / "c.png")
     with pytest.raises(ValueError, match=r"--format nii.gz writes NIFTI files back .*c.png has none"):
         translate_files(model, tmp_path / "in", tmp_path / "out", options())
+
+
+def test_a_series_with_a_gap_says_so(small_config: dict[str, Any], tmp_path: Path) -> None:
+    model = made(small_config)
+    for name in ("ct", "mr"):
+        (tmp_path / "in" / name).mkdir(parents=True)
+        for i in range(3):
+            stored = np.random.default_rng(i).integers(0, 400, (36, 40)).astype(np.uint16)
+            (tmp_path / "in" / name / f"{i}.dcm").write_bytes(dicom(stored, InstanceNumber=i))
+    for damaged in ("ct/1.dcm", "mr/0.dcm", "mr/2.dcm"):
+        data = (tmp_path / "in" / damaged).read_bytes()
+        (tmp_path / "in" / damaged).write_bytes(data[:-500])
+    series = tmp_path / "in" / "ct"
+    for _ in range(2):  # of the second run nothing else is left
+        found = translate_files(model, tmp_path / "in", tmp_path / "out", options(extension="dcm", output_only=True))
+        assert len(found.failures) == 5 and found.failures[0].startswith(f"{series / '1.dcm'}: not written, ")
+        assert found.failures[3] == f"{series}: 1.dcm missing from the series that were written, of 3 files"
+        assert found.failures[4].endswith("mr: 0.dcm, 2.dcm missing from the series that were written, of 3 files")
+    assert sorted(p.name for p in (tmp_path / "out" / "ct").iterdir()) == [
+        f"{i}_00{j}.dcm" for i in (0, 2) for j in "01"
+    ]
+    with pytest.raises(ValueError, match=r"--format nii writes .*0.dcm is a DICOM file; use --format dcm,"):
+        translate_files(model, tmp_path / "in", tmp_path / "nii", options(extension="nii"))
+    for i in (0, 2):  # a folder of which nothing is written has no series with a gap
+        (series / f"{i}.dcm").unlink()
+    found = translate_files(model, tmp_path / "in", tmp_path / "out", options(extension="dcm", output_only=True))
+    assert len(found.failures) == 4
 
 
 def test_grids_and_arrays_of_many_channels(small_config: dict[str, Any], tmp_path: Path) -> None:
