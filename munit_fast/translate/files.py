@@ -21,7 +21,7 @@ from munit_fast.translate.grid import Grid
 from munit_fast.translate.identity import describe_changes, identity
 from munit_fast.translate.inputs import Image, Reader, files_of, open_inputs
 from munit_fast.translate.journal import Journal, Outputs
-from munit_fast.translate.names import file_name, output_names, protect_inputs
+from munit_fast.translate.names import file_name, file_names, output_names, protect_inputs
 from munit_fast.translate.options import MAX_WORKERS, TranslateOptions, TranslateResult, Translator
 from munit_fast.translate.pipeline import Writing, read_ahead, threads
 from munit_fast.translate.shards import Chunk, Shard
@@ -54,6 +54,8 @@ def translate_files(
     number of processes and threads nor on interruptions. Files are written atomically, but not flushed to the disk:
     they can be made again. What is finished is noted in OUTPUT_FOLDER/.translation, and not made again by a second run
     with the same model and options while neither input nor outputs have changed; of a single image nothing is noted.
+    Where model or options have changed, the files of the earlier run that are not written again are removed, unless
+    they were changed since.
 
     Args:
         model: The model, in evaluation mode; its device is used.
@@ -107,6 +109,10 @@ def translate_files(
             say(f"{result.done_before} of {result.total} images were done already")
         with autocast(amp_dtype(precision, model.device), model.device), repeatable(model.device):
             styles.encode_examples()
+            kept = list(range(styles.count)) + ([] if options.output_only else [None])
+            removed = outputs.remove_earlier(file_names(named.values(), kept, options.extension), inputs)
+            if removed:
+                say(f"{removed} files of the earlier translation, which this one does not have, were removed")
             job.run(left, progress)
     if result.failures and not result.written and not result.done_before and shard.size == 1:
         raise ImageError("; ".join(result.failures))
