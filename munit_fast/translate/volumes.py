@@ -11,13 +11,14 @@ from typing import Any
 
 import numpy as np
 
-from munit_fast.data.picture import Array, ImageError, one_line, type_limits
+from munit_fast.data.picture import Array, ImageError, type_limits
 from munit_fast.data.readers import kind_of
 from munit_fast.data.sources import ImageSource
 from munit_fast.data.values import PixelFormat
 from munit_fast.data.volumes import volume_bytes
 from munit_fast.data.writers import result_dtype
 from munit_fast.translate.inputs import Image
+from munit_fast.utils.text import one_line
 
 VOLUME_FORMATS = {"nii": "nifti", "nii.gz": "nifti", "dcm": "dicom"}  # and the reader of the files that go back there
 _EXACT = "npy"  # whose values these formats hold too
