@@ -21,12 +21,12 @@ from munit_fast.translate.grid import Grid
 from munit_fast.translate.identity import describe_changes, identity
 from munit_fast.translate.inputs import Image, Reader, files_of, open_inputs
 from munit_fast.translate.journal import Journal, Outputs
-from munit_fast.translate.names import file_name, output_names, protect_inputs
+from munit_fast.translate.names import file_name, file_names, output_names, protect_inputs
 from munit_fast.translate.options import MAX_WORKERS, TranslateOptions, TranslateResult, Translator
 from munit_fast.translate.pipeline import Writing, read_ahead, threads
 from munit_fast.translate.shards import Chunk, Shard
 from munit_fast.translate.styles import Styles
-from munit_fast.translate.volumes import VOLUME_FORMATS, Stack, check_volumes, complete, label_of, style_places
+from munit_fast.translate.volumes import VOLUME_FORMATS, Stack, check_volumes, gaps, label_of, lost_slices, style_places
 from munit_fast.utils.repeatable import repeatable
 
 
@@ -54,6 +54,8 @@ def translate_files(
     number of processes and threads nor on interruptions. Files are written atomically, but not flushed to the disk:
     they can be made again. What is finished is noted in OUTPUT_FOLDER/.translation, and not made again by a second run
     with the same model and options while neither input nor outputs have changed; of a single image nothing is noted.
+    Where model or options have changed, the files of the earlier run that are not written again are removed, unless
+    they were changed since.
 
     Args:
         model: The model, in evaluation mode; its device is used.
@@ -107,6 +109,10 @@ def translate_files(
             say(f"{result.done_before} of {result.total} images were done already")
         with autocast(amp_dtype(precision, model.device), model.device), repeatable(model.device):
             styles.encode_examples()
+            kept = list(range(styles.count)) + ([] if options.output_only else [None])
+            removed = outputs.remove_earlier(file_names(named.values(), kept, options.extension), inputs)
+            if removed:
+                say(f"{removed} files of the earlier translation, which this one does not have, were removed")
             job.run(left, progress)
     if result.failures and not result.written and not result.done_before and shard.size == 1:
         raise ImageError("; ".join(result.failures))
@@ -145,7 +151,7 @@ class _Job:
         """Translate some chunks."""
         workers, result = self.options.workers, self.result
         places = [place for chunk in chunks for place in chunk.places]
-        done = result.done_before
+        done, lost = result.done_before, list[int]()
         with threads(workers) as readers, threads(workers) as writers:
             images = read_ahead(readers, self._read, places, self.options.batch_size + workers, _bytes)
             writing: Writing[list[Path]] = Writing(writers)
@@ -162,7 +168,8 @@ class _Job:
             for chunk in chunks:
                 found = [next(images) for _ in chunk.places]
                 readable = [image for image in found if isinstance(image, Image)]
-                result.failures += [str(image) for image in found if isinstance(image, ImageError)]
+                if not self.volumes:
+                    result.failures += [str(image) for image in found if isinstance(image, ImageError)]
                 files: list[Path] = []
 
                 def keep(written: list[list[Path]], files: list[Path] = files) -> None:
@@ -170,7 +177,7 @@ class _Job:
 
                 stack = self._stack(found, chunk)
                 if self.volumes and stack is None:
-                    readable = []
+                    readable, lost = [], [*lost, *chunk.places]
                 for batch in self._batches(readable):
                     pixels = torch.stack([image.pixels for image in batch])
                     translated = self.styles.translate(pixels, [self.style_places[image.place] for image in batch])
@@ -192,6 +199,8 @@ class _Job:
                     writing.add(volumes, stack.nbytes, keep)
                 writing.add([], 0, partial(finish, chunk, files, len(readable) == len(found)))
             writing.finish()
+        if self.options.extension == "dcm":
+            result.failures += gaps(lost, self.reader.source)
 
     def _batches(self, images: Sequence[Image]) -> Iterator[list[Image]]:
         """Consecutive images of one size; a chunk that is a volume has more than make a batch."""
@@ -204,7 +213,7 @@ class _Job:
         """For the slices of a volume, where all of them could be read."""
         if not self.volumes:
             return None
-        failure = complete(found, self.reader.source.entries[chunk.places.start].file)
+        failure = lost_slices(found, chunk.places, self.reader.source)
         if failure is not None:
             self.result.failures.append(failure)
             return None

@@ -59,15 +59,21 @@ def open_inputs(given: Path | ImageSource, output_folder: Path | None, config: C
         domain: "a" or "b"; "": files are not joined, whatever bands the configuration names.
 
     Raises:
+        ValueError: The output folder is the folder of the images: a second run would take the results for images.
         ImageError: There are none.
     """
     if isinstance(given, ImageSource):
         return given
+    if output_folder is not None and given.is_dir() and given.resolve() == output_folder.resolve():
+        raise ValueError(
+            f"--output_folder {output_folder} is the folder of the inputs; choose another, such as "
+            f"{output_folder / 'translated'}"
+        )
     found = open_source(given, pages=config.pages, axis=config.slice_axis)
     if isinstance(found, FileSource) and not given.is_dir():
         return found  # one file is no scene of several
     if output_folder is not None and isinstance(found, FileSource):
-        kept = [i for i in range(len(found)) if not _is_inside(found.path(i), output_folder, given)]
+        kept = [i for i in range(len(found)) if not _is_inside(found.path(i), output_folder)]
         if not kept:
             raise ImageError(f"{given}: every image there is inside --output_folder; choose another")
         found = found.chosen(kept) if len(kept) < len(found) else found
@@ -81,7 +87,6 @@ def files_of(source: ImageSource) -> set[Path]:
     return {Path(source.label).resolve()}
 
 
-def _is_inside(path: Path, folder: Path, source: Path) -> bool:
+def _is_inside(path: Path, folder: Path) -> bool:
     """Whether an image of `source` lies in an output folder inside it: made by an earlier run, then."""
-    folder = folder.resolve()
-    return folder != source.resolve() and folder in path.resolve().parents
+    return folder.resolve() in path.resolve().parents

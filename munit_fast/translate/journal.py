@@ -2,7 +2,8 @@
 
 OUTPUT/.translation/ has for each translation NAME.json, which says what is translated and how, and for each process
 NAME.RANK.jsonl: a line for each finished chunk, with the size and time of its files. What these lines say is believed
-only of files that are still so. Files are written in OUTPUT/.translation/RANK-NUMBER and renamed, so that half ones
+only of files that are still so. NAME.before.jsonl lists the files of the translation that this one takes the place of,
+until they are removed. Files are written in OUTPUT/.translation/RANK-NUMBER and renamed, so that half ones
 cannot exist.
 """
 
@@ -15,20 +16,20 @@ import json
 import os
 import shutil
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any, TextIO
 
 from filelock import FileLock, Timeout
 
 from munit_fast.io.atomic import atomic_write_bytes, refuse_special, remove_leftovers, write_error
+from munit_fast.translate.records import Record, inside, read_object, read_records, state
 
 if TYPE_CHECKING:
     from typing_extensions import Self
 
 FOLDER = ".translation"
-Record = list[tuple[str, int, int]]  # of a chunk's files: name, bytes, nanoseconds of its last change
 Identity = Mapping[str, Any]
 
 
@@ -63,6 +64,10 @@ class Outputs:
     def finish(self, key: str, files: Sequence[Path]) -> None:
         """Note that a chunk is finished, with all its files."""
 
+    def remove_earlier(self, names: Iterable[str], inputs: Container[Path]) -> int:
+        """Remove what a changed translation leaves behind: nothing, as nothing is remembered."""
+        return 0
+
     def agreed(self, name: str, choose: Callable[[], str]) -> str:
         """What `choose` gives."""
         return choose()
@@ -91,6 +96,7 @@ class Journal(Outputs):
         self._about: dict[str, Any] = {"identity": dict(identity)}
         self._records: dict[str, list[Record]] = defaultdict(list)
         self._numbers = itertools.count()
+        self._before = self.home / f"{self.name}.before.jsonl"
         self._lines: TextIO | None = None
         self._held = ExitStack()
         self._staging = self.home
@@ -125,11 +131,41 @@ class Journal(Outputs):
         """Note that a chunk is finished, with all its files. Raises FileWriteError."""
         assert self._lines is not None
         try:
-            record = [(path.relative_to(self.folder).as_posix(), *_state(path)) for path in files]
+            record = [(path.relative_to(self.folder).as_posix(), *state(path)) for path in files]
             self._lines.write(json.dumps({"chunk": key, "files": record}) + "\n")
             self._lines.flush()
         except OSError as error:
             raise write_error(self.home, error) from error
+
+    def remove_earlier(self, names: Iterable[str], inputs: Container[Path]) -> int:
+        """Remove the files of the translation that this one takes the place of, unless they are written again.
+
+        A file that was changed since is kept, and so is any that no journal knows.
+
+        Args:
+            names: Of all files that this translation writes, whichever process does.
+            inputs: Files that it reads, links followed.
+
+        Returns:
+            How many files were removed.
+
+        Raises:
+            FileWriteError: A file cannot be removed.
+        """
+        with FileLock(self.home / "lock"):
+            if not self._before.exists():
+                return 0
+            earlier = {file[0]: file for _, record in read_records(self._before) for file in record}
+            for name in names:
+                earlier.pop(PurePath(name).as_posix(), None)
+            found = [self.folder / name for name, file in earlier.items() if inside(name) and self._as_recorded(file)]
+            unwanted = [path for path in found if not path.is_symlink() and path.resolve() not in inputs]
+            try:
+                for path in (*unwanted, self._before):
+                    path.unlink(missing_ok=True)
+            except OSError as error:
+                raise write_error(path, error) from error
+            return len(unwanted)
 
     def agreed(self, name: str, choose: Callable[[], str]) -> str:
         """What `choose` gives; the same in all processes that translate the same, and in all their runs."""
@@ -154,9 +190,12 @@ class Journal(Outputs):
             super()._put(path, data)  # a folder inside is a link to another disk
 
     def _forget_others(self) -> None:
-        """Remove the journals of the same source's other translations: their files are about to be overwritten."""
+        """Remove the journals of the same source's other translations: most of their files are about to be overwritten.
+
+        What they wrote is noted, for `remove_earlier`.
+        """
         for path in sorted(self.home.glob("*.json")):
-            before = _read_object(path).get("identity")
+            before = read_object(path).get("identity")
             if not isinstance(before, dict):
                 before = {}
             if path.stem == self.name or before.get("source") != self.identity["source"]:
@@ -165,13 +204,17 @@ class Journal(Outputs):
             self.changed = {
                 k: (before.get(k), self.identity.get(k)) for k in keys if before.get(k) != self.identity.get(k)
             }
-            for old in (*self.home.glob(f"{path.stem}.*.jsonl"), path):
+            journals = sorted(self.home.glob(f"{path.stem}.*.jsonl"))
+            wrote = [file for old in journals for _, record in read_records(old) for file in record]
+            with self._before.open("a", encoding="utf-8") as lines:
+                lines.write("\n" + json.dumps({"files": list(filter(self._as_recorded, wrote))}) + "\n")
+            for old in (*journals, path):
                 old.unlink(missing_ok=True)
 
     def _agree(self) -> None:
         path = self.home / f"{self.name}.json"
         if path.exists():
-            self._about.update(_read_object(path))
+            self._about.update(read_object(path))
         else:
             self._write_about()
 
@@ -200,15 +243,13 @@ class Journal(Outputs):
 
     def _read(self) -> None:
         for path in sorted(self.home.glob(f"{self.name}.*.jsonl")):
-            for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
-                entry = _parsed(line)
-                with suppress(KeyError, TypeError, ValueError):
-                    record = [(str(name), int(size), int(time)) for name, size, time in entry["files"]]
-                    self._records[str(entry["chunk"])].append(record)
+            for chunk, record in read_records(path):
+                if chunk is not None:
+                    self._records[chunk].append(record)
 
     def _as_recorded(self, file: tuple[str, int, int]) -> bool:
         try:
-            return _state(self.folder / file[0]) == file[1:]
+            return state(self.folder / file[0]) == file[1:]
         except (OSError, ValueError):
             return False
 
@@ -219,21 +260,3 @@ def make_folder(path: Path) -> None:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise write_error(path, error) from None
-
-
-def _state(path: Path) -> tuple[int, int]:
-    found = path.stat()
-    return found.st_size, found.st_mtime_ns
-
-
-def _read_object(path: Path) -> dict[str, Any]:
-    return _parsed(path.read_text(encoding="utf-8", errors="replace"))
-
-
-def _parsed(text: str) -> dict[str, Any]:
-    """A JSON object; an empty one for anything else, such as half a line."""
-    try:
-        found = json.loads(text)
-    except (ValueError, RecursionError):
-        return {}
-    return found if isinstance(found, dict) else {}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path, PurePosixPath
 
 from munit_fast.translate.options import TranslateOptions
@@ -46,6 +46,11 @@ def file_name(name: str, style: int | None, extension: str) -> str:
     return f"{name}_{style:03d}.{extension}" if name else f"output{style:03d}.{extension}"
 
 
+def file_names(names: Iterable[str], styles: Sequence[int | None], extension: str) -> Iterator[str]:
+    """The files of all images: each of the names in each of the styles, as `file_name` has them."""
+    return (file_name(name, style, extension) for name in names for style in styles)
+
+
 def protect_inputs(
     inputs: set[Path], names: Sequence[str], folder: Path, options: TranslateOptions, count: int
 ) -> None:
@@ -58,18 +63,15 @@ def protect_inputs(
         options: How to translate.
         count: Translations of each image.
     """
-    resolved = folder.resolve()
-
-    def outputs() -> Iterator[str]:
-        return (file_name(name, j, options.extension) for name in names for j in [*range(count), None])
+    resolved, styles = folder.resolve(), [*range(count), None]
 
     if options.grid is not None:
         grid = options.grid.resolve()
-        if grid in inputs or any(grid == resolved / name for name in outputs()):
+        if grid in inputs or any(grid == resolved / name for name in file_names(names, styles, options.extension)):
             raise ValueError(f"--grid {options.grid} is one of the inputs or outputs; choose another name")
     if not any(resolved in path.parents for path in inputs):
         return
-    for name in outputs():
+    for name in file_names(names, styles, options.extension):
         if (resolved / name).resolve() in inputs:
             raise ValueError(
                 f"--output_folder {resolved}: {name} there is one of the inputs and would be overwritten; choose "

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from munit_fast.data.sources import ImageSource
-from munit_fast.translate.inputs import Image, Reader
+from munit_fast.translate.inputs import Reader
 from munit_fast.translate.options import TranslateOptions, Translator
 
 
@@ -58,12 +58,11 @@ class Styles:
 
     Raises:
         ValueError: An option does not fit the model.
-        ImageError: An example cannot be read.
     """
 
     def __init__(self, model: Translator, options: TranslateOptions, examples: ImageSource | None) -> None:
         self._model, self._options = model, options
-        self._examples: list[Image] | None = None
+        self._examples: Reader | None = None
         self._example_codes: Tensor | None = None
         if model.trainer == "UNIT":
             for flag in ("style", "interpolate"):
@@ -73,8 +72,7 @@ class Styles:
         if options.mean_style and examples is None:
             raise ValueError("--style mean needs --style_folder FOLDER, the images whose styles are averaged")
         if examples is not None:
-            read = Reader(examples, model.config, options.direction[-1], options.native_size)
-            self._examples = [read(i) for i in range(len(examples))]
+            self._examples = Reader(examples, model.config, options.direction[-1], options.native_size)
         if options.interpolate is not None:
             if options.interpolate < 1:
                 raise ValueError(f"--interpolate must be at least 1 step; got {options.interpolate}")
@@ -88,7 +86,7 @@ class Styles:
     def _given(self) -> int:
         if self._examples is None:
             return self._options.num_style
-        return 1 if self._options.mean_style else len(self._examples)
+        return 1 if self._options.mean_style else len(self._examples.source)
 
     @property
     def count(self) -> int:
@@ -99,13 +97,22 @@ class Styles:
         return self._given if steps is None else (self._given - 1) * steps + 1
 
     def encode_examples(self) -> None:
-        """Take the styles of the examples, if there are any; before `codes` and `translate`."""
+        """Take the styles of the examples, if there are any; before `codes` and `translate`.
+
+        One example after the other is read, so that memory does not grow with their number.
+
+        Raises:
+            ImageError: An example cannot be read.
+        """
         if self._examples is None:
             return
         model: Any = self._model
         domain = self._options.direction[-1]
-        pixels = [image.pixels[None].to(model.device) for image in self._examples]
-        codes = torch.cat([model.encode_style(x, domain).cpu() for x in pixels])
+        found = []
+        for i in range(len(self._examples.source)):
+            pixels = self._examples(i).pixels[None].to(model.device)
+            found.append(model.encode_style(pixels, domain).cpu())
+        codes = torch.cat(found)
         if self._options.mean_style:
             codes = codes.double().mean(0, keepdim=True).to(codes)
         self._example_codes = codes

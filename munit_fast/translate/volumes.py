@@ -11,16 +11,18 @@ from typing import Any
 
 import numpy as np
 
-from munit_fast.data.picture import Array, ImageError
+from munit_fast.data.picture import Array, ImageError, type_limits
 from munit_fast.data.readers import kind_of
 from munit_fast.data.sources import ImageSource
 from munit_fast.data.values import PixelFormat
 from munit_fast.data.volumes import volume_bytes
 from munit_fast.data.writers import result_dtype
 from munit_fast.translate.inputs import Image
+from munit_fast.utils.text import one_line
 
 VOLUME_FORMATS = {"nii": "nifti", "nii.gz": "nifti", "dcm": "dicom"}  # and the reader of the files that go back there
 _EXACT = "npy"  # whose values these formats hold too
+_NAMED = 5  # files that a message names
 
 
 def check_volumes(source: ImageSource, extension: str, channels: int) -> None:
@@ -31,11 +33,16 @@ def check_volumes(source: ImageSource, extension: str, channels: int) -> None:
         extension: A key of `VOLUME_FORMATS`.
         channels: Of the results.
     """
+    others = {reader: name for name, reader in VOLUME_FORMATS.items()}
     for i, entry in enumerate(source.entries):
-        if kind_of(PurePosixPath(entry.file).name).module != VOLUME_FORMATS[extension]:
+        found = kind_of(PurePosixPath(entry.file).name).module
+        if found != VOLUME_FORMATS[extension]:
+            advice = "has none; use --format tif or npy"
+            if found in others:
+                advice = f"is a {found.upper()} file; use --format {others[found]}, tif or npy"
             raise ValueError(
                 f"--format {extension} writes {VOLUME_FORMATS[extension].upper()} files back with their headers, and "
-                f"{source.where(i)} has none; use --format tif or npy"
+                f"{source.where(i)} {advice}"
             )
     if extension == "dcm" and channels not in (1, 3):
         raise ValueError(f"--format dcm holds 1 or 3 channels, and the results have {channels}; use tif or npy")
@@ -102,15 +109,54 @@ class Stack:
         form = self.source if style is None else self.target
         slices = np.stack(self._slices.pop(style))
         label = f"{self.label} {'input' if style is None else f'style {style:03d}'}"
+        limits = (form.limits if form else None) or type_limits(slices.dtype)  # the same for all files of a series
         try:
-            return volume_bytes(
-                f"x.{self.extension}", slices, self.headers, label=label, limits=form.limits if form else None
-            )
+            return volume_bytes(f"x.{self.extension}", slices, self.headers, label=label, limits=limits)
         except ImageError as error:
             raise ImageError(f"{name}: {error}") from None
 
 
-def complete(found: Sequence[object], name: str) -> str | None:
-    """Why a volume is not written: a line, where some of its slices could not be read; else None."""
-    lost = sum(not isinstance(image, Image) for image in found)
-    return f"{name}: not written, {lost} of its {len(found)} slices cannot be read" if lost else None
+def lost_slices(found: Sequence[object], places: Sequence[int], source: ImageSource) -> str | None:
+    """Why a volume is not written: one line, where some of its slices could not be read; else None.
+
+    Args:
+        found: Its slices, or the ImageError of each that could not be read.
+        places: Of the slices in their source.
+        source: The images.
+    """
+    lost = {place: str(slice_) for place, slice_ in zip(places, found) if not isinstance(slice_, Image)}
+    if not lost:
+        return None
+    name = source.called(source.entries[places[0]].file)
+    first, reason = next(iter(lost.items()))
+    reason = reason.removeprefix(f"{source.where(first)}: ").removeprefix(f"{name}: ")
+    if len(places) == 1:
+        return f"{name}: not written, {reason}"
+    return f"{name}: not written, {len(lost)} of its {len(places)} slices cannot be read ({reason})"
+
+
+def gaps(lost: Sequence[int], source: ImageSource) -> list[str]:
+    """A line for each folder of DICOM files some of which are not written: its series have gaps.
+
+    Args:
+        lost: Places of the images that were not written.
+        source: The images.
+    """
+    files = [PurePosixPath(entry.file) for entry in source.entries]
+    whole = {folder: len(set(of_it)) for folder, of_it in _by_folder(files).items()}
+    lines = []
+    for folder, of_it in _by_folder([files[place] for place in lost]).items():
+        names = list(dict.fromkeys(file.name for file in of_it))
+        if len(names) < whole[folder]:
+            more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+            missing = one_line(", ".join(names[:_NAMED])) + more
+            where = source.called(str(folder)) if folder.parts else source.label
+            lines.append(f"{where}: {missing} missing from the series that were written, of {whole[folder]} files")
+    return lines
+
+
+def _by_folder(files: Sequence[PurePosixPath]) -> dict[PurePosixPath, list[PurePosixPath]]:
+    found: dict[PurePosixPath, list[PurePosixPath]] = {}
+    for file in files:
+        found.setdefault(file.parent, []).append(file)
+    return found

@@ -13,7 +13,7 @@ from PIL import Image
 
 import munit_fast as mf
 from helpers.source_files import png, write_folder, write_zip
-from munit_fast.data import ImageError, decode_image, to_model_range
+from munit_fast.data import FileSource, ImageError, ImageSource, decode_image, to_model_range
 from munit_fast.translate import TranslateOptions, random_styles, style_path, translate_files
 from munit_fast.translate import grid as grids
 
@@ -118,12 +118,24 @@ def test_styles_do_not_depend_on_the_other_pictures(model: mf.MUNIT, pictures: P
 def test_inputs_are_never_overwritten(model: mf.MUNIT, pictures: Path, tmp_path: Path) -> None:
     Image.open(pictures / "a.png").save(pictures / "a_000.png")
     before = (pictures / "a_000.png").read_bytes()
+    chosen = FileSource([pictures / "a.png", pictures / "a_000.png"])
     with pytest.raises(ValueError, match=r"a_000\.png"):
-        translate_files(model, pictures, pictures, TranslateOptions(num_style=1))
+        translate_files(model, chosen, pictures, TranslateOptions(num_style=1))
     (pictures / "a.png").rename(pictures / "input.png")
     with pytest.raises(ValueError, match=r"input\.png"):
         translate_files(model, pictures / "input.png", pictures, TranslateOptions(num_style=1))
     assert (pictures / "a_000.png").read_bytes() == before
+
+
+def test_the_folder_of_the_inputs_is_refused(model: mf.MUNIT, pictures: Path, tmp_path: Path) -> None:
+    """A second run would take the results for inputs."""
+    before = sorted(pictures.rglob("*"))
+    (tmp_path / "link").symlink_to(pictures)
+    for out in (pictures, tmp_path / "link", pictures / "more" / ".."):
+        with pytest.raises(ValueError, match=r"--output_folder .* is the folder of the inputs; choose another"):
+            translate_files(model, pictures, out, TranslateOptions(num_style=1))
+    assert before == sorted(pictures.rglob("*"))
+    translate_files(model, pictures / "a.png", pictures, TranslateOptions(num_style=1))  # one image, not a folder
 
 
 def test_outputs_inside_the_input_folder_are_not_inputs(model: mf.MUNIT, pictures: Path) -> None:
@@ -142,6 +154,34 @@ def test_unreadable_pictures_are_reported_and_the_rest_is_done(model: mf.MUNIT, 
     with pytest.raises(ImageError, match=r"broken\.png"):
         translate_files(model, pictures / "broken.png", tmp_path / "out2", TranslateOptions())
     assert not (tmp_path / "out2").exists()
+
+
+def test_examples_are_read_one_after_the_other(
+    model: mf.MUNIT, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    steps, codes = list[str](), list[torch.Tensor]()
+    read, encode = ImageSource.read, mf.MUNIT.encode_style
+
+    def reading(self: ImageSource, i: int) -> Any:
+        steps.append("read")
+        return read(self, i)
+
+    def encoding(self: mf.MUNIT, *args: Any) -> torch.Tensor:
+        steps.append("encode")
+        codes.append(encode(self, *args))
+        return codes[-1]
+
+    monkeypatch.setattr(ImageSource, "read", reading)
+    monkeypatch.setattr(mf.MUNIT, "encode_style", encoding)
+    options = TranslateOptions(style=pictures / "more", output_only=True)
+    result = translate_files(model, pictures / "a.png", tmp_path / "out", options)
+    assert len(result.written) == 2 and steps == ["read", "encode", "read", "encode", "read"]
+    (pictures / "more" / "e.png").write_bytes(b"no picture")
+    for mean in (False, True):
+        options = TranslateOptions(style=pictures / "more", output_only=True, mean_style=mean)
+        with pytest.raises(ImageError, match=r"more/e\.png"):
+            translate_files(model, pictures, tmp_path / "none", options)
+    assert not list((tmp_path / "none").glob("*.png"))
 
 
 def test_the_way_from_style_to_style() -> None:

@@ -166,11 +166,68 @@ def test_another_translation_is_made_anew(
     translated(model, many, out)
     result, lines = translated(model, many, out, **change)
     assert result.done_before == 0 and len(result.written) == 22
-    assert len(lines) == 1 and "everything is made anew" in lines[0] and said in lines[0]
+    assert "everything is made anew" in lines[0] and said in lines[0]
+    removed = "22 files of the earlier translation, which this one does not have, were removed"
+    assert lines[1:] == ([removed] if "extension" in change else [])
     translated(model, many, tmp_path / "fresh", **change)
-    fresh = files(tmp_path / "fresh")
-    assert {name: data for name, data in files(out).items() if name in fresh} == fresh
+    assert files(out) == files(tmp_path / "fresh")
     assert len(list((out / FOLDER).glob("*.json"))) == 1
+
+
+def test_what_is_not_made_again_is_removed(model: mf.MUNIT, many: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    translated(model, many, out, num_style=3, output_only=False)
+    translated(model, many / "00.png", tmp_path / "one")
+    before = {name: path for path in out.glob("*.png") if (name := path.name)}
+    assert len(before) == 44
+    (many / "10.png").unlink()
+    before["00_001.png"].write_bytes(before["00_001.png"].read_bytes())  # the same bytes, at another time
+    before["01_002.png"].write_bytes(b"mine")
+    before["02_002.png"].rename(out / "elsewhere.png")
+    (out / "02_002.png").symlink_to(out / "elsewhere.png")
+    (out / "03_007.png").write_bytes(b"also mine")
+    (tmp_path / "outside.png").write_bytes(b"not below the folder")
+    [lines] = (out / FOLDER).glob("*.jsonl")
+    found = (tmp_path / "outside.png").stat()
+    for name in ("../outside.png", str(tmp_path / "outside.png")):
+        with lines.open("a") as file:
+            file.write(json.dumps({"chunk": "x", "files": [[name, found.st_size, found.st_mtime_ns]]}) + "\n")
+    _, said = translated(model, many, out, num_style=1)
+    # Of ten images two styles and the input, less three that were changed; all four of the image that is gone.
+    assert said[1:] == ["31 files of the earlier translation, which this one does not have, were removed"]
+    mine = {"00_001.png", "01_002.png", "02_002.png", "03_007.png", "elsewhere.png"}
+    assert set(files(out)) == {f"{i:02d}_000.png" for i in range(10)} | mine
+    assert (tmp_path / "outside.png").exists()
+    result, said = translated(model, many, out, num_style=1)
+    assert result.done_before == 10 and len(said) == 1
+    assert not list((out / FOLDER).glob("*.before.jsonl"))
+
+
+def test_nothing_is_removed_before_the_examples_are_read(
+    model: mf.MUNIT, many: Path, pictures: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    translated(model, many, out, num_style=3)
+    expected = files(out)
+    (pictures / "more" / "e.png").write_bytes(b"no picture")
+    for _ in range(2):
+        with pytest.raises(ImageError, match=r"e\.png"):
+            translated(model, many, out, style=pictures / "more")
+    assert files(out) == expected
+    (pictures / "more" / "e.png").unlink()
+    example = out / "05_002.png"  # which is of the earlier run itself
+    (out / "06_002.png").write_bytes(b"changed meanwhile")
+    assert translated(model, many, out, style=example)[1][-1].startswith("20 files of the earlier translation")
+    assert set(files(out)) == {f"{i:02d}_000.png" for i in range(11)} | {"05_002.png", "06_002.png"}
+
+
+def test_processes_remove_nothing_of_each_other(model: mf.MUNIT, many: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    for rank in range(2):
+        translate_files(model, many, out, options(num_style=3), shard=Shard(rank, 2))
+    for rank in (1, 0):
+        translate_files(model, many, out, options(num_style=1), shard=Shard(rank, 2))
+    assert set(files(out)) == {f"{i:02d}_000.png" for i in range(11)}
 
 
 def test_other_weights_and_other_examples(model: mf.MUNIT, many: Path, pictures: Path, tmp_path: Path) -> None:

@@ -109,6 +109,23 @@ def test_a_series_gives_a_series_for_each_style(small_config: dict[str, Any], tm
     assert pydicom.dcmread(tmp_path / "other" / "0_000.dcm").SeriesInstanceUID != sets[0][0].SeriesInstanceUID
 
 
+@pytest.mark.parametrize(("limits", "slope"), [([-1000, 1000], "1"), ("dtype", "0.5")])
+def test_all_slices_of_a_series_are_stored_alike(
+    small_config: dict[str, Any], tmp_path: Path, limits: Any, slope: str
+) -> None:
+    model = made(small_config, range_b=limits)
+    (tmp_path / "in").mkdir()
+    for i, (low, high) in enumerate([(0, 100), (0, 2000), (1500, 2000)]):
+        stored = np.random.default_rng(i).integers(low, high, (36, 40)).astype(np.uint16)
+        place = {"SOPInstanceUID": f"1.2.3.1.{i}", "RescaleSlope": slope, "RescaleIntercept": "-1000"}
+        (tmp_path / "in" / f"{i}.dcm").write_bytes(dicom(stored, InstanceNumber=i, **place))
+    translate_files(model, tmp_path / "in", tmp_path / "out", options(extension="dcm"))
+    for kind in ("000", "001", "input"):
+        series = [pydicom.dcmread(path) for path in (tmp_path / "out").glob(f"*_{kind}.dcm")]
+        stored_as = {(d.BitsAllocated, d.PixelRepresentation, d.RescaleSlope, d.RescaleIntercept) for d in series}
+        assert len(series) == 3 and len(stored_as) == 1
+
+
 def test_what_is_refused_or_left_out(small_config: dict[str, Any], tmp_path: Path) -> None:
     model = made(small_config)
     volume(tmp_path / "in" / "a.nii")
@@ -117,12 +134,41 @@ def test_what_is_refused_or_left_out(small_config: dict[str, Any], tmp_path: Pat
     (tmp_path / "in" / "b.nii").write_bytes(damaged)
     found = translate_files(model, tmp_path / "in", tmp_path / "out", options(output_only=True))
     assert {p.name for p in found.written} == {"a_000.nii.gz", "a_001.nii.gz"}
-    assert any("b.nii" in line and "too early" in line for line in found.failures)
-    with pytest.raises(ValueError, match=r"--format dcm writes DICOM files back .*a.nii.* has none"):
+    name = str(tmp_path / "in" / "b.nii")
+    assert len(found.failures) == 1  # for five slices
+    assert found.failures[0].startswith(f"{name}: not written, 5 of its 5 slices cannot be read (the file ends 100")
+    with pytest.raises(ValueError, match=r"--format dcm writes .*a.nii.* is a NIFTI file; use --format nii.gz,"):
         translate_files(model, tmp_path / "in", tmp_path / "out", options(extension="dcm"))
     Image.new("L", (32, 32)).save(tmp_path / "in" / "c.png")
     with pytest.raises(ValueError, match=r"--format nii.gz writes NIFTI files back .*c.png has none"):
         translate_files(model, tmp_path / "in", tmp_path / "out", options())
+
+
+def test_a_series_with_a_gap_says_so(small_config: dict[str, Any], tmp_path: Path) -> None:
+    model = made(small_config)
+    for name in ("ct", "mr"):
+        (tmp_path / "in" / name).mkdir(parents=True)
+        for i in range(3):
+            stored = np.random.default_rng(i).integers(0, 400, (36, 40)).astype(np.uint16)
+            (tmp_path / "in" / name / f"{i}.dcm").write_bytes(dicom(stored, InstanceNumber=i))
+    for damaged in ("ct/1.dcm", "mr/0.dcm", "mr/2.dcm"):
+        data = (tmp_path / "in" / damaged).read_bytes()
+        (tmp_path / "in" / damaged).write_bytes(data[:-500])
+    series = tmp_path / "in" / "ct"
+    for _ in range(2):  # of the second run nothing else is left
+        found = translate_files(model, tmp_path / "in", tmp_path / "out", options(extension="dcm", output_only=True))
+        assert len(found.failures) == 5 and found.failures[0].startswith(f"{series / '1.dcm'}: not written, ")
+        assert found.failures[3] == f"{series}: 1.dcm missing from the series that were written, of 3 files"
+        assert found.failures[4].endswith("mr: 0.dcm, 2.dcm missing from the series that were written, of 3 files")
+    assert sorted(p.name for p in (tmp_path / "out" / "ct").iterdir()) == [
+        f"{i}_00{j}.dcm" for i in (0, 2) for j in "01"
+    ]
+    with pytest.raises(ValueError, match=r"--format nii writes .*0.dcm is a DICOM file; use --format dcm,"):
+        translate_files(model, tmp_path / "in", tmp_path / "nii", options(extension="nii"))
+    for i in (0, 2):  # a folder of which nothing is written has no series with a gap
+        (series / f"{i}.dcm").unlink()
+    found = translate_files(model, tmp_path / "in", tmp_path / "out", options(extension="dcm", output_only=True))
+    assert len(found.failures) == 4
 
 
 def test_grids_and_arrays_of_many_channels(small_config: dict[str, Any], tmp_path: Path) -> None:

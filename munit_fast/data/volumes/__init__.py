@@ -73,7 +73,9 @@ def write_volume(
             with several frames, in their order; any one slice of a series for .dcm; a whole series for .nii.
         headers: `Picture.header` of each.
         label: What tells results of one input apart, such as "munit_fast style 3".
-        limits: (low, high) of values that are not whole, for .dcm, which holds 16 bits; None: those of `slices`.
+        limits: (low, high) of the values' domain, for .dcm, which holds 8 or 16 bits. Give the same for all slices of
+            a series, so that they are stored alike. None: whole numbers of at most 16 bits are stored as all that
+            their type holds, others as what `slices` hold.
         durable: As in `munit_fast.io.atomic.atomic_path`.
 
     Raises:

@@ -132,7 +132,7 @@ def _set_pixels(dataset: Any, slices: Array, limits: tuple[float, float] | None)
     if channels not in (1, 3):
         raise ImageError(f"DICOM images have 1 or 3 channels, not {channels}; use .nii.gz or .npy")
     stored, slope, intercept = _stored(slices, limits)
-    if channels == 3 and (slope, intercept) != ("1", "0"):
+    if channels == 3 and (stored.dtype.kind == "i" or (slope, intercept) != ("1", "0")):
         raise ImageError("DICOM colours are whole numbers of 8 or 16 bits from 0; use .nii.gz or .npy")
     dataset.Rows, dataset.Columns = slices.shape[1:3]
     dataset.SamplesPerPixel = channels
@@ -163,15 +163,19 @@ def _set_pixels(dataset: Any, slices: Array, limits: tuple[float, float] | None)
 
 
 def _stored(values: Array, limits: tuple[float, float] | None) -> tuple[Array, str, str]:
-    """Values as 8 or 16 bits little endian, with the slope and intercept that give them back."""
+    """Values as 8 or 16 bits little endian, with the slope and intercept that give them back.
+
+    The type is that of all values between the limits, or of all that `values.dtype` holds, so that the slices of a
+    series agree; values outside the limits widen it.
+    """
     low, high = float(values.min()), float(values.max())
     if values.dtype.kind in "iu":
-        for kind in ("u1", "<u2", "<i2"):
-            if (
-                np.iinfo(kind).min <= low
-                and high <= np.iinfo(kind).max
-                and (kind != "u1" or values.dtype.itemsize == 1)
-            ):
+        least, most = limits or (low, high)
+        if limits is None and values.dtype.itemsize <= 2:
+            least, most = np.iinfo(values.dtype).min, np.iinfo(values.dtype).max
+        kinds = ["<u2", "<i2"] if limits or values.dtype.kind == "u" else ["<i2", "<u2"]
+        for kind in ["u1", *kinds] if values.dtype.itemsize == 1 else kinds:
+            if np.iinfo(kind).min <= min(low, least) and max(high, most) <= np.iinfo(kind).max:
                 return np.ascontiguousarray(values, kind), "1", "0"
     if not (np.isfinite(low) and np.isfinite(high)):
         raise ImageError("NaN or infinite values")

@@ -250,6 +250,46 @@ def test_a_derived_series_keeps_geometry_and_patient(tmp_path: Path, dtype: str)
     assert pydicom.dcmread(tmp_path / "again.dcm").SeriesInstanceUID != made[0].SeriesInstanceUID
 
 
+@pytest.mark.parametrize(
+    ("dtype", "limits", "stored"),
+    [
+        ("int16", (-1000.0, 3000.0), "<i2"),
+        ("int32", (-1000.0, 3000.0), "<i2"),
+        ("int16", (0.0, 3000.0), "<u2"),
+        ("int32", (0.0, 60000.0), "<u2"),
+        ("int32", (-1000.0, 60000.0), "<u2"),  # with slope and intercept
+        ("uint8", (0.0, 200.0), "|u1"),
+        ("int16", None, "<i2"),
+        ("int32", None, "<i2"),
+        ("uint16", None, "<u2"),
+        ("uint8", None, "|u1"),
+        ("float32", (-1000.0, 3000.0), "<u2"),
+    ],
+)
+def test_slices_of_one_series_are_stored_alike(
+    tmp_path: Path, dtype: str, limits: tuple[float, float] | None, stored: str
+) -> None:
+    """Whatever values each of them has: one of air alone is negative, one of bone is not."""
+    picture, found = read(dicom(values(8, 12))), set()
+    for low, high in ((-900, -800), (-900, 100), (100, 199), (0, 0)):
+        pixels = np.linspace(low, high, 96).clip(0 if dtype[0] == "u" or (limits and limits[0] == 0) else low, None)
+        pixels = pixels.reshape(1, 8, 12).astype(dtype)
+        write_volume(tmp_path / "a.dcm", pixels, [picture.header], limits=limits)
+        made = pydicom.dcmread(tmp_path / "a.dcm")
+        found.add((made.BitsAllocated // 8, made.PixelRepresentation, str(made.RescaleSlope), made.RescaleIntercept))
+        back = read((tmp_path / "a.dcm").read_bytes()).pixels[:, :, 0]
+        assert np.abs(back - pixels[0].astype(float)).max() <= (0 if made.RescaleSlope == 1 else 1)
+    kind = np.dtype(stored)
+    assert {one[:2] for one in found} == {(kind.itemsize, int(kind.kind == "i"))} and len(found) == 1
+
+
+def test_values_outside_the_limits_are_kept(tmp_path: Path) -> None:
+    picture = read(dicom(values(8, 12)))
+    pixels = np.full((1, 8, 12), -5, np.int16)
+    write_volume(tmp_path / "a.dcm", pixels, [picture.header], limits=(0.0, 100.0))
+    assert (read((tmp_path / "a.dcm").read_bytes()).pixels == -5).all()
+
+
 def test_the_same_result_is_the_same_file(tmp_path: Path) -> None:
     picture = read(dicom(values(8, 12)))
     for name in "ab":
