@@ -110,7 +110,9 @@ def translate_files(
         with autocast(amp_dtype(precision, model.device), model.device), repeatable(model.device):
             styles.encode_examples()
             kept = list(range(styles.count)) + ([] if options.output_only else [None])
-            removed = outputs.remove_earlier(file_names(named.values(), kept, options.extension), inputs)
+            removed = outputs.remove_earlier(
+                set(named.values()), file_names(named.values(), kept, options.extension), inputs
+            )
             if removed:
                 say(f"{removed} files of the earlier translation, which this one does not have, were removed")
             job.run(left, progress)

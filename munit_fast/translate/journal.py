@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 from filelock import FileLock, Timeout
 
 from munit_fast.io.atomic import atomic_write_bytes, refuse_special, remove_leftovers, write_error
+from munit_fast.translate.names import image_of
 from munit_fast.translate.records import Record, inside, read_object, read_records, state
 
 if TYPE_CHECKING:
@@ -64,7 +65,7 @@ class Outputs:
     def finish(self, key: str, files: Sequence[Path]) -> None:
         """Note that a chunk is finished, with all its files."""
 
-    def remove_earlier(self, names: Iterable[str], inputs: Container[Path]) -> int:
+    def remove_earlier(self, images: Container[str], names: Iterable[str], inputs: Container[Path]) -> int:
         """Remove what a changed translation leaves behind: nothing, as nothing is remembered."""
         return 0
 
@@ -137,12 +138,14 @@ class Journal(Outputs):
         except OSError as error:
             raise write_error(self.home, error) from error
 
-    def remove_earlier(self, names: Iterable[str], inputs: Container[Path]) -> int:
+    def remove_earlier(self, images: Container[str], names: Iterable[str], inputs: Container[Path]) -> int:
         """Remove the files of the translation that this one takes the place of, unless they are written again.
 
-        A file that was changed since is kept, and so is any that no journal knows.
+        A file that was changed since is kept, and so is any that no journal knows, and what was made of an image that
+        is not there any more.
 
         Args:
+            images: The images that are translated, by their `output_names`.
             names: Of all files that this translation writes, whichever process does.
             inputs: Files that it reads, links followed.
 
@@ -158,7 +161,11 @@ class Journal(Outputs):
             earlier = {file[0]: file for _, record in read_records(self._before) for file in record}
             for name in names:
                 earlier.pop(PurePath(name).as_posix(), None)
-            found = [self.folder / name for name, file in earlier.items() if inside(name) and self._as_recorded(file)]
+            found = [
+                self.folder / name
+                for name, file in earlier.items()
+                if inside(name) and image_of(name) in images and self._as_recorded(file)
+            ]
             unwanted = [path for path in found if not path.is_symlink() and path.resolve() not in inputs]
             try:
                 for path in (*unwanted, self._before):

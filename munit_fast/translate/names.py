@@ -51,6 +51,11 @@ def file_names(names: Iterable[str], styles: Sequence[int | None], extension: st
     return (file_name(name, style, extension) for name in names for style in styles)
 
 
+def image_of(file: str) -> str:
+    """The image, by its output name, that a file of `file_name` was made of."""
+    return re.sub(r"(_\d{3,}|_input)\.[^/]+$", "", PurePosixPath(file).as_posix())
+
+
 def protect_inputs(
     inputs: set[Path], names: Sequence[str], folder: Path, options: TranslateOptions, count: int
 ) -> None:
