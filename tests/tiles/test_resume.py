@@ -67,8 +67,10 @@ def finished(model: mf.MUNIT, source: Path, options: TileOptions, style: torch.T
     return translate_slide(model, source, source.with_name("out.tif"), options, style=style)
 
 
-@pytest.mark.parametrize("change", ["tile", "style", "weights", "input", "statistics"])
-def test_other_settings_begin_anew(change: str, model: mf.MUNIT, source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("change", ["tile", "style", "weights", "configuration", "input", "statistics"])
+def test_other_settings_begin_anew(
+    change: str, model: mf.MUNIT, small_config: dict[str, Any], source: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("munit_fast.tiles.storage.FLUSH_SECONDS", 0)
     options, style = TileOptions(tile=32, statistics="exact"), STYLE
     output = interrupted(model, source, options)
@@ -82,6 +84,10 @@ def test_other_settings_begin_anew(change: str, model: mf.MUNIT, source: Path, m
         style = 2 * STYLE
     elif change == "weights":
         model.gen_b.mlp.model[0].fc.bias.data += 1
+    elif change == "configuration":
+        config = {**small_config, "gen": {**small_config["gen"], "activ": "lrelu"}}
+        model, weights = mf.MUNIT(mf.make_config(config)).eval(), model.state_dict()
+        model.load_state_dict(weights)
     elif change == "input":
         tifffile.imwrite(source, np.zeros((70, 50, 3), np.uint8))
     else:
