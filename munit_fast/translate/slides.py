@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 
+from munit_fast.amp import Workload, resolve
 from munit_fast.data.picture import ImageError
 from munit_fast.data.sources import FileSource
 from munit_fast.models.munit import MUNIT, UNIT
@@ -76,6 +78,7 @@ def translate_slides(
     with Journal(output_folder, {**about, "tiles": asdict(tiles)}, shard.rank) as outputs:
         if outputs.changed:
             say(f"{output_folder}: everything is made anew ({describe_changes(outputs.changed)})")
+        tiles = replace(tiles, amp=outputs.agreed("precision", partial(_precision, model, tiles)))
         styles.encode_examples()
         for chunk in shard.chunks(listing, 1):
             [place] = chunk.places
@@ -109,6 +112,13 @@ def translate_slides(
     if result.failures and not result.written and not result.done_before and shard.size == 1:
         raise ImageError("; ".join(result.failures))
     return result
+
+
+def _precision(model: MUNIT | UNIT, tiles: TileOptions) -> str:
+    """What `--amp auto` stands for; exact statistics take full precision."""
+    if tiles.amp == "auto" and tiles.statistics == "exact":
+        return "off"
+    return resolve(tiles.amp, model.device, Workload.of(model.config, 1, training=False))
 
 
 def _named(progress: Progress | None, name: str) -> Progress | None:

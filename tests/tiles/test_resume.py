@@ -103,6 +103,22 @@ def test_other_settings_begin_anew(
         assert fresh != interrupted_bytes
 
 
+def test_a_job_keeps_its_precision(model: mf.MUNIT, source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("munit_fast.tiles.storage.FLUSH_SECONDS", 0)
+    options = TileOptions(tile=16, samples=4)
+    finished(model, source, options)
+    source.with_name("out.tif").rename(source.with_name("full.tif"))
+    options.amp = "auto"
+    for name, first, later in (("bf16.tif", "bf16", "bf16"), ("mixed.tif", "bf16", "off"), ("off.tif", "off", "bf16")):
+        monkeypatch.setattr(tiles_run, "resolve", lambda *_, answer=first: answer)
+        output = interrupted(model, source, options, after=15)
+        monkeypatch.setattr(tiles_run, "resolve", lambda *_, answer=later: answer)
+        assert finished(model, source, options).resumed
+        output.rename(source.with_name(name))
+    full, bf16, mixed, off = (source.with_name(f"{name}.tif").read_bytes() for name in ("full", "bf16", "mixed", "off"))
+    assert full == off != bf16 == mixed
+
+
 def test_a_job_that_cannot_be_read_is_begun_anew(model: mf.MUNIT, source: Path) -> None:
     options = TileOptions(tile=32, statistics="exact")
     output = interrupted(model, source, options)

@@ -15,6 +15,7 @@ import munit_fast as mf
 from munit_fast.data import ImageError
 from munit_fast.tiles import TileOptions, mean_style, translate_slide
 from munit_fast.translate import Shard, TranslateOptions, random_styles, translate_files, translate_slides
+from munit_fast.translate import slides as translate_slides_module
 
 TILES = TileOptions(tile=32, samples=2)
 
@@ -61,6 +62,21 @@ def test_finished_slides_are_kept_and_shared(model: mf.MUNIT, slides: Path, tmp_
         assert path.read_bytes() == (tmp_path / "two" / path.relative_to(tmp_path / "out")).read_bytes()
     other = TileOptions(tile=32, samples=3)
     assert len(translate_slides(model, slides, tmp_path / "out", options(), other).written) == 6
+
+
+def test_a_folder_keeps_its_precision(
+    model: mf.MUNIT, slides: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def run(answer: str, name: str, amp: str = "auto", statistics: Any = "sampled") -> list[bytes]:
+        monkeypatch.setattr(translate_slides_module, "resolve", lambda amp, *_: answer if amp == "auto" else amp)
+        tiles = TileOptions(tile=32, samples=2, amp=amp, statistics=statistics)
+        translate_slides(model, slides, tmp_path / name, options(), tiles)
+        return [path.read_bytes() for path in sorted((tmp_path / name).rglob("*.tif"))]
+
+    first = run("bf16", "out")
+    (tmp_path / "out" / "a_000.tif").unlink()
+    assert run("off", "out") == first == run("off", "named", amp="bf16") != run("off", "off")
+    run("bf16", "exact", statistics="exact")
 
 
 def test_a_bad_slide_of_a_folder_is_left_out(model: mf.MUNIT, slides: Path, tmp_path: Path) -> None:
