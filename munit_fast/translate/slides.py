@@ -44,7 +44,7 @@ def translate_slides(
 
     Args:
         model: The model, in evaluation mode; its device is used.
-        source: An image file or a folder of them. Of files with several images the first is taken.
+        source: An image file or a folder of them. Files with several images are failures.
         output_folder: Where the translations go; made where it is missing.
         options: Which styles; `extension` must be "tif", and there is no grid.
         tiles: How the tiles are made. Its direction is that of `options`.

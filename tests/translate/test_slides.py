@@ -117,3 +117,13 @@ def test_one_style_for_a_whole_set(model: mf.MUNIT, slides: Path, tmp_path: Path
     assert np.abs(tifffile.imread(tiled.written[0]).astype(float) - wanted).max() < 0.51
     with pytest.raises(ValueError, match="--style_folder"):
         translate_files(model, slides, tmp_path / "none", options(mean_style=True))
+
+
+def test_files_with_several_images_are_left_out(model: mf.MUNIT, slides: Path, tmp_path: Path) -> None:
+    pages = [Image.fromarray(np.full((40, 50, 3), value, np.uint8)) for value in (0, 99)]
+    pages[0].save(slides / "b" / "c.gif", save_all=True, append_images=pages[1:])
+    result = translate_slides(model, slides, tmp_path / "out", options(), TILES)
+    assert len(result.written) == 6
+    assert len(result.failures) == 1 and "c.gif: holds 2 images" in result.failures[0]
+    with pytest.raises(ImageError, match="leave out --tile"):
+        translate_slides(model, slides / "b" / "c.gif", tmp_path / "one", options(), TILES)
