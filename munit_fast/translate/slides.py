@@ -62,6 +62,12 @@ def translate_slides(
     """
     if options.extension != EXTENSION or options.grid is not None:
         raise ValueError("--tile writes tiled TIFF files: leave out --grid, and --format but for tif")
+    bands = f"bands_{options.direction[0]}"
+    if getattr(model.config, bands) is not None and source.is_dir():
+        raise ValueError(
+            f"--tile reads one file an image, and {bands} joins several; write each scene with all its bands to a file "
+            "of its own and give that file as --input, or leave out --tile"
+        )
     config = model.config.model_copy(update={"pages": "first"})
     listing = open_inputs(source, output_folder, config)
     if not isinstance(listing, FileSource):

@@ -96,6 +96,16 @@ def test_what_tiles_cannot_do(model: mf.MUNIT, slides: Path, tmp_path: Path) -> 
         translate_slides(model, slides, slides, options(), TILES)
 
 
+def test_bands_in_files_of_their_own_are_refused(slides: Path, tmp_path: Path) -> None:
+    gen = {"dim": 4, "n_res": 1, "mlp_dim": 8, "style_dim": 3}
+    model = mf.MUNIT({"gen": gen, "bands_a": ["a", "c", "d"]}).eval()
+    with pytest.raises(ValueError, match="--tile reads one file an image, and bands_a joins several"):
+        translate_slides(model, slides, tmp_path / "out", options(), TILES)
+    assert not (tmp_path / "out").exists()
+    assert translate_slides(model, slides / "a.tif", tmp_path / "out", options(), TILES).written
+    assert translate_slides(model, slides, tmp_path / "out", options(direction="b2a"), TileOptions("b2a", 32)).written
+
+
 def test_one_style_for_a_whole_set(model: mf.MUNIT, slides: Path, tmp_path: Path) -> None:
     examples = tmp_path / "examples"
     examples.mkdir()
