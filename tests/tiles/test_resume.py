@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import subprocess
 import sys
@@ -165,3 +166,20 @@ def test_pixel_files_hold_boxes(tmp_path: Path) -> None:
     file.file.truncate(100)
     with pytest.raises(FileWriteError, match="read back"):
         file.read(Box(1, 3, 8, 2, 6))
+
+
+def test_a_file_that_cannot_be_written(model: mf.MUNIT, source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: Any, **__: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    output, folder = source.with_name("out.tif"), source.with_name(".out.tif.tiles")
+    output.write_bytes(b"an earlier one")
+    with monkeypatch.context() as patch:
+        patch.setattr(tifffile.TiffWriter, "write", full)
+        with pytest.raises(FileWriteError, match=r"cannot write .*out\.tif: No space"):
+            finished(model, source, TileOptions(tile=32))
+    assert output.read_bytes() == b"an earlier one" and not (folder / "output.tif").exists()
+    (folder / "output.tif").write_bytes(b"of a killed process")
+    assert finished(model, source, TileOptions(tile=32)).resumed
+    assert tifffile.imread(output).shape == (70, 50, 3)
+    assert sorted(path.name for path in source.parent.iterdir()) == ["in.tif", "out.tif"]
