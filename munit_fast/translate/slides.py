@@ -12,6 +12,7 @@ from munit_fast.data.picture import ImageError
 from munit_fast.data.sources import FileSource
 from munit_fast.models.munit import MUNIT, UNIT
 from munit_fast.tiles import TileOptions, translate_slide
+from munit_fast.tiles.storage import JobInUseError
 from munit_fast.translate.identity import describe_changes, identity
 from munit_fast.translate.inputs import files_of, open_inputs
 from munit_fast.translate.journal import Journal, make_folder
@@ -58,7 +59,7 @@ def translate_slides(
     Raises:
         ValueError: An option does not fit the model or the files.
         ImageError: The input, the example style or every slide of a folder cannot be read.
-        FileWriteError: A file cannot be written.
+        FileWriteError: A file cannot be written. A slide of a folder that another process is making is a failure.
     """
     if options.extension != EXTENSION or options.grid is not None:
         raise ValueError("--tile writes tiled TIFF files: leave out --grid, and --format but for tif")
@@ -106,7 +107,7 @@ def translate_slides(
                         progress=_named(progress, file.name),
                         say=say,
                     )
-            except ImageError as error:
+            except (ImageError, JobInUseError) as error:
                 if len(listing) == 1:
                     raise
                 result.failures.append(str(error))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -134,6 +135,59 @@ def test_one_process_at_a_time(model: mf.MUNIT, source: Path) -> None:
     with open_job(source.with_name("out.tif"), {}), pytest.raises(FileWriteError, match="another process"):
         finished(model, source, TileOptions(tile=32))
     finished(model, source, TileOptions(tile=32))
+
+
+@pytest.mark.parametrize("made_again", [False, True])
+def test_the_folder_goes_while_it_is_locked(made_again: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process that waits for the lock must not find its folder removed by the one before."""
+    fcntl = pytest.importorskip("fcntl")
+    output, flock = tmp_path / "out.tif", fcntl.flock
+    with open_job(output, {}):
+        assert (tmp_path / ".out.tif.tiles" / "lock").exists()
+    assert list(tmp_path.iterdir()) == []
+
+    def late(file: Any, how: int) -> None:  # the other process ends between opening and locking
+        shutil.rmtree(tmp_path / ".out.tif.tiles")
+        if made_again:  # by a third one
+            (tmp_path / ".out.tif.tiles").mkdir()
+            (tmp_path / ".out.tif.tiles" / "lock").touch()
+        flock(file, how)
+
+    monkeypatch.setattr(fcntl, "flock", late)
+    with pytest.raises(FileWriteError, match="another process"), open_job(output, {}):
+        pass
+
+
+def test_a_folder_that_was_half_removed_is_not_gone_on_with(
+    model: mf.MUNIT, source: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    finished(model, source, TileOptions(tile=32))
+    whole = source.with_name("out.tif").read_bytes()
+    source.with_name("out.tif").unlink()
+
+    with monkeypatch.context() as patch:
+        unlink = Path.unlink
+
+        def first(path: Path, *more: Any, **named: Any) -> None:
+            unlink(path, *more, **named)
+            if source.with_name("out.tif").exists() and path.name in (
+                "state.json",
+                "pixels",
+                "image.done",
+                "image.numbers",
+                "lock",
+            ):
+                raise Stop
+
+        patch.setattr(Path, "unlink", first)
+        patch.setattr(Path, "iterdir", lambda path: iter(path / name for name in sorted(os.listdir(path))))
+        with pytest.raises(Stop):
+            finished(model, source, TileOptions(tile=32))
+    folder = source.with_name(".out.tif.tiles")
+    assert len(list(folder.iterdir())) > 2
+    (folder / "pixels").unlink(missing_ok=True)
+    assert not finished(model, source, TileOptions(tile=32)).resumed
+    assert source.with_name("out.tif").read_bytes() == whole
 
 
 def test_features_are_removed_when_nothing_reads_them(model: mf.MUNIT, source: Path) -> None:

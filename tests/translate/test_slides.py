@@ -13,7 +13,9 @@ from PIL import Image
 
 import munit_fast as mf
 from munit_fast.data import ImageError
+from munit_fast.io.atomic import FileWriteError
 from munit_fast.tiles import TileOptions, mean_style, translate_slide
+from munit_fast.tiles.storage import open_job
 from munit_fast.translate import Shard, TranslateOptions, random_styles, translate_files, translate_slides
 from munit_fast.translate import slides as translate_slides_module
 
@@ -94,6 +96,20 @@ def test_what_tiles_cannot_do(model: mf.MUNIT, slides: Path, tmp_path: Path) -> 
     (slides / "a_000.tif").write_bytes((slides / "a.tif").read_bytes())
     with pytest.raises(ValueError, match="would be overwritten"):
         translate_slides(model, slides, slides, options(), TILES)
+
+
+def test_a_slide_that_another_process_makes_is_left_out(model: mf.MUNIT, slides: Path, tmp_path: Path) -> None:
+    pytest.importorskip("fcntl")
+    (tmp_path / "out" / "b").mkdir(parents=True)
+    with open_job(tmp_path / "out" / "b" / "c_001.tif", {}):
+        result = translate_slides(model, slides, tmp_path / "out", options(), TILES)
+        assert len(result.written) == 4 and len(result.failures) == 1
+        assert "c_001.tif: another process is making it" in result.failures[0]
+    result = translate_slides(model, slides, tmp_path / "out", options(), TILES)
+    assert (len(result.written), result.done_before, result.failures) == (2, 2, [])
+    (tmp_path / "one").mkdir()
+    with open_job(tmp_path / "one" / "output000.tif", {}), pytest.raises(FileWriteError, match="another process"):
+        translate_slides(model, slides / "a.tif", tmp_path / "one", options(), TILES)
 
 
 def test_bands_in_files_of_their_own_are_refused(slides: Path, tmp_path: Path) -> None:
