@@ -41,7 +41,7 @@ def translate_slides(
 
     The files are called as `translate_files` calls them. A slide that was interrupted is continued; one that is
     finished is not made again by a second run with the same model and options while nothing has changed. Slides keep
-    their size; only example styles are resized.
+    their size; only example styles are resized. No copies of the inputs are written.
 
     Args:
         model: The model, in evaluation mode; its device is used.
@@ -73,6 +73,9 @@ def translate_slides(
     listing = open_inputs(source, output_folder, config)
     if not isinstance(listing, FileSource):
         raise ValueError(f"--tile reads image files piece by piece, and {source} is none; unpack it")
+    if shard.rank == 0:
+        for note in [*listing.notes(), *_without_effect(options)]:
+            say(note)
     examples = None if options.style is None else open_inputs(options.style, None, model.config, options.direction[-1])
     styles = Styles(model, options, examples)
     wanted = [listing.name(i) for i in range(len(listing))]
@@ -119,6 +122,14 @@ def translate_slides(
     if result.failures and not result.written and not result.done_before and shard.size == 1:
         raise ImageError("; ".join(result.failures))
     return result
+
+
+def _without_effect(options: TranslateOptions) -> list[str]:
+    """A line on options that say something else than the default, which tiles do not heed."""
+    names = [name for name in ("batch_size", "workers") if getattr(options, name) != getattr(TranslateOptions, name)]
+    if options.native_size and options.style is None:
+        names.append("native_size")
+    return [f"with --tile, {', '.join(f'--{name}' for name in names)} has no effect"] if names else []
 
 
 def _precision(model: MUNIT | UNIT, tiles: TileOptions) -> str:

@@ -112,6 +112,21 @@ def test_a_slide_that_another_process_makes_is_left_out(model: mf.MUNIT, slides:
         translate_slides(model, slides / "a.tif", tmp_path / "one", options(), TILES)
 
 
+def test_what_is_left_out_is_said(model: mf.MUNIT, slides: Path, tmp_path: Path) -> None:
+    said: list[str] = []
+    translate_slides(model, slides, tmp_path / "out", options(), TILES, say=said.append)
+    assert not any("skipped" in line or "no effect" in line for line in said)
+    (slides / "notes.txt").write_text("text")
+    said.clear()
+    unused = options(batch_size=2, workers=1, native_size=True)
+    translate_slides(model, slides, tmp_path / "out", unused, TILES, say=said.append)
+    assert any(str(slides) in line and "txt" in line for line in said)
+    assert "with --tile, --batch_size, --workers, --native_size has no effect" in said
+    said.clear()
+    translate_slides(model, slides, tmp_path / "out", unused, TILES, say=said.append, shard=Shard(1, 2))
+    assert not any("no effect" in line or "txt" in line for line in said)
+
+
 def test_bands_in_files_of_their_own_are_refused(slides: Path, tmp_path: Path) -> None:
     gen = {"dim": 4, "n_res": 1, "mlp_dim": 8, "style_dim": 3}
     model = mf.MUNIT({"gen": gen, "bands_a": ["a", "c", "d"]}).eval()
