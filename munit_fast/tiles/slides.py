@@ -22,7 +22,7 @@ MAX_PIECE_BYTES = 2**30  # of one compressed strip or tile, which is decoded as 
 MAX_SIDE = 2**20
 _TIFF_STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _GREY = ("MINISBLACK", "MINISWHITE")
-_REDUCED_OR_MASK = 1 | 4  # bits of NewSubfileType
+_REDUCED, _MASK = 1, 4  # bits of NewSubfileType
 _SCANNERS = ("svs", "ndpi", "scn", "bif", "philips", "qpi", "avs")  # tifffile's names; their other series are overviews
 _OVERVIEWS = ("label", "macro", "map", "overview", "thumbnail")
 
@@ -76,7 +76,7 @@ class TiffSlide:
     """
 
     def __init__(self, path: Path, tiff: tifffile.TiffFile, level: int, pixel_format: PixelFormat) -> None:
-        images = _images(tiff)
+        images = _images(path, tiff)
         if images > 1:
             raise _several(path, images)
         levels = tiff.series[0].levels
@@ -192,15 +192,16 @@ def open_slide(path: Path, level: int, pixel_format: PixelFormat) -> Iterator[Sl
         yield slide
 
 
-def _images(tiff: tifffile.TiffFile) -> int:
+def _images(path: Path, tiff: tifffile.TiffFile) -> int:
     """How many images a TIFF file holds: a pyramid is one, and what scanners add to it, such as a label, is none."""
     if tiff.series[0].kind in _SCANNERS:
         return 1
+    if any(series.keyframe.subfiletype & _MASK for series in tiff.series):
+        raise ImageError(f"{path}: has a transparency mask; leave out --tile, or write it with an alpha channel")
     others = [
         series
         for series in tiff.series[1:]
-        if not series.keyframe.subfiletype & _REDUCED_OR_MASK
-        and not any(name in series.name.lower() for name in _OVERVIEWS)
+        if not series.keyframe.subfiletype & _REDUCED and not any(name in series.name.lower() for name in _OVERVIEWS)
     ]
     return 1 + len(others)
 

@@ -206,6 +206,14 @@ def test_files_with_several_images_are_refused(tmp_path: Path) -> None:
         assert str(path) in str(error.value) and "\n" not in str(error.value), path
 
 
+def test_masks_are_refused(tmp_path: Path) -> None:
+    with tifffile.TiffWriter(tmp_path / "a.tif") as file:
+        file.write(COLOUR, photometric="rgb", tile=(32, 32), metadata=None)
+        file.write(COLOUR[:, :, 0] > 99, subfiletype=4, photometric="minisblack", metadata=None)
+    with pytest.raises(ImageError, match="transparency mask"), open_slide(tmp_path / "a.tif", 0, PixelFormat(3)):
+        pass
+
+
 def test_what_lies_beside_a_slide_is_no_image(tmp_path: Path) -> None:
     options: dict[str, Any] = {"photometric": "rgb", "tile": (32, 32), "metadata": None}
     whole, small, label = COLOUR, COLOUR[::2, ::2], COLOUR[:40, :50]
