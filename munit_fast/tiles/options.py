@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -102,14 +103,15 @@ def identity_of(model: MUNIT | UNIT, source: Path, options: TileOptions, style: 
     for name, value in sorted(model.state_dict().items()):
         digest.update(name.encode())
         digest.update(value.detach().cpu().reshape(-1).view(torch.uint8).numpy().tobytes())
+    configuration = json.dumps(model.config.hyperparameters(), sort_keys=True, default=str)
+    kind = f"{type(model).__module__}.{type(model).__qualname__}"
     status = source.stat()
     return {
         "version": [__version__, torch.__version__],
-        "model": [model.trainer, digest.hexdigest(), str(next(model.parameters()).dtype), model.device.type],
+        "model": [kind, model.trainer, digest.hexdigest(), str(next(model.parameters()).dtype), model.device.type],
         "input": [str(source.resolve()), status.st_size, status.st_mtime_ns],
         "style": None if style is None else style.detach().double().cpu().flatten().tolist(),
-        "background": model.config.background,
-        "ranges": [model.config.range_a, model.config.range_b],
+        "configuration": hashlib.sha256(configuration.encode()).hexdigest(),
         "direction": options.direction,
         "--tile": options.tile,
         "--tile_statistics": options.statistics,

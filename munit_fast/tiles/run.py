@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from munit_fast.amp import Workload, amp_dtype, autocast
+from munit_fast.amp import Workload, amp_dtype, autocast, resolve
 from munit_fast.data.configured import pixel_format
 from munit_fast.data.writers import result_dtype
 from munit_fast.io.atomic import FileWriteError
@@ -105,7 +105,9 @@ def _translate(
     exact = result.statistics == "exact"
     precision = None
     if not exact:
-        precision = amp_dtype(options.amp, model.device, Workload.of(model.config, 1, training=False))
+        # "auto" may be measured, with another result in a later process: its tiles would not fit those on the disk.
+        chosen = resolve(options.amp, model.device, Workload.of(model.config, 1, training=False))
+        precision = amp_dtype(job.decide("precision", chosen), model.device)
     whole = Planes.whole(image.height, image.width)
     planes = (
         whole

@@ -13,7 +13,7 @@ import tifffile
 
 from munit_fast.data import ImageError, PixelFormat, decode_image
 from munit_fast.data.picture import Picture, type_limits
-from munit_fast.data.readers import naming
+from munit_fast.data.readers import count_pages, kind_of, naming
 from munit_fast.tiles.tiff_regions import JPEG, Regions
 from munit_fast.utils.text import first_line
 
@@ -22,6 +22,9 @@ MAX_PIECE_BYTES = 2**30  # of one compressed strip or tile, which is decoded as 
 MAX_SIDE = 2**20
 _TIFF_STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _GREY = ("MINISBLACK", "MINISWHITE")
+_REDUCED, _MASK = 1, 4  # bits of NewSubfileType
+_SCANNERS = ("svs", "ndpi", "scn", "bif", "philips", "qpi", "avs")  # tifffile's names; their other series are overviews
+_OVERVIEWS = ("label", "macro", "map", "overview", "thumbnail")
 
 
 class Slide(Protocol):
@@ -49,6 +52,10 @@ class WholeImage:
     """A slide that is in memory: any image that `decode_image` reads."""
 
     def __init__(self, path: Path, pixel_format: PixelFormat) -> None:
+        with path.open("rb") as file:
+            images = count_pages(str(path), file) if kind_of(path.name, file.peek()).many else 1
+        if images > 1:
+            raise _several(path, images)
         self.pixels = decode_image(path, pixel_format)
         self.height, self.width, self.channels = self.pixels.shape
         self.dtype, self.tags = self.pixels.dtype, dict[str, Any]()
@@ -69,6 +76,9 @@ class TiffSlide:
     """
 
     def __init__(self, path: Path, tiff: tifffile.TiffFile, level: int, pixel_format: PixelFormat) -> None:
+        images = _images(path, tiff)
+        if images > 1:
+            raise _several(path, images)
         levels = tiff.series[0].levels
         if not 0 <= level < len(levels):
             sizes = ", ".join(f"{i}: {'x'.join(map(str, one.shape))}" for i, one in enumerate(levels))
@@ -103,8 +113,8 @@ class TiffSlide:
         names = {"YX", "YXS", "SYX"} if pages == 1 else {"CYX"}
         if axes not in names:
             raise ImageError(
-                f"{path}: holds axes {axes} of {'x'.join(map(str, page.shape))}, not one image; "
-                "write the image that is wanted to a file of its own"
+                f"{path}: holds axes {axes} of pages of {'x'.join(map(str, page.shape))}, not one image; leave out "
+                "--tile, or write the image that is wanted to a file of its own"
             )
         if not (0 < page.imagelength <= MAX_SIDE and 0 < page.imagewidth <= MAX_SIDE):
             raise ImageError(f"{path}: {page.imagewidth}x{page.imagelength}; sides must be 1 to {MAX_SIDE} pixels")
@@ -153,7 +163,7 @@ def open_slide(path: Path, level: int, pixel_format: PixelFormat) -> Iterator[Sl
         pixel_format: Of the values that are wanted.
 
     Raises:
-        ImageError: It cannot be read, or is not one image; a MemoryError becomes one too.
+        ImageError: It cannot be read, or holds several images; a MemoryError becomes one too.
     """
     try:
         with path.open("rb") as file:
@@ -180,6 +190,27 @@ def open_slide(path: Path, level: int, pixel_format: PixelFormat) -> Iterator[Sl
         except Exception as error:  # a damaged directory
             raise ImageError(f"{path}: not a readable image ({first_line(error)})") from error
         yield slide
+
+
+def _images(path: Path, tiff: tifffile.TiffFile) -> int:
+    """How many images a TIFF file holds: a pyramid is one, and what scanners add to it, such as a label, is none."""
+    if tiff.series[0].kind in _SCANNERS:
+        return 1
+    if any(series.keyframe.subfiletype & _MASK for series in tiff.series):
+        raise ImageError(f"{path}: has a transparency mask; leave out --tile, or write it with an alpha channel")
+    others = [
+        series
+        for series in tiff.series[1:]
+        if not series.keyframe.subfiletype & _REDUCED and not any(name in series.name.lower() for name in _OVERVIEWS)
+    ]
+    return 1 + len(others)
+
+
+def _several(path: Path, images: int) -> ImageError:
+    return ImageError(
+        f"{path}: holds {images} images (pages, frames or slices), and --tile translates one image a file; leave out "
+        "--tile, or write the image that is wanted to a file of its own"
+    )
 
 
 def _white(pixels: Array) -> Any:

@@ -7,7 +7,7 @@ import os
 import shutil
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from io import FileIO
 from pathlib import Path
 from typing import Any
@@ -141,6 +141,10 @@ class Journal:
         self._flags.close()
 
 
+class JobInUseError(FileWriteError):
+    """Another process is making the same file."""
+
+
 class Job:
     """The folder of a job.
 
@@ -171,15 +175,15 @@ def open_job(output: Path, what: dict[str, Any]) -> Iterator[Job]:
         what: All that the result depends on. Where an earlier folder has something else, it is removed.
 
     Raises:
-        FileWriteError: The folder cannot be written, or another process is at it.
+        JobInUseError: Another process is at it.
+        FileWriteError: The folder cannot be written.
     """
     refuse_special(output)
     folder = output.with_name(f".{output.name}.tiles")
     what = json.loads(json.dumps(what))
     try:
         folder.mkdir(exist_ok=True)
-        with open(folder / "lock", "wb") as lock:
-            _lock(lock, output)
+        with _locked(folder / "lock", output):
             before = _state(folder)
             old = before["job"] if before else {}
             changed = sorted(key for key in {*what, *old} if what.get(key) != old.get(key)) if before else []
@@ -193,20 +197,31 @@ def open_job(output: Path, what: dict[str, Any]) -> Iterator[Job]:
                 yield job
             except BaseException:
                 if not any(folder.glob("*.done")):  # there is nothing to go on with
-                    shutil.rmtree(folder, ignore_errors=True)
+                    _remove(folder)
                 raise
-        shutil.rmtree(folder, ignore_errors=True)
+            _remove(folder)
+        with suppress(OSError):  # Windows, and NFS in its way, keep files while they are open
+            if fcntl is None:
+                (folder / "lock").unlink(missing_ok=True)
+            folder.rmdir()
     except OSError as error:
         raise write_error(output, error) from error
 
 
-def _lock(file: Any, output: Path) -> None:
-    if fcntl is None:
-        return
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        raise FileWriteError(f"cannot write {output}: another process is making it; wait for it") from error
+@contextmanager
+def _locked(path: Path, output: Path) -> Iterator[None]:
+    in_use = JobInUseError(f"cannot write {output}: another process is making it; wait for it")
+    with ExitStack() as held:
+        try:
+            file = held.enter_context(path.open("wb"))
+            if fcntl is not None:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            there = path.stat()
+        except (BlockingIOError, FileNotFoundError) as error:  # not found: that process just removes the folder
+            raise in_use from error
+        if not os.path.samestat(there, os.fstat(file.fileno())):  # or did between our opening and locking
+            raise in_use
+        yield
 
 
 def _state(folder: Path) -> dict[str, Any] | None:
@@ -218,7 +233,17 @@ def _state(folder: Path) -> dict[str, Any] | None:
     return state if isinstance(state, dict) and isinstance(state.get("job"), dict) else None
 
 
+def _remove(folder: Path) -> None:
+    """Remove the folder of a job while its lock is held: another process must not have begun in it."""
+    with suppress(OSError):
+        _clear(folder)
+        (folder / "lock").unlink()
+        folder.rmdir()
+
+
 def _clear(folder: Path) -> None:
+    # First of all: with it, what is left when this process is killed half-way would be gone on with.
+    (folder / "state.json").unlink(missing_ok=True)
     for path in folder.iterdir():
         if path.name == "lock":
             continue

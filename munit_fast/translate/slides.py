@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 
+from munit_fast.amp import Workload, resolve
 from munit_fast.data.picture import ImageError
 from munit_fast.data.sources import FileSource
 from munit_fast.models.munit import MUNIT, UNIT
 from munit_fast.tiles import TileOptions, translate_slide
+from munit_fast.tiles.storage import JobInUseError
 from munit_fast.translate.identity import describe_changes, identity
 from munit_fast.translate.inputs import files_of, open_inputs
 from munit_fast.translate.journal import Journal, make_folder
@@ -38,11 +41,11 @@ def translate_slides(
 
     The files are called as `translate_files` calls them. A slide that was interrupted is continued; one that is
     finished is not made again by a second run with the same model and options while nothing has changed. Slides keep
-    their size; only example styles are resized.
+    their size; only example styles are resized. No copies of the inputs are written.
 
     Args:
         model: The model, in evaluation mode; its device is used.
-        source: An image file or a folder of them. Of files with several images the first is taken.
+        source: An image file or a folder of them. Files with several images are failures.
         output_folder: Where the translations go; made where it is missing.
         options: Which styles; `extension` must be "tif", and there is no grid.
         tiles: How the tiles are made. Its direction is that of `options`.
@@ -56,14 +59,23 @@ def translate_slides(
     Raises:
         ValueError: An option does not fit the model or the files.
         ImageError: The input, the example style or every slide of a folder cannot be read.
-        FileWriteError: A file cannot be written.
+        FileWriteError: A file cannot be written. A slide of a folder that another process is making is a failure.
     """
     if options.extension != EXTENSION or options.grid is not None:
         raise ValueError("--tile writes tiled TIFF files: leave out --grid, and --format but for tif")
+    bands = f"bands_{options.direction[0]}"
+    if getattr(model.config, bands) is not None and source.is_dir():
+        raise ValueError(
+            f"--tile reads one file an image, and {bands} joins several; write each scene with all its bands to a file "
+            "of its own and give that file as --input, or leave out --tile"
+        )
     config = model.config.model_copy(update={"pages": "first"})
     listing = open_inputs(source, output_folder, config)
     if not isinstance(listing, FileSource):
         raise ValueError(f"--tile reads image files piece by piece, and {source} is none; unpack it")
+    if shard.rank == 0:
+        for note in [*listing.notes(), *_without_effect(options)]:
+            say(note)
     examples = None if options.style is None else open_inputs(options.style, None, model.config, options.direction[-1])
     styles = Styles(model, options, examples)
     wanted = [listing.name(i) for i in range(len(listing))]
@@ -76,6 +88,7 @@ def translate_slides(
     with Journal(output_folder, {**about, "tiles": asdict(tiles)}, shard.rank) as outputs:
         if outputs.changed:
             say(f"{output_folder}: everything is made anew ({describe_changes(outputs.changed)})")
+        tiles = replace(tiles, amp=outputs.agreed("precision", partial(_precision, model, tiles)))
         styles.encode_examples()
         for chunk in shard.chunks(listing, 1):
             [place] = chunk.places
@@ -97,7 +110,7 @@ def translate_slides(
                         progress=_named(progress, file.name),
                         say=say,
                     )
-            except ImageError as error:
+            except (ImageError, JobInUseError) as error:
                 if len(listing) == 1:
                     raise
                 result.failures.append(str(error))
@@ -109,6 +122,21 @@ def translate_slides(
     if result.failures and not result.written and not result.done_before and shard.size == 1:
         raise ImageError("; ".join(result.failures))
     return result
+
+
+def _without_effect(options: TranslateOptions) -> list[str]:
+    """A line on options that say something else than the default, which tiles do not heed."""
+    names = [name for name in ("batch_size", "workers") if getattr(options, name) != getattr(TranslateOptions, name)]
+    if options.native_size and options.style is None:
+        names.append("native_size")
+    return [f"with --tile, {', '.join(f'--{name}' for name in names)} has no effect"] if names else []
+
+
+def _precision(model: MUNIT | UNIT, tiles: TileOptions) -> str:
+    """What `--amp auto` stands for; exact statistics take full precision."""
+    if tiles.amp == "auto" and tiles.statistics == "exact":
+        return "off"
+    return resolve(tiles.amp, model.device, Workload.of(model.config, 1, training=False))
 
 
 def _named(progress: Progress | None, name: str) -> Progress | None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -67,8 +69,10 @@ def finished(model: mf.MUNIT, source: Path, options: TileOptions, style: torch.T
     return translate_slide(model, source, source.with_name("out.tif"), options, style=style)
 
 
-@pytest.mark.parametrize("change", ["tile", "style", "weights", "input", "statistics"])
-def test_other_settings_begin_anew(change: str, model: mf.MUNIT, source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("change", ["tile", "style", "weights", "configuration", "input", "statistics"])
+def test_other_settings_begin_anew(
+    change: str, model: mf.MUNIT, small_config: dict[str, Any], source: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("munit_fast.tiles.storage.FLUSH_SECONDS", 0)
     options, style = TileOptions(tile=32, statistics="exact"), STYLE
     output = interrupted(model, source, options)
@@ -82,6 +86,10 @@ def test_other_settings_begin_anew(change: str, model: mf.MUNIT, source: Path, m
         style = 2 * STYLE
     elif change == "weights":
         model.gen_b.mlp.model[0].fc.bias.data += 1
+    elif change == "configuration":
+        config = {**small_config, "gen": {**small_config["gen"], "activ": "lrelu"}}
+        model, weights = mf.MUNIT(mf.make_config(config)).eval(), model.state_dict()
+        model.load_state_dict(weights)
     elif change == "input":
         tifffile.imwrite(source, np.zeros((70, 50, 3), np.uint8))
     else:
@@ -95,6 +103,22 @@ def test_other_settings_begin_anew(change: str, model: mf.MUNIT, source: Path, m
     assert output.read_bytes() == fresh
     if change not in ("tile", "statistics"):
         assert fresh != interrupted_bytes
+
+
+def test_a_job_keeps_its_precision(model: mf.MUNIT, source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("munit_fast.tiles.storage.FLUSH_SECONDS", 0)
+    options = TileOptions(tile=16, samples=4)
+    finished(model, source, options)
+    source.with_name("out.tif").rename(source.with_name("full.tif"))
+    options.amp = "auto"
+    for name, first, later in (("bf16.tif", "bf16", "bf16"), ("mixed.tif", "bf16", "off"), ("off.tif", "off", "bf16")):
+        monkeypatch.setattr(tiles_run, "resolve", lambda *_, answer=first: answer)
+        output = interrupted(model, source, options, after=15)
+        monkeypatch.setattr(tiles_run, "resolve", lambda *_, answer=later: answer)
+        assert finished(model, source, options).resumed
+        output.rename(source.with_name(name))
+    full, bf16, mixed, off = (source.with_name(f"{name}.tif").read_bytes() for name in ("full", "bf16", "mixed", "off"))
+    assert full == off != bf16 == mixed
 
 
 def test_a_job_that_cannot_be_read_is_begun_anew(model: mf.MUNIT, source: Path) -> None:
@@ -111,6 +135,59 @@ def test_one_process_at_a_time(model: mf.MUNIT, source: Path) -> None:
     with open_job(source.with_name("out.tif"), {}), pytest.raises(FileWriteError, match="another process"):
         finished(model, source, TileOptions(tile=32))
     finished(model, source, TileOptions(tile=32))
+
+
+@pytest.mark.parametrize("made_again", [False, True])
+def test_the_folder_goes_while_it_is_locked(made_again: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process that waits for the lock must not find its folder removed by the one before."""
+    fcntl = pytest.importorskip("fcntl")
+    output, flock = tmp_path / "out.tif", fcntl.flock
+    with open_job(output, {}):
+        assert (tmp_path / ".out.tif.tiles" / "lock").exists()
+    assert list(tmp_path.iterdir()) == []
+
+    def late(file: Any, how: int) -> None:  # the other process ends between opening and locking
+        shutil.rmtree(tmp_path / ".out.tif.tiles")
+        if made_again:  # by a third one
+            (tmp_path / ".out.tif.tiles").mkdir()
+            (tmp_path / ".out.tif.tiles" / "lock").touch()
+        flock(file, how)
+
+    monkeypatch.setattr(fcntl, "flock", late)
+    with pytest.raises(FileWriteError, match="another process"), open_job(output, {}):
+        pass
+
+
+def test_a_folder_that_was_half_removed_is_not_gone_on_with(
+    model: mf.MUNIT, source: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    finished(model, source, TileOptions(tile=32))
+    whole = source.with_name("out.tif").read_bytes()
+    source.with_name("out.tif").unlink()
+
+    with monkeypatch.context() as patch:
+        unlink = Path.unlink
+
+        def first(path: Path, *more: Any, **named: Any) -> None:
+            unlink(path, *more, **named)
+            if source.with_name("out.tif").exists() and path.name in (
+                "state.json",
+                "pixels",
+                "image.done",
+                "image.numbers",
+                "lock",
+            ):
+                raise Stop
+
+        patch.setattr(Path, "unlink", first)
+        patch.setattr(Path, "iterdir", lambda path: iter(path / name for name in sorted(os.listdir(path))))
+        with pytest.raises(Stop):
+            finished(model, source, TileOptions(tile=32))
+    folder = source.with_name(".out.tif.tiles")
+    assert len(list(folder.iterdir())) > 2
+    (folder / "pixels").unlink(missing_ok=True)
+    assert not finished(model, source, TileOptions(tile=32)).resumed
+    assert source.with_name("out.tif").read_bytes() == whole
 
 
 def test_features_are_removed_when_nothing_reads_them(model: mf.MUNIT, source: Path) -> None:
@@ -143,3 +220,20 @@ def test_pixel_files_hold_boxes(tmp_path: Path) -> None:
     file.file.truncate(100)
     with pytest.raises(FileWriteError, match="read back"):
         file.read(Box(1, 3, 8, 2, 6))
+
+
+def test_a_file_that_cannot_be_written(model: mf.MUNIT, source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: Any, **__: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    output, folder = source.with_name("out.tif"), source.with_name(".out.tif.tiles")
+    output.write_bytes(b"an earlier one")
+    with monkeypatch.context() as patch:
+        patch.setattr(tifffile.TiffWriter, "write", full)
+        with pytest.raises(FileWriteError, match=r"cannot write .*out\.tif: No space"):
+            finished(model, source, TileOptions(tile=32))
+    assert output.read_bytes() == b"an earlier one" and not (folder / "output.tif").exists()
+    (folder / "output.tif").write_bytes(b"of a killed process")
+    assert finished(model, source, TileOptions(tile=32)).resumed
+    assert tifffile.imread(output).shape == (70, 50, 3)
+    assert sorted(path.name for path in source.parent.iterdir()) == ["in.tif", "out.tif"]

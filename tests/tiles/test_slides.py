@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import nibabel
 import numpy as np
 import pytest
 import tifffile
@@ -176,3 +177,60 @@ def test_damaged_files_are_refused(layout: str, tmp_path: Path) -> None:
             (tmp_path / name).write_bytes(data)
         with pytest.raises(ImageError, match=name), open_slide(tmp_path / name, 0, PixelFormat(3)) as slide:
             slide.read(0, 131, 0, 90)
+
+
+def several(tmp_path: Path) -> list[Path]:
+    """Files with several images."""
+    frames = [Image.fromarray(COLOUR), Image.fromarray(255 - COLOUR)]
+    for name in ("a.gif", "a.png", "a.webp"):
+        frames[0].save(tmp_path / name, save_all=True, append_images=frames[1:])
+    np.save(tmp_path / "a.npy", np.stack([COLOUR, COLOUR, COLOUR]))
+    volume = np.linspace(0, 1, 60, dtype=np.float32).reshape(5, 4, 3)
+    nibabel.save(nibabel.Nifti1Image(volume, np.eye(4)), tmp_path / "a.nii.gz")
+    for name, metadata in (("sizes.tif", None), ("described.tif", {})):
+        with tifffile.TiffWriter(tmp_path / name) as file:
+            for height in (131, 100):
+                file.write(COLOUR[:height], photometric="rgb", metadata=metadata)
+    with tifffile.TiffWriter(tmp_path / "ome.ome.tif") as file:
+        for name in ("one", "two"):
+            file.write(COLOUR, photometric="rgb", metadata={"Name": name})
+    frames[0].save(tmp_path / "alike.tif", save_all=True, append_images=frames[1:])
+    tifffile.imwrite(tmp_path / "stack.tif", GREY16[None].repeat(3, axis=0), imagej=True, metadata={"axes": "TYX"})
+    return sorted(path for path in tmp_path.iterdir())
+
+
+def test_files_with_several_images_are_refused(tmp_path: Path) -> None:
+    for path in several(tmp_path):
+        with pytest.raises(ImageError, match="--tile") as error, open_slide(path, 0, PixelFormat(3)):
+            pass
+        assert str(path) in str(error.value) and "\n" not in str(error.value), path
+
+
+def test_masks_are_refused(tmp_path: Path) -> None:
+    with tifffile.TiffWriter(tmp_path / "a.tif") as file:
+        file.write(COLOUR, photometric="rgb", tile=(32, 32), metadata=None)
+        file.write(COLOUR[:, :, 0] > 99, subfiletype=4, photometric="minisblack", metadata=None)
+    with pytest.raises(ImageError, match="transparency mask"), open_slide(tmp_path / "a.tif", 0, PixelFormat(3)):
+        pass
+
+
+def test_what_lies_beside_a_slide_is_no_image(tmp_path: Path) -> None:
+    options: dict[str, Any] = {"photometric": "rgb", "tile": (32, 32), "metadata": None}
+    whole, small, label = COLOUR, COLOUR[::2, ::2], COLOUR[:40, :50]
+    with tifffile.TiffWriter(tmp_path / "plain.tif") as file:  # as libvips writes pyramids
+        file.write(whole, **options)
+        file.write(small, subfiletype=1, **options)
+        file.write(label, subfiletype=1, photometric="rgb", metadata=None)
+    check(tmp_path / "plain.tif", COLOUR, 3)
+    check(tmp_path / "plain.tif", COLOUR[::2, ::2], 3, level=1)
+    with tifffile.TiffWriter(tmp_path / "a.svs") as file:
+        file.write(whole, description="Aperio Image Library\n131x90 |AppMag = 20", **options)
+        file.write(label, photometric="rgb", metadata=None, description="Aperio Image Library\nthumbnail")
+        file.write(small, description="Aperio Image Library\nlevel", **options)
+        file.write(label[:30], photometric="rgb", metadata=None, subfiletype=1, description="Aperio\nlabel")
+        file.write(label[:20], photometric="rgb", metadata=None, subfiletype=9, description="Aperio\nmacro")
+    check(tmp_path / "a.svs", COLOUR, 3)
+    with tifffile.TiffWriter(tmp_path / "a.ome.tif") as file:
+        for name, pixels in (("slide", whole), ("label image", label), ("macro image", small)):
+            file.write(pixels, photometric="rgb", metadata={"Name": name})
+    check(tmp_path / "a.ome.tif", COLOUR, 3)

@@ -13,8 +13,11 @@ from PIL import Image
 
 import munit_fast as mf
 from munit_fast.data import ImageError
+from munit_fast.io.atomic import FileWriteError
 from munit_fast.tiles import TileOptions, mean_style, translate_slide
+from munit_fast.tiles.storage import open_job
 from munit_fast.translate import Shard, TranslateOptions, random_styles, translate_files, translate_slides
+from munit_fast.translate import slides as translate_slides_module
 
 TILES = TileOptions(tile=32, samples=2)
 
@@ -63,6 +66,21 @@ def test_finished_slides_are_kept_and_shared(model: mf.MUNIT, slides: Path, tmp_
     assert len(translate_slides(model, slides, tmp_path / "out", options(), other).written) == 6
 
 
+def test_a_folder_keeps_its_precision(
+    model: mf.MUNIT, slides: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def run(answer: str, name: str, amp: str = "auto", statistics: Any = "sampled") -> list[bytes]:
+        monkeypatch.setattr(translate_slides_module, "resolve", lambda amp, *_: answer if amp == "auto" else amp)
+        tiles = TileOptions(tile=32, samples=2, amp=amp, statistics=statistics)
+        translate_slides(model, slides, tmp_path / name, options(), tiles)
+        return [path.read_bytes() for path in sorted((tmp_path / name).rglob("*.tif"))]
+
+    first = run("bf16", "out")
+    (tmp_path / "out" / "a_000.tif").unlink()
+    assert run("off", "out") == first == run("off", "named", amp="bf16") != run("off", "off")
+    run("bf16", "exact", statistics="exact")
+
+
 def test_a_bad_slide_of_a_folder_is_left_out(model: mf.MUNIT, slides: Path, tmp_path: Path) -> None:
     (slides / "b" / "c.tif").write_bytes(b"II*\0nothing")
     result = translate_slides(model, slides, tmp_path / "out", options(), TILES)
@@ -78,6 +96,45 @@ def test_what_tiles_cannot_do(model: mf.MUNIT, slides: Path, tmp_path: Path) -> 
     (slides / "a_000.tif").write_bytes((slides / "a.tif").read_bytes())
     with pytest.raises(ValueError, match="is the folder of the inputs"):
         translate_slides(model, slides, slides, options(), TILES)
+
+
+def test_a_slide_that_another_process_makes_is_left_out(model: mf.MUNIT, slides: Path, tmp_path: Path) -> None:
+    pytest.importorskip("fcntl")
+    (tmp_path / "out" / "b").mkdir(parents=True)
+    with open_job(tmp_path / "out" / "b" / "c_001.tif", {}):
+        result = translate_slides(model, slides, tmp_path / "out", options(), TILES)
+        assert len(result.written) == 4 and len(result.failures) == 1
+        assert "c_001.tif: another process is making it" in result.failures[0]
+    result = translate_slides(model, slides, tmp_path / "out", options(), TILES)
+    assert (len(result.written), result.done_before, result.failures) == (2, 2, [])
+    (tmp_path / "one").mkdir()
+    with open_job(tmp_path / "one" / "output000.tif", {}), pytest.raises(FileWriteError, match="another process"):
+        translate_slides(model, slides / "a.tif", tmp_path / "one", options(), TILES)
+
+
+def test_what_is_left_out_is_said(model: mf.MUNIT, slides: Path, tmp_path: Path) -> None:
+    said: list[str] = []
+    translate_slides(model, slides, tmp_path / "out", options(), TILES, say=said.append)
+    assert not any("skipped" in line or "no effect" in line for line in said)
+    (slides / "notes.txt").write_text("text")
+    said.clear()
+    unused = options(batch_size=2, workers=1, native_size=True)
+    translate_slides(model, slides, tmp_path / "out", unused, TILES, say=said.append)
+    assert any(str(slides) in line and "txt" in line for line in said)
+    assert "with --tile, --batch_size, --workers, --native_size has no effect" in said
+    said.clear()
+    translate_slides(model, slides, tmp_path / "out", unused, TILES, say=said.append, shard=Shard(1, 2))
+    assert not any("no effect" in line or "txt" in line for line in said)
+
+
+def test_bands_in_files_of_their_own_are_refused(slides: Path, tmp_path: Path) -> None:
+    gen = {"dim": 4, "n_res": 1, "mlp_dim": 8, "style_dim": 3}
+    model = mf.MUNIT({"gen": gen, "bands_a": ["a", "c", "d"]}).eval()
+    with pytest.raises(ValueError, match="--tile reads one file an image, and bands_a joins several"):
+        translate_slides(model, slides, tmp_path / "out", options(), TILES)
+    assert not (tmp_path / "out").exists()
+    assert translate_slides(model, slides / "a.tif", tmp_path / "out", options(), TILES).written
+    assert translate_slides(model, slides, tmp_path / "out", options(direction="b2a"), TileOptions("b2a", 32)).written
 
 
 def test_one_style_for_a_whole_set(model: mf.MUNIT, slides: Path, tmp_path: Path) -> None:
@@ -101,3 +158,13 @@ def test_one_style_for_a_whole_set(model: mf.MUNIT, slides: Path, tmp_path: Path
     assert np.abs(tifffile.imread(tiled.written[0]).astype(float) - wanted).max() < 0.51
     with pytest.raises(ValueError, match="--style_folder"):
         translate_files(model, slides, tmp_path / "none", options(mean_style=True))
+
+
+def test_files_with_several_images_are_left_out(model: mf.MUNIT, slides: Path, tmp_path: Path) -> None:
+    pages = [Image.fromarray(np.full((40, 50, 3), value, np.uint8)) for value in (0, 99)]
+    pages[0].save(slides / "b" / "c.gif", save_all=True, append_images=pages[1:])
+    result = translate_slides(model, slides, tmp_path / "out", options(), TILES)
+    assert len(result.written) == 6
+    assert len(result.failures) == 1 and "c.gif: holds 2 images" in result.failures[0]
+    with pytest.raises(ImageError, match="leave out --tile"):
+        translate_slides(model, slides / "b" / "c.gif", tmp_path / "one", options(), TILES)
