@@ -16,7 +16,7 @@ from munit_fast.tiles.storage import JobInUseError
 from munit_fast.translate.identity import describe_changes, identity
 from munit_fast.translate.inputs import files_of, open_inputs
 from munit_fast.translate.journal import Journal, make_folder
-from munit_fast.translate.names import file_name, output_names, protect_inputs
+from munit_fast.translate.names import file_name, file_names, output_names, protect_inputs
 from munit_fast.translate.options import TranslateOptions, TranslateResult
 from munit_fast.translate.shards import Shard
 from munit_fast.translate.styles import Styles
@@ -90,6 +90,7 @@ def translate_slides(
             say(f"{output_folder}: everything is made anew ({describe_changes(outputs.changed)})")
         tiles = replace(tiles, amp=outputs.agreed("precision", partial(_precision, model, tiles)))
         styles.encode_examples()
+        outputs.remove_earlier(set(names), file_names(names, range(styles.count), EXTENSION), inputs)
         for chunk in shard.chunks(listing, 1):
             [place] = chunk.places
             result.total += 1
