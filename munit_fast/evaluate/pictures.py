@@ -92,7 +92,8 @@ def open_test_set(cfg: Config, allow_outside: bool = False) -> TestSet:
     common = [name for name in by_name["a"] if name in by_name["b"]]
     notes = []
     if common:
-        left = sum(map(len, found.values())) - 2 * len(common)
+        every = (set(map(source.name, range(len(source)))) for source in found.values())  # a list may repeat names
+        left = sum(map(len, every)) - 2 * len(common)
         notes += [f"{left} test pictures without a partner of the same name are left out"] if left else []
         found = {d: found[d].chosen(by_name[d][name] for name in common) for d in "ab"}
     else:

@@ -198,7 +198,9 @@ def test_other_channel_counts_are_refused(tmp_path: Path) -> None:
         decode_image(saved(tmp_path / "a.png", picture(4, 4)), 4)
 
 
-@pytest.mark.parametrize("extension", [e for e in IMAGE_EXTENSIONS if e not in (".jpeg", ".tiff", ".svs", *OF_ARRAYS[1:])])
+@pytest.mark.parametrize(
+    "extension", [e for e in IMAGE_EXTENSIONS if e not in (".jpeg", ".tiff", ".svs", *OF_ARRAYS[1:])]
+)
 @pytest.mark.filterwarnings("ignore::UserWarning")
 def test_truncated_files_are_refused(tmp_path: Path, extension: str) -> None:
     path = tmp_path / f"a{extension}"

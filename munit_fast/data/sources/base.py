@@ -49,7 +49,8 @@ class ImageSource:
 
     Args:
         label: What messages call the source: its folder, archive or name.
-        files: The names of its files, relative to it, with "/", in their order.
+        files: The names of its files, relative to it, with "/", in their order. One that stands there several times
+            is as many images.
         pages: Of files with several images, "all" of them or the "first".
         skipped: How many files were left out, by the reason.
         axis: Of volumes: the axis along which they are cut into images, 0 to 2.
@@ -83,7 +84,7 @@ class ImageSource:
         return len(self.entries)
 
     def name(self, i: int) -> str:
-        """The name of image `i`, unique in the source; relative, with "/"."""
+        """The name of image `i`, relative, with "/". Only images that a list repeats share one."""
         return self.entries[i].name
 
     def where(self, i: int) -> str:
@@ -140,8 +141,8 @@ class ImageSource:
     def _entries(self, files: Sequence[str]) -> list[Entry]:
         """One entry for each image of each file; a file that cannot be opened is one, and its failure comes later."""
         with ThreadPoolExecutor(8) as pool:
-            counts = list(pool.map(self._count, files))
-        return [Entry(file, page, count) for file, count in zip(files, counts) for page in range(count)]
+            counts = dict(zip(dict.fromkeys(files), pool.map(self._count, dict.fromkeys(files))))
+        return [Entry(file, page, counts[file]) for file in files for page in range(counts[file])]
 
     def _count(self, file: str) -> int:
         if not kind_of(PurePosixPath(file).name).many:
