@@ -20,6 +20,7 @@ FREE = {
     *(f"data_{kind}_test_{domain}" for kind in ("folder", "list") for domain in "ab"),
 }
 TRAINING_IMAGES = {"data_root", *(f"data_{k}_train_{domain}" for k in ("folder", "list") for domain in "ab")}
+_READING = {"pages", "slice_axis", "bands_a", "bands_b", "data_class_a", "data_class_b"}  # which images there are
 BATCH = {"batch_size", "accumulation"}
 _OPTIMIZER = ("lr", "beta1", "beta2", "weight_decay")
 
@@ -67,6 +68,8 @@ class RunConfig:
     def settle(self, before: Mapping[str, Any], now: Mapping[str, Any], optimizers: Mapping[str, Any]) -> None:
         """Accept the pending changes that change no number, by the state that a run continues.
 
+        Training images that are others than before are refused even where no key has changed.
+
         Args:
             before: the state's notes: "global_batch", "images".
             now: the same of this session.
@@ -76,17 +79,27 @@ class RunConfig:
             ConfigError: a change was not asked for; one line each.
         """
         refused = []
+        others = _other_images(before.get("images"), now["images"])
         for change in self.pending:
             if change.key in BATCH:
                 same = before.get("global_batch") == now["global_batch"] and self.config.dis.norm != "bn"
                 reason = f" ({now['global_batch']} images of a domain in an iteration, all processes together)"
             else:
-                same = before.get("images", now["images"]) == now["images"]
+                same = others.keys().isdisjoint("ab" if change.key == "data_root" else change.key[-1])
                 reason = " (training images of other names)"
             if same:
                 self.changes.append(change)
             else:
                 refused.append(change.refusal(reason))
+        asked = self.overridden | {change.key for change in self.pending}
+        for domain, how in others.items():
+            keys = _image_keys(domain)
+            if asked.isdisjoint({*keys, *_READING}):
+                key = next(key for key in keys if getattr(self.config, key) is not None)
+                refused.append(
+                    f"{key}: domain {domain.upper()} {how}: give --override {key}={_shown(getattr(self.config, key))} "
+                    "to go on with these, or put the old ones back"
+                )
         if not self.complete:
             named = {change.key for change in self.changes}
             values = complete_values(self.config, self.algorithm)
@@ -204,6 +217,23 @@ def _compare(found: RunConfig, old: Config, file_before: Config | None) -> None:
         raise ConfigError("\n".join(refused))
     if found.kept:
         found.config = with_values(found.config, found.kept)
+
+
+def _other_images(before: Any, now: Mapping[str, Any]) -> dict[str, str]:
+    """How the training images of a domain, "a" or "b", differ from those of a state's notes."""
+    found = {}
+    for domain, images in now.items():
+        old = before.get(domain, images) if isinstance(before, Mapping) else images
+        if old != images:
+            count = old.get("count") if isinstance(old, Mapping) else None
+            others = f"had {count} training images and has {images['count']} now"
+            found[domain.lower()] = others if count != images["count"] else "has training images of other names"
+    return found
+
+
+def _image_keys(domain: str) -> tuple[str, ...]:
+    """The keys that say where training images lie, the one that counts first."""
+    return "data_root", f"data_list_train_{domain}", f"data_folder_train_{domain}"
 
 
 def _of_networks(key: str) -> bool:

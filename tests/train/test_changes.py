@@ -16,7 +16,7 @@ from helpers.runs import checkpoints, equal, events, run
 from munit_fast import ConfigError, load_config, make_config
 from munit_fast.config import Config
 from munit_fast.io.checkpoints import load_file
-from munit_fast.train.changes import BATCH, FREE, TRAINING_IMAGES, override
+from munit_fast.train.changes import BATCH, FREE, TRAINING_IMAGES, Change, RunConfig, override
 from munit_fast.train.run_dir import RunDirectory
 
 
@@ -164,6 +164,52 @@ def test_other_training_images_are_asked_for(
         run(config, other, tmp_path, resume=True)
     assert "\n" not in str(caught.value)
     run(config, other, tmp_path, resume=True, overrides=[f"data_root={other}"])
+
+
+def test_training_images_that_change_in_their_place_are_asked_for(
+    small_config: dict[str, Any], picture_folders: Path, tmp_path: Path
+) -> None:
+    data = picture_folders
+    run(small_config | {"max_iter": 2}, data, tmp_path)
+    count = len(list((data / "trainA").iterdir()))
+    shutil.copy(data / "trainA" / "3.png", data / "trainA" / "more.png")
+    (data / "trainB" / "3.png").rename(data / "trainB" / "4.png")
+    before = files(tmp_path / "outputs")
+    with pytest.raises(ConfigError) as caught:
+        run(small_config, data, tmp_path, resume=True)
+    more = f"domain A had {count} training images and has {count + 1} now"
+    end = f": give --override data_root={data} to go on with these, or put the old ones back"
+    assert str(caught.value).splitlines() == [
+        f"data_root: {more}{end}",
+        f"data_root: domain B has training images of other names{end}",
+    ]
+    assert files(tmp_path / "outputs") == before
+    text = said(small_config, data, tmp_path, resume=True, overrides=[f"data_root={data}"])
+    assert more in text and "domain B has other training images" in text
+    assert "domain" not in said(small_config | {"max_iter": 5}, data, tmp_path, resume=True)
+
+
+def test_other_images_of_one_domain(tmp_path: Path) -> None:
+    """A list that is replaced for one domain does not stand for the other."""
+    keys = {"data_folder_train_a": "x", "data_list_train_a": "new.txt", "data_folder_train_b": "y"}
+    images = {"A": {"count": 3, "names": "a"}, "B": {"count": 3, "names": "b"}}
+    notes = {"global_batch": 1, "images": images}
+    change = Change("data_list_train_a", "old.txt", "new.txt")
+
+    def settle(overridden: set[str], **now: Any) -> str:
+        decided = RunConfig(make_config(keys), "MUNIT", overridden, pending=[change])
+        try:
+            decided.settle(notes, notes | {"images": images | now}, {})
+        except ConfigError as error:
+            return str(error)
+        assert decided.changes == [change]
+        return ""
+
+    other = {"count": 3, "names": "c"}
+    assert settle(set()) == ""
+    assert settle(set(), A=other).startswith("data_list_train_a: old.txt -> new.txt (training images of other names)")
+    assert settle(set(), B=other).startswith("data_folder_train_b: domain B has training images of other names: give")
+    assert settle({"data_folder_train_b"}, B=other) == settle({"pages"}, B=other) == ""
 
 
 def test_an_override_holds_from_then_on(small_config: dict[str, Any], picture_folders: Path, tmp_path: Path) -> None:
