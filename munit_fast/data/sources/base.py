@@ -16,6 +16,7 @@ from munit_fast.data.sources.names import skipped_line
 from munit_fast.utils.text import one_line
 
 Pages = Literal["all", "first"]
+HEAD = 132  # bytes that tell the kind of a file
 _Source = TypeVar("_Source", bound="ImageSource")
 
 
@@ -79,6 +80,11 @@ class ImageSource:
             ImageError: It is missing, empty, or no plain file.
         """
         raise NotImplementedError
+
+    def head(self, file: str) -> bytes:
+        """The first bytes of one of the files, which tell its kind: all files are asked for them. Raises ImageError."""
+        with self.open(file) as opened:
+            return opened.read(HEAD)
 
     def __len__(self) -> int:
         return len(self.entries)
@@ -145,10 +151,11 @@ class ImageSource:
         return [Entry(file, page, counts[file]) for file in files for page in range(counts[file])]
 
     def _count(self, file: str) -> int:
-        if not kind_of(PurePosixPath(file).name).many:
-            return 1
         try:
+            # By its content, as it is read: a name may have the wrong end, or none.
+            if not kind_of(PurePosixPath(file).name, self.head(file)).many:
+                return 1
             with self.open(file) as opened:
                 return max(1, count_pages(file, opened, self.axis))
-        except ImageError:
+        except (ImageError, OSError):
             return 1

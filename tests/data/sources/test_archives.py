@@ -14,10 +14,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from helpers.source_files import KINDS, png, write_folder, write_tar, write_zip, written
 from munit_fast.data import ImageError, ImageSource, open_source
-from munit_fast.data.sources import MissingClass, TarSource, ZipSource
+from munit_fast.data.sources import ArchiveSource, DatasetSource, FileSource, MissingClass, TarSource, ZipSource
 
 FILES = {"b.png": png(1), "a/0.png": png(2), "a/1.png": png(3)}
 
@@ -47,6 +48,23 @@ def test_processes_and_threads_read_at_once(tmp_path: Path, kind: str, method: s
     with multiprocessing.get_context(method).Pool(2) as pool:
         found = pool.map(source.read, range(24), chunksize=3)
     assert all(np.array_equal(p.pixels, w) for p, w in zip(found, wanted))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_pages_are_counted_by_content(tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    pages, jpeg = io.BytesIO(), io.BytesIO()
+    frames = [Image.new("L", (64, 64), value) for value in range(5)]
+    frames[0].save(pages, "TIFF", save_all=True, append_images=frames[1:])
+    frames[0].save(jpeg, "JPEG")
+    opened = []
+    for owner in (FileSource, ArchiveSource, DatasetSource):
+        real = owner.open
+        monkeypatch.setattr(owner, "open", lambda self, file, real=real: opened.append(file) or real(self, file))
+    files = {"a.jpg": pages.getvalue(), "b.jpg": jpeg.getvalue(), "c.jpg": png(0)}
+    source = open_source(written(kind, tmp_path / "x", files))
+    assert names(source) == [*(f"a.jpg#{i}" for i in range(5)), "b.jpg", "c.jpg"]
+    assert kind == "folder" or set(opened) == {"a.jpg", "c.jpg"}  # of others the first bytes suffice
+    assert source.read(4).pixels.max() == 4 and "1 file holds several" in "".join(source.notes())
 
 
 def test_names_do_not_lead_anywhere(tmp_path: Path) -> None:
