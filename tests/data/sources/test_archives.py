@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import multiprocessing
 import pickle
+import re
 import stat
 import tarfile
 import tracemalloc
@@ -265,6 +266,17 @@ def test_shards_by_a_pattern_or_a_folder(tmp_path: Path) -> None:
         open_source(str(tmp_path / "data-{5..1}.tar"))
     with pytest.raises(ImageError, match="no such files"):
         open_source(str(tmp_path / "other-*.tar"))
+
+
+def test_an_image_beside_shards_is_not_a_folder_of_one(tmp_path: Path) -> None:
+    written("shards", tmp_path / "data", {f"{i:04}.png": png(i) for i in range(7)})
+    write_folder(tmp_path, {"preview.png": png(9)})
+    way_out = f"{tmp_path}: holds 3 archives and 1 image: give {tmp_path}/data-*.tar, or move preview.png"
+    with pytest.raises(ImageError, match=re.escape(way_out)):
+        open_source(tmp_path)
+    assert len(open_source(f"{tmp_path}/data-*.tar")) == 7
+    write_folder(tmp_path, {f"{i}.png": png(9) for i in range(3)})  # images that came in an archive are more
+    assert len(open_source(tmp_path)) == 4 and open_source(tmp_path).skipped == {"not an image (.tar)": 3}
 
 
 def test_samples_with_several_images_are_said(tmp_path: Path) -> None:
