@@ -32,7 +32,7 @@ from munit_fast.evaluate.metrics.base import INPUTS_PER_STEP
 from munit_fast.evaluate.metrics.evaluation import Extractor
 from munit_fast.evaluate.metrics.external import external_metrics
 from munit_fast.evaluate.metrics.table import COPY
-from munit_fast.evaluate.pictures import Files, SameSizeFiles, TestSet
+from munit_fast.evaluate.pictures import Files, SameSizeFiles, SeenPictures, TestSet
 from munit_fast.io.atomic import atomic_write_bytes
 from munit_fast.models.munit import MUNIT, UNIT
 from munit_fast.translate import random_styles
@@ -105,11 +105,12 @@ def evaluate_model(
                 progress(done, total)
 
     for way in options.directions:
+        real = SeenPictures(tests, tests.pictures[way[-1]], way[-1])
         entries += measure(
-            options.named.get(way) or _direction(way, tests.pictures[way[-1]]),
+            options.named.get(way) or _direction(way, real),
             counted(_translated(model, tests, way, options)),
-            train=tests.train.get(way[-1]),
-            real=tests.pictures[way[-1]],
+            train=SeenPictures(tests, tests.train[way[-1]], way[-1]) if way[-1] in tests.train else None,
+            real=real,
             extractor=extractor,
             others=[create() for create in factories],
         )
@@ -241,10 +242,13 @@ def _translated(model: MUNIT | UNIT, tests: TestSet, way: str, options: Evaluate
                 fake = model.translate(images, way, style=codes)  # type: ignore[call-overload]
         several = [tests.colourings[i] for i in rows] if tests.paired and way == "a2b" else []
         yield Batch(
-            fake.clamp(-1, 1),
-            images,
-            _stack(truth, rows, device) if tests.paired else None,
-            [None if known is None else _stack(known, range(len(known)), device) for known in several],
+            tests.seen(fake.clamp(-1, 1), way[-1]),
+            tests.seen(images, way[0]),
+            tests.seen(_stack(truth, rows, device), way[-1]) if tests.paired else None,
+            [
+                None if known is None else tests.seen(_stack(known, range(len(known)), device), way[-1])
+                for known in several
+            ],
         )
 
 

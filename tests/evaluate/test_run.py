@@ -89,6 +89,27 @@ def test_a_checkpoint_and_its_translated_files_measure_alike(
         assert row.ceiling == pytest.approx(twin.ceiling, rel=0.02, abs=0.01), key  # from NAME_input.png
 
 
+def test_of_many_channels_the_shown_ones_are_measured(small_config: dict[str, Any], tmp_path: Path) -> None:
+    random = np.random.default_rng(0)
+    for name, channels in (("trainA", 5), ("testA", 5), ("trainB", 2), ("testB", 2)):
+        (tmp_path / name).mkdir()
+        for i in range(3):
+            np.save(tmp_path / name / f"{i}.npy", random.integers(0, 256, (32, 32, channels), np.uint8))
+    cfg = settings(small_config | {"input_dim_a": 5, "input_dim_b": 2, "show_channels_a": [4, 0, 2]}, tmp_path)
+    tests = open_test_set(cfg)
+    whole = {d: [tests.pictures[d][i] for i in range(3)] for d in "ab"}
+    assert whole["a"][0].shape[0] == 5 and whole["b"][0].shape[0] == 2
+    torch.manual_seed(0)
+    answers = {"b2a": [image.clone() for image in whole["a"]], "a2b": [torch.randn_like(i) for i in whole["b"]]}
+    for image in answers["b2a"]:
+        image[[1, 3]] = 0  # which are not measured
+    found = evaluate_model(Oracle(cfg, answers), tests, EvaluateOptions(**OPTIONS))
+    assert rows(found)["b_to_a.l1"].value == 0 < rows(found)["a_to_b.l1"].value
+    notes = found.about["notes"]
+    assert any("domain A: channels 4, 0, 2 of 5 measured" in note and "show_channels_a" in note for note in notes)
+    assert any("domain B: channel 0 of 2 measured" in note for note in notes)
+
+
 def test_folders_of_another_program(drawings: Path, tmp_path: Path) -> None:
     options = EvaluateOptions(**OPTIONS)
     alone = evaluate_folders(drawings / "testA", options, truth=drawings / "testB", source=drawings / "testA")
