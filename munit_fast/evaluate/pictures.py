@@ -75,22 +75,30 @@ class TestSet:
 
 
 class SeenPictures:
-    """Pictures of a test set with the channels that metrics measure.
+    """Pictures with the channels that metrics measure.
 
     Args:
-        tests: The test set.
-        pictures: Of one domain of it.
-        domain: "a" or "b".
+        pictures: With all channels.
+        channels: Those measured; None: all.
     """
 
-    def __init__(self, tests: TestSet, pictures: Files, domain: str) -> None:
-        self._tests, self._pictures, self._domain = tests, pictures, domain
+    def __init__(self, pictures: Files, channels: list[int] | None) -> None:
+        self._pictures, self._channels = pictures, channels
 
     def __len__(self) -> int:
         return len(self._pictures)
 
     def __getitem__(self, index: int, /) -> Tensor:
-        return self._tests.seen(self._pictures[index], self._domain)
+        image = self._pictures[index]
+        return image if self._channels is None else image[self._channels]
+
+
+class UnstatedFormat(PixelFormat):
+    """Colour images of the ranges of their files' types, where no configuration says otherwise."""
+
+    def key(self, name: str) -> str:
+        """How to state a key of the target domain."""
+        return f"{name}_b in a --config"
 
 
 def measured_channels(cfg: Config, domain: str) -> list[int] | None:

@@ -18,7 +18,8 @@ from helpers.paired_set import OPTIONS, Oracle, rows, settings, tiny_features
 from helpers.source_files import write_tar, write_zip
 from munit_fast import MUNIT, UNIT
 from munit_fast.config import make_config
-from munit_fast.data import ImageError, open_source
+from munit_fast.data import ImageError, PixelFormat, open_source
+from munit_fast.data.writers import encode_image
 from munit_fast.evaluate import (
     EvaluateOptions,
     as_json,
@@ -133,6 +134,27 @@ def test_folders_of_another_program(drawings: Path, tmp_path: Path) -> None:
     Image.new("RGB", (32, 32)).save(drawings / "testA" / "5_000.png")
     with pytest.raises(ImageError, match=r"5 has 2 .* 0 has 1"):
         evaluate_folders(drawings / "testA", options, truth=drawings / "testB")
+
+
+@pytest.mark.parametrize("form", ["tif", "jpg"])
+def test_folders_in_the_values_of_a_configuration(small_config: dict[str, Any], tmp_path: Path, form: str) -> None:
+    """Half the range of domain B everywhere, and the files of translations hold it as they are written."""
+    for name in ("made", "true"):
+        (tmp_path / name).mkdir()
+    middle = encode_image(torch.zeros(1, 16, 16), form, PixelFormat(1, (-1000, 1000)), np.int16, file="x")
+    for i in range(2):
+        np.save(tmp_path / "true" / f"{i}.npy", np.zeros((16, 16), np.int16))
+        (tmp_path / "made" / f"{i}.{form}").write_bytes(middle)
+    cfg = make_config(small_config | {"data_root": "x", "input_dim_b": 1, "range_b": [-1000, 1000], "range_a": [0, 9]})
+    options, places = EvaluateOptions(**OPTIONS), (tmp_path / "made", {"truth": tmp_path / "true"})
+    found = evaluate_folders(places[0], options, **places[1], config=cfg)
+    assert rows(found)["translated.l1"].value < 0.01
+    with pytest.raises(ImageError, match=r"set range_b in a --config: \[low, high\]"):
+        evaluate_folders(places[0], options, **places[1])
+    turned = EvaluateOptions(**OPTIONS, directions=("b2a",))
+    assert rows(evaluate_folders(places[0], turned, **places[1], config=cfg))["translated.l1"].value == pytest.approx(
+        0 if form == "tif" else 0.5, abs=0.01
+    )
 
 
 def test_archives_measure_as_their_folders_do(drawings: Path, tmp_path: Path) -> None:
