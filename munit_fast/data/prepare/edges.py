@@ -20,7 +20,7 @@ import PIL
 from PIL import Image
 
 from munit_fast.data.images import resize_short_side
-from munit_fast.data.picture import Array, ImageError, Picture, one_line
+from munit_fast.data.picture import Array, ImageError, Picture
 from munit_fast.data.prepare.writing import (
     SPLITS,
     DatasetError,
@@ -32,6 +32,7 @@ from munit_fast.data.sources import FileSource, list_images
 from munit_fast.data.values import PixelFormat
 from munit_fast.io.atomic import atomic_directory
 from munit_fast.utils.optional import require
+from munit_fast.utils.text import one_line
 
 _LITTLE = 1 / 16  # of a type's range
 REVISION = 1  # raise when the output changes: a folder of another revision is not reused
