@@ -20,7 +20,6 @@ FREE = {
     *(f"data_{kind}_test_{domain}" for kind in ("folder", "list") for domain in "ab"),
 }
 TRAINING_IMAGES = {"data_root", *(f"data_{k}_train_{domain}" for k in ("folder", "list") for domain in "ab")}
-_READING = {"pages", "slice_axis", "bands_a", "bands_b", "data_class_a", "data_class_b"}  # which images there are
 BATCH = {"batch_size", "accumulation"}
 _OPTIMIZER = ("lr", "beta1", "beta2", "weight_decay")
 
@@ -68,7 +67,8 @@ class RunConfig:
     def settle(self, before: Mapping[str, Any], now: Mapping[str, Any], optimizers: Mapping[str, Any]) -> None:
         """Accept the pending changes that change no number, by the state that a run continues.
 
-        Training images that are others than before are refused even where no key has changed.
+        Training images that changed in their place are no refusal: they are a change of their own, so that it is said
+        and recorded.
 
         Args:
             before: the state's notes: "global_batch", "images".
@@ -91,15 +91,7 @@ class RunConfig:
                 self.changes.append(change)
             else:
                 refused.append(change.refusal(reason))
-        asked = self.overridden | {change.key for change in self.pending}
-        for domain, how in others.items():
-            keys = _image_keys(domain)
-            if asked.isdisjoint({*keys, *_READING}):
-                key = next(key for key in keys if getattr(self.config, key) is not None)
-                refused.append(
-                    f"{key}: domain {domain.upper()} {how}: give --override {key}={_shown(getattr(self.config, key))} "
-                    "to go on with these, or put the old ones back"
-                )
+        self.changes += [Change(f"training images of domain {d.upper()}", *how) for d, how in others.items()]
         if not self.complete:
             named = {change.key for change in self.changes}
             values = complete_values(self.config, self.algorithm)
@@ -219,21 +211,19 @@ def _compare(found: RunConfig, old: Config, file_before: Config | None) -> None:
         found.config = with_values(found.config, found.kept)
 
 
-def _other_images(before: Any, now: Mapping[str, Any]) -> dict[str, str]:
-    """How the training images of a domain, "a" or "b", differ from those of a state's notes."""
-    found = {}
-    for domain, images in now.items():
-        old = before.get(domain, images) if isinstance(before, Mapping) else images
-        if old != images:
-            count = old.get("count") if isinstance(old, Mapping) else None
-            others = f"had {count} training images and has {images['count']} now"
-            found[domain.lower()] = others if count != images["count"] else "has training images of other names"
-    return found
+def _other_images(before: Any, now: Mapping[str, Any]) -> dict[str, tuple[str, str]]:
+    """The training images of a state's notes and of this session, for each domain, "a" or "b", where they differ."""
+    old = before if isinstance(before, Mapping) else {}
+    return {
+        domain.lower(): (_told(old[domain]), _told(images))
+        for domain, images in now.items()
+        if old.get(domain, images) != images
+    }
 
 
-def _image_keys(domain: str) -> tuple[str, ...]:
-    """The keys that say where training images lie, the one that counts first."""
-    return "data_root", f"data_list_train_{domain}", f"data_folder_train_{domain}"
+def _told(images: Any) -> str:
+    found = images if isinstance(images, Mapping) else {}
+    return f"{found.get('count')} (names {str(found.get('names'))[:8]})"
 
 
 def _of_networks(key: str) -> bool:
