@@ -82,8 +82,13 @@ def _size(value: Any) -> int | str:
 
 def _class_names(value: Any) -> list[str]:
     """Names of classes, of one alone or of a list; labels may be numbers."""
-    names = [str(name) for name in (value if isinstance(value, list) else [value]) if isinstance(name, (str, int))]
-    if not names or len(names) != (len(value) if isinstance(value, list) else 1) or not all(names):
+    given = value if isinstance(value, list) else [value]
+    if any(isinstance(name, bool) for name in given):
+        raise ValueError(
+            f'quote the name, as "no": YAML reads yes, no, on and off as truth values; got {_value(value)}'
+        )
+    names = [str(name) for name in given if isinstance(name, (str, int))]
+    if not names or len(names) != len(given) or not all(names):
         raise ValueError(f"use the name of a class, or a list of names; got {_value(value)}")
     return names
 
@@ -112,7 +117,8 @@ class _Section(BaseModel):
     def _no_booleans(cls, values: Any) -> Any:
         # YAML reads yes, no, on and off as booleans, which would pass for 1 and 0.
         if isinstance(values, dict):
-            return {k: str(v).lower() if isinstance(v, bool) else v for k, v in values.items()}
+            named = ("data_class_a", "data_class_b")  # `_class_names` says what to do
+            return {k: str(v).lower() if isinstance(v, bool) and k not in named else v for k, v in values.items()}
         return values
 
 

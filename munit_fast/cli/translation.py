@@ -344,7 +344,12 @@ def export(
 
 @app.command()
 def evaluate(
-    config: Annotated[Path | None, typer.Option(help="The configuration of the run; names the test pictures.")] = None,
+    config: Annotated[
+        Path | None,
+        typer.Option(
+            help="The configuration of the run; names the test pictures, of --translated channels and ranges only."
+        ),
+    ] = None,
     checkpoint: CheckpointOption = None,
     translated: Annotated[
         Path | None, typer.Option(help="Instead of a checkpoint: a folder of translations, NAME_000.png or NAME.png.")
@@ -355,7 +360,9 @@ def evaluate(
         Path | None, typer.Option("--train", help="With --translated: real pictures of the target domain, for KID.")
     ] = None,
     size: Annotated[int | None, typer.Option(min=11, help="With --translated: resize all to size×size.")] = None,
-    direction: Annotated[Directions, typer.Option(help="A to B, B to A, or both.")] = Directions.both,
+    direction: Annotated[
+        Directions, typer.Option(help="A to B, B to A, or both; of --translated one, a2b by itself.")
+    ] = Directions.both,
     num_style: Annotated[int, typer.Option("--num_style", min=1, help="Random styles per picture.")] = 10,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the random styles, as in translate.")] = 10,
     also: Annotated[
@@ -393,9 +400,12 @@ def evaluate(
         directions, num_style, seed, amp.value, names, find_device(device), allow_outside=allow_outside
     )
     if translated is not None:
-        if config or checkpoint:
-            raise ValueError("give --translated, or --config and --checkpoint, not both")
-        evaluation = evaluate_folders(translated, options, truth=truth, source=input, train=train_folder, size=size)
+        if checkpoint:
+            raise ValueError("give --translated, or --checkpoint, not both")
+        cfg = None if config is None else load_config(config)
+        evaluation = evaluate_folders(
+            translated, options, truth=truth, source=input, train=train_folder, size=size, config=cfg
+        )
     else:
         if config is None or not checkpoint:
             raise ValueError("give --config and --checkpoint, or --translated")

@@ -205,10 +205,11 @@ def _spare(image_set: ImageSet, i: int, array: Array, crop: tuple[int, int]) -> 
     """How many rows and columns the crop leaves over."""
     height, width = array.shape[:2]
     if crop[0] > height or crop[1] > width:
-        resized = "" if image_set.short_side is None else f" after new_size {image_set.short_side}"
+        kept = image_set.short_side is None
+        resized, way = ("", "set") if kept else (f" after new_size {image_set.short_side}", "raise")
         raise ImageError(
             f"{image_set.where(i)}: {width}x{height} pixels (width x height){resized} is smaller than the "
-            f"crop of {crop[1]}x{crop[0]}; lower crop_image_width and crop_image_height or raise new_size"
+            f"crop of {crop[1]}x{crop[0]}; lower crop_image_width and crop_image_height, or {way} new_size"
         )
     return height - crop[0], width - crop[1]
 

@@ -6,11 +6,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
+import torch
 from torch import Tensor
 
 from munit_fast.config import Config
 from munit_fast.data import FileSource, ImageError, ImageSet, ImageSource, PixelFormat, centre_crop
 from munit_fast.data.configured import has_images, open_source_of, pixel_format
+from munit_fast.data.grid import shown
 from munit_fast.data.sources import open_source
 
 
@@ -55,6 +57,7 @@ class TestSet:
         paired: Whether picture i of one domain is the true translation of picture i of the other.
         colourings: For each picture of A its true pictures of B, where several are known.
         notes: What a reader of the results should know of the set.
+        channels: Of domains with other numbers of channels than 1 and 3, which metrics cannot take: those measured.
     """
 
     __test__ = False  # not a test of pytest
@@ -64,6 +67,56 @@ class TestSet:
     paired: bool
     colourings: list[Files | None] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    channels: dict[str, list[int]] = field(default_factory=dict)
+
+    def seen(self, images: Tensor, domain: str) -> Tensor:
+        """The channels of images [..., C, H, W] of a domain, "a" or "b", that metrics measure."""
+        return images[..., self.channels[domain], :, :] if domain in self.channels else images
+
+
+class SeenPictures:
+    """Pictures with the channels that metrics measure.
+
+    Args:
+        pictures: With all channels.
+        channels: Those measured; None: all.
+    """
+
+    def __init__(self, pictures: Files, channels: list[int] | None) -> None:
+        self._pictures, self._channels = pictures, channels
+
+    def __len__(self) -> int:
+        return len(self._pictures)
+
+    def __getitem__(self, index: int, /) -> Tensor:
+        image = self._pictures[index]
+        return image if self._channels is None else image[self._channels]
+
+
+class UnstatedFormat(PixelFormat):
+    """Colour images of the ranges of their files' types, where no configuration says otherwise."""
+
+    def key(self, name: str) -> str:
+        """How to state a key of the target domain."""
+        return f"{name}_b in a --config"
+
+
+def measured_channels(cfg: Config, domain: str) -> list[int] | None:
+    """The channels of domain "a" or "b" that metrics measure, those that grids show; None: all, 1 or 3 of them."""
+    count: int = getattr(cfg, f"input_dim_{domain}")
+    numbers = torch.arange(count)[:, None, None]
+    picked: list[int] = shown(numbers, getattr(cfg, f"show_channels_{domain}")).flatten().tolist()
+    return None if count in (1, 3) else picked
+
+
+def channels_note(cfg: Config, domain: str, channels: list[int]) -> str:
+    """The line that says which channels of a domain are measured."""
+    which = f"channel {channels[0]}" if len(channels) == 1 else f"channels {', '.join(map(str, channels))}"
+    count = getattr(cfg, f"input_dim_{domain}")
+    return (
+        f"domain {domain.upper()}: {which} of {count} measured, since metrics take 1 or 3; show_channels_{domain} "
+        "names others"
+    )
 
 
 def open_test_set(cfg: Config, allow_outside: bool = False) -> TestSet:
@@ -92,11 +145,14 @@ def open_test_set(cfg: Config, allow_outside: bool = False) -> TestSet:
     common = [name for name in by_name["a"] if name in by_name["b"]]
     notes = []
     if common:
-        left = sum(map(len, found.values())) - 2 * len(common)
+        every = (set(map(source.name, range(len(source)))) for source in found.values())  # a list may repeat names
+        left = sum(map(len, every)) - 2 * len(common)
         notes += [f"{left} test pictures without a partner of the same name are left out"] if left else []
         found = {d: found[d].chosen(by_name[d][name] for name in common) for d in "ab"}
     else:
         notes.append("no test picture of A has the name of one of B: there are no pairs to compare")
+    channels = {d: picked for d in "ab" if (picked := measured_channels(cfg, d)) is not None}
+    notes += [channels_note(cfg, d, picked) for d, picked in channels.items()]
     train = {d: files(opened("train", d), d) for d in "ab" if has_images(cfg, "train", d)}
     places = [Path(cfg.data_root, "colourings", name) if cfg.data_root else None for name in common]
     colourings = [
@@ -108,6 +164,7 @@ def open_test_set(cfg: Config, allow_outside: bool = False) -> TestSet:
         bool(common),
         [several if several and len(several) > 1 else None for several in colourings],
         notes,
+        channels,
     )
 
 

@@ -15,8 +15,11 @@ from rich.table import Table
 from torch import Tensor
 
 from munit_fast.amp import Workload, amp_dtype, autocast
-from munit_fast.data import ImageError, ImageSource
+from munit_fast.config import Config
+from munit_fast.data import ImageError, ImageSource, PixelFormat
+from munit_fast.data.configured import pixel_format
 from munit_fast.data.sources import open_source
+from munit_fast.data.writers import FORMATS
 from munit_fast.evaluate.folders import group_translations, partners_of, size_of, translations_per_input
 from munit_fast.evaluate.metrics import (
     Batch,
@@ -32,7 +35,15 @@ from munit_fast.evaluate.metrics.base import INPUTS_PER_STEP
 from munit_fast.evaluate.metrics.evaluation import Extractor
 from munit_fast.evaluate.metrics.external import external_metrics
 from munit_fast.evaluate.metrics.table import COPY
-from munit_fast.evaluate.pictures import Files, SameSizeFiles, TestSet
+from munit_fast.evaluate.pictures import (
+    Files,
+    SameSizeFiles,
+    SeenPictures,
+    TestSet,
+    UnstatedFormat,
+    channels_note,
+    measured_channels,
+)
 from munit_fast.io.atomic import atomic_write_bytes
 from munit_fast.models.munit import MUNIT, UNIT
 from munit_fast.translate import random_styles
@@ -105,11 +116,12 @@ def evaluate_model(
                 progress(done, total)
 
     for way in options.directions:
+        real = SeenPictures(tests.pictures[way[-1]], tests.channels.get(way[-1]))
         entries += measure(
-            options.named.get(way) or _direction(way, tests.pictures[way[-1]]),
+            options.named.get(way) or _direction(way, real),
             counted(_translated(model, tests, way, options)),
-            train=tests.train.get(way[-1]),
-            real=tests.pictures[way[-1]],
+            train=SeenPictures(tests.train[way[-1]], tests.channels.get(way[-1])) if way[-1] in tests.train else None,
+            real=real,
             extractor=extractor,
             others=[create() for create in factories],
         )
@@ -128,6 +140,7 @@ def evaluate_folders(
     source: Path | None = None,
     train: Path | None = None,
     size: int | None = None,
+    config: Config | None = None,
 ) -> Evaluation:
     """Measure pictures that any program translated, against real ones.
 
@@ -141,6 +154,8 @@ def evaluate_folders(
         train: Folder, archive or data set of real pictures of the target domain, for KID.
         size: Every picture's short side is resized to it and the middle size×size cropped out; without it all must
             have one size.
+        config: Says the channels and values of the domains of the first direction in `options`; None: colour images in
+            the ranges of their files' types.
 
     Returns:
         The rows of the one direction, "translated".
@@ -156,17 +171,24 @@ def evaluate_folders(
     k = translations_per_input(groups, made.label)
     crop = (size, size) if size is not None else size_of(made, next(iter(groups.values()))[0])
 
-    def files(source: ImageSource) -> Files:
-        return Files(source, 3, size, crop) if size is not None else SameSizeFiles(source, 3, None, crop)
+    way = options.directions[0]
+    forms = {d: UnstatedFormat() if config is None else pixel_format(config, d) for d in "ab"}
+    channels = {d: None if config is None else measured_channels(config, d) for d in "ab"}
+
+    def files(source: ImageSource, domain: str, form: PixelFormat | None = None) -> SeenPictures:
+        form = form or forms[domain]
+        same = SameSizeFiles(source, form, None, crop) if size is None else Files(source, form, size, crop)
+        return SeenPictures(same, channels[domain])
 
     names = list(groups)
-    fake = files(made.chosen(i for name in names for i in groups[name]))
-    true = None if truth is None else files(partners_of(truth, names, "--truth"))
+    fake = files(made.chosen(i for name in names for i in groups[name]), way[-1], _of_results(made, forms[way[-1]]))
+    true = None if truth is None else files(partners_of(truth, names, "--truth"), way[-1])
     if source is None and set(names) <= set(inputs):
-        sources: Files | None = files(made.chosen(inputs[name] for name in names))
+        copies = made.chosen(inputs[name] for name in names)
+        sources: SeenPictures | None = files(copies, way[0], _of_results(made, forms[way[0]]))
     else:
-        sources = None if source is None else files(partners_of(source, names, "--input"))
-    trained = None if train is None else files(open_source(train, pages="first"))
+        sources = None if source is None else files(partners_of(source, names, "--input"), way[0])
+    trained = None if train is None else files(open_source(train, pages="first"), way[-1])
     real = true if true is not None else trained
     if real is None:
         raise ValueError("give the real pictures to compare with: --truth FOLDER, --train FOLDER or both")
@@ -184,8 +206,15 @@ def evaluate_folders(
         others=[create() for create in factories],
     )
     notes = [] if true is not None else ["compared with training pictures: no --truth was given"]
+    notes += [channels_note(config, d, picked) for d, picked in channels.items() if config is not None and picked]
     about = {"translated": str(translated), "notes": notes} | _versions()
     return Evaluation(tuple(entries), len(names), k, 0 if trained is None else len(trained), missing, about)
+
+
+def _of_results(made: ImageSource, form: PixelFormat) -> PixelFormat:
+    """The format of translations: files for looking at, as JPEG, hold a domain's range as 0..255."""
+    kind = FORMATS.get(made.entries[0].file.rpartition(".")[2].lower())
+    return replace(form, limits=None) if kind is not None and not kind.exact else form
 
 
 def show(evaluation: Evaluation, console: Console) -> None:
@@ -241,10 +270,13 @@ def _translated(model: MUNIT | UNIT, tests: TestSet, way: str, options: Evaluate
                 fake = model.translate(images, way, style=codes)  # type: ignore[call-overload]
         several = [tests.colourings[i] for i in rows] if tests.paired and way == "a2b" else []
         yield Batch(
-            fake.clamp(-1, 1),
-            images,
-            _stack(truth, rows, device) if tests.paired else None,
-            [None if known is None else _stack(known, range(len(known)), device) for known in several],
+            tests.seen(fake.clamp(-1, 1), way[-1]),
+            tests.seen(images, way[0]),
+            tests.seen(_stack(truth, rows, device), way[-1]) if tests.paired else None,
+            [
+                None if known is None else tests.seen(_stack(known, range(len(known)), device), way[-1])
+                for known in several
+            ],
         )
 
 

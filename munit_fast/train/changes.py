@@ -67,6 +67,9 @@ class RunConfig:
     def settle(self, before: Mapping[str, Any], now: Mapping[str, Any], optimizers: Mapping[str, Any]) -> None:
         """Accept the pending changes that change no number, by the state that a run continues.
 
+        Training images that changed in their place are no refusal: they are a change of their own, so that it is said
+        and recorded.
+
         Args:
             before: the state's notes: "global_batch", "images".
             now: the same of this session.
@@ -76,17 +79,19 @@ class RunConfig:
             ConfigError: a change was not asked for; one line each.
         """
         refused = []
+        others = _other_images(before.get("images"), now["images"])
         for change in self.pending:
             if change.key in BATCH:
                 same = before.get("global_batch") == now["global_batch"] and self.config.dis.norm != "bn"
                 reason = f" ({now['global_batch']} images of a domain in an iteration, all processes together)"
             else:
-                same = before.get("images", now["images"]) == now["images"]
+                same = others.keys().isdisjoint("ab" if change.key == "data_root" else change.key[-1])
                 reason = " (training images of other names)"
             if same:
                 self.changes.append(change)
             else:
                 refused.append(change.refusal(reason))
+        self.changes += [Change(f"training images of domain {d.upper()}", *how) for d, how in others.items()]
         if not self.complete:
             named = {change.key for change in self.changes}
             values = complete_values(self.config, self.algorithm)
@@ -204,6 +209,21 @@ def _compare(found: RunConfig, old: Config, file_before: Config | None) -> None:
         raise ConfigError("\n".join(refused))
     if found.kept:
         found.config = with_values(found.config, found.kept)
+
+
+def _other_images(before: Any, now: Mapping[str, Any]) -> dict[str, tuple[str, str]]:
+    """The training images of a state's notes and of this session, for each domain, "a" or "b", where they differ."""
+    old = before if isinstance(before, Mapping) else {}
+    return {
+        domain.lower(): (_told(old[domain]), _told(images))
+        for domain, images in now.items()
+        if old.get(domain, images) != images
+    }
+
+
+def _told(images: Any) -> str:
+    found = images if isinstance(images, Mapping) else {}
+    return f"{found.get('count')} (names {str(found.get('names'))[:8]})"
 
 
 def _of_networks(key: str) -> bool:

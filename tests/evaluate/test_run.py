@@ -18,7 +18,8 @@ from helpers.paired_set import OPTIONS, Oracle, rows, settings, tiny_features
 from helpers.source_files import write_tar, write_zip
 from munit_fast import MUNIT, UNIT
 from munit_fast.config import make_config
-from munit_fast.data import ImageError, open_source
+from munit_fast.data import ImageError, PixelFormat, open_source
+from munit_fast.data.writers import encode_image
 from munit_fast.evaluate import (
     EvaluateOptions,
     as_json,
@@ -89,6 +90,27 @@ def test_a_checkpoint_and_its_translated_files_measure_alike(
         assert row.ceiling == pytest.approx(twin.ceiling, rel=0.02, abs=0.01), key  # from NAME_input.png
 
 
+def test_of_many_channels_the_shown_ones_are_measured(small_config: dict[str, Any], tmp_path: Path) -> None:
+    random = np.random.default_rng(0)
+    for name, channels in (("trainA", 5), ("testA", 5), ("trainB", 2), ("testB", 2)):
+        (tmp_path / name).mkdir()
+        for i in range(3):
+            np.save(tmp_path / name / f"{i}.npy", random.integers(0, 256, (32, 32, channels), np.uint8))
+    cfg = settings(small_config | {"input_dim_a": 5, "input_dim_b": 2, "show_channels_a": [4, 0, 2]}, tmp_path)
+    tests = open_test_set(cfg)
+    whole = {d: [tests.pictures[d][i] for i in range(3)] for d in "ab"}
+    assert whole["a"][0].shape[0] == 5 and whole["b"][0].shape[0] == 2
+    torch.manual_seed(0)
+    answers = {"b2a": [image.clone() for image in whole["a"]], "a2b": [torch.randn_like(i) for i in whole["b"]]}
+    for image in answers["b2a"]:
+        image[[1, 3]] = 0  # which are not measured
+    found = evaluate_model(Oracle(cfg, answers), tests, EvaluateOptions(**OPTIONS))
+    assert rows(found)["b_to_a.l1"].value == 0 < rows(found)["a_to_b.l1"].value
+    notes = found.about["notes"]
+    assert any("domain A: channels 4, 0, 2 of 5 measured" in note and "show_channels_a" in note for note in notes)
+    assert any("domain B: channel 0 of 2 measured" in note for note in notes)
+
+
 def test_folders_of_another_program(drawings: Path, tmp_path: Path) -> None:
     options = EvaluateOptions(**OPTIONS)
     alone = evaluate_folders(drawings / "testA", options, truth=drawings / "testB", source=drawings / "testA")
@@ -112,6 +134,27 @@ def test_folders_of_another_program(drawings: Path, tmp_path: Path) -> None:
     Image.new("RGB", (32, 32)).save(drawings / "testA" / "5_000.png")
     with pytest.raises(ImageError, match=r"5 has 2 .* 0 has 1"):
         evaluate_folders(drawings / "testA", options, truth=drawings / "testB")
+
+
+@pytest.mark.parametrize("form", ["tif", "jpg"])
+def test_folders_in_the_values_of_a_configuration(small_config: dict[str, Any], tmp_path: Path, form: str) -> None:
+    """Half the range of domain B everywhere, and the files of translations hold it as they are written."""
+    for name in ("made", "true"):
+        (tmp_path / name).mkdir()
+    middle = encode_image(torch.zeros(1, 16, 16), form, PixelFormat(1, (-1000, 1000)), np.int16, file="x")
+    for i in range(2):
+        np.save(tmp_path / "true" / f"{i}.npy", np.zeros((16, 16), np.int16))
+        (tmp_path / "made" / f"{i}.{form}").write_bytes(middle)
+    cfg = make_config(small_config | {"data_root": "x", "input_dim_b": 1, "range_b": [-1000, 1000], "range_a": [0, 9]})
+    options, places = EvaluateOptions(**OPTIONS), (tmp_path / "made", {"truth": tmp_path / "true"})
+    found = evaluate_folders(places[0], options, **places[1], config=cfg)
+    assert rows(found)["translated.l1"].value < 0.01
+    with pytest.raises(ImageError, match=r"set range_b in a --config: \[low, high\]"):
+        evaluate_folders(places[0], options, **places[1])
+    turned = EvaluateOptions(**OPTIONS, directions=("b2a",))
+    assert rows(evaluate_folders(places[0], turned, **places[1], config=cfg))["translated.l1"].value == pytest.approx(
+        0 if form == "tif" else 0.5, abs=0.01
+    )
 
 
 def test_archives_measure_as_their_folders_do(drawings: Path, tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from helpers.runs import checkpoints, equal, events, run
 from munit_fast import ConfigError, load_config, make_config
 from munit_fast.config import Config
 from munit_fast.io.checkpoints import load_file
-from munit_fast.train.changes import BATCH, FREE, TRAINING_IMAGES, override
+from munit_fast.train.changes import BATCH, FREE, TRAINING_IMAGES, Change, RunConfig, override
 from munit_fast.train.run_dir import RunDirectory
 
 
@@ -164,6 +164,43 @@ def test_other_training_images_are_asked_for(
         run(config, other, tmp_path, resume=True)
     assert "\n" not in str(caught.value)
     run(config, other, tmp_path, resume=True, overrides=[f"data_root={other}"])
+
+
+def test_training_images_that_change_in_their_place_are_said_and_recorded(
+    small_config: dict[str, Any], picture_folders: Path, tmp_path: Path
+) -> None:
+    run(small_config | {"max_iter": 2}, picture_folders, tmp_path)
+    shutil.copy(picture_folders / "trainA" / "3.png", picture_folders / "trainA" / "more.png")
+    (picture_folders / "trainB" / "3.png").rename(picture_folders / "trainB" / "4.png")
+    text = said(small_config, picture_folders, tmp_path, resume=True)
+    assert "domain A had 4 training images and has 5 now" in text and "domain B has other training images" in text
+    summary = json.loads((tmp_path / "outputs/small/summary.json").read_text())
+    told = {change["key"]: change for change in summary["changed"]}
+    first, second = (told[f"training images of domain {domain}"] for domain in "AB")
+    assert first["iteration"] == second["iteration"] == 2
+    assert first["old"].startswith("4 (names ") and first["new"].startswith("5 (names ")
+    assert second["old"] != second["new"] and second["new"].startswith("4 (names ")
+    assert "domain" not in said(small_config | {"max_iter": 5}, picture_folders, tmp_path, resume=True)
+
+
+def test_other_images_of_one_domain() -> None:
+    """A list that is replaced for one domain is refused for the images of that one."""
+    images = {"A": {"count": 3, "names": "a"}, "B": {"count": 3, "names": "b"}}
+    notes = {"global_batch": 1, "images": images}
+    change = Change("data_list_train_a", "old.txt", "new.txt")
+
+    def settle(**now: Any) -> list[Change] | str:
+        decided = RunConfig(make_config({}), "MUNIT", pending=[change])
+        try:
+            decided.settle(notes, notes | {"images": images | now}, {})
+        except ConfigError as error:
+            return str(error)
+        return decided.changes
+
+    other = {"count": 3, "names": "c"}
+    assert settle() == [change]
+    assert str(settle(A=other)).startswith("data_list_train_a: old.txt -> new.txt (training images of other names)")
+    assert settle(B=other) == [change, Change("training images of domain B", "3 (names b)", "3 (names c)")]
 
 
 def test_an_override_holds_from_then_on(small_config: dict[str, Any], picture_folders: Path, tmp_path: Path) -> None:

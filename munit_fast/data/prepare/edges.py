@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib import metadata
 from itertools import chain, count
@@ -20,7 +20,7 @@ import PIL
 from PIL import Image
 
 from munit_fast.data.images import resize_short_side
-from munit_fast.data.picture import Array, ImageError
+from munit_fast.data.picture import Array, ImageError, Picture
 from munit_fast.data.prepare.writing import (
     SPLITS,
     DatasetError,
@@ -32,7 +32,9 @@ from munit_fast.data.sources import FileSource, list_images
 from munit_fast.data.values import PixelFormat
 from munit_fast.io.atomic import atomic_directory
 from munit_fast.utils.optional import require
+from munit_fast.utils.text import one_line
 
+_LITTLE = 1 / 16  # of a type's range
 REVISION = 1  # raise when the output changes: a folder of another revision is not reused
 Progress = Callable[[int, int], None]
 
@@ -95,7 +97,7 @@ def prepare_edges(
         for i in range(len(images)):
             writer.add(images, i)
             (progress or (lambda done, total: None))(i + 1, len(images))
-        files = assign_splits(stage, writer.pictures, test_fraction, seed)
+        files = assign_splits(stage, writer.pictures, test_fraction, seed, writer.skipped)
         manifest = {
             "parameters": parameters,
             "versions": {"scikit-image": metadata.version("scikit-image"), "pillow": PIL.__version__},
@@ -137,7 +139,8 @@ class PairWriter:
         if images.entries[i].page == 0:
             self._file = ""
         try:
-            array = _bytes(resize_short_side(PixelFormat().apply(images.read(i)), self._size))
+            picture = images.read(i)
+            array = _bytes(resize_short_side(PixelFormat().apply(picture), self._size))
         except ImageError as error:
             self.skipped["unreadable"][relative] = str(error).removeprefix(f"{images.where(i)}: ")
             return
@@ -149,7 +152,7 @@ class PairWriter:
         self._first[digest] = relative
         edges = _find_edges(array, self._sigma)
         if not edges.any():  # a white page: instance norm has nothing to normalize by
-            self.skipped["without edges"][relative] = f"no edges at sigma {self._sigma:g}"
+            self.skipped["without edges"][relative] = f"no edges at sigma {self._sigma:g}{_narrow(picture)}"
             return
         name = self._unique(relative)
         drawing = np.where(edges, 0, 255).astype(np.uint8)
@@ -168,7 +171,13 @@ class PairWriter:
         return f"{chosen}.png"
 
 
-def assign_splits(stage: Path, pictures: list[_Picture], test_fraction: float, seed: int) -> dict[str, dict[str, str]]:
+def assign_splits(
+    stage: Path,
+    pictures: list[_Picture],
+    test_fraction: float,
+    seed: int,
+    skipped: Mapping[str, Mapping[str, str]],
+) -> dict[str, dict[str, str]]:
     """Move the pairs to their splits, in the order of their hashes.
 
     Args:
@@ -176,6 +185,7 @@ def assign_splits(stage: Path, pictures: list[_Picture], test_fraction: float, s
         pictures: its pairs, at least 3.
         test_fraction: of the pictures, for the test split; each split gets at least one.
         seed: of the hashes.
+        skipped: by the reason, the pictures left out and why; for the message.
 
     Returns:
         The manifest's entries by file name.
@@ -184,7 +194,8 @@ def assign_splits(stage: Path, pictures: list[_Picture], test_fraction: float, s
         DatasetError: there are too few pictures.
     """
     if len(pictures) < 3:
-        raise DatasetError(f"only {len(pictures)} usable pictures; at least 3 are needed, one per split")
+        usable = f"only {len(pictures)} usable picture{'' if len(pictures) == 1 else 's'}"
+        raise DatasetError(f"{usable}; at least 3 are needed, one per split{_left_out(skipped)}")
     tests = min(max(1, round(test_fraction * len(pictures))), len(pictures) - 2)
     edges = (len(pictures) - tests) // 2
     files: dict[str, dict[str, str]] = {}
@@ -192,6 +203,17 @@ def assign_splits(stage: Path, pictures: list[_Picture], test_fraction: float, s
         split = "test" if i < tests else "trainA" if i < tests + edges else "trainB"
         files |= {name: {"source": picture.source} for name in _move_pair(stage, picture.name, split)}
     return files
+
+
+def _left_out(skipped: Mapping[str, Mapping[str, str]]) -> str:
+    """ "; left out: 3 without edges (a.png: no edges at sigma 2), 1 unreadable (b.png: the file is empty)"."""
+    counts = (
+        f"{len(names)} {reason} ({one_line(f'{name}: {why}')})"
+        for reason, names in skipped.items()
+        for name, why in list(names.items())[:1]
+    )
+    line = ", ".join(counts)
+    return f"; left out: {line}" if line else ""
 
 
 def _move_pair(stage: Path, name: str, split: str) -> list[str]:
@@ -211,6 +233,20 @@ def _find_edges(array: Array, sigma: float) -> Array:
     grey = np.asarray(Image.fromarray(array).convert("L"))
     edges: Array = canny(grey.astype(np.float64) / 255, sigma=sigma)
     return edges
+
+
+def _narrow(picture: Picture) -> str:
+    """What to say of values that fill little of the range of their type, as 12 bits in 16 do; most are then black."""
+    if picture.pixels.dtype.itemsize == 1 or picture.limits is None:
+        return ""
+    low, high = (float(edge) for edge in (picture.pixels.min(), picture.pixels.max()))
+    black, white = picture.limits
+    if high - low >= _LITTLE * (white - black):
+        return ""
+    return (
+        f"; its values {low:g}..{high:g} use little of {black:g}..{white:g}, the range of {picture.pixels.dtype}: "
+        "stretch them first"
+    )
 
 
 def _bytes(array: Array) -> Array:

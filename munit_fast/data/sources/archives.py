@@ -12,7 +12,7 @@ from typing import BinaryIO, NamedTuple
 
 from munit_fast.data.picture import MAX_PIXELS, ImageError, one_line
 from munit_fast.data.readers import IMAGE_EXTENSIONS
-from munit_fast.data.sources.base import ImageSource, MissingClass, Pages
+from munit_fast.data.sources.base import HEAD, ImageSource, MissingClass, Pages
 from munit_fast.data.sources.folders import open_file
 from munit_fast.data.sources.names import below, left_out, plain, skipped_line, without_shared_folder
 from munit_fast.utils import env
@@ -98,6 +98,19 @@ class ArchiveSource(ImageSource):
     def unpack(self, archive: BinaryIO, member: Member) -> bytes:
         """The content of a file. Raises anything."""
         raise NotImplementedError
+
+    def unpack_start(self, archive: BinaryIO, member: Member, size: int) -> bytes:
+        """The first bytes of a file, without reading all of it. Raises anything."""
+        raise NotImplementedError
+
+    def head(self, file: str) -> bytes:
+        """The first bytes of one of the files. Raises ImageError."""
+        shard, member = self._members[file]
+        with open_file(self._archives[shard]) as archive:
+            try:
+                return self.unpack_start(archive, member, HEAD)
+            except Exception as error:  # of damaged archives: zlib.error, struct.error, OSError
+                raise ImageError(f"{self.called(file)}: damaged in its archive ({one_line(error)})") from error
 
     def open(self, file: str) -> BinaryIO:
         """Open one of the files. Raises ImageError."""

@@ -20,7 +20,7 @@ class BandSource(ImageSource):
 
     A file belongs to a band whose name stands in its own, apart from other letters and digits: scene1/B02.tif and
     scene1/B03.tif make one image of two bands, and so do scene1_B02_10m.tif and scene1_B03_10m.tif. Upper and lower
-    case are different.
+    case are different. A scene whose files a list names several times is as many images.
 
     Args:
         source: Of files with one band each.
@@ -28,7 +28,7 @@ class BandSource(ImageSource):
 
     Raises:
         ValueError: There are no names, or one twice.
-        ImageError: No scene has all bands, or one has two files of a band.
+        ImageError: No scene has all bands, one has two files of a band, or a list repeats some of its files only.
     """
 
     def __init__(self, source: ImageSource, bands: Sequence[str]) -> None:
@@ -37,18 +37,27 @@ class BandSource(ImageSource):
         self.source, self.bands = source, list(bands)
         self.skipped, found = Counter(source.skipped), _scenes(source, self.bands)
         self.members: dict[str, list[int]] = {}
+        self.entries: list[Entry] = []
         for scene in sorted(found):
             missing = [band for band in self.bands if band not in found[scene]]
             if missing:
-                self.skipped[f"of a scene without {' '.join(missing)}"] += len(found[scene])
-            else:
-                self.members[scene] = [found[scene][band] for band in self.bands]
+                self.skipped[f"of a scene without {' '.join(missing)}"] += sum(map(len, found[scene].values()))
+                continue
+            times = {band: len(found[scene][band]) for band in self.bands}
+            if len(set(times.values())) > 1:
+                counts = ", ".join(f"{band} {count}" for band, count in times.items())
+                raise ImageError(
+                    f"{source.label}/{scene}: name the file of each band equally often, not {counts} times"
+                )
+            self.members[scene] = [found[scene][band][0] for band in self.bands]
+            self.entries += [Entry(scene)] * times[self.bands[0]]
         if not self.members:
             raise ImageError(f"{source.label}: no scene has files of all bands: {' '.join(self.bands)}")
-        self.skipped["of no band"] += len(source) - sum(map(len, found.values()))
+        self.skipped["of no band"] += len(source) - sum(
+            len(same) for scene in found.values() for same in scene.values()
+        )
         self.skipped = +self.skipped
         self.label, self.axis = source.label, source.axis
-        self.entries = [Entry(scene) for scene in self.members]
 
     def where(self, i: int) -> str:
         """What messages call image `i`: the pattern of its files."""
@@ -88,11 +97,14 @@ class BandSource(ImageSource):
         return Picture(np.concatenate(planes, axis=2), limits=pictures[0].limits, header=pictures[0].header)
 
 
-def _scenes(source: ImageSource, bands: Sequence[str]) -> dict[str, dict[str, int]]:
-    """The images of each band of each scene. A scene is called by its files' name with "bands" for the band."""
+def _scenes(source: ImageSource, bands: Sequence[str]) -> dict[str, dict[str, list[int]]]:
+    """The images of each band of each scene, several where a list repeats a file.
+
+    A scene is called by its files' name with "bands" for the band.
+    """
     either = "|".join(re.escape(band) for band in sorted(bands, key=len, reverse=True))
     pattern = re.compile(rf"(?<![A-Za-z0-9])(?:{either})(?![A-Za-z0-9])")
-    found: dict[str, dict[str, int]] = defaultdict(dict)
+    found: dict[str, dict[str, list[int]]] = defaultdict(dict)
     for i in range(len(source)):
         path = PurePosixPath(source.name(i))
         place = next(iter(reversed(list(pattern.finditer(path.name)))), None)
@@ -100,9 +112,10 @@ def _scenes(source: ImageSource, bands: Sequence[str]) -> dict[str, dict[str, in
             continue
         stem, rest = path.name[: place.start()], path.name[place.end() :].partition(".")[0]
         scene = str(path.with_name(f"{stem}bands{rest}"))
-        if place[0] in found[scene]:
-            raise ImageError(f"{source.where(i)} and {source.where(found[scene][place[0]])} are both {place[0]}")
-        found[scene][place[0]] = i
+        same = found[scene].setdefault(place[0], [])
+        if same and source.entries[i] != source.entries[same[0]]:
+            raise ImageError(f"{source.where(i)} and {source.where(same[0])} are both {place[0]}")
+        same.append(i)
     return found
 
 

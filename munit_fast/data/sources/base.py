@@ -16,6 +16,7 @@ from munit_fast.data.sources.names import skipped_line
 from munit_fast.utils.text import one_line
 
 Pages = Literal["all", "first"]
+HEAD = 132  # bytes that tell the kind of a file
 _Source = TypeVar("_Source", bound="ImageSource")
 
 
@@ -49,7 +50,8 @@ class ImageSource:
 
     Args:
         label: What messages call the source: its folder, archive or name.
-        files: The names of its files, relative to it, with "/", in their order.
+        files: The names of its files, relative to it, with "/", in their order. One that stands there several times
+            is as many images.
         pages: Of files with several images, "all" of them or the "first".
         skipped: How many files were left out, by the reason.
         axis: Of volumes: the axis along which they are cut into images, 0 to 2.
@@ -79,11 +81,16 @@ class ImageSource:
         """
         raise NotImplementedError
 
+    def head(self, file: str) -> bytes:
+        """The first bytes of one of the files, which tell its kind: all files are asked for them. Raises ImageError."""
+        with self.open(file) as opened:
+            return opened.read(HEAD)
+
     def __len__(self) -> int:
         return len(self.entries)
 
     def name(self, i: int) -> str:
-        """The name of image `i`, unique in the source; relative, with "/"."""
+        """The name of image `i`, relative, with "/". Only images that a list repeats share one."""
         return self.entries[i].name
 
     def where(self, i: int) -> str:
@@ -140,14 +147,15 @@ class ImageSource:
     def _entries(self, files: Sequence[str]) -> list[Entry]:
         """One entry for each image of each file; a file that cannot be opened is one, and its failure comes later."""
         with ThreadPoolExecutor(8) as pool:
-            counts = list(pool.map(self._count, files))
-        return [Entry(file, page, count) for file, count in zip(files, counts) for page in range(count)]
+            counts = dict(zip(dict.fromkeys(files), pool.map(self._count, dict.fromkeys(files))))
+        return [Entry(file, page, counts[file]) for file in files for page in range(counts[file])]
 
     def _count(self, file: str) -> int:
-        if not kind_of(PurePosixPath(file).name).many:
-            return 1
         try:
+            # By its content, as it is read: a name may have the wrong end, or none.
+            if not kind_of(PurePosixPath(file).name, self.head(file)).many:
+                return 1
             with self.open(file) as opened:
                 return max(1, count_pages(file, opened, self.axis))
-        except ImageError:
+        except (ImageError, OSError):
             return 1

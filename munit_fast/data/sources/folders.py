@@ -18,7 +18,7 @@ class FileSource(ImageSource):
     """Image files of this machine.
 
     Args:
-        paths: The files.
+        paths: The files. One that is named several times is as many images.
         root: The folder that names are relative to; None: the one that all share.
         pages: As in `ImageSource`.
         skipped: As in `ImageSource`.
@@ -33,12 +33,11 @@ class FileSource(ImageSource):
         skipped: Counter[str] | None = None,
         axis: int = 2,
     ) -> None:
-        self._paths: dict[str, Path] = {}
         files = [Path(path) for path in paths]
         base = os.path.abspath(root) if root is not None else _shared_folder(files)
-        for path in files:
-            self._paths[Path(os.path.relpath(os.path.abspath(path), base)).as_posix()] = path
-        super().__init__(str(root) if root is not None else base, list(self._paths), pages, skipped, axis)
+        names = [Path(os.path.relpath(os.path.abspath(path), base)).as_posix() for path in files]
+        self._paths: dict[str, Path] = dict(zip(names, files))
+        super().__init__(str(root) if root is not None else base, names, pages, skipped, axis)
 
     def path(self, i: int) -> Path:
         """The file of image `i`."""

@@ -62,7 +62,7 @@ def split_names(spec: str) -> list[str]:
 
 
 def parse(spec: str) -> tuple[str, dict[str, list[str]]]:
-    """The place and the values of "hf:PLACE?key=value&…". Raises ImageError for a key that is unknown."""
+    """The place and the values of "hf:PLACE?key=value&…", "~" expanded. Raises ImageError for an unknown key."""
     place, _, query = spec.removeprefix(PREFIX).partition("?")
     values = parse_qs(query, keep_blank_values=True)
     if "streaming" in values:
@@ -72,7 +72,7 @@ def parse(spec: str) -> tuple[str, dict[str, list[str]]]:
             raise ImageError(f"{spec}: {printable(key)} is no key with a value; use {', '.join(_KEYS)}")
         if key != "label" and len(given) > 1:
             raise ImageError(f"{spec}: {key} is given twice")
-    return place, values
+    return os.path.expanduser(place), values
 
 
 def _first(values: dict[str, list[str]], key: str) -> str | None:
@@ -82,17 +82,30 @@ def _first(values: dict[str, list[str]], key: str) -> str | None:
 def _load(place: str, values: dict[str, list[str]]) -> Any:
     datasets = require("datasets", "hub", error=ImageError)
     split, config, revision = (_first(values, key) for key in ("split", "config", "revision"))
-    folder = Path(place).expanduser()
+    folder = Path(place)
     if not folder.is_dir() and (place.startswith(("/", ".", "~")) or not _REPOSITORY.fullmatch(place)):
         raise ImageError(f"{PREFIX}{place}: no such folder, and no OWNER/NAME of the Hub")
+    saved = is_saved(folder)
+    for key in ("config", "revision") if saved else ("revision",) if folder.is_dir() else ():
+        if value := _first(values, key):
+            what = "a folder that save_to_disk wrote" if saved else "a folder"
+            raise ImageError(f"{PREFIX}{place}: {what} has no {key}; leave {key}={printable(value)} out")
     try:
-        if not is_saved(folder):
+        if not saved:
             return datasets.load_dataset(str(folder), config, split=split, revision=revision)
         found = datasets.load_from_disk(str(folder))
     except Exception as error:  # of the library, the network, the Hub
         raise ImageError(f"{PREFIX}{place}: cannot be opened ({printable(one_line(error))[:300]})") from error
-    if split is None or not hasattr(found, "keys"):
+    if split is None:
         return found
+    if not hasattr(found, "keys"):
+        if str(found.split) == split:
+            return found
+        if found.split is None:
+            reason = f"is one data set that does not say its split; leave split={printable(split)} out"
+        else:
+            reason = f"no split {printable(split)}; it is {found.split} alone"
+        raise ImageError(f"{PREFIX}{place}: {reason}")
     if split not in found:
         raise ImageError(f"{PREFIX}{place}: no split {split}; there are {', '.join(found)}")
     return found[split]

@@ -9,7 +9,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO
 
 from munit_fast.data.picture import ImageError, one_line
-from munit_fast.data.sources.base import ImageSource, MissingClass, Pages
+from munit_fast.data.sources.base import HEAD, ImageSource, MissingClass, Pages
 from munit_fast.data.sources.folders import open_file
 from munit_fast.data.sources.names import is_image, plain, without_shared_folder
 from munit_fast.utils import text
@@ -66,10 +66,17 @@ class DatasetSource(ImageSource):
                 self._column, datasets.Image(decode=False)
             )
             names = _names(self._images, self._column, rows)
+            heads = _heads(self._images, self._column) if pages == "all" else []
         except Exception as error:  # pyarrow's, and those of datasets
             raise ImageError(f"{label}: column {self._column} does not hold images ({one_line(error)})") from error
         self._rows = dict(zip(names, rows))
+        self._heads = {name: head for name, row in self._rows.items() if heads and (head := heads[row])}
         super().__init__(label, names, pages, axis=axis)
+        self._heads = {}
+
+    def head(self, file: str) -> bytes:
+        """The first bytes of one of the images. Raises ImageError."""
+        return self._heads.get(file) or super().head(file)
 
     def where(self, i: int) -> str:
         """What messages call image `i`."""
@@ -127,6 +134,16 @@ def _rows_of(dataset: Any, classes: Sequence[str], column: str | None, label: st
     if missing or not rows:
         raise MissingClass(label, missing or classes, names or set(texts))
     return rows
+
+
+def _heads(images: Any, column: str) -> list[bytes | None]:
+    """The first bytes of each row that holds its image itself; row by row `datasets` would read all of them."""
+    compute = require("pyarrow.compute", "hub", error=ImageError)
+    heads: list[bytes | None] = []
+    for table in images.with_format("arrow").iter(_ROWS):
+        for chunk in table.column(column).chunks:
+            heads += compute.binary_slice(chunk.field("bytes"), 0, HEAD).to_pylist()
+    return heads
 
 
 def _names(images: Any, column: str, rows: Sequence[int]) -> list[str]:

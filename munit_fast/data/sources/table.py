@@ -17,6 +17,7 @@ from munit_fast.data.sources.hub import PREFIX, is_saved, open_dataset
 from munit_fast.data.sources.names import is_image
 from munit_fast.data.sources.tars import TarSource
 from munit_fast.data.sources.zips import ZipSource
+from munit_fast.utils.text import one_line
 
 _RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}")
 _MOST_SHARDS = 100_000
@@ -103,6 +104,23 @@ def _shards_in(folder: str) -> list[str]:
     return []
 
 
+def _check_not_shards(folder: str) -> None:
+    """Raise ImageError where a folder of images would be taken for what few images lie beside its archives."""
+    try:
+        names = sorted(path.name for path in Path(folder).iterdir() if path.is_file())
+    except OSError:  # is told by who reads the folder
+        return
+    archives = [name for name in names if is_archive(name) and not name.startswith(".")]
+    images = [name for name in names if is_image(name) and not name.startswith(".")]
+    if archives and 0 < len(images) <= len(archives):
+        first = archives[0]
+        way = one_line(os.path.join(folder, re.sub(r"\d+(?=\.\w+$)", "*", first)))
+        count = f"{len(archives)} archive{'s' * (len(archives) > 1)} and {len(images)} image{'s' * (len(images) > 1)}"
+        raise ImageError(
+            f"{folder}: holds {count}: give {way}, or move {one_line(images[0])} or {one_line(first)} elsewhere"
+        )
+
+
 def _file(request: Request) -> ImageSource:
     path = Path(request.spec)
     open_file(path).close()
@@ -112,6 +130,7 @@ def _file(request: Request) -> ImageSource:
 def _folder(request: Request) -> ImageSource:
     if request.classes:
         return class_source(request.spec, request.classes, request.pages, request.axis)
+    _check_not_shards(request.spec)
     return folder_source(request.spec, request.pages, request.axis)
 
 

@@ -63,6 +63,11 @@ class TarSource(ArchiveSource):
             raise ImageError("the archive is cut off")
         return content
 
+    def unpack_start(self, archive: BinaryIO, member: Member, size: int) -> bytes:
+        """The first bytes of a file."""
+        archive.seek(member.offset)
+        return archive.read(min(size, member.size))
+
 
 def _opened(archive: BinaryIO) -> tarfile.TarFile:
     head = archive.read(6)

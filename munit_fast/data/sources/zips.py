@@ -15,6 +15,7 @@ from munit_fast.data.sources.archives import ArchiveSource, Member
 _STORED, _DEFLATED = zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED
 _HEADER, _LENGTHS = 30, slice(26, 30)  # bytes of a file's header before its name; where it says how long that is
 _ENCRYPTED = 0x1
+_START = 4096  # compressed bytes, of which the first ones of a file are unpacked
 
 
 class ZipSource(ArchiveSource):
@@ -33,17 +34,29 @@ class ZipSource(ArchiveSource):
 
     def unpack(self, archive: BinaryIO, member: Member) -> bytes:
         """The content of a file. Raises ImageError, or anything where it is damaged."""
-        archive.seek(member.offset)
-        header = archive.read(_HEADER)
-        if not header.startswith(b"PK\3\4"):
-            raise ImageError("there is no file where the archive's directory has it")
-        archive.seek(sum(struct.unpack("<HH", header[_LENGTHS])), 1)
+        _seek_content(archive, member)
         content = archive.read(member.stored)
         if member.method == _DEFLATED:
             content = zlib.decompressobj(-zlib.MAX_WBITS).decompress(content, member.size + 1)
         if len(content) != member.size or zlib.crc32(content) != member.checksum:
             raise ImageError("its checksum is wrong")
         return content
+
+    def unpack_start(self, archive: BinaryIO, member: Member, size: int) -> bytes:
+        """The first bytes of a file. Raises ImageError, or anything where it is damaged."""
+        _seek_content(archive, member)
+        content = archive.read(min(member.stored, _START))
+        if member.method == _DEFLATED:
+            content = zlib.decompressobj(-zlib.MAX_WBITS).decompress(content, size)
+        return content[:size]
+
+
+def _seek_content(archive: BinaryIO, member: Member) -> None:
+    archive.seek(member.offset)
+    header = archive.read(_HEADER)
+    if not header.startswith(b"PK\3\4"):
+        raise ImageError("there is no file where the archive's directory has it")
+    archive.seek(sum(struct.unpack("<HH", header[_LENGTHS])), 1)
 
 
 def _member(info: zipfile.ZipInfo) -> Member | str:

@@ -142,6 +142,26 @@ def test_too_few_pictures_are_refused(tmp_path: Path) -> None:
         prepare_edges(tmp_path / "nowhere", tmp_path / "out")
 
 
+def test_what_was_left_out_is_said_where_too_few_are_usable(tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    for i in range(4):
+        pixels = np.full((40, 40), 7000, np.uint16)
+        pixels[8 + i : 20, 9:20] = 7550
+        Image.fromarray(pixels).save(tmp_path / "in" / f"{i}.png")
+    (tmp_path / "in" / "x.png").write_bytes(b"")
+    draw(tmp_path / "in" / "y.png", 0)
+    shutil.copy(tmp_path / "in" / "y.png", tmp_path / "in" / "z.png")
+    with pytest.raises(DatasetError) as caught:
+        prepare_edges(tmp_path / "in", tmp_path / "out", size=40)
+    for words in (
+        "only 1 usable picture; at least 3 are needed, one per split; left out: ",
+        "4 without edges (0.png: no edges at sigma 2; its values 7000..7550 use little of 0..65535, the range of",
+        "1 unreadable (x.png: the file is empty)",
+        "1 copy of another (z.png: y.png)",
+    ):
+        assert words in str(caught.value)
+
+
 def test_names_are_portable_and_unique(tmp_path: Path) -> None:
     names = ["a b.png", "a_b.png", "A_B.png", "a/b.png", "a/B.png", "ünï.png", "ж.png", "x" * 200 + ".png", "a.b.png"]
     for i, name in enumerate(names):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import multiprocessing
 import pickle
+import re
 import stat
 import tarfile
 import tracemalloc
@@ -14,10 +15,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from helpers.source_files import KINDS, png, write_folder, write_tar, write_zip, written
 from munit_fast.data import ImageError, ImageSource, open_source
-from munit_fast.data.sources import MissingClass, TarSource, ZipSource
+from munit_fast.data.sources import ArchiveSource, DatasetSource, FileSource, MissingClass, TarSource, ZipSource
 
 FILES = {"b.png": png(1), "a/0.png": png(2), "a/1.png": png(3)}
 
@@ -47,6 +49,23 @@ def test_processes_and_threads_read_at_once(tmp_path: Path, kind: str, method: s
     with multiprocessing.get_context(method).Pool(2) as pool:
         found = pool.map(source.read, range(24), chunksize=3)
     assert all(np.array_equal(p.pixels, w) for p, w in zip(found, wanted))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_pages_are_counted_by_content(tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    pages, jpeg = io.BytesIO(), io.BytesIO()
+    frames = [Image.new("L", (64, 64), value) for value in range(5)]
+    frames[0].save(pages, "TIFF", save_all=True, append_images=frames[1:])
+    frames[0].save(jpeg, "JPEG")
+    opened = []
+    for owner in (FileSource, ArchiveSource, DatasetSource):
+        real = owner.open
+        monkeypatch.setattr(owner, "open", lambda self, file, real=real: opened.append(file) or real(self, file))
+    files = {"a.jpg": pages.getvalue(), "b.jpg": jpeg.getvalue(), "c.jpg": png(0)}
+    source = open_source(written(kind, tmp_path / "x", files))
+    assert names(source) == [*(f"a.jpg#{i}" for i in range(5)), "b.jpg", "c.jpg"]
+    assert kind == "folder" or set(opened) == {"a.jpg", "c.jpg"}  # of others the first bytes suffice
+    assert source.read(4).pixels.max() == 4 and "1 file holds several" in "".join(source.notes())
 
 
 def test_names_do_not_lead_anywhere(tmp_path: Path) -> None:
@@ -247,6 +266,17 @@ def test_shards_by_a_pattern_or_a_folder(tmp_path: Path) -> None:
         open_source(str(tmp_path / "data-{5..1}.tar"))
     with pytest.raises(ImageError, match="no such files"):
         open_source(str(tmp_path / "other-*.tar"))
+
+
+def test_an_image_beside_shards_is_not_a_folder_of_one(tmp_path: Path) -> None:
+    written("shards", tmp_path / "data", {f"{i:04}.png": png(i) for i in range(7)})
+    write_folder(tmp_path, {"preview.png": png(9)})
+    way_out = f"{tmp_path}: holds 3 archives and 1 image: give {tmp_path}/data-*.tar, or move preview.png"
+    with pytest.raises(ImageError, match=re.escape(way_out)):
+        open_source(tmp_path)
+    assert len(open_source(f"{tmp_path}/data-*.tar")) == 7
+    write_folder(tmp_path, {f"{i}.png": png(9) for i in range(3)})  # images that came in an archive are more
+    assert len(open_source(tmp_path)) == 4 and open_source(tmp_path).skipped == {"not an image (.tar)": 3}
 
 
 def test_samples_with_several_images_are_said(tmp_path: Path) -> None:

@@ -65,6 +65,17 @@ def test_what_is_left_out_is_counted(tmp_path: Path) -> None:
         source(tmp_path, ["B02", "B12"])
 
 
+def test_scenes_whose_files_are_named_twice_are_two_images(tmp_path: Path) -> None:
+    files = [tmp_path / f"{scene}_{b}.tif" for scene in "st" for b in BANDS[:2]]
+    for seed, path in enumerate(files):
+        band(path, seed)
+    twice = BandSource(FileSource([*files, *files[:2]], tmp_path), BANDS[:2])
+    assert [twice.name(i) for i in range(3)] == ["s_bands", "s_bands", "t_bands"] and not twice.skipped
+    assert np.array_equal(twice.read(1).pixels, twice.read(0).pixels)
+    with pytest.raises(ImageError, match=r"t_bands: name the file of each band equally often, not B02 1, B03 2 times"):
+        BandSource(FileSource([*files, files[3]], tmp_path), BANDS[:2])
+
+
 def test_scenes_that_do_not_fit_together_are_refused(tmp_path: Path) -> None:
     for b in BANDS:
         band(tmp_path / f"{b}.tif")

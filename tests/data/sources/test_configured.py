@@ -13,7 +13,7 @@ import torch
 from helpers.runs import checkpoints, equal, events, run
 from helpers.source_files import KINDS, dataset, png, write_folder, write_tar, write_zip, written
 from munit_fast import make_config
-from munit_fast.config import Config, ConfigError
+from munit_fast.config import Config, ConfigError, parse_config
 from munit_fast.data import ImageError, ImageSet, UnpairedBatches, open_source
 from munit_fast.data.configured import has_images, open_source_of, open_sources
 from munit_fast.evaluate import open_test_set
@@ -146,6 +146,10 @@ def test_keys_of_classes() -> None:
     ):
         with pytest.raises(ConfigError, match=words):
             config(**values)
+    for names in ("no", "[no, x]"):
+        with pytest.raises(ConfigError, match='data_class_a: quote the name, as "no"'):
+            parse_config(f"data_root: x\ndata_class_a: {names}\ndata_class_b: y")
+    assert parse_config('data_root: x\ndata_class_a: "no"\ndata_class_b: [y]').data_classes("a") == ("no",)
     assert config(data_root="x", data_class_a=3, data_class_b=["1", 2]).data_classes("b") == ("1", "2")
 
 
@@ -190,7 +194,9 @@ def test_no_rescaling(small_config: dict[str, Any], tmp_path: Path) -> None:
         write_folder(tmp_path / "data" / name, {f"{i}.png": png(i, *size) for i, size in enumerate(sizes)})
     assert run(small_config | {"new_size": "none", "max_iter": 3}, tmp_path / "data", tmp_path).iterations == 3
     (tmp_path / "data" / "trainA" / "4.png").write_bytes(png(4, 31, 64))
-    with pytest.raises(ImageError, match=r"4\.png: 64x31 pixels .*smaller than the crop"):
+    with pytest.raises(
+        ImageError, match=r"4\.png: 64x31 pixels .*smaller than the crop of 32x32; lower .*, or set new_size"
+    ):
         run(small_config | {"new_size": "none", "max_iter": 3}, tmp_path / "data", tmp_path / "again")
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import pickle
+import re
 import socket
 import sys
 from pathlib import Path
@@ -10,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from helpers.source_files import dataset, png, write_folder
 from munit_fast.data import ImageError, ImageSource, open_source
@@ -68,6 +71,30 @@ def test_saved_ones_are_found_by_their_folder(tmp_path: Path, labelled: Any) -> 
         open_source(f"hf:{tmp_path}/both?split=val")
 
 
+def test_a_saved_split_is_not_another_one(tmp_path: Path, labelled: Any) -> None:
+    labelled.save_to_disk(tmp_path / "unnamed")
+    train = datasets.DatasetDict({"train": labelled})
+    train.save_to_disk(tmp_path / "splits")
+    datasets.Dataset.from_dict(labelled[:2], features=labelled.features, split="train").save_to_disk(tmp_path / "named")
+    assert len(open_source(f"hf:{tmp_path}/named?split=train")) == 2
+    for spec, words in (
+        ("named?split=test", "no split test; it is train alone"),
+        ("unnamed?split=test", "is one data set that does not say its split; leave split=test out"),
+        ("splits?split=test", "no split test; there are train"),
+        ("splits?config=x", "a folder that save_to_disk wrote has no config; leave config=x out"),
+        ("named?revision=x", "a folder that save_to_disk wrote has no revision; leave revision=x out"),
+    ):
+        with pytest.raises(ImageError, match=re.escape(f"/{spec.partition('?')[0]}: {words}")):
+            open_source(f"hf:{tmp_path}/{spec}")
+
+
+def test_home_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The images of a folder lie inside it, also where it is named by "~"."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    write_folder(tmp_path / "images" / "train", FILES)
+    assert open_source("hf:~/images?split=train").read(0).pixels.shape == (32, 40, 3)
+
+
 def test_folders_of_images_and_of_parquet(tmp_path: Path, labelled: Any) -> None:
     root = write_folder(tmp_path / "images", {f"{CLASSES[k]}/{i}.png": png(i) for i, k in enumerate(LABELS)})
     source = open_source(f"hf:{root}?split=train")
@@ -89,6 +116,16 @@ def test_rows_are_named_by_number_where_paths_do_not_tell_them_apart() -> None:
     )
     source = DatasetSource(nameless, "x")
     assert names(source) == ["0", "1", "2"] and source.read(2).pixels.shape == (32, 40, 3)
+
+
+def test_pages_of_rows_without_a_name() -> None:
+    tiff = io.BytesIO()
+    Image.new("L", (8, 8)).save(tiff, "TIFF", save_all=True, append_images=[Image.new("L", (8, 8), 7)])
+    rows = [{"path": None, "bytes": png(0)}, {"path": None, "bytes": tiff.getvalue()}, None]
+    nameless = datasets.Dataset.from_dict({"image": rows}, features=datasets.Features({"image": datasets.Image()}))
+    source = DatasetSource(nameless, "x")
+    assert names(source) == ["0", "1#0", "1#1", "2"] and source.read(2).pixels.max() == 7
+    assert names(DatasetSource(nameless.select([2, 1, 0]), "x")) == ["0", "1#0", "1#1", "2"]
 
 
 def test_columns(labelled: Any) -> None:

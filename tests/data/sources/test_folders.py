@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from helpers.source_files import png, write_folder
 from munit_fast.data import ImageError, ImageSource, list_images, open_source
@@ -95,6 +97,16 @@ def test_one_file_is_a_source(tmp_path: Path) -> None:
     assert isinstance(source, FileSource) and names(source) == ["1.png"] and source.path(0) == path
     with pytest.raises(ImageError, match=r"^nowhere: no such folder"):
         open_source("nowhere")
+
+
+def test_a_file_that_is_named_twice_is_two_images(tmp_path: Path) -> None:
+    root = write_folder(tmp_path, {"a.png": png(0), "b.png": png(1)})
+    Image.new("L", (8, 8)).save(root / "c.tif", save_all=True, append_images=[Image.new("L", (8, 8), 9)])
+    listed = [root / name for name in ("b.png", "a.png", "b.png", "c.tif", "b.png", "c.tif")]
+    source = FileSource(listed, root)
+    pages = ["c.tif#0", "c.tif#1"]
+    assert names(source) == ["b.png", "a.png", "b.png", *pages, "b.png", *pages]
+    assert np.array_equal(source.read(5).pixels, source.read(0).pixels) and source.read(7).pixels.max() == 9
 
 
 def test_chosen_images(tmp_path: Path) -> None:
