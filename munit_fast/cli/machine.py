@@ -81,7 +81,7 @@ class Level(str, Enum):
     translation = "translation"
     accelerated = "accelerated"
     exported = "exported"
-    folders = "folders"
+    folder = "folder"
     launch = "launch"
 
 
@@ -93,7 +93,7 @@ class CaseSet(str, Enum):
     cpu = "cpu"
     others = "others"
     exported = "exported"
-    folder = "folder"
+    folders = "folders"
     launch = "launch"
     full = "full"
 

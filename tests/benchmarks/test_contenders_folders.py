@@ -38,3 +38,11 @@ def test_files_that_are_wrong_have_no_time(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(contenders_folders, "random_styles", lambda *args: contenders_folders.torch.zeros(1, 8) + 3)
     _, failures = run([case], QUICK, quiet())
     assert len(failures) == 1 and "off by" in failures[0]
+
+
+def test_the_command_offers_every_set_and_level() -> None:
+    from munit_fast.benchmarks.cases import LEVELS, SETS
+    from munit_fast.cli.machine import CaseSet, Level
+
+    assert [one.value for one in Level] == list(LEVELS)
+    assert {one.value for one in CaseSet} == set(SETS)
