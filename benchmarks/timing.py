@@ -21,6 +21,8 @@ from torch.utils.flop_counter import flop_registry
 
 Step = Callable[[], object]
 
+_LONG_S = 20.0  # a step that takes as long is timed by itself and not run once more to find that out
+
 
 @dataclass(frozen=True)
 class Spread:
@@ -53,8 +55,10 @@ def interleaved(
     """
     repeats = {}
     for name, step in steps.items():
+        begin = perf_counter()
         step()
-        repeats[name] = max(1, int(least_s / max(_turn(step, device, 1, False), 1e-6)))
+        long = perf_counter() - begin > _LONG_S  # of itself: what is compiled was run before
+        repeats[name] = 1 if long else max(1, int(least_s / max(_turn(step, device, 1, False), 1e-6)))
     taken: dict[str, list[float]] = {name: [] for name in steps}
     order = list(steps)
     for turn in range(rounds):
