@@ -202,7 +202,8 @@ def test_a_drawing_is_coloured_as_in_python(root: Path, model: mf.MUNIT) -> None
         for tile, translation in zip(tiles.all(), expected[0]):
             mean = (translation.clamp(-1, 1).mean(dim=(1, 2)) + 1) * 127.5
             np.testing.assert_allclose(pixels(tile).mean(axis=(0, 1)), mean.numpy(), atol=2)
-        assert f"{found['milliseconds']:.0f}" in page.locator(".pad-status").inner_text()
+        rounded = int(found["milliseconds"] + 0.5)  # half upwards, as JavaScript rounds
+        assert f" {rounded} milliseconds" in page.locator(".pad-status").inner_text()
         assert "CC BY-SA" in page.locator(".pad-about").inner_text()
 
 

@@ -389,7 +389,7 @@ def test_sources_other_than_files(model: mf.MUNIT, tmp_path: Path) -> None:
 
     class Numbers(ImageSource):
         def __init__(self) -> None:
-            super().__init__("numbers", ["0.bmp", "1.bmp", "2.bmp"])
+            super().__init__("numbers", ["0.bmp", "1.bmp", "2.bmp"], "first")
             self.seed = 0
 
         def version(self, i: int) -> str:
