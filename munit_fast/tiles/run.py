@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -26,9 +26,6 @@ from munit_fast.tiles.slides import Slide, open_slide
 from munit_fast.tiles.statistics import Moments
 from munit_fast.tiles.storage import Job, Journal, PixelFile, open_job
 from munit_fast.tiles.writing import to_values, write_tiff
-
-if TYPE_CHECKING:
-    pass
 
 Progress = Callable[[int, int, str], None]
 _OF_FREE_SPACE = 0.8  # that features may take, where nobody says how much
