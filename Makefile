@@ -40,8 +40,8 @@ RESULTS := docs/pretrained
 PAD := docs/_static/browser
 # The page, and what decides how the model is exported.
 PAD_SOURCES := $(filter-out docs/browser/measure%,$(wildcard docs/browser/*.*)) docs/browser/.npmrc \
-	$(wildcard docs/pretrained/sketches/*.png) $(BUNDLED) munit_fast/config.py munit_fast/ops/upsample_conv.py \
-	$(wildcard $(addprefix munit_fast/,export/*.py models/*.py reference/*.py))
+	$(wildcard docs/pretrained/sketches/*.png) $(BUNDLED) munit_fast/ops/upsample_conv.py \
+	$(wildcard $(addprefix munit_fast/,config/*.py export/*.py models/*.py reference/*.py))
 
 .PHONY: demo test docs check types bench pretrained pretrained-card wheel gpu-check gpu-tune gpu-wheels fuzz lock audit clean
 .DEFAULT_GOAL := test

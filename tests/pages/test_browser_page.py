@@ -488,7 +488,7 @@ def test_the_lock_names_no_server() -> None:
         ("docs/pretrained/sketches/quickdraw-cat.png", True),
         ("munit_fast/models/munit.py", True),
         ("munit_fast/reference/networks.py", True),
-        ("munit_fast/config.py", True),
+        ("munit_fast/config/keys.py", True),
         ("docs/browser/measure.py", False),
         ("README.md", False),
     ],
