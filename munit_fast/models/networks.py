@@ -20,7 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from munit_fast import functional, reference
+from munit_fast import reference
 from munit_fast.models.blocks import (
     ConvInput,
     Fused,
@@ -40,7 +40,7 @@ from munit_fast.models.blocks import (
     res_blocks,
     shared_weights,
 )
-from munit_fast.ops import formulas
+from munit_fast.models.discriminators import MsImageDis
 from munit_fast.ops.fused_conv import convolution, epilogue_conv
 from munit_fast.reference.networks import Params, split_adain_params
 
@@ -423,103 +423,3 @@ class VAEGen(reference.VAEGen, Fused):
     def __init__(self, input_dim: int, params: Params, impl: str = "auto") -> None:
         super().__init__(input_dim, params)
         self.set_impl(impl)
-
-
-class MsImageDis(reference.MsImageDis, Fused):
-    """The multi-scale discriminator; see `reference.MsImageDis`, whose state_dict it shares.
-
-    With norm "bn" or "sn", which no epilogue has, the reference's forward runs. Outputs are float32 under autocast.
-
-    Args:
-        input_dim: Channels C of the images.
-        params: The `dis:` section of a configuration: dim, norm, activ, n_layer, gan_type, num_scales, pad_type.
-        impl: The backend, as in `munit_fast.functional`; "reference": the reference's own forward.
-
-    Raises:
-        ValueError: gan_type, norm, activ, pad_type or impl is unknown.
-    """
-
-    def __init__(self, input_dim: int, params: Params, impl: str = "auto") -> None:
-        super().__init__(input_dim, params)
-        # With these, one call for real and fake images together is not the same as two.
-        self.fused_norm = params["norm"] not in ("bn", "sn")
-        self.set_impl(impl)
-
-    @property
-    def uses_reference(self) -> bool:
-        """Whether the reference's own forward runs, also for norms that no epilogue has."""
-        # Not through super(): torch.compile would take the property itself for its value.
-        return self.impl == "reference" or not self.fused_norm or formulas.are_needed()
-
-    def forward(self, x: Tensor) -> list[Tensor]:
-        """The patch maps of images.
-
-        Args:
-            x: Images [N, C, H, W] in [-1, 1].
-
-        Returns:
-            One map [N, 1, h_i, w_i] for each scale, finest first, in the dtype of the parameters (autocast's where the
-            reference's forward runs under it).
-
-        Raises:
-            ValueError: With norm "in": the image is so small that a plane of 1×1 would be normalised.
-        """
-        if self.uses_reference:
-            return super().forward(x)
-        dtype = compute_dtype(x, next(self.parameters()).dtype)
-        outputs = []
-        with autocast_off(x):
-            x = x.to(dtype).contiguous(memory_format=torch.channels_last)
-            for net in self.cnns:
-                outputs.append(self._net(net, x))
-                x = self.downsample(x)
-        return outputs
-
-    def _net(self, net: Any, x: Tensor) -> Tensor:
-        *blocks, last = net
-        p = pad_input(x, *padding(blocks[0]), x.dtype, self.impl)
-        output = conv_chain(p, blocks, self.impl)
-        if norm_of(blocks[-1]) == "instance":
-            check_planes(output.z, "the image")
-        y = apply_epilogue(output, epilogue_args(blocks[-1], 0, "zero", self.impl))
-        # A matrix product of the pixels: of small maps, forward and backward took 0.03 ms instead of oneDNN's 0.25.
-        return F.linear(y.to(last.weight.dtype).permute(0, 2, 3, 1), last.weight.flatten(1), last.bias).permute(
-            0, 3, 1, 2
-        )
-
-    def calc_dis_loss(self, input_fake: Tensor, input_real: Tensor) -> Tensor:
-        """The discriminator's loss, summed over the scales: fake towards 0, real towards 1.
-
-        Args:
-            input_fake: Images [N, C, H, W] in [-1, 1].
-            input_real: Images [M, C, H', W'] in [-1, 1]; one batch with the fake ones where the sizes are the same.
-
-        Returns:
-            A scalar.
-        """
-        if self.uses_reference:
-            return super().calc_dis_loss(input_fake, input_real)
-        if input_fake.shape[1:] != input_real.shape[1:]:
-            return self._losses(self.forward(input_fake), 0.0) + self._losses(self.forward(input_real), 1.0)
-        n = input_fake.shape[0]
-        outputs = self.forward(torch.cat([input_fake.to(input_real.dtype), input_real]))
-        fake, real = zip(*(y.split([n, y.shape[0] - n]) for y in outputs))
-        return self._losses(list(fake), 0.0) + self._losses(list(real), 1.0)
-
-    def calc_gen_loss(self, input_fake: Tensor) -> Tensor:
-        """The generator's adversarial loss, summed over the scales: fake towards 1.
-
-        Args:
-            input_fake: Images [N, C, H, W] in [-1, 1].
-
-        Returns:
-            A scalar.
-        """
-        if self.uses_reference:
-            return super().calc_gen_loss(input_fake)
-        return self._losses(self.forward(input_fake), 1.0)
-
-    def _losses(self, outputs: list[Tensor], target: float) -> Tensor:
-        if self.gan_type == "lsgan":
-            return functional.lsgan_loss(outputs, target, impl=self.impl)
-        return torch.stack([self._loss(output, target) for output in outputs]).sum()
