@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from munit_fast import functional
 from munit_fast.models.networks import shared_weights
 from munit_fast.reference.trainers import Hyperparameters, Losses, _replay, munit_total, unit_total
+from munit_fast.train.terms import Step
 
 __all__ = ["Codes", "Losses", "MUNITObjective", "Objective", "ReferenceObjective", "UNITObjective"]
 
@@ -139,6 +140,7 @@ class ReferenceObjective(Objective):
         "accumulation": "accumulation needs the fast trainers; impl='reference' takes a batch at once",
         "distribute": "impl='reference' trains in one process; use another impl for several",
         "CUDA graph": "impl='reference' runs the published updates",
+        "options": "impl='reference' has the published losses only; use another impl, or turn these keys off",
     }
 
     def dis_losses(
@@ -156,8 +158,16 @@ class ReferenceObjective(Objective):
         return losses
 
 
+def with_terms(total: Tensor, losses: Losses, update: str) -> Tensor:
+    """The published total of an update and the sum of its optional terms."""
+    found: Tensor = total + losses.pop(f"loss_{update}_terms") if f"loss_{update}_terms" in losses else total
+    return found
+
+
 class _FusedObjective(Objective):
     """What MUNIT's and UNIT's objective over the fused networks share."""
+
+    published_noise: ClassVar[Mapping[str, int]] = {"dis": 2, "gen": 2}  # random tensors of each update
 
     @abstractmethod
     def encode(self, nets: Any, x_a: Tensor, x_b: Tensor) -> Codes: ...
@@ -180,24 +190,36 @@ class _FusedObjective(Objective):
     def dis_losses(
         self, nets: Any, x_a: Tensor, x_b: Tensor, codes: Codes | None, noise: Sequence[Tensor], hp: Hyperparameters
     ) -> Losses:
+        noise, of_terms = nets.options.split(self.published_noise["dis"], "dis", noise)
         with shared_weights():
             with torch.no_grad():
                 codes = self.encode(nets, x_a, x_b) if codes is None else codes
                 x_ab, x_ba = self._translate(nets, x_a, x_b, codes, noise)
-            a = nets.dis_a.calc_dis_loss(x_ba, x_a)
-            b = nets.dis_b.calc_dis_loss(x_ab, x_b)
-        return {"loss_dis_a": a, "loss_dis_b": b, "loss_dis_total": hp["gan_w"] * a + hp["gan_w"] * b}
+            real, fake = {"a": x_a, "b": x_b}, {"a": x_ba, "b": x_ab}
+            seen_real, seen_fake = nets.options.views(real, fake)
+            judged = {d: net.judge_both(seen_fake[d], seen_real[d]) for d, net in nets.discriminators.items()}
+            losses: Losses = {f"loss_dis_{d}": nets.discriminators[d].dis_loss(*judged[d]) for d in "ab"}
+            judged_fake, judged_real = ({d: judged[d][i] for d in "ab"} for i in (0, 1))
+            step = Step(nets, codes, noise, real, fake, seen_real, seen_fake, judged_real, judged_fake)
+            losses |= nets.options.terms.losses("dis", step, of_terms, hp, nets.iterations)
+        total = hp["gan_w"] * losses["loss_dis_a"] + hp["gan_w"] * losses["loss_dis_b"]
+        return losses | {"loss_dis_total": with_terms(total, losses, "dis")}
 
     def gen_losses(
         self, nets: Any, x_a: Tensor, x_b: Tensor, codes: Codes | None, noise: Sequence[Tensor], hp: Hyperparameters
     ) -> Losses:
+        noise, of_terms = nets.options.split(self.published_noise["gen"], "gen", noise)
         with frozen(nets.dis_a, nets.dis_b), shared_weights():
             codes = self.encode(nets, x_a, x_b) if codes is None else codes
             losses, x_ab, x_ba = self._generate(nets, x_a, x_b, codes, noise, hp["recon_x_cyc_w"] > 0)
-            losses["loss_gen_adv_a"] = nets.dis_a.calc_gen_loss(x_ba)
-            losses["loss_gen_adv_b"] = nets.dis_b.calc_gen_loss(x_ab)
+            real, fake = {"a": x_a, "b": x_b}, {"a": x_ba, "b": x_ab}
+            seen_real, seen_fake = nets.options.views(real, fake)
+            judged = {d: net.judge(seen_fake[d]) for d, net in nets.discriminators.items()}
+            losses |= {f"loss_gen_adv_{d}": nets.discriminators[d].gen_loss(judged[d]) for d in "ab"}
             losses |= nets.perceptual_losses(x_a, x_b, x_ab, x_ba)
-        return losses | {"loss_gen_total": self._total(losses, hp)}
+            step = Step(nets, codes, noise, real, fake, seen_real, seen_fake, {}, judged)
+            losses |= nets.options.terms.losses("gen", step, of_terms, hp, nets.iterations)
+        return losses | {"loss_gen_total": with_terms(self._total(losses, hp), losses, "gen")}
 
 
 class MUNITObjective(_FusedObjective):
@@ -250,6 +272,8 @@ class UNITObjective(_FusedObjective):
     noise: [n_a, n_b] in the discriminator update and [n_a, n_b, n_b_recon, n_a_recon] in the generator update, each of
     the code's shape.
     """
+
+    published_noise: ClassVar[Mapping[str, int]] = {"dis": 2, "gen": 4}
 
     def encode(self, nets: Any, x_a: Tensor, x_b: Tensor) -> Codes:
         """The means of the codes."""

@@ -429,7 +429,7 @@ def trace_iteration(
             size = (hp["crop_image_height"], hp["crop_image_width"])
             x_a, x_b = (torch.empty(batch, hp[f"input_dim_{d}"], *size) for d in "ab")
         on_host = torch.Generator()
-        drawn = [nets._draw(update, x_a, x_b, on_host) for update in ("dis", "gen")]
+        drawn = nets.draw_noise(x_a, x_b, on_host)
         noise_bytes = sum(map(_bytes, drawn)) if nets.noise_device.type == "cpu" else 0
         of_dis, of_gen = ([n.to(_META) for n in of_update] for of_update in drawn)
         stack.enter_context(_Autocast())

@@ -38,6 +38,7 @@ from munit_fast.train.losses import (
 )
 from munit_fast.train.nonfinite import SkipRecord, finite_statistics, nan_if_nonfinite
 from munit_fast.train.optim import FusedAdam, LossScaling, step_async
+from munit_fast.train.step_options import StepOptions
 
 __all__ = ["MUNIT_Trainer", "UNIT_Trainer"]
 
@@ -56,6 +57,7 @@ class _Trainer(reference.trainers._Trainer):
     discriminator = MsImageDis
     fused_objective: ClassVar[Objective]
     terms_that_may_be_off: ClassVar[tuple[str, ...]]
+    algorithm: ClassVar[str]
 
     def __init__(
         self, hyperparameters: Hyperparameters, impl: str = "auto", amp: str = "off", checkpointing: bool = False
@@ -67,6 +69,9 @@ class _Trainer(reference.trainers._Trainer):
             raise ValueError(f"amp must be one of {', '.join(AMP)}; got {amp!r}")
         if amp == "fp16":
             self._require("fp16")
+        self.options = StepOptions(hyperparameters, self.algorithm)
+        if self.options.named:
+            self._require("options", f"{', '.join(self.options.named)}: ")
         half_life = float(hyperparameters.get("ema_half_life", 0))
         self.average = GeneratorAverage(half_life) if half_life else None
         self._scaling = LossScaling()
@@ -184,7 +189,7 @@ class _Trainer(reference.trainers._Trainer):
             weights.forget(update)
             gradients.begin()
         scaler = self._scaler(update)
-        noise = noise or self._draw(update, x_a, x_b, None)
+        noise = self._with_options(update, x_a, x_b, noise)
         parts: list[Losses] = []
         for a, b, n in split_batch(count, x_a, x_b, noise):
             losses = self._losses(update, a, b, codes, n, hp)
@@ -201,6 +206,12 @@ class _Trainer(reference.trainers._Trainer):
         else:
             step_async(optimizer, scaler, self._skips, None if gradients is None else gradients.tensors)
         return parts[0] if count == 1 else mean_losses(parts)
+
+    def _with_options(self, update: str, x_a: Tensor, x_b: Tensor, noise: Noise) -> Sequence[Tensor]:
+        """The noise of an update, drawn here where it was not given: all of it, or what options add."""
+        published = noise or self._draw(update, x_a, x_b, None)
+        count = getattr(self.objective, "published_noise", {}).get(update, len(published))
+        return self.options.complete(published, count, update, self, x_a, x_b)
 
     def _losses(self, update: str, *arguments: Any) -> Losses:
         """The losses of the "dis" or "gen" update, under autocast; arguments as `Objective` takes them."""
@@ -287,7 +298,8 @@ class _Trainer(reference.trainers._Trainer):
             self.update_learning_rate()
             loads = (self.dis_opt.loads, self.gen_opt.loads)
             trained = tuple(len(group["params"]) for o in (self.dis_opt, self.gen_opt) for group in o.param_groups)
-            key = (x_a.shape, x_b.shape, x_a.dtype, x_b.dtype, repr(hp), self.amp, self.impl, loads, trained)
+            due = self.options.due(hp, self.iterations)
+            key = (x_a.shape, x_b.shape, x_a.dtype, x_b.dtype, repr(hp), self.amp, self.impl, loads, trained, due)
             try:
                 return self._graphs.run(key, iterate, device, x_a, x_b, [*of_dis, *of_gen])
             except CaptureError as error:
@@ -379,7 +391,10 @@ class _Trainer(reference.trainers._Trainer):
         """
         if generator is None and self.noise_device.type != "cpu":
             generator = torch.Generator(self.noise_device).manual_seed(int(torch.randint(2**63 - 1, ())))
-        return self._draw("dis", x_a, x_b, generator), self._draw("gen", x_a, x_b, generator)
+        of_dis, of_gen = (self._draw(update, x_a, x_b, generator) for update in ("dis", "gen"))
+        options = self.options
+        of_dis += options.draw("dis", self, x_a, x_b, generator)
+        return of_dis, of_gen + options.draw("gen", self, x_a, x_b, generator)
 
     def _draw(self, update: str, x_a: Tensor, x_b: Tensor, generator: torch.Generator | None) -> list[Tensor]:
         """The noise of one update ("dis" or "gen") in the published order; generator: None is the CPU's."""
@@ -421,9 +436,9 @@ class _Trainer(reference.trainers._Trainer):
         broadcast_networks(self.dis_a, self.dis_b, self.gen_a, self.gen_b)
         self._processes = torch.distributed.get_world_size()
 
-    def _require(self, feature: str) -> None:
+    def _require(self, feature: str, prefix: str = "") -> None:
         if (reason := self.objective.unsupported.get(feature)) is not None:
-            raise ValueError(reason)
+            raise ValueError(prefix + reason)
 
     def _adam(self, modules: Iterable[nn.Module]) -> FusedAdam:
         return FusedAdam(super()._adam(modules).param_groups)
@@ -514,6 +529,7 @@ class MUNIT_Trainer(_Trainer, reference.MUNIT_Trainer):
     gen_a: AdaINGen
     gen_b: AdaINGen
     generator = AdaINGen
+    algorithm = "MUNIT"
     fused_objective = MUNITObjective()
     terms_that_may_be_off = ("loss_gen_cycrecon_x_a", "loss_gen_cycrecon_x_b")
 
@@ -527,6 +543,7 @@ class UNIT_Trainer(_Trainer, reference.UNIT_Trainer):
     gen_a: VAEGen
     gen_b: VAEGen
     generator = VAEGen
+    algorithm = "UNIT"
     fused_objective = UNITObjective()
     terms_that_may_be_off = ("loss_gen_cyc_x_a", "loss_gen_cyc_x_b")
 
