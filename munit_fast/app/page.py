@@ -313,7 +313,7 @@ class _Page:
         """An option was changed, or its field was left."""
         seed = self._seed(*options[2:])
         if work.path is None or work.options == (*options[:3], seed):
-            return [*self._skip()[:-1], seed]
+            return [*self._skip()[:-1], _corrected(options[3], seed)]
         return self._show(work, work.path, work.drawn, *options)
 
     def other(self, work: Work, direction: Direction, native: bool, count: float, _seed: float) -> list[Any]:
@@ -321,7 +321,7 @@ class _Page:
         seed = translation.new_seed()
         if work.path is None:
             return [*self._skip()[:-1], seed]
-        return self._show(work, work.path, work.drawn, direction, native, count, seed)
+        return [*self._show(work, work.path, work.drawn, direction, native, count, seed)[:-1], seed]
 
     def choose(self, work: Work, event: gr.SelectData) -> list[Any]:
         """A cell of the grid was chosen."""
@@ -378,14 +378,15 @@ class _Page:
         self._check_room()
         read = self.translator.read_drawing if drawn else self.translator.read
         image = read(path, "a" if direction == "a2b" else "b", native=bool(native))
-        seed = self._seed(count, seed)
+        given, seed = seed, self._seed(count, seed)
         options = direction, native, count, seed
+        field = _corrected(given, seed)
         work = _with(work, path=path, drawn=drawn, image=image, options=options)
         if not self.has_styles:
             found = self.translator.translate(image, direction)
             picture = self._png(translation.to_picture(found[0]), "translation.png")
             work = _with(work, direction=direction)
-            return [work, gr.skip(), picture, _file_update(picture), gr.skip(), gr.skip(), seed]
+            return [work, gr.skip(), picture, _file_update(picture), gr.skip(), gr.skip(), field]
         styles = tuple(self.translator.random_styles(seed, int(count)))
         chosen = _kept(work, direction, styles)
         work = _with(work, direction=direction, styles=styles, chosen=chosen)
@@ -398,7 +399,7 @@ class _Page:
         work, _, *after = self._choose(work)
         gallery = gr.update(value=cells, **_marked(work))
         moving = [gr.skip() for _ in self._moving()]
-        return [work, gallery, *after, _file_update(grid), *moving, seed]
+        return [work, gallery, *after, _file_update(grid), *moving, field]
 
     def _choose(self, work: Work) -> list[Any]:
         """Translate into the chosen style."""
@@ -452,6 +453,11 @@ class _Page:
 
 def _with(work: Work, **changes: Any) -> Work:
     return Work(**{**work.__dict__, **changes})
+
+
+def _corrected(given: float | None, used: int) -> Any:
+    """What the field of the seed is to show; a number that can be used stays, since another may be typed meanwhile."""
+    return gr.skip() if given == used else used
 
 
 def _kept(work: Work, direction: Direction, styles: Sequence[Style]) -> Style:
