@@ -15,11 +15,14 @@ from munit_fast.cli.options import new_console
 def prepare_openmoji(
     out: Annotated[Path, typer.Argument(help="The folder to create.")],
     size: Annotated[int, typer.Option(help="Side of the pictures in pixels.")] = 128,
+    validation: Annotated[
+        float, typer.Option(help="Share of the training emojis held out as pairs valA, valB, to choose a model by.")
+    ] = 0.0,
 ) -> None:
     """OpenMoji emoji: line drawings (A) and colour pictures (B)."""
     from munit_fast.data import prepare_openmoji as run
 
-    _report_prepared(out, _with_bar(lambda progress: run(out, size=size, progress=progress)))
+    _report_prepared(out, _with_bar(lambda progress: run(out, size=size, validation=validation, progress=progress)))
 
 
 @prepare.command("edges")

@@ -127,9 +127,14 @@ def choose(emojis: Iterable[Emoji], skipped: Counter[str]) -> list[Emoji]:
     return sorted(chosen.values(), key=lambda e: e.name)
 
 
-def split_of(group_key: str) -> str:
-    """``"test"``, ``"trainA"`` or ``"trainB"``, decided by the group's key alone."""
+def split_of(group_key: str, validation: float = 0.0) -> str:
+    """``"test"``, ``"val"``, ``"trainA"`` or ``"trainB"``, decided by the group's key alone.
+
+    The fraction ``validation`` of the groups for training is held out; the test is the same with and without it.
+    """
     position = unit_hash(group_key)
     if position < TEST_FRACTION:
         return "test"
+    if unit_hash(f"validation {group_key}") < validation:
+        return "val"
     return "trainA" if position < TEST_FRACTION + LINES_FRACTION else "trainB"

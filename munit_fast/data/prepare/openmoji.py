@@ -25,7 +25,7 @@ from munit_fast.data.prepare._openmoji_art import (
     versions,
 )
 from munit_fast.data.prepare._openmoji_groups import Emoji, choose, group, split_of, survey
-from munit_fast.data.prepare.writing import SPLITS, DatasetError, prepared_manifest, write_manifest
+from munit_fast.data.prepare.writing import SPLITS, VALIDATION, DatasetError, prepared_manifest, write_manifest
 from munit_fast.io.atomic import atomic_directory
 
 ATTRIBUTION = "All emojis designed by OpenMoji – the open-source emoji and icon project. License: CC BY-SA 4.0"
@@ -39,6 +39,7 @@ def prepare_openmoji(
     size: int = 128,
     progress: Progress | None = None,
     limit: int | None = None,
+    validation: float = 0.0,
 ) -> dict[str, Any]:
     """Render the data set into ``out``: trainA and testA (lines, grey), trainB and testB (colour, RGB).
 
@@ -51,6 +52,8 @@ def prepare_openmoji(
         size: side of the square images in pixels; which emojis are taken does not depend on it.
         progress: called as ``progress(done, total)`` now and then.
         limit: look at this many emojis only, evenly spread (for trials).
+        validation: share of the training emojis that become pairs of their own, valA and valB, to choose a model by;
+            the test pairs stay what they are.
 
     Returns:
         The manifest, with ``"reused"``: whether ``out`` had been prepared before.
@@ -62,13 +65,17 @@ def prepare_openmoji(
     out = Path(out)
     if not 16 <= size <= 4096 or (limit is not None and limit < 1):
         raise DatasetError(f"size must lie in 16..4096 and limit be at least 1, not size={size}, limit={limit}")
-    parameters = {"dataset": "openmoji", "revision": REVISION, "size": size, "limit": limit}
+    if not 0 <= validation <= 0.5:
+        raise DatasetError(f"validation is a share of the training emojis, 0..0.5, not {validation}")
+    parameters: dict[str, Any] = {"dataset": "openmoji", "revision": REVISION, "size": size, "limit": limit}
+    if validation:
+        parameters["validation"] = validation
     reused = prepared_manifest(out, parameters)
     if reused is not None:
         return reused
     sources = thin_out(find_sources(), limit)
     with atomic_directory(out) as stage:
-        writer = _ImageWriter(stage, size, sources)
+        writer = _ImageWriter(stage, size, sources, validation)
         counts = _write_images(writer, progress or (lambda done, total: None))
         (stage / "ATTRIBUTION.txt").write_text(ATTRIBUTION + "\n", encoding="utf-8", newline="\n")
         manifest = {"parameters": parameters, "versions": versions(), "attribution": ATTRIBUTION, **counts}
@@ -82,6 +89,7 @@ class _ImageWriter:
     folder: Path
     size: int
     sources: dict[str, bytes]
+    validation: float = 0.0
     files: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     def line(self, where: str, emoji: Emoji, **notes: str) -> None:
@@ -108,32 +116,37 @@ def _write_images(writer: _ImageWriter, progress: Progress) -> dict[str, Any]:
         progress(len(emojis), total)
     groups = group(emojis)
     chosen = choose(emojis, skipped)
-    _refuse_empty_splits(chosen, groups)
+    splits = {emoji.name: split_of(groups[emoji.name], writer.validation) for emoji in chosen}
+    _refuse_empty_splits(splits, 4 if writer.validation else 3)
     for done, emoji in enumerate(chosen):
-        _write_emoji(writer, emoji, groups[emoji.name])
+        _write_emoji(writer, emoji, groups[emoji.name], splits[emoji.name])
         progress(len(names) + done * len(names) // len(chosen), total)
-    tests = [emoji for emoji in chosen if split_of(groups[emoji.name]) == "test"]
+    tests = [emoji for emoji in chosen if splits[emoji.name] == "test"]
     colourings = _write_colourings(writer, tests, emojis)
     progress(total, total)
     return {
-        "counts": {split: sum(name.startswith(f"{split}/") for name in writer.files) for split in SPLITS},
+        "counts": {
+            split: sum(name.startswith(f"{split}/") for name in writer.files)
+            for split in SPLITS + (VALIDATION if writer.validation else ())
+        },
         "skipped": dict(sorted(skipped.items())),
         "colourings": colourings,
     }
 
 
-def _refuse_empty_splits(chosen: list[Emoji], groups: dict[str, str]) -> None:
-    found = Counter(split_of(groups[emoji.name]) for emoji in chosen)
-    if len(found) < 3:
+def _refuse_empty_splits(splits: dict[str, str], wanted: int) -> None:
+    found = Counter(splits.values())
+    if len(found) < wanted:
         raise DatasetError(f"too few emojis for all splits ({dict(found)}); raise limit or leave it out")
 
 
-def _write_emoji(writer: _ImageWriter, emoji: Emoji, group_key: str) -> None:
-    split = split_of(group_key)
-    if split in ("trainA", "test"):
-        writer.line("testA" if split == "test" else split, emoji, group=group_key)
-    if split in ("trainB", "test"):
-        writer.color("testB" if split == "test" else split, emoji, group=group_key)
+def _write_emoji(writer: _ImageWriter, emoji: Emoji, group_key: str, split: str) -> None:
+    """A pair for the test or the validation; else a line drawing or a coloured picture."""
+    paired = split in ("test", "val")
+    if paired or split == "trainA":
+        writer.line(f"{split}A" if paired else split, emoji, group=group_key)
+    if paired or split == "trainB":
+        writer.color(f"{split}B" if paired else split, emoji, group=group_key)
 
 
 def _write_colourings(writer: _ImageWriter, tests: list[Emoji], emojis: list[Emoji]) -> dict[str, int]:

@@ -11,6 +11,7 @@ from typing import Any
 
 MANIFEST = "manifest.json"
 SPLITS = ("trainA", "trainB", "testA", "testB")
+VALIDATION = ("valA", "valB")  # of data sets that were asked for it
 
 
 class DatasetError(ValueError):

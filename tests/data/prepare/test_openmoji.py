@@ -57,6 +57,30 @@ def test_the_folder_is_what_the_manifest_says(prepared: tuple[Path, dict[str, An
     )
 
 
+def test_validation_pairs_come_from_the_training_groups(prepared: tuple[Path, dict[str, Any]], tmp_path: Path) -> None:
+    (out, _), held = prepared, tmp_path / "data"
+    manifest = prepare_openmoji(held, size=48, limit=LIMIT, validation=0.25)
+    old, new = tree(out), tree(held)
+    assert set(manifest["counts"]) == {"trainA", "trainB", "testA", "testB", "valA", "valB"}
+    tests = [name for name in old if name.startswith(("test", "colourings"))]
+    assert [name for name in new if name.startswith(("test", "colourings"))] == tests
+    assert all(new[name] == old[name] for name in tests)
+
+    names = {split: {n.split("/")[1] for n in new if n.startswith(f"{split}/")} for split in manifest["counts"]}
+    assert names["valA"] == names["valB"] and names["valA"]
+    groups = {n: {manifest["files"][f"{split}/{n}"]["group"]} for split in names for n in names[split]}
+    of = {split: set().union(*(groups[n] for n in names[split])) for split in names}
+    assert not of["valA"] & (of["trainA"] | of["trainB"] | of["testA"])
+    for domain in "AB":
+        trained = {n.split("/")[1] for n in old if n.startswith(f"train{domain}/")}
+        assert names[f"train{domain}"] < trained
+        assert trained - names[f"train{domain}"] <= names["valA"]
+    with pytest.raises(DatasetError, match="other parameters"):
+        prepare_openmoji(out, size=48, limit=LIMIT, validation=0.25)
+    with pytest.raises(DatasetError, match=r"0\.\.0\.5"):
+        prepare_openmoji(tmp_path / "other", size=48, validation=0.6)
+
+
 def test_the_attribution_is_exact(prepared: tuple[Path, dict[str, Any]]) -> None:
     text = (prepared[0] / "ATTRIBUTION.txt").read_text(encoding="utf-8")
     assert text == ("All emojis designed by OpenMoji – the open-source emoji and icon project. License: CC BY-SA 4.0\n")
@@ -130,7 +154,7 @@ def test_colourings_of_test_drawings(tmp_path: Path, monkeypatch: pytest.MonkeyP
     tones = [f"1F44D-1F3F{x}" for x in "BCDEF"]
     small_sources(monkeypatch, ["1F44D", "1F44D-2640", *tones, "1F600", "1F436"])
     sides = {"1F44D": "test", "1F600": "trainA", "1F436": "trainB"}
-    monkeypatch.setattr(openmoji, "split_of", sides.__getitem__)
+    monkeypatch.setattr(openmoji, "split_of", lambda key, validation: sides[key])
     manifest = prepare_openmoji(tmp_path / "out", size=32)
     files = sorted((tmp_path / "out" / "colourings" / "1F44D").iterdir(), key=lambda path: path.stem)
     assert [path.stem for path in files] == ["1F44D", *tones]
@@ -142,7 +166,7 @@ def test_colourings_of_test_drawings(tmp_path: Path, monkeypatch: pytest.MonkeyP
 def test_progress_rises_to_its_total(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     small_sources(monkeypatch, ["1F44D", "1F600", "1F436"])
     sides = {"1F44D": "test", "1F600": "trainA", "1F436": "trainB"}
-    monkeypatch.setattr(openmoji, "split_of", sides.__getitem__)
+    monkeypatch.setattr(openmoji, "split_of", lambda key, validation: sides[key])
     calls: list[tuple[int, int]] = []
     prepare_openmoji(tmp_path / "out", size=16, progress=lambda done, total: calls.append((done, total)))
     assert calls == sorted(calls) and calls[-1] == (6, 6) and calls[0] == (1, 6)
