@@ -11,6 +11,7 @@ from torch import Tensor
 
 from helpers.discs import TinyExtractor, discs, generator
 from munit_fast.evaluate import metrics
+from munit_fast.evaluate.metrics.colouring import enclosed_areas, measure_colouring
 from munit_fast.evaluate.metrics.evaluation import TO_COLOUR, TO_LINES
 
 pytest.importorskip("skimage")
@@ -70,6 +71,15 @@ def test_noise_is_worse_than_a_near_translation_in_every_row(test_set: dict[str,
     assert noise["lines_to_colour.diversity"].value > near["lines_to_colour.diversity"].value
 
 
+def mean_fill(drawings: Tensor, colourings: Tensor) -> float:
+    found = []
+    for drawing, several in zip(drawings, colourings):
+        areas = enclosed_areas(drawing)
+        fills = [fill for one in several for fill in measure_colouring(one, areas).fill]
+        found += [sum(fills) / len(fills)] if fills else []
+    return sum(found) / len(found)
+
+
 def test_rows_hold_what_the_single_metrics_say(test_set: dict[str, Tensor]) -> None:
     fake_a = noise_like(test_set["a_test"])
     fake_b = discs(22, 32, seed=5)[1].reshape(11, 2, 3, 32, 32)
@@ -86,6 +96,7 @@ def test_rows_hold_what_the_single_metrics_say(test_set: dict[str, Tensor]) -> N
         "lines_to_colour.mean_distance": metrics.mean_of_k(samples, truth.embedding).mean(),
         "lines_to_colour.kid_e3": 500 * sum(metrics.kid(extract(fake_b[:, i]).pooled, train.pooled) for i in (0, 1)),
         "lines_to_colour.l1": (fake_b - test_set["b_test"][:, None]).abs().mean() / 2,
+        "lines_to_colour.fill": mean_fill(test_set["a_test"], fake_b),
     }
     assert {row.key for row in result.entries} == set(expected)
     for key, value in expected.items():

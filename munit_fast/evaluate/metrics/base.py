@@ -50,6 +50,7 @@ class Direction:
         pixels: Which of l1, ssim and line_f1 are measured on pairs.
         features: Whether KID, diversity and the feature distances are measured.
         real: What the real pictures are: "test", or "training" where there are no others.
+        colouring: Whether the inputs are line drawings whose colours are looked at, see `colouring`.
     """
 
     key: str
@@ -58,6 +59,7 @@ class Direction:
     pixels: tuple[str, ...] = ("l1", "ssim")
     features: bool = True
     real: str = "test"
+    colouring: bool = False
 
 
 class Metric(Protocol):

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from munit_fast.evaluate.metrics.base import Batch, Direction, Metric, Pictures, in_steps
+from munit_fast.evaluate.metrics.colouring import ColouringMetric
 from munit_fast.evaluate.metrics.features import (
     Features,
     best_of_k,
@@ -39,7 +40,7 @@ _PIXELS: Mapping[str, tuple[str, Callable[[Tensor, Tensor], Tensor], Better, str
 
 # The directions of line drawings and their colourings. A drawing has one right answer: no feature rows there.
 TO_LINES = Direction("colour_to_lines", "colour → lines", "drawing", ("l1", "ssim", "line_f1"), features=False)
-TO_COLOUR = Direction("lines_to_colour", "lines → colour", "colouring", ("l1",))
+TO_COLOUR = Direction("lines_to_colour", "lines → colour", "colouring", ("l1",), colouring=True)
 
 
 def measure(
@@ -67,7 +68,7 @@ def measure(
         ValueError: Images of another shape or range.
     """
     metrics: list[Metric] = [FeatureMetric(extractor, train, real)] if direction.features else []
-    metrics += [PixelMetric(direction), *others]
+    metrics += [PixelMetric(direction), *([ColouringMetric()] if direction.colouring else []), *others]
     for batch in batches:
         check_images(batch.fake.flatten(0, 1), f"the translations {direction.name}")
         for metric in metrics:
