@@ -48,7 +48,8 @@ def prepare(folder: Path, size: int, limit: int | None = None) -> Path:
 
 def config(data: Path, iterations: int) -> Config:
     """The networks of the bundled model, and a short training of them."""
-    networks = MUNIT.from_pretrained(MODEL).config.model_dump(exclude_none=True)
+    of_unit = {"recon_kl_w", "recon_kl_cyc_w"}
+    networks = MUNIT.from_pretrained(MODEL).config.model_dump(exclude_none=True, exclude=of_unit)
     return make_config(
         networks
         | {

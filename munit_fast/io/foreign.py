@@ -101,7 +101,7 @@ def trainer_of(path: str | Path, content: Any) -> str | None:
     return found.pop() if len(found) == 1 else None
 
 
-def find_discriminators(path: str | Path, content: Any) -> dict[str, Mapping[str, Any]] | None:
+def find_discriminators(path: str | Path, content: Any) -> dict[str, dict[str, Any]] | None:
     """The state_dicts {"a", "b"} of the two discriminators in what a file holds; None where it has no or several pairs.
 
     Args:

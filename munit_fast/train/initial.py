@@ -97,13 +97,13 @@ class Initial:
         names = [path.name for path in self.networks.files]
         which = "" if names == [Path(self.source).name] else f" ({' and '.join(names)})"
         lines = [f"beginning from {self.source}{which}", *self.networks.remarks, *licence_lines(self.networks.about)]
-        for kind, names in (("generator", _GENERATORS), ("discriminator", _DISCRIMINATORS)):
-            a, b = (str(self.fits[name]) if name in self.fits else "" for name in names)
+        for kind, prefix in (("generator", "gen"), ("discriminator", "dis")):
+            a, b = (str(self.fits.get(f"{prefix}_{domain}", "")) for domain in "ab")
             if a == b:
                 said = a or "not there; they begin with random weights"
                 lines.append(f"{kind}s a and b: {said + ' of each' if a.startswith('all') else said}")
             else:
-                lines += [f"{kind} a: {a}", f"{kind} b: {b}"]
+                lines += (f"{kind} a: {a}", f"{kind} b: {b}")
         return [printable(line) for line in lines]
 
     def notes(self) -> dict[str, Any]:
