@@ -35,6 +35,7 @@ _GENERATORS, _DISCRIMINATORS = ("gen_a", "gen_b"), ("dis_a", "dis_b")
 _CHECKPOINTS = (SUFFIX, ".pt", ".pth", ".ckpt", ".bin")
 _BESIDE = re.compile(r"[a-z]+_(\d{8,})\.pt")  # gen_########.pt: its discriminators are in dis_########.pt
 _SHOWN = 3  # tensors that a line names
+_MISSING = "not there, so with random weights"
 
 
 @dataclass(frozen=True)
@@ -98,10 +99,9 @@ class Initial:
         which = "" if names == [Path(self.source).name] else f" ({' and '.join(names)})"
         lines = [f"beginning from {self.source}{which}", *self.networks.remarks, *licence_lines(self.networks.about)]
         for kind, prefix in (("generator", "gen"), ("discriminator", "dis")):
-            a, b = (str(self.fits.get(f"{prefix}_{domain}", "")) for domain in "ab")
+            a, b = (str(self.fits.get(f"{prefix}_{domain}", _MISSING)) for domain in "ab")
             if a == b:
-                said = a or "not there; they begin with random weights"
-                lines.append(f"{kind}s a and b: {said + ' of each' if a.startswith('all') else said}")
+                lines.append(f"{kind}s a and b: {a}{' of each' if a.startswith('all') else ''}")
             else:
                 lines += (f"{kind} a: {a}", f"{kind} b: {b}")
         return [printable(line) for line in lines]

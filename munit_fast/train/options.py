@@ -28,8 +28,6 @@ class TrainOptions:
         threads: of torch on a CPU; None: as they are, 0: what trains fastest here, measured.
         impl: the backend; "reference": the reference networks and losses.
         auto_resume: resume where there is a run, else begin one.
-        init_from: what a new run's networks begin as, see `munit_fast.train.initial.read_networks`; None: random
-            weights. A resumed run goes on from its own state.
         checkpointing: compute activations again in the backward instead of keeping them.
         save_minutes: between states; the published files follow the configuration.
         keep: states on the disk.
@@ -53,7 +51,6 @@ class TrainOptions:
     threads: int | None = None
     impl: str = "auto"
     auto_resume: bool = False
-    init_from: str | Path | None = None
     checkpointing: bool = False
     save_minutes: float = 15.0
     keep: int = KEEP
@@ -63,6 +60,7 @@ class TrainOptions:
     allow_outside: bool = False
     wandb: str | None = None
     overrides: Sequence[str] = ()
+    init_from: str | Path | None = None
 
 
 @dataclass
