@@ -4,8 +4,8 @@
     python docs/generate.py --check    # fail where one is stale, and change nothing
 
 README's rows, docs/benchmarks and the table in docs/export.md come from benchmarks/results, docs/scaling.md from
-docs/scaling.json, and the tables of metrics in the model card and in docs/demo.md from the JSON files named in the
-comments before them.
+docs/scaling.json, and the tables of metrics in the model card, docs/demo.md and docs/training.md from the JSON files
+named in the comments before them.
 """
 
 from __future__ import annotations
@@ -26,13 +26,16 @@ from munit_fast.benchmarks.tables import exported
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS, README, BENCHMARKS = ROOT / "benchmarks" / "results", ROOT / "README.md", ROOT / "docs" / "benchmarks"
 CARD = ROOT / "munit_fast" / "models" / "pretrained" / "openmoji-lines2color.md"
-TABLE = re.compile(r"<!-- table of (\S+) (.+?) -->\n(.*?)\n<!-- end of table -->", re.DOTALL)
+TABLE = re.compile(r"<!-- table( with errors)? of (\S+) (.+?) -->\n(.*?)\n<!-- end of table -->", re.DOTALL)
 EXPORTED = re.compile(r"(<!-- rows of exported files -->\n).*?(\n<!-- end of rows -->)", re.DOTALL)
 COPY = "copy the input"
 
 
-def metrics_table(columns: list[list[Path]], header: str) -> str:
-    """A row for each metric, a column for each group of runs, and the bounds and baselines of the first run."""
+def metrics_table(columns: list[list[Path]], header: str, errors: bool = False) -> str:
+    """A row for each metric, a column for each group of runs, and the bounds and baselines of the first run.
+
+    errors: with the standard error of each value where there is one.
+    """
     runs = [
         [{row["key"]: row for row in json.loads(path.read_text())["entries"]} for path in group] for group in columns
     ]
@@ -40,9 +43,14 @@ def metrics_table(columns: list[list[Path]], header: str) -> str:
     lines.append("|---" * (4 + len(columns)) + "|")
     rows = sorted(runs[0][0].values(), key=lambda row: "lines" not in _direction(row).split("→")[1])
     for row in rows:
-        values = [", ".join(f"{run[row['key']]['value']:.4g}" for run in group) for group in runs]
+        values = [", ".join(_value(run[row["key"]], errors) for run in group) for group in runs]
         lines.append(_line(row, values))
     return "\n".join(lines)
+
+
+def _value(row: dict[str, Any], errors: bool) -> str:
+    error = f" ± {row['stderr']:.2g}" if errors and row.get("stderr") is not None else ""
+    return f"{row['value']:.4g}{error}"
 
 
 def _direction(row: dict[str, Any]) -> str:
@@ -60,9 +68,9 @@ def _line(row: dict[str, Any], values: list[str]) -> str:
 
 def _with_tables(page: Path) -> str:
     def table(found: re.Match[str]) -> str:
-        columns = [[ROOT / "docs" / name for name in group.split(",")] for group in found[1].split(";")]
+        columns = [[ROOT / "docs" / name for name in group.split(",")] for group in found[2].split(";")]
         begin, end = found[0].splitlines()[0], found[0].splitlines()[-1]
-        return f"{begin}\n\n{metrics_table(columns, found[2])}\n\n{end}"
+        return f"{begin}\n\n{metrics_table(columns, found[3], errors=bool(found[1]))}\n\n{end}"
 
     def rows(found: re.Match[str]) -> str:
         return f"{found[1]}\n{exported(load(RESULTS))}\n{found[2]}"
@@ -88,7 +96,7 @@ def stale() -> list[Path]:
 
 
 def _pages_with_tables() -> list[Path]:
-    return [CARD, ROOT / "docs" / "demo.md", ROOT / "docs" / "export.md"]
+    return [CARD, *(ROOT / "docs" / f"{name}.md" for name in ("demo", "export", "training"))]
 
 
 def write() -> None:

@@ -25,6 +25,10 @@ EXAMPLES = {
         ["data", "--iterations", "2", "--size", "64", "--dim", "4", "--output", "runs"],
         ["runs/outputs/example/index.html", "runs/outputs/example/checkpoints/gen_00000002.pt"],
     ),
+    "finetune.py": (
+        ["--output", "tuned", "--limit", "120", "--iterations", "2"],
+        ["tuned/outputs/dark/index.html", "tuned/outputs/dark/checkpoints/gen_00000002.pt"],
+    ),
     "own_loop.py": (["--steps", "2", "--dim", "4"], []),
     "fuse_cyclegan.py": (["--size", "32", "--channels", "4", "--blocks", "1"], []),
     "interpolate_styles.py": (["--styles", "2", "--steps", "2", "--output", "out.png"], ["out.png"]),

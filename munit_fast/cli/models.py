@@ -133,6 +133,7 @@ def algorithm_of(config: Config, checkpoint: Path, trainer: TrainerName) -> str:
 
 def print_notes(about: Mapping[str, str], console: Console) -> None:
     """Print the licence of weights, and whom to credit, where they are known."""
-    for note in ("licence", "attribution"):
-        if note in about:
-            console.print(f"{note}: {about[note]}", markup=False, soft_wrap=True)
+    from munit_fast.models.portable import licence_lines
+
+    for line in licence_lines(about):
+        console.print(line, markup=False, soft_wrap=True)

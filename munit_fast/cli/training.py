@@ -60,6 +60,15 @@ def train(
     auto_resume: Annotated[
         bool, typer.Option("--auto_resume", help="Resume if there is a run, else start one: for jobs that restart.")
     ] = False,
+    init_from: Annotated[
+        str | None,
+        typer.Option(
+            "--init_from",
+            metavar="FILE|NAME",
+            help="Begin from the networks of a model instead of random weights: a run's folder, a checkpoint, or what "
+            "translate --pretrained takes. A resumed run goes on from its own state.",
+        ),
+    ] = None,
     checkpointing: Annotated[
         bool,
         typer.Option(
@@ -111,6 +120,7 @@ def train(
         threads=threads,
         impl=impl.value,
         auto_resume=auto_resume,
+        init_from=init_from,
         checkpointing=checkpointing,
         save_minutes=save_minutes,
         keep=keep,

@@ -101,6 +101,29 @@ def trainer_of(path: str | Path, content: Any) -> str | None:
     return found.pop() if len(found) == 1 else None
 
 
+def find_discriminators(path: str | Path, content: Any) -> dict[str, dict[str, Any]] | None:
+    """The state_dicts {"a", "b"} of the two discriminators in what a file holds; None where it has no or several pairs.
+
+    Args:
+        path: names the file in messages.
+        content: of `read_content`.
+
+    Raises:
+        CheckpointError: the file holds more names than networks do.
+    """
+    found = NamedValues(path, content.tensors if isinstance(content, TensorFile) else content)
+    networks: dict[Name, _Network] = {}
+    for name, value in found.values.items():
+        at = next((i for i in range(len(name) - 1) if name[i] == "cnns" and name[i + 1].isdigit()), None)
+        if at is not None:
+            networks.setdefault(name[:at], _Network(name[:at])).state[".".join(name[at:])] = value
+    for network in networks.values():
+        _label(network, set())
+    pair = {network.domain: network.state for network in networks.values() if network.domain is not None}
+    groups = {network.group for network in networks.values()}
+    return pair if len(networks) == 2 and len(groups) == 1 and set(pair) == {"a", "b"} else None
+
+
 def join_generators(paths: Sequence[str | Path], contents: Sequence[Any], *, average: bool = True) -> Generators:
     """The generators of two files, domain A's first.
 
@@ -185,8 +208,8 @@ def _choose(networks: list[_Network], average: bool) -> tuple[list[_Network], st
     if len({len(kinds[True]), len(kinds[False])}) == 2:
         return networks, ""
     other = _list(kinds[not average])
-    switch = f"--no-ema takes {other}" if average else f"without --no-ema: {other}"
-    return kinds[average], f", {'their moving average' if average else 'not their moving average'} ({switch})"
+    said = f"their moving average (--no-ema takes {other})" if average else f"not their moving average, {other}"
+    return kinds[average], f", {said}"
 
 
 def _not_a_pair(networks: list[_Network]) -> str:

@@ -79,6 +79,11 @@ def config_text(config: Config) -> str:
     return yaml.safe_dump(config.model_dump(exclude_none=True, exclude=DATA_KEYS), sort_keys=False)
 
 
+def licence_lines(about: Mapping[str, str]) -> list[str]:
+    """The licence of weights, and whom to credit, where they are known: a line each, for whoever loads them."""
+    return [f"{note}: {about[note]}" for note in ("licence", "attribution") if note in about]
+
+
 def _with_background(config: Config, about: Mapping[str, str]) -> Config:
     """The configuration with the grey level that files of earlier versions name in a note, "matte"."""
     text = about.get("matte", "")

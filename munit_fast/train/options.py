@@ -60,6 +60,7 @@ class TrainOptions:
     allow_outside: bool = False
     wandb: str | None = None
     overrides: Sequence[str] = ()
+    init_from: str | Path | None = None
 
 
 @dataclass

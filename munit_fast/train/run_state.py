@@ -177,7 +177,7 @@ def find_state(folder: str | Path) -> LoadedState:
     for iterations in sorted(resumes, reverse=True):
         path = resumes[iterations]
         try:
-            return LoadedState(path, _checked(load_file(path), path), damaged)
+            return LoadedState(path, read_state(path), damaged)
         except CheckpointReadError:  # the file may be as good as ever: going on from an older one would lose work
             raise
         except CheckpointError as error:
@@ -190,7 +190,14 @@ def find_state(folder: str | Path) -> LoadedState:
     return _published(folder)
 
 
-def _checked(state: Any, path: Path) -> dict[str, Any]:
+def read_state(path: Path) -> dict[str, Any]:
+    """What a resume_########.pt holds.
+
+    Raises:
+        CheckpointError: it is missing, damaged or of another program.
+        CheckpointReadError: the disk or memory failed.
+    """
+    state = load_file(path)
     if not isinstance(state, dict) or not isinstance(state.get("checksum"), str):
         raise CheckpointError(f"{path}: not a state of a run")
     content = {key: value for key, value in state.items() if key != "checksum"}

@@ -22,11 +22,12 @@ from munit_fast.train import warm
 from munit_fast.train.changes import RunConfig
 from munit_fast.train.distributed import Ranks
 from munit_fast.train.events import EventLog
+from munit_fast.train.initial import Initial, begin_from
 from munit_fast.train.options import TrainOptions
 from munit_fast.train.run_dir import RunDirectory
 from munit_fast.train.run_state import apply_state, find_state, save_published, state_from_bytes
 from munit_fast.train.speed import choose_threads
-from munit_fast.train.summary import CHANGED
+from munit_fast.train.summary import CHANGED, INITIAL
 from munit_fast.train.trainer import MUNIT_Trainer, UNIT_Trainer
 
 TRAINERS: dict[str, type[MUNIT_Trainer] | type[UNIT_Trainer]] = {"MUNIT": MUNIT_Trainer, "UNIT": UNIT_Trainer}
@@ -43,6 +44,7 @@ class RunSetup:
         trainer: on its device; with several ranks it averages gradients over them.
         batch_size: images of a domain in an iteration on this rank.
         start: the iterations that are done.
+        initial: what the networks began as in this session; None: random weights, or the state of a session before.
     """
 
     def __init__(
@@ -69,6 +71,7 @@ class RunSetup:
             "global_batch": self.batch_size * ranks.size,
             "images": {"A": _image_notes(sources.train_a), "B": _image_notes(sources.train_b)},
         }
+        self.initial: Initial | None = None
         self.start = self._load_newest_state()
         if ranks.size > 1:
             self.trainer.distribute()
@@ -121,6 +124,8 @@ class RunSetup:
                 for reason in loaded.damaged.values():
                     self.events.log("checkpoint", f"{reason}; going on from {loaded.source.name} instead")
                 loaded.move_damaged_aside()
+            if ranks.main and self.options.init_from is not None and loaded is None:
+                self.initial = begin_from(self.trainer, self.options.init_from)  # the others take it in `distribute`
             notes = loaded.state.get("notes") if loaded is not None else None
             if loaded is not None:
                 optimizers = loaded.state.get("optimizers", {})
@@ -189,6 +194,10 @@ class RunSetup:
     def _report_configuration(self) -> None:
         """Print what the configuration does not say of itself, and where a resumed run departs from what it was."""
         decided, resumed = self.decided, self.options.resume
+        if resumed and self.options.init_from is not None:
+            self.console.print(Text(self._unread_model()), soft_wrap=True)
+        for line in self.initial.lines if self.initial is not None else ():
+            self.console.print(Text(line), soft_wrap=True)
         lines = list(decided.notes) + [f"changed: {change}" for change in decided.changes]
         if {"lr", "lr_policy", "step_size", "gamma"} & {change.key for change in decided.changes}:
             rate = self.trainer.gen_opt.param_groups[0]["lr"]
@@ -205,11 +214,24 @@ class RunSetup:
         for line in lines:
             self.console.print(Text(line), soft_wrap=True)
 
+    def _unread_model(self) -> str:
+        """The line on the model that a resumed run was told to begin from."""
+        named = str(self.options.init_from)
+        began = [event.get("from") for event in self.folder.read_events() if event["kind"] == INITIAL]
+        if began and began[-1] == named:
+            return f"this run began from {named}, and goes on from its own state"
+        return (
+            f"--init_from {named} is not read: this run goes on from its own state; to begin from it, choose another "
+            "--output_path"
+        )
+
     def keep_configuration(self, text: str) -> None:
         """Write the run's configuration, and what has changed in it. text: as it was given."""
         if not self.ranks.main:
             return
         self.folder.write_config(self.decided.config, self.decided.algorithm, text)
+        if self.initial is not None:
+            self.folder.append_event({"kind": INITIAL, "iteration": self.start, **self.initial.notes()})
         for change in self.decided.changes:
             self.folder.append_event({"kind": CHANGED, "iteration": self.start, **asdict(change)})
 

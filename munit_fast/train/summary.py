@@ -11,9 +11,11 @@ from typing import Any
 
 from munit_fast.io.atomic import atomic_write_bytes
 from munit_fast.train.run_dir import RunDirectory
+from munit_fast.utils.text import one_line
 
 NAME = "summary.json"
-BEGIN, END, CHANGED = "begin", "end", "changed"  # kinds of events
+BEGIN, END, CHANGED, INITIAL = "begin", "end", "changed", "initial"  # kinds of events
+_NO_FAULTS = (BEGIN, END, CHANGED, INITIAL)
 _PARTS = 10  # of the run, each with its mean losses
 
 
@@ -21,7 +23,8 @@ def write_summary(folder: RunDirectory, iterations: int, about: Mapping[str, Any
     """Write and return the summary of a run after so many iterations.
 
     about: "trainer", the algorithm, and "filled", the values that the configuration did not state.
-    changed: keys of the configuration that a resumed run took over.
+    initial: the model that the run began from, None for random weights; of several beginnings (a run that was killed
+    before it saved begins again) the last. changed: keys of the configuration that a resumed run took over.
     sessions: from which iteration to which each process trained, when it began, and how it ended; how long is not
     known of one that was killed, and `hours` is without it. losses: means over tenths of the iterations,
     {name: [first tenth, …, last tenth]}. Raises FileWriteError.
@@ -31,6 +34,7 @@ def write_summary(folder: RunDirectory, iterations: int, about: Mapping[str, Any
     run = folder.read_run()
     summary = {
         **about,
+        "initial": _initial(events),
         "changed": [
             {key: event.get(key) for key in ("iteration", "key", "old", "new")}
             for event in events
@@ -42,7 +46,7 @@ def write_summary(folder: RunDirectory, iterations: int, about: Mapping[str, Any
         "sessions": sessions,
         "iterations_per_second": _rounded(median([v for _, v in run.get("iterations_per_second", [(0, 0.0)])])),
         "skipped_steps": int(max([v for _, v in run.get("skipped_steps", [(0, 0.0)])])),
-        "faults": dict(Counter(event["kind"] for event in events if event["kind"] not in (BEGIN, END, CHANGED))),
+        "faults": dict(Counter(event["kind"] for event in events if event["kind"] not in _NO_FAULTS)),
         "losses": {name: _tenths(curve, iterations) for name, curve in folder.read_losses().items()},
     }
     atomic_write_bytes(folder.root / NAME, (json.dumps(summary, indent=1) + "\n").encode())
@@ -58,10 +62,24 @@ def describe_run(checkpoint: Path) -> str | None:
         count = len(summary["sessions"])
         return (
             f"{summary['iterations']:,} iterations on {summary['images_of_each_domain']:,} images of each domain, "
-            f"at least {summary['hours']:.1f} hours in {count} session{'' if count == 1 else 's'}"
+            f"at least {summary['hours']:.1f} hours in {count} session{'' if count == 1 else 's'}{_begun(summary)}"
         )
     except (OSError, ValueError, TypeError, KeyError, IndexError):
         return None
+
+
+def _initial(events: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
+    found = [event for event in events if event["kind"] == INITIAL]
+    return {k: v for k, v in found[-1].items() if k not in ("kind", "time", "iteration")} if found else None
+
+
+def _begun(summary: Mapping[str, Any]) -> str:
+    """What the run began from: its licence may bind what came of it."""
+    initial = summary.get("initial")
+    if not isinstance(initial, Mapping):
+        return ""
+    licence = (initial.get("about") or {}).get("licence")
+    return one_line(f", begun from {initial['from']}" + (f" ({licence})" if licence else ""), 500)
 
 
 def _sessions(events: Sequence[Mapping[str, Any]], iterations: int) -> list[dict[str, Any]]:

@@ -35,7 +35,7 @@ from helpers.fuzz_models import folder_inputs, folder_target, portable_inputs, p
 from helpers.fuzz_readers import frames_seeds, netpbm_seeds, png_seeds, reader_target, tiff_seeds, tiff_tags
 from helpers.fuzz_slides import slide_inputs, slide_target
 from helpers.fuzz_sources import archive_target, dataset_inputs, dataset_target, tar_inputs, zip_inputs
-from helpers.fuzz_states import checkpoint_inputs, checkpoint_target
+from helpers.fuzz_states import checkpoint_inputs, checkpoint_target, initial_target
 from helpers.fuzz_volumes import array_inputs, dicom_inputs, nifti_inputs, stack_target
 
 SECONDS = 10.0  # of processor time for one input
@@ -44,6 +44,7 @@ LOADERS: dict[str, tuple[Callable[[Path], Target], Callable[[Path], st.SearchStr
     "config": (config_target, lambda _: config_inputs()),
     "list": (list_target, lambda folder: list_inputs(folder / "root")),
     "checkpoint": (checkpoint_target, lambda _: checkpoint_inputs()),
+    "initial": (initial_target, lambda _: checkpoint_inputs()),
     "foreign": (foreign_target, lambda _: foreign_inputs()),
     "portable": (portable_target, portable_inputs),
     "folder": (folder_target, folder_inputs),

@@ -19,6 +19,7 @@ from helpers.fuzz_inputs import GENERATOR, STEP, Target, check_message, mutate, 
 from munit_fast.config import make_config
 from munit_fast.io.checkpoints import CheckpointError, load_file, load_states
 from munit_fast.models import networks
+from munit_fast.train.initial import begin_from
 from munit_fast.train.run_state import apply_state, checksum, find_state, run_state
 from munit_fast.train.trainer import MUNIT_Trainer
 
@@ -166,6 +167,29 @@ def state_inputs() -> st.SearchStrategy[bytes]:
 
     change = st.tuples(st.integers(0, 10**6), st.integers(0, 99), st.booleans())
     return st.builds(odd, st.lists(change, min_size=1, max_size=3), st.sampled_from([True, True, True, False]))
+
+
+def initial_target(folder: Path) -> Target:
+    trainer = small_trainer()
+    start = copy.deepcopy(trainer.state_dict())
+
+    def run(data: bytes) -> None:
+        for name in ("gen_00000001.pt", "dis_00000001.pt", "run/checkpoints/resume_00000001.pt"):
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            (folder / name).write_bytes(data)
+        for source in ("gen_00000001.pt", "run"):
+            trainer.load_state_dict(start)
+            try:
+                found = begin_from(trainer, folder / source)
+            except CheckpointError as error:
+                check_message(error)
+                changed = [key for key, value in trainer.state_dict().items() if not torch.equal(value, start[key])]
+                assert not changed, "half a model was taken"
+            else:
+                assert all(line.isprintable() and len(line) < 2000 for line in found.lines), found.lines
+                assert all(value.isfinite().all() for value in trainer.state_dict().values())
+
+    return run
 
 
 def checkpoint_target(folder: Path) -> Target:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
+from typing import Any
 
 sys.path[0] = str(Path(__file__).resolve().parents[1])  # the tests; a module beside this one is called html
 
@@ -28,8 +29,10 @@ from munit_fast.train import TrainOptions, train  # noqa: E402
 def main() -> None:
     config, out, trainer = Path(sys.argv[1]), Path(sys.argv[2].format(rank=os.environ["RANK"])), sys.argv[3]
     torch.set_num_threads(1)
-    flags = {"resume": "--resume" in sys.argv, "checkpointing": "--checkpointing" in sys.argv}
+    flags: dict[str, Any] = {"resume": "--resume" in sys.argv, "checkpointing": "--checkpointing" in sys.argv}
     overrides = [flag.removeprefix("--override=") for flag in sys.argv if flag.startswith("--override=")]
+    sources = [flag.removeprefix("--init_from=") for flag in sys.argv if flag.startswith("--init_from=")]
+    flags["init_from"] = sources[0] if sources else None
     options = TrainOptions("small", out, trainer, double=True, amp="off", overrides=overrides, **flags)
     text = config.read_text()
     with pytest.MonkeyPatch.context() as patched:

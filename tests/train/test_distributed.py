@@ -109,6 +109,20 @@ def test_many_ranks_are_one_process_with_their_batch(
 
 
 @pytest.mark.slow
+def test_all_ranks_begin_from_the_model_that_one_reads(
+    small_config: dict[str, Any], picture_folders: Path, tmp_path: Path
+) -> None:
+    source = alone(config(small_config, picture_folders, max_iter=3), tmp_path / "source", "MUNIT", seed=9)
+    values = config(small_config, picture_folders, batch_size=2)
+    one = alone(values, tmp_path / "one", "MUNIT", init_from=source / "outputs/small")
+    two = tmp_path / "two"
+    on_ranks(2, values | {"batch_size": 1}, two, "MUNIT", f"--init_from={source / 'outputs/small'}")
+    compare(two, one)
+    begun = json.loads((two / "outputs/small/summary.json").read_text())["initial"]
+    assert begun["from"] == str(source / "outputs/small") and len(begun["taken"]) == 4
+
+
+@pytest.mark.slow
 def test_all_ranks_take_an_override(small_config: dict[str, Any], picture_folders: Path, tmp_path: Path) -> None:
     """Given to all of them, and kept from the session before, of which only the main rank knows."""
     values = config(small_config, picture_folders, batch_size=2)
