@@ -18,6 +18,8 @@ from munit_fast.config.values import (
     Channels,
     ClassNames,
     Count,
+    Flip,
+    Fraction,
     Section,
     ShownChannels,
     Size,
@@ -81,6 +83,17 @@ class Config(Section):
         new_size_b: The same for domain B.
         crop_image_height: Height of the random crops that are trained on.
         crop_image_width: Their width.
+        flip_a: Directions in which training images of domain A are mirrored at random: "none", "horizontal", as
+            published, "vertical" or "both". Not published.
+        flip_b: The same for domain B.
+        shift_a: Largest random shift of the crops of domain A, as a fraction of their sides. Not published.
+        shift_b: The same for domain B.
+        scale_a: Training images of domain A are enlarged or reduced by a random factor of at most 1 + scale_a. Not
+            published.
+        scale_b: The same for domain B.
+        color_jitter_a: Largest random change of brightness, contrast and saturation in domain A, relative. Not
+            published.
+        color_jitter_b: The same for domain B.
         data_root: A folder with trainA, trainB, testA and testB, or archives of these names; or give folders, or
             folders and lists, one by one.
         data_class_a: The classes that are domain A, where `data_root` has one folder for each class, or is a labelled
@@ -150,6 +163,14 @@ class Config(Section):
     new_size_b: Size | None = None
     crop_image_height: Count = 256
     crop_image_width: Count = 256
+    flip_a: Flip = "horizontal"
+    flip_b: Flip = "horizontal"
+    shift_a: Fraction = 0
+    shift_b: Fraction = 0
+    scale_a: Fraction = 0
+    scale_b: Fraction = 0
+    color_jitter_a: Fraction = 0
+    color_jitter_b: Fraction = 0
     data_root: str | None = None
     data_class_a: ClassNames | None = None
     data_class_b: ClassNames | None = None
