@@ -13,6 +13,7 @@ from munit_fast.config.networks import (
     smallest_discriminator_size,
     smallest_generator_size,
 )
+from munit_fast.config.presets import Preset
 from munit_fast.config.values import (
     Bands,
     Channels,
@@ -33,6 +34,9 @@ class Config(Section):
     """A whole configuration: the published keys, with the published edges2handbags values as defaults.
 
     Attributes:
+        preset: "published", "improved" or "small_data": a set of values for keys that are not given. Not published.
+        preset_keys: Of a complete configuration, the keys that its preset gave; where it is there, the preset gives
+            nothing more. Not published.
         trainer: "MUNIT" or "UNIT": the algorithm that the configuration is for. Not published.
         image_save_iter: Iterations between pictures that are kept.
         image_display_iter: Iterations between updates of the current picture.
@@ -110,6 +114,8 @@ class Config(Section):
         data_list_test_b: Text file of the test images of domain B, a name in that folder on each line.
     """
 
+    preset: Preset | None = None
+    preset_keys: list[str] | None = None
     trainer: Literal["MUNIT", "UNIT"] | None = None
 
     # Logging and files, in iterations.
