@@ -81,6 +81,7 @@ def test_a_preset_beside_a_text_goes_before_the_one_inside() -> None:
     assert (
         found.preset == "small_data" and found.lr == 0.02 and found.gen.n_downsample == 1 and found.dis.norm == "none"
     )
+    assert parse_config("preset: improved\npreset_keys: []", preset="small_data").lr == PRESETS["small_data"]["lr"]
     assert parse_config(text) == make_config({"preset": "improved", "lr": 0.02})
 
 

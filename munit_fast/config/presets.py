@@ -45,7 +45,7 @@ def filled(values: Mapping[str, Any]) -> Mapping[str, Any]:
     if not isinstance(preset, str) or preset not in PRESETS or values.get("preset_keys") is not None:
         return values
     made, keys = dict(values), []
-    for key, value in PRESETS[preset].items():  # type: ignore[index]
+    for key, value in PRESETS[preset].items():
         section, _, name = key.rpartition(".")
         inside = made if not section else made.get(section, {})
         if not isinstance(inside, Mapping) or name in inside:
