@@ -36,11 +36,11 @@ class Augmentation:
         """A part of an image, changed as `key` decides.
 
         The image is mirrored. A window, the crop divided by the drawn factor and rounded to whole pixels, is put at a
-        random place inside it (around it, where the window is the larger one) and shifted; what it has beyond the
-        edge is the image's reflection. It is resampled at most once, to the crop, by bicubic interpolation with
-        antialiasing. Then with x the values from 0 (black) to 1 and drawn factors b, c and s: x ← b x;
-        x ← m + c (x - m), where m is the mean of a channel; and of three channels x ← y + s (x - y), where y is the
-        luma of a pixel. Values beyond the range are clamped.
+        random place inside it (around it, where the window is the larger one) and shifted; what it has beyond an
+        edge is the edge's colour where that is one, as of paper, else the image's reflection. It is resampled at most
+        once, to the crop, by bicubic interpolation with antialiasing. Then with x the values from 0 (black) to 1 and
+        drawn factors b, c and s: x ← b x; x ← m + c (x - m), where m is the mean of a channel; and of three channels
+        x ← y + s (x - y), where y is the luma of a pixel. Values beyond the range are clamped.
 
         Args:
             array: [H, W, C] uint8 | uint16 | float32, at least as large as the crop.
@@ -58,8 +58,8 @@ class Augmentation:
             array = array[::-1]
         factor = (1 + self.scale) ** _symmetric(zoom)
         height, width = (round(side / factor) for side in crop)
-        rows = _span(array.shape[0], height, top, self.shift * _symmetric(down))
-        columns = _span(array.shape[1], width, left, self.shift * _symmetric(right))
+        rows = _span(array, 0, height, top, self.shift * _symmetric(down))
+        columns = _span(array, 1, width, left, self.shift * _symmetric(right))
         image = to_model_range(array[rows][:, columns])
         if (height, width) != crop:
             image = F.interpolate(image[None], crop, mode="bicubic", antialias=True)[0].clamp_(-1, 1)
@@ -74,15 +74,24 @@ def _symmetric(word: int) -> float:
     return (word >> 11) * 2.0**-52 - 1
 
 
-def _span(length: int, size: int, word: int, shift: float) -> slice | np.ndarray:
-    """The rows of an image of `length` rows that a window of `size` shows; shift: as a fraction of the window."""
+def _span(array: Array, axis: int, size: int, word: int, shift: float) -> slice | np.ndarray:
+    """The rows (axis 0) or columns (1) that a window of `size` of them shows; shift: as a fraction of the window."""
+    length = array.shape[axis]
     spare = length - size
     start = word % (spare + 1) if spare >= 0 else -(word % (1 - spare))
     start += round(shift * size)
     if start >= 0 and start + size <= length:
         return slice(start, start + size)
-    place = np.arange(start, start + size) % (2 * length)
-    return np.minimum(place, 2 * length - 1 - place)
+    place = np.arange(start, start + size)
+    reflected = np.minimum(place % (2 * length), -(place + 1) % (2 * length))
+    before, behind = (_is_plain(array.take(end, axis)) for end in (0, -1))
+    plain = ((place < 0) & before) | ((place >= length) & behind)
+    return np.where(plain, place.clip(0, length - 1), reflected)
+
+
+def _is_plain(edge: Array) -> bool:
+    """Whether the pixels [N, C] are all the same."""
+    return bool((edge == edge[0]).all())
 
 
 def _jittered(image: Tensor, brightness: float, contrast: float, saturation: float) -> Tensor:

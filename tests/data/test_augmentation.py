@@ -66,6 +66,7 @@ def expected(array: np.ndarray, crop: tuple[int, int], found: Augmentation, seed
         values = values[:, ::-1]
     if found.flip in ("vertical", "both") and words[0] & 2:
         values = values[::-1]
+    whole = values
     factor = math.exp(math.log(1 + found.scale) * signs[5])
     for axis in (0, 1):
         size, length = round(crop[axis] / factor), values.shape[axis]
@@ -73,8 +74,11 @@ def expected(array: np.ndarray, crop: tuple[int, int], found: Augmentation, seed
         place = low + words[1 + axis] % (high + 1) if low == 0 else -(words[1 + axis] % (1 - low))
         place += round(found.shift * signs[3 + axis] * size)
         margin = 3 * length
-        widths = [(margin, margin) if a == axis else (0, 0) for a in range(3)]
-        values = np.pad(values, widths, mode="symmetric").take(range(margin + place, margin + place + size), axis)
+        for end in (0, -1):
+            plain = np.ptp(whole.take(end, axis), axis=0).max() == 0
+            widths = [((margin, 0) if end == 0 else (0, margin)) if a == axis else (0, 0) for a in range(3)]
+            values = np.pad(values, widths, mode="edge" if plain else "symmetric")
+        values = values.take(range(margin + place, margin + place + size), axis)
     values = np.einsum(
         "ih,hwc,jw->cij",
         *(resampling(*pair) for pair in [(values.shape[0], crop[0])]),
@@ -111,6 +115,22 @@ def test_each_alone_against_a_plain_formula(name: str) -> None:
         assert torch.allclose(found.double(), torch.from_numpy(expected(array, CROP, alone, key(i))), atol=3e-5)
         changed += not torch.equal(found, Augmentation("none").random_crop(array, CROP, key(i)))
     assert changed > 8
+
+
+@pytest.mark.parametrize("edge", ["top", "left", "all"])
+def test_paper_goes_on_as_paper(edge: str) -> None:
+    """Beyond an edge of one colour there is that colour, though lines are near it."""
+    array = noise(24, 20, 3)
+    for place in ("top", "left", "bottom", "right") if edge == "all" else (edge,):
+        turns = {"top": 0, "left": 1, "bottom": 2, "right": 3}[place]
+        np.rot90(array, -turns)[:1] = (250, 240, 230)
+    moved = Augmentation("none", 0.4, 0.3)
+    for i in range(15):
+        found = moved.random_crop(array, CROP, key(i))
+        assert torch.allclose(found.double(), torch.from_numpy(expected(array, CROP, moved, key(i))), atol=3e-5)
+    if edge == "all":
+        shifted = Augmentation("none", 0.9).random_crop(array, CROP, key(3))
+        assert (shifted == to_model_range(array[:1, :1])).all(dim=0).float().mean() > 0.3
 
 
 def test_nothing_is_blurred_without_scale() -> None:
