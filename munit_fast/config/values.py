@@ -50,7 +50,7 @@ def _value_range(value: Any) -> str | list[float]:
             level, width = map(float, window)
             value = [level - width / 2, level + width / 2]
         low, high = (float(number) for number in value) if isinstance(value, (list, tuple)) else (0.0, 0.0)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         low, high = 0.0, 0.0
     if not (low < high and math.isfinite(low) and math.isfinite(high)):
         raise ValueError(
