@@ -68,6 +68,7 @@ def test_every_problem_gets_one_line_with_its_key() -> None:
         ({"input_dim_a": 0}, ["input_dim_a: ", "1", "got 0"]),
         ({"lr": float("nan")}, ["lr: "]),
         ({"batch_size": True}, ["batch_size: "]),
+        ({"range_a": [0, 10**400]}, ["range_a: ", "low < high"]),
     ],
 )
 def test_impossible_values(values: dict[str, Any], words: list[str]) -> None:

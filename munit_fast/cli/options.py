@@ -20,6 +20,14 @@ class TrainerName(str, Enum):
     UNIT = "UNIT"
 
 
+class PresetName(str, Enum):
+    """The sets of values in munit_fast.config.presets."""
+
+    published = "published"
+    improved = "improved"
+    small_data = "small_data"
+
+
 DeviceOption = Annotated[str, typer.Option("--device", help="auto (a GPU if there is one), cpu, cuda or cuda:N.")]
 
 

@@ -15,6 +15,7 @@ from munit_fast.cli.options import (
     DeviceOption,
     Impl,
     ImplOption,
+    PresetName,
     TrainerName,
     TrainerOption,
     find_device,
@@ -94,6 +95,10 @@ def train(
     ] = 0,
     allow_outside: AllowOutsideOption = False,
     wandb: Annotated[str | None, typer.Option(help="Also log to this Weights & Biases project.")] = None,
+    preset: Annotated[
+        PresetName | None,
+        typer.Option(help="A set of values for the keys that the configuration does not give; see its key preset."),
+    ] = None,
     override: Annotated[
         list[str] | None,
         typer.Option(
@@ -108,7 +113,7 @@ def train(
 
     console = new_console()
     text = read_config(config)
-    cfg = parse_config(text, source=str(config))
+    cfg = parse_config(text, source=str(config), preset=preset and preset.value)
     options = TrainOptions(
         config.stem,
         output_path,

@@ -14,9 +14,11 @@ from munit_fast.config.networks import (
     smallest_discriminator_size,
     smallest_generator_size,
 )
+from munit_fast.config.presets import PRESETS
 
 __all__ = [
     "MAX_BYTES",
+    "PRESETS",
     "Config",
     "ConfigError",
     "DiscriminatorConfig",

@@ -12,6 +12,7 @@ from pydantic import BaseModel, ValidationError
 from munit_fast.config.errors import ConfigError
 from munit_fast.config.keys import Config
 from munit_fast.config.networks import DiscriminatorConfig, GeneratorConfig
+from munit_fast.config.presets import filled
 from munit_fast.config.values import printed, shortened, shown
 from munit_fast.utils.text import read_bounded
 
@@ -19,11 +20,12 @@ from munit_fast.utils.text import read_bounded
 MAX_BYTES, MAX_VALUES, MAX_PROBLEMS = 2**16, 2000, 20
 
 
-def load_config(path: str | Path) -> Config:
+def load_config(path: str | Path, preset: str | None = None) -> Config:
     """Read and check a configuration file.
 
     Args:
         path: A YAML file with the published keys; what is left out has its default.
+        preset: Instead of the one that the file names.
 
     Returns:
         The configuration.
@@ -31,7 +33,7 @@ def load_config(path: str | Path) -> Config:
     Raises:
         ConfigError: The file is missing or no YAML, has an unknown key or an impossible value; one line per problem.
     """
-    return parse_config(read_config(path), source=str(path))
+    return parse_config(read_config(path), source=str(path), preset=preset)
 
 
 def read_config(path: str | Path) -> str:
@@ -45,7 +47,7 @@ def read_config(path: str | Path) -> str:
         raise ConfigError(f"{path}: cannot be read as a text file: {error}") from None
 
 
-def parse_config(text: str, source: str = "configuration") -> Config:
+def parse_config(text: str, source: str = "configuration", preset: str | None = None) -> Config:
     """Check the text of a YAML configuration.
 
     Only plain values are read, and few of them: a text of some lines could ask for objects, for millions of values
@@ -54,6 +56,7 @@ def parse_config(text: str, source: str = "configuration") -> Config:
     Args:
         text: The YAML text.
         source: Where it is from, for error messages.
+        preset: Instead of the one that the text names.
 
     Raises:
         ConfigError: As `load_config`.
@@ -68,6 +71,8 @@ def parse_config(text: str, source: str = "configuration") -> Config:
         raise ConfigError(f"{source}: not valid YAML: {shortened(' '.join(str(error).split()))}") from None
     if not isinstance(values, dict):
         raise ConfigError(f"{source}: a configuration is a list of `key: value` lines; found {type(values).__name__}")
+    if preset is not None:
+        values = {key: value for key, value in values.items() if key != "preset_keys"} | {"preset": preset}
     return make_config(values, source=source)
 
 
@@ -96,7 +101,7 @@ def make_config(values: dict[str, Any], source: str = "configuration") -> Config
     """Check a mapping of the published keys.
 
     Args:
-        values: The keys and plain values; what is left out has its default.
+        values: The keys and plain values; what is left out has the value of the preset, or else its default.
         source: Where they are from, for error messages.
 
     Returns:
@@ -107,7 +112,7 @@ def make_config(values: dict[str, Any], source: str = "configuration") -> Config
             would work.
     """
     try:
-        return Config.model_validate(values)
+        return Config.model_validate(filled(values))
     except ValidationError as error:
         problems = error.errors()
         lines = [f"{source}: {_explain(problem)}" for problem in problems[:MAX_PROBLEMS]]

@@ -13,11 +13,14 @@ from munit_fast.config.networks import (
     smallest_discriminator_size,
     smallest_generator_size,
 )
+from munit_fast.config.presets import Preset
 from munit_fast.config.values import (
     Bands,
     Channels,
     ClassNames,
     Count,
+    Flip,
+    Fraction,
     Section,
     ShownChannels,
     Size,
@@ -31,6 +34,9 @@ class Config(Section):
     """A whole configuration: the published keys, with the published edges2handbags values as defaults.
 
     Attributes:
+        preset: "published", "improved" or "small_data": a set of values for keys that are not given. Not published.
+        preset_keys: Of a complete configuration, the keys that its preset gave; where it is there, the preset gives
+            nothing more. Not published.
         trainer: "MUNIT" or "UNIT": the algorithm that the configuration is for. Not published.
         image_save_iter: Iterations between pictures that are kept.
         image_display_iter: Iterations between updates of the current picture.
@@ -81,6 +87,17 @@ class Config(Section):
         new_size_b: The same for domain B.
         crop_image_height: Height of the random crops that are trained on.
         crop_image_width: Their width.
+        flip_a: Directions in which training images of domain A are mirrored at random: "none", "horizontal", as
+            published, "vertical" or "both". Not published.
+        flip_b: The same for domain B.
+        shift_a: Largest random shift of the crops of domain A, as a fraction of their sides. Not published.
+        shift_b: The same for domain B.
+        scale_a: Training images of domain A are enlarged or reduced by a random factor of at most 1 + scale_a. Not
+            published.
+        scale_b: The same for domain B.
+        color_jitter_a: Largest random change of brightness, contrast and saturation in domain A, relative. Not
+            published.
+        color_jitter_b: The same for domain B.
         data_root: A folder with trainA, trainB, testA and testB, or archives of these names; or give folders, or
             folders and lists, one by one.
         data_class_a: The classes that are domain A, where `data_root` has one folder for each class, or is a labelled
@@ -97,6 +114,8 @@ class Config(Section):
         data_list_test_b: Text file of the test images of domain B, a name in that folder on each line.
     """
 
+    preset: Preset | None = None
+    preset_keys: list[str] | None = None
     trainer: Literal["MUNIT", "UNIT"] | None = None
 
     # Logging and files, in iterations.
@@ -150,6 +169,14 @@ class Config(Section):
     new_size_b: Size | None = None
     crop_image_height: Count = 256
     crop_image_width: Count = 256
+    flip_a: Flip = "horizontal"
+    flip_b: Flip = "horizontal"
+    shift_a: Fraction = 0
+    shift_b: Fraction = 0
+    scale_a: Fraction = 0
+    scale_b: Fraction = 0
+    color_jitter_a: Fraction = 0
+    color_jitter_b: Fraction = 0
     data_root: str | None = None
     data_class_a: ClassNames | None = None
     data_class_b: ClassNames | None = None

@@ -13,6 +13,8 @@ from munit_fast.utils.text import printable
 Activation = Literal["relu", "lrelu", "prelu", "selu", "tanh", "none"]
 Padding = Literal["reflect", "replicate", "zero"]
 Count = Annotated[int, Field(ge=1)]
+Flip = Literal["none", "horizontal", "vertical", "both"]
+Fraction = Annotated[float, Field(ge=0, lt=1)]
 Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Channels = Annotated[int, Field(ge=1, le=1024)]
 Bands = Annotated[list[Annotated[str, Field(min_length=1, max_length=64)]], Field(min_length=1, max_length=1024)]
@@ -48,7 +50,7 @@ def _value_range(value: Any) -> str | list[float]:
             level, width = map(float, window)
             value = [level - width / 2, level + width / 2]
         low, high = (float(number) for number in value) if isinstance(value, (list, tuple)) else (0.0, 0.0)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         low, high = 0.0, 0.0
     if not (low < high and math.isfinite(low) and math.isfinite(high)):
         raise ValueError(

@@ -4,9 +4,11 @@
 ``picture``, with what its values mean; ``values`` brings it to the networks' channels and range; ``images`` does all
 three for one file, resizes and saves, and ``grid`` joins several. ``datasets`` holds the images of a domain;
 ``configured`` opens those that a configuration names; ``unpaired`` draws endless unpaired training batches from two
-domains. ``prepare`` makes complete data sets in the folder layout trainA, trainB, testA, testB.
+domains, changed by ``augmentation``. ``prepare`` makes complete data sets in the folder layout trainA, trainB, testA,
+testB.
 """
 
+from munit_fast.data.augmentation import Augmentation
 from munit_fast.data.datasets import ImageSet, centre_crop, display_images
 from munit_fast.data.grid import make_grid
 from munit_fast.data.images import (
@@ -29,6 +31,7 @@ from munit_fast.data.values import PixelFormat, to_bytes
 __all__ = [
     "IMAGE_EXTENSIONS",
     "MAX_PIXELS",
+    "Augmentation",
     "DatasetError",
     "FileSource",
     "ImageError",

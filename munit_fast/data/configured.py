@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Literal, NamedTuple
 
 from munit_fast.config import Config, ConfigError
+from munit_fast.data.augmentation import Augmentation
 from munit_fast.data.datasets import ImageSet
 from munit_fast.data.measure import resolve_ranges
 from munit_fast.data.picture import ImageError
@@ -102,6 +103,11 @@ def pixel_format(cfg: Config, domain: str) -> PixelFormat:
     """How the images of domain "a" or "b" become arrays. Raises ConfigError where a range is still to be measured."""
     channels: int = getattr(cfg, f"input_dim_{domain}")
     return PixelFormat(channels, cfg.limits(domain), cfg.background, domain)
+
+
+def augmentation(cfg: Config, domain: str) -> Augmentation:
+    """How the training images of domain "a" or "b" are changed."""
+    return Augmentation(**{key.name: getattr(cfg, f"{key.name}_{domain}") for key in fields(Augmentation)})
 
 
 def with_bands(source: ImageSource, cfg: Config, domain: str) -> ImageSource:

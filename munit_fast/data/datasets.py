@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from munit_fast.data.augmentation import AS_PUBLISHED, Augmentation
 from munit_fast.data.images import resize_short_side, to_model_range
 from munit_fast.data.picture import Array, ImageError
 from munit_fast.data.readers import naming
@@ -118,8 +119,14 @@ class ImageSet:
         return sum(sizes) * len(self) // max(1, len(sizes))
 
 
-def train_crop(image_set: ImageSet, i: int, crop: tuple[int, int], key: np.random.SeedSequence) -> Tensor:
-    """Image ``i`` for training: resized, flipped with probability ½, cropped at random, as ``key`` decides.
+def train_crop(
+    image_set: ImageSet,
+    i: int,
+    crop: tuple[int, int],
+    key: np.random.SeedSequence,
+    augmentation: Augmentation = AS_PUBLISHED,
+) -> Tensor:
+    """Image ``i`` for training: resized, then augmented and cropped at random, as ``key`` decides.
 
     The specification flips before it resizes. Here the resized image comes first, because it can be kept in
     memory: a bilinear resize weighs left and right alike, so the two orders agree (to one level of rounding).
@@ -128,7 +135,8 @@ def train_crop(image_set: ImageSet, i: int, crop: tuple[int, int], key: np.rando
         image_set: the images.
         i: the image's index.
         crop: height and width of the result.
-        key: decides flip and place; the same key gives the same crop.
+        key: decides flip, place and everything else; the same key gives the same crop.
+        augmentation: what is changed besides the place; as published, images are flipped with probability ½.
 
     Returns:
         [C, crop height, crop width] float32 in -1..1.
@@ -137,12 +145,8 @@ def train_crop(image_set: ImageSet, i: int, crop: tuple[int, int], key: np.rando
         ImageError: the image cannot be read or is smaller than the crop.
     """
     array = image_set.image(i)
-    spare_y, spare_x = _spare(image_set, i, array, crop)
-    # Bare words of the seed sequence: unlike a Generator's methods, they are the same in every NumPy.
-    flip, top, left = (int(word) for word in key.generate_state(3, np.uint64))
-    if flip % 2:
-        array = array[:, ::-1]
-    return _cropped(array, top % (spare_y + 1), left % (spare_x + 1), crop)
+    _spare(image_set, i, array, crop)
+    return augmentation.random_crop(array, crop, key)
 
 
 def centre_crop(image_set: ImageSet, i: int, crop: tuple[int, int]) -> Tensor:
@@ -161,7 +165,8 @@ def centre_crop(image_set: ImageSet, i: int, crop: tuple[int, int]) -> Tensor:
     """
     array = image_set.image(i)
     spare_y, spare_x = _spare(image_set, i, array, crop)
-    return _cropped(array, round(spare_y / 2), round(spare_x / 2), crop)
+    top, left = round(spare_y / 2), round(spare_x / 2)
+    return to_model_range(array[top : top + crop[0], left : left + crop[1]])
 
 
 def display_images(
@@ -202,7 +207,7 @@ def check_crops(image_set: ImageSet, crop: tuple[int, int]) -> None:
 
 
 def _spare(image_set: ImageSet, i: int, array: Array, crop: tuple[int, int]) -> tuple[int, int]:
-    """How many rows and columns the crop leaves over."""
+    """How many rows and columns the crop leaves over. Raises ImageError where it does not fit."""
     height, width = array.shape[:2]
     if crop[0] > height or crop[1] > width:
         kept = image_set.short_side is None
@@ -212,10 +217,6 @@ def _spare(image_set: ImageSet, i: int, array: Array, crop: tuple[int, int]) -> 
             f"crop of {crop[1]}x{crop[0]}; lower crop_image_width and crop_image_height, or {way} new_size"
         )
     return height - crop[0], width - crop[1]
-
-
-def _cropped(array: Array, top: int, left: int, crop: tuple[int, int]) -> Tensor:
-    return to_model_range(array[top : top + crop[0], left : left + crop[1]])
 
 
 def _in_threads(read: Callable[[int], _T], count: int) -> list[_T]:

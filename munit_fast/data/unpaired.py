@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from munit_fast.data.augmentation import AS_PUBLISHED, Augmentation
 from munit_fast.data.datasets import ImageSet, check_crops, shuffled, train_crop
 from munit_fast.data.picture import ImageError
 
@@ -34,10 +35,10 @@ class UnpairedBatches:
     """Endless pairs of unpaired batches (x_a, x_b), each [batch_size, C, H, W] float32 in -1..1.
 
     Every epoch shuffles each domain anew and runs until the shorter one is used up; what does not fill a
-    batch is left out. The order is a function of (seed, epoch, domain), and a sample's flip and crop are a function of
-    (seed, epoch, domain, position in the epoch), through NumPy's ``SeedSequence``. So a run resumed at iteration k
-    gets bit for bit what the uninterrupted run got there, for every number of workers. PyTorch's global random
-    generator is not used.
+    batch is left out. The order is a function of (seed, epoch, domain), and a sample's crop and augmentation are a
+    function of (seed, epoch, domain, position in the epoch), through NumPy's ``SeedSequence``. So a run resumed at
+    iteration k gets bit for bit what the uninterrupted run got there, for every number of workers. PyTorch's global
+    random generator is not used.
 
     With several ranks the global batch has ``batch_size * world_size`` images and each rank takes its slice.
 
@@ -57,6 +58,8 @@ class UnpairedBatches:
         rank: of this process in data-parallel training.
         world_size: number of such processes.
         report: takes a line for each image that was replaced, once a file, and for each loader restarted.
+        augmentation_a: how the images of A are changed; as published, they are flipped with probability ½.
+        augmentation_b: the same for B.
 
     Attributes:
         iterations_per_epoch: batches per epoch.
@@ -81,6 +84,8 @@ class UnpairedBatches:
         rank: int = 0,
         world_size: int = 1,
         report: Callable[[str], None] | None = None,
+        augmentation_a: Augmentation = AS_PUBLISHED,
+        augmentation_b: Augmentation = AS_PUBLISHED,
     ) -> None:
         if batch_size < 1 or num_workers < 0 or start_iteration < 0 or not 0 <= rank < world_size:
             raise ValueError(
@@ -91,7 +96,8 @@ class UnpairedBatches:
         self._sets = (set_a, set_b)
         for image_set, crop in zip(self._sets, (crop_a, crop_b), strict=True):
             _check_set(image_set, crop, batch_size, world_size)
-        self._samples = _Samples(self._sets, (crop_a, crop_b), seed, replace=report is not None)
+        augmentations = (augmentation_a, augmentation_b)
+        self._samples = _Samples(self._sets, (crop_a, crop_b), augmentations, seed, replace=report is not None)
         self._report = report
         self._reported: set[tuple[int, int]] = set()
         self._schedule = _Schedule((len(set_a), len(set_b)), batch_size, seed, rank, world_size)
@@ -225,8 +231,16 @@ class _Schedule:
 class _Samples(Dataset[_Sample]):
     """Training samples by key; runs in the workers."""
 
-    def __init__(self, sets: tuple[ImageSet, ImageSet], crops: tuple[Crop, Crop], seed: int, replace: bool) -> None:
-        self._sets, self._crops, self._seed, self._replace = sets, crops, seed, replace
+    def __init__(
+        self,
+        sets: tuple[ImageSet, ImageSet],
+        crops: tuple[Crop, Crop],
+        augmentations: tuple[Augmentation, Augmentation],
+        seed: int,
+        replace: bool,
+    ) -> None:
+        self._sets, self._crops, self._augmentations = sets, crops, augmentations
+        self._seed, self._replace = seed, replace
 
     def __getitem__(self, key: _Key) -> _Sample:
         sample = self._read(key)
@@ -243,7 +257,8 @@ class _Samples(Dataset[_Sample]):
     def _read(self, key: _Key) -> _Sample:
         stream = _stream(self._seed, _AUGMENT, key.epoch, key.domain, key.position)
         try:
-            content = train_crop(self._sets[key.domain], key.number, self._crops[key.domain], stream)
+            of_domain = self._crops[key.domain], stream, self._augmentations[key.domain]
+            content = train_crop(self._sets[key.domain], key.number, *of_domain)
         except ImageError as error:
             return _Sample(key.domain, _Failure(str(error), (key.domain, key.number)))
         return _Sample(key.domain, content)

@@ -55,7 +55,7 @@ def given(config: Config) -> dict[str, Any]:
 
 
 def with_values(config: Config, values: Mapping[str, Any], source: str = "configuration") -> Config:
-    """The configuration with other values.
+    """The configuration with other values. A key that is among them is no longer one of its preset.
 
     Args:
         config: The configuration.
@@ -65,7 +65,10 @@ def with_values(config: Config, values: Mapping[str, Any], source: str = "config
     Raises:
         ConfigError: As `make_config`.
     """
-    return make_config(nested(given(config) | dict(values)), source=source)
+    changed = given(config) | dict(values)
+    if "preset_keys" not in values and config.preset_keys:
+        changed["preset_keys"] = [key for key in config.preset_keys if key not in values]
+    return make_config(nested(changed), source=source)
 
 
 def stated_algorithm(config: Config) -> tuple[str, str] | None:
@@ -128,6 +131,12 @@ def filled_values(config: Config, algorithm: str) -> dict[str, Any]:
     needed = {key for key in complete_values(config, algorithm) if "." in key} | _PUBLISHED | {*ONLY[algorithm]}
     values = complete_values(config, algorithm).items()
     return {key: value for key, value in values if key in needed and key not in keys}
+
+
+def preset_values(config: Config) -> dict[str, Any]:
+    """The values that the preset gave, by whole keys."""
+    values = flat(config.model_dump(mode="json"))
+    return {key: values[key] for key in config.preset_keys or () if key in values}
 
 
 def complete_values(config: Config, algorithm: str) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from munit_fast.train.run_dir import RunDirectory
 # What may change between two sessions: how much is logged, saved and shown, where the run ends, and test images.
 FREE = {
     *("max_iter", "log_iter", "image_save_iter", "image_display_iter", "snapshot_save_iter", "display_size"),
-    *("num_workers", "show_channels_a", "show_channels_b"),
+    *("num_workers", "show_channels_a", "show_channels_b", "preset"),
     *(f"data_{kind}_test_{domain}" for kind in ("folder", "list") for domain in "ab"),
 }
 TRAINING_IMAGES = {"data_root", *(f"data_{k}_train_{domain}" for k in ("folder", "list") for domain in "ab")}
@@ -130,6 +130,10 @@ def override(config: Config, assignments: Sequence[str]) -> tuple[Config, set[st
         key = key.strip()
         if not equals or not key or len(text) > MAX_BYTES:
             raise ConfigError(f"--override {assignment[:100]}: write KEY=VALUE, as in --override lr=5e-5")
+        if key in ("preset", "preset_keys"):
+            raise ConfigError(
+                f"--override {assignment[:100]}: give --preset NAME, which fills what the file leaves out"
+            )
         if key in ("gen", "dis") or ("." in key and key.partition(".")[0] not in ("gen", "dis")):
             raise ConfigError(f"--override {assignment[:100]}: KEY is a key, gen.KEY or dis.KEY")
         try:
@@ -162,7 +166,8 @@ def configure(config: Config, asked: str, overrides: Sequence[str], folder: RunD
         found.notes.append(f"{problem}; what has changed since is not known")
     found.complete = old is not None and old.trainer is not None
     if old is not None:
-        _compare(found, old, folder.read_given())
+        # --preset is no part of the file that was given; the same one now fills it again.
+        _compare(found, old, folder.read_given(config.preset if config.preset == old.preset else None))
     return found
 
 
@@ -190,12 +195,13 @@ def _compare(found: RunConfig, old: Config, file_before: Config | None) -> None:
     for key, value in now.items():
         # A key of the other algorithm only is not there, and one that this version has not known has its default.
         was = before.get(key, value)
-        if value == was:
+        if value == was or key == "preset_keys":  # which say where values are from, and change none
             continue
         change = Change(key, was, value)
         if key not in overridden and key in said_before and said_before[key] == value:
             found.kept[key] = was
-            if value != "auto":
+            told = "preset" in found.kept and key in (old.preset_keys or ())
+            if value != "auto" and not told:
                 found.notes.append(f"{key}: {_shown(was)} is kept, as this run was told; the file has {_shown(value)}")
         elif _of_networks(key):
             refused.append(f"{change}: a run keeps its networks; put the old value back, or begin another run")
@@ -207,6 +213,8 @@ def _compare(found: RunConfig, old: Config, file_before: Config | None) -> None:
             refused.append(change.refusal())
     if refused:
         raise ConfigError("\n".join(refused))
+    if found.kept.get("preset"):
+        found.kept["preset_keys"] = old.preset_keys
     if found.kept:
         found.config = with_values(found.config, found.kept)
 

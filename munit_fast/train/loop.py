@@ -15,7 +15,7 @@ from torch import Tensor
 
 from munit_fast.config import Config
 from munit_fast.data import ImageSet, UnpairedBatches, display_images
-from munit_fast.data.configured import Sources, open_sources
+from munit_fast.data.configured import Sources, augmentation, open_sources
 from munit_fast.pages.training import TrainingStatus, find_grids, write_training_page
 from munit_fast.train.changes import RunConfig, configure, follow
 from munit_fast.train.distributed import Ranks, process_group, restarted
@@ -153,6 +153,8 @@ class _Run:
             rank=ranks.rank,
             world_size=ranks.size,
             report=self.events.log_data,
+            augmentation_a=augmentation(cfg, "a"),
+            augmentation_b=augmentation(cfg, "b"),
         )
         if not ranks.main:
             return

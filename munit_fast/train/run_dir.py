@@ -137,10 +137,13 @@ class RunDirectory:
         except ConfigError as error:
             return None, str(error).partition("\n")[0] if self._config.exists() else ""
 
-    def read_given(self) -> Config | None:
-        """The configuration that the run's last session was given; None where that is not known."""
+    def read_given(self, preset: str | None = None) -> Config | None:
+        """The configuration that the run's last session was given; None where that is not known.
+
+        preset: instead of the one that the file names.
+        """
         try:
-            return load_config(self._given)
+            return load_config(self._given, preset)
         except ConfigError:
             return None
 

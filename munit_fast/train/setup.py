@@ -16,7 +16,7 @@ from rich.text import Text
 from munit_fast.amp import Workload, amp_dtype, resolve
 from munit_fast.data import ImageSet
 from munit_fast.data.configured import Sources
-from munit_fast.models.algorithm import filled_values, stated_algorithm, unread_keys
+from munit_fast.models.algorithm import filled_values, preset_values, stated_algorithm, unread_keys
 from munit_fast.reference.trainers import learning_rate
 from munit_fast.train import warm
 from munit_fast.train.changes import RunConfig
@@ -207,10 +207,10 @@ class RunSetup:
             lines.append(f"training UNIT, since the configuration is one for it: {stated[1]}")
         if unread := unread_keys(decided.config, decided.algorithm):
             lines.append(f"{decided.algorithm} does not read {', '.join(unread)}")
+        if decided.config.preset and not resumed:
+            lines.append(f"filled by preset {decided.config.preset}: {_listed(preset_values(decided.config))}")
         if (filled := self.about["filled"]) and not resumed:
-            lines.append(
-                "not in the configuration, so as by default: " + ", ".join(f"{k} {v}" for k, v in filled.items())
-            )
+            lines.append(f"not in the configuration, so as by default: {_listed(filled)}")
         for line in lines:
             self.console.print(Text(line), soft_wrap=True)
 
@@ -234,6 +234,10 @@ class RunSetup:
             self.folder.append_event({"kind": INITIAL, "iteration": self.start, **self.initial.notes()})
         for change in self.decided.changes:
             self.folder.append_event({"kind": CHANGED, "iteration": self.start, **asdict(change)})
+
+
+def _listed(values: Mapping[str, Any]) -> str:
+    return ", ".join(f"{key} {value}" for key, value in values.items()) or "nothing"
 
 
 def set_optimizers(trainer: Any) -> None:

@@ -59,6 +59,16 @@ def error_line(result: tuple[int, str]) -> str:
     return lines[0]
 
 
+def test_train_with_a_preset(call: Any, config: Path, tmp_path: Path) -> None:
+    train = ["train", "--config", config, "--output_path", tmp_path, "--device", "cpu"]
+    code, text = call(*train, "--preset", "small")
+    assert code == 2 and "small_data" in text and not (tmp_path / "outputs").exists()
+    code, text = call(*train, "--preset", "improved", "--override", "max_iter=1", "--override", "init=xavier")
+    assert code == 0 and "filled by preset improved: " in text, text
+    kept = yaml.safe_load((tmp_path / "outputs/small/config.yaml").read_text())
+    assert kept["preset"] == "improved" and kept["dis"]["norm"] == "sn" and kept["init"] == "xavier"
+
+
 def test_train_resume_and_translate(
     call: Any, config: Path, trained: Path, picture_folders: Path, tmp_path: Path
 ) -> None:
