@@ -52,6 +52,9 @@ def test_replays_are_eager_iterations(monkeypatch: pytest.MonkeyPatch, kind: str
     captured = [step for step in graphed._graphs.by_key.values() if step.graph is not None]
     assert graphed._graphs.failure is None and len(captured) == 2 and cuda.replays == 6
     assert torch.equal(parameters(graphed), parameters(eager)) and losses(graphed) == losses(eager)
+    written = {t.untyped_storage().data_ptr() for step in captured for t in step.result.values() if torch.is_tensor(t)}
+    shown = {t.untyped_storage().data_ptr() for t in graphed.options.terms.last.values()}
+    assert len(shown) == 1 and not shown & written
 
 
 def _made(kind: str, hp: dict[str, Any], amp: str = "off") -> Any:
