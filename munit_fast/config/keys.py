@@ -21,6 +21,7 @@ from munit_fast.config.values import (
     Count,
     Flip,
     Fraction,
+    Rate,
     Section,
     ShownChannels,
     Size,
@@ -52,6 +53,8 @@ class Config(Section):
         beta2: Of Adam.
         init: Initialization of the weights; the discriminators' is always "gaussian".
         lr: Learning rate.
+        lr_gen: Learning rate of the generators; `lr` where it is not given. Not published.
+        lr_dis: The same for the discriminators. Not published.
         lr_policy: "constant", or "step": multiplied by `gamma` every `step_size` iterations.
         step_size: See `lr_policy`.
         gamma: See `lr_policy`.
@@ -64,6 +67,13 @@ class Config(Section):
         recon_kl_cyc_w: Weight of the KL losses of the cycles (UNIT).
         recon_h_w: In published UNIT files; nothing reads it there either.
         vgg_w: Weight of the perceptual losses, which need models/vgg16.weight.
+        r1_w: Weight of the discriminators' R1 gradient penalty. Not published.
+        r1_iter: Iterations from one gradient penalty to the next, whose weight is as many times as large. Not
+            published.
+        mode_seeking_w: Weight of the mode seeking loss (MUNIT). Not published.
+        diversity_w: Weight of the diversity of two styles' translations (MUNIT). Not published.
+        feature_matching_w: Weight of the difference between discriminator features of translations and of real images.
+            Not published.
         gen: The generators.
         dis: The discriminators.
         input_dim_a: Channels of the images of domain A.
@@ -134,7 +144,9 @@ class Config(Section):
     beta1: Annotated[float, Field(ge=0, lt=1)] = 0.5
     beta2: Annotated[float, Field(ge=0, lt=1)] = 0.999
     init: Literal["gaussian", "kaiming", "xavier", "orthogonal", "default"] = "kaiming"
-    lr: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 0.0001
+    lr: Rate = 0.0001
+    lr_gen: Rate | None = None
+    lr_dis: Rate | None = None
     lr_policy: Literal["constant", "step"] = "step"
     step_size: Count = 100000
     gamma: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 0.5
@@ -147,6 +159,11 @@ class Config(Section):
     recon_kl_cyc_w: Weight = 0
     recon_h_w: Weight = 0
     vgg_w: Weight = 0
+    r1_w: Weight = 0
+    r1_iter: Count = 16
+    mode_seeking_w: Weight = 0
+    diversity_w: Weight = 0
+    feature_matching_w: Weight = 0
 
     gen: GeneratorConfig = GeneratorConfig()
     dis: DiscriminatorConfig = DiscriminatorConfig()

@@ -40,7 +40,7 @@ class DiscriminatorConfig(Section):
         norm: Normalization after the convolutions, all but the first; "sn" is spectral normalization.
         activ: Activation.
         n_layer: Convolutions of stride 2 at each scale.
-        gan_type: "lsgan" (least squares) or "nsgan" (non-saturating, cross-entropy).
+        gan_type: "lsgan" (least squares), "nsgan" (non-saturating, cross-entropy), or "hinge", which is not published.
         num_scales: Scales; each sees the image at half the size of the one before.
         pad_type: Padding of the convolutions.
     """
@@ -49,7 +49,7 @@ class DiscriminatorConfig(Section):
     norm: Literal["none", "bn", "in", "ln", "sn"] = "none"
     activ: Activation = "lrelu"
     n_layer: Annotated[int, Field(ge=1, le=10)] = 4
-    gan_type: Literal["lsgan", "nsgan"] = "lsgan"
+    gan_type: Literal["lsgan", "nsgan", "hinge"] = "lsgan"
     num_scales: Annotated[int, Field(ge=1, le=10)] = 3
     pad_type: Padding = "reflect"
 

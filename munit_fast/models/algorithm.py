@@ -12,9 +12,10 @@ from munit_fast.config import Config, ConfigError, make_config
 ALGORITHMS = ("MUNIT", "UNIT")
 # What only one of the two reads. A published file has all keys of its algorithm, and none of the other's.
 ONLY = {
-    "MUNIT": ("gen.style_dim", "gen.mlp_dim", "recon_s_w", "recon_c_w"),
+    "MUNIT": ("gen.style_dim", "gen.mlp_dim", "recon_s_w", "recon_c_w", "mode_seeking_w", "diversity_w"),
     "UNIT": ("recon_kl_w", "recon_kl_cyc_w"),
 }
+NOT_PUBLISHED = {"mode_seeking_w", "diversity_w"}  # of these
 _READ_BY_NONE = "recon_h_w"  # published UNIT files have it, at 0
 _SECTIONS = ("gen", "dis")
 # The keys of published files that both algorithms need; what is not published changes nothing where it is left out.
@@ -129,6 +130,7 @@ def filled_values(config: Config, algorithm: str) -> dict[str, Any]:
     """The published keys that the algorithm needs and the configuration lacks, with the defaults that they got."""
     keys = given(config)
     needed = {key for key in complete_values(config, algorithm) if "." in key} | _PUBLISHED | {*ONLY[algorithm]}
+    needed -= NOT_PUBLISHED
     values = complete_values(config, algorithm).items()
     return {key: value for key, value in values if key in needed and key not in keys}
 

@@ -6,14 +6,13 @@ A discriminator judges images (`judge`), and turns what it said into the losses 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from munit_fast import functional, reference
+from munit_fast import reference
 from munit_fast.models.blocks import (
     Fused,
     apply_epilogue,
@@ -26,6 +25,7 @@ from munit_fast.models.blocks import (
     pad_input,
     padding,
 )
+from munit_fast.models.gan_losses import GAN_LOSSES, sum_of_scales
 from munit_fast.ops import formulas
 from munit_fast.reference.networks import Params
 
@@ -50,14 +50,25 @@ class MsImageDis(reference.MsImageDis, Fused):
         impl: The backend, as in `munit_fast.functional`; "reference": the reference's own forward.
 
     Raises:
-        ValueError: gan_type, norm, activ, pad_type or impl is unknown.
+        ValueError: gan_type, norm, activ, pad_type or impl is unknown, or the reference has no such gan_type.
     """
+
+    gan_types: ClassVar[tuple[str, ...]] = tuple(GAN_LOSSES)
 
     def __init__(self, input_dim: int, params: Params, impl: str = "auto") -> None:
         super().__init__(input_dim, params)
         # With these, one call for real and fake images together is not the same as two.
         self.fused_norm = params["norm"] not in ("bn", "sn")
         self.set_impl(impl)
+
+    def set_impl(self, impl: str) -> None:
+        """As `Fused.set_impl`; with "reference" gan_type must be one that the reference has."""
+        if impl == "reference" and self.gan_type not in reference.MsImageDis.gan_types:
+            raise ValueError(
+                f"dis.gan_type: {self.gan_type}: impl='reference' has {' and '.join(reference.MsImageDis.gan_types)} "
+                "only; use another impl"
+            )
+        super().set_impl(impl)
 
     @property
     def uses_reference(self) -> bool:
@@ -164,17 +175,16 @@ class MsImageDis(reference.MsImageDis, Fused):
     def dis_loss(self, fake: Judgement, real: Judgement) -> Tensor:
         """`calc_dis_loss` of what `judge_both` said."""
         if self.uses_reference:
-            pairs = zip(fake.outputs, real.outputs)
-            return torch.stack([self._loss(f, 0.0) + self._loss(r, 1.0) for f, r in pairs]).sum()
-        return self._losses(fake.outputs, 0.0) + self._losses(real.outputs, 1.0)
+            loss, pairs = GAN_LOSSES[self.gan_type], zip(fake.outputs, real.outputs)
+            return torch.stack([loss.fake(f) + loss.real(r) for f, r in pairs]).sum()
+        of_fake, of_real = (
+            sum_of_scales(self.gan_type, side, judged.outputs, self.impl)
+            for side, judged in (("fake", fake), ("real", real))
+        )
+        return of_fake + of_real
 
     def gen_loss(self, fake: Judgement) -> Tensor:
         """`calc_gen_loss` of what `judge` said."""
         if self.uses_reference:
-            return torch.stack([self._loss(f, 1.0) for f in fake.outputs]).sum()
-        return self._losses(fake.outputs, 1.0)
-
-    def _losses(self, outputs: Sequence[Tensor], target: float) -> Tensor:
-        if self.gan_type == "lsgan":
-            return functional.lsgan_loss(list(outputs), target, impl=self.impl)
-        return torch.stack([self._loss(output, target) for output in outputs]).sum()
+            return torch.stack([GAN_LOSSES[self.gan_type].gen(f) for f in fake.outputs]).sum()
+        return sum_of_scales(self.gan_type, "gen", fake.outputs, self.impl)

@@ -29,13 +29,20 @@ GROUPS = (
         "Mean absolute error, directly or after a round trip (cycrecon).",
     ),
     ("Codes rebuilt", r"loss_gen_recon_[sc]_[ab]", "Style (s) and content (c) read back from translations."),
+    (
+        "Gradient penalty",
+        r"loss_dis_r1_[ab]",
+        "R1, without its weight; the newest one where not every iteration has it.",
+    ),
+    ("Mode seeking", r"loss_gen_mode_seeking_[ab]", "Difference of two styles, by that of their translations."),
+    ("Diversity", r"loss_gen_diversity_[ab]", "Minus the difference of the translations in two styles."),
     ("Other losses", r".*", ""),
 )
 
 # The same for what a run does besides its losses: one unit a chart.
 RUN_GROUPS = (
     ("Speed", r"iterations_per_second", "Iterations a second, over the last half minute."),
-    ("Learning rate", r"learning_rate", ""),
+    ("Learning rate", r"learning_rate(_dis)?", ""),
     ("Memory", r"memory_mb", "The most that was held so far, in megabytes."),
     ("Skipped steps", r"skipped_steps", "Steps whose gradient was not finite, so far."),
 )

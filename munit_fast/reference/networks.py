@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -270,10 +270,12 @@ class MsImageDis(nn.Module):
     Keys of `params`: dim, norm, activ, n_layer, gan_type, num_scales, pad_type.
     """
 
+    gan_types: ClassVar[tuple[str, ...]] = ("lsgan", "nsgan")  # published
+
     def __init__(self, input_dim: int, params: Params) -> None:
         super().__init__()
-        if params["gan_type"] not in ("lsgan", "nsgan"):
-            raise ValueError(f"gan_type must be one of lsgan, nsgan; got {params['gan_type']!r}")
+        if params["gan_type"] not in self.gan_types:
+            raise ValueError(f"gan_type must be one of {', '.join(self.gan_types)}; got {params['gan_type']!r}")
         self.gan_type: str = params["gan_type"]
         self.downsample = nn.AvgPool2d(3, stride=2, padding=1, count_include_pad=False)
         self.cnns = nn.ModuleList(self._make_net(input_dim, params) for _ in range(params["num_scales"]))

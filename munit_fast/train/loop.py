@@ -23,6 +23,7 @@ from munit_fast.train.events import EventLog
 from munit_fast.train.loggers import RunLog, import_wandb, peak_memory_mb, shown_samples, write_grids
 from munit_fast.train.losses import Losses
 from munit_fast.train.noise import iteration_noise, iteration_seed
+from munit_fast.train.optim import logged_rates
 from munit_fast.train.options import TrainOptions, TrainResult
 from munit_fast.train.progress import TrainingProgress
 from munit_fast.train.run_dir import RunDirectory, RunDirectoryError, RunStatus
@@ -278,7 +279,7 @@ class _Run:
         """What the run is doing, besides its losses."""
         speed, memory = self.bar.speedometer.speed, peak_memory_mb(self.options.device)
         measured = {
-            "learning_rate": float(self.trainer.gen_opt.param_groups[0]["lr"]),
+            **logged_rates(self.trainer),
             "iterations_per_second": speed,
             "images_per_second": speed * 2 * self.setup.batch_size * self.ranks.size,  # of both domains
             "skipped_steps": float(self.trainer.skipped_steps),

@@ -200,7 +200,7 @@ class _FusedObjective(Objective):
             judged = {d: net.judge_both(seen_fake[d], seen_real[d]) for d, net in nets.discriminators.items()}
             losses: Losses = {f"loss_dis_{d}": nets.discriminators[d].dis_loss(*judged[d]) for d in "ab"}
             judged_fake, judged_real = ({d: judged[d][i] for d in "ab"} for i in (0, 1))
-            step = Step(nets, codes, noise, real, fake, seen_real, seen_fake, judged_real, judged_fake)
+            step = Step(nets, codes, noise, real, fake, seen_real, seen_fake, judged_real, judged_fake, {})
             losses |= nets.options.terms.losses("dis", step, of_terms, hp, nets.iterations)
         total = hp["gan_w"] * losses["loss_dis_a"] + hp["gan_w"] * losses["loss_dis_b"]
         return losses | {"loss_dis_total": with_terms(total, losses, "dis")}
@@ -217,7 +217,7 @@ class _FusedObjective(Objective):
             judged = {d: net.judge(seen_fake[d]) for d, net in nets.discriminators.items()}
             losses |= {f"loss_gen_adv_{d}": nets.discriminators[d].gen_loss(judged[d]) for d in "ab"}
             losses |= nets.perceptual_losses(x_a, x_b, x_ab, x_ba)
-            step = Step(nets, codes, noise, real, fake, seen_real, seen_fake, {}, judged)
+            step = Step(nets, codes, noise, real, fake, seen_real, seen_fake, {}, judged, {})
             losses |= nets.options.terms.losses("gen", step, of_terms, hp, nets.iterations)
         return losses | {"loss_gen_total": with_terms(self._total(losses, hp), losses, "gen")}
 

@@ -8,7 +8,28 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from munit_fast.reference.trainers import Hyperparameters, learning_rate
 from munit_fast.train.nonfinite import SkipRecord
+
+
+def initial_rate(hp: Hyperparameters, update: str) -> float:
+    """The rate that the schedule of the "dis" or "gen" update starts from: `lr_dis` or `lr_gen`, else `lr`.
+
+    Two rates are those of TTUR (Heusel et al., "GANs Trained by a Two Time-Scale Update Rule …", NeurIPS 2017).
+    """
+    rate = hp.get(f"lr_{update}")
+    return float(hp["lr"] if rate is None else rate)
+
+
+def scheduled_rates(hp: Hyperparameters, iteration: int) -> dict[str, float]:
+    """The rates of an iteration by the update, "gen" and "dis"."""
+    return {update: learning_rate(hp, initial_rate(hp, update), iteration) for update in ("gen", "dis")}
+
+
+def logged_rates(trainer: Any) -> dict[str, float]:
+    """The rates that an iteration trained with: the generators', and the discriminators' where that is another one."""
+    gen, dis = (float(optimizer.param_groups[0]["lr"]) for optimizer in (trainer.gen_opt, trainer.dis_opt))
+    return {"learning_rate": gen} | ({} if dis == gen else {"learning_rate_dis": dis})
 
 
 def _like(p: Tensor, moment: Tensor) -> Tensor:

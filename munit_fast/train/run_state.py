@@ -53,6 +53,8 @@ def run_state(trainer: Any, iterations: int, notes: Mapping[str, Any] | None = N
     }
     if trainer.average is not None and trainer.average.tensors:
         state["average"] = {"images": trainer.average.images, **trainer.average.states(trainer.generators)}
+    if last := trainer.options.terms.last:
+        state["last_losses"] = dict(last)
     if hasattr(trainer, "s_a"):
         state["styles"] = {"a": trainer.s_a, "b": trainer.s_b}
     state = _on_cpu(state)
@@ -281,7 +283,7 @@ def _apply_state(trainer: Any, state: Mapping[str, Any], source: Path, processes
     images = images_seen(iterations, trainer.hyperparameters, processes)
     if average is not None:
         images = int(average.get("images", images))
-    skips = _checked_skips(trainer, state, source)
+    skips, last = _checked_skips(trainer, state, source), _checked_last_losses(trainer, state, source)
     for name, values in networks.items():
         getattr(trainer, name).load_state_dict(values)
     trainer.load_optimizers(optimizers)
@@ -292,6 +294,7 @@ def _apply_state(trainer: Any, state: Mapping[str, Any], source: Path, processes
     if skips is not None:
         trainer.skips.values.copy_(skips)
     trainer.load_scalers(state.get("scalers", {}))
+    trainer.options.terms.last = last
     trainer.iterations = iterations
     return trainer.iterations, dict(state.get("notes", {}))
 
@@ -340,6 +343,15 @@ def _checked_skips(trainer: Any, state: Any, source: Path) -> Tensor | None:
     if not is_plain(skips) or skips.shape != own.shape or skips.dtype != own.dtype:
         raise CheckpointError(f"{source}: not a state of such a run: a record of skipped steps of another shape")
     found: Tensor = skips
+    return found
+
+
+def _checked_last_losses(trainer: Any, state: Any, source: Path) -> dict[str, Tensor]:
+    """The newest losses that only some iterations compute, scalars by their names, of the terms that are on."""
+    values = state.get("last_losses", {})
+    found = {name: values[name] for name in trainer.options.terms.lazy if name in values}
+    if not all(is_plain(value) and value.dim() == 0 for value in found.values()):
+        raise CheckpointError(f"{source}: not a state of such a run: last_losses are no numbers")
     return found
 
 

@@ -17,12 +17,12 @@ from munit_fast.amp import Workload, amp_dtype, resolve
 from munit_fast.data import ImageSet
 from munit_fast.data.configured import Sources
 from munit_fast.models.algorithm import filled_values, preset_values, stated_algorithm, unread_keys
-from munit_fast.reference.trainers import learning_rate
 from munit_fast.train import warm
 from munit_fast.train.changes import RunConfig
 from munit_fast.train.distributed import Ranks
 from munit_fast.train.events import EventLog
 from munit_fast.train.initial import Initial, begin_from
+from munit_fast.train.optim import initial_rate, scheduled_rates
 from munit_fast.train.options import TrainOptions
 from munit_fast.train.run_dir import RunDirectory
 from munit_fast.train.run_state import apply_state, find_state, save_published, state_from_bytes
@@ -199,9 +199,8 @@ class RunSetup:
         for line in self.initial.lines if self.initial is not None else ():
             self.console.print(Text(line), soft_wrap=True)
         lines = list(decided.notes) + [f"changed: {change}" for change in decided.changes]
-        if {"lr", "lr_policy", "step_size", "gamma"} & {change.key for change in decided.changes}:
-            rate = self.trainer.gen_opt.param_groups[0]["lr"]
-            lines.append(f"the learning rate after iteration {self.trainer.iterations} is {rate:g}")
+        if {"lr", "lr_gen", "lr_dis", "lr_policy", "step_size", "gamma"} & {change.key for change in decided.changes}:
+            lines.append(_rates_line(self.trainer))
         stated = stated_algorithm(decided.config)
         if stated and stated[0] == "UNIT" and self.options.trainer == "auto":
             lines.append(f"training UNIT, since the configuration is one for it: {stated[1]}")
@@ -243,14 +242,20 @@ def _listed(values: Mapping[str, Any]) -> str:
 def set_optimizers(trainer: Any) -> None:
     """Have both optimizers go by the trainer's hyperparameters; what a loaded state says is replaced.
 
-    The rate is the schedule's for an `lr` that always was this one.
+    The rates are the schedule's for an `lr`, `lr_gen` and `lr_dis` that always were these.
     """
     hp = trainer.hyperparameters
-    rate = learning_rate(hp, float(hp["lr"]), trainer.iterations)
-    for optimizer in (trainer.gen_opt, trainer.dis_opt):
-        for group in optimizer.param_groups:
+    for update, rate in scheduled_rates(hp, trainer.iterations).items():
+        for group in getattr(trainer, f"{update}_opt").param_groups:
             group.update(betas=(hp["beta1"], hp["beta2"]), weight_decay=float(hp["weight_decay"]))
-            group.update(lr=rate, initial_lr=float(hp["lr"]))
+            group.update(lr=rate, initial_lr=initial_rate(hp, update))
+
+
+def _rates_line(trainer: Any) -> str:
+    gen, dis = scheduled_rates(trainer.hyperparameters, trainer.iterations).values()
+    if gen == dis:
+        return f"the learning rate after iteration {trainer.iterations} is {gen:g}"
+    return f"the learning rates after iteration {trainer.iterations} are {gen:g} (lr_gen) and {dis:g} (lr_dis)"
 
 
 def _image_notes(image_set: ImageSet) -> dict[str, Any]:

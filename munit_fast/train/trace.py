@@ -387,6 +387,7 @@ def trace_iteration(
     amp: str = "bf16",
     batch: int | None = None,
     checkpointing: bool = False,
+    iteration: int = 1,
 ) -> Trace:
     """What one iteration of training launches on a GPU, as a CUDA graph would hold it.
 
@@ -396,6 +397,7 @@ def trace_iteration(
         amp: "bf16", "fp16" or "off".
         batch: images of each domain; None: as configured, times accumulation.
         checkpointing: whether the backward computes activations again.
+        iteration: its number, on which it depends what is computed of terms that not every iteration computes.
 
     Raises:
         ValueError: an unknown trainer or amp, or no images.
@@ -435,6 +437,7 @@ def trace_iteration(
         stack.enter_context(_Autocast())
         for optimizer in (nets.dis_opt, nets.gen_opt):
             optimizer.make_capturable()
+        nets.iterations = iteration - 1
         nets.update_learning_rate()
         for _ in range(2):  # the optimizers make their state in the first one
             trace = Trace(noise_bytes=noise_bytes)

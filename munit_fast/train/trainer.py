@@ -37,7 +37,7 @@ from munit_fast.train.losses import (
     split_batch,
 )
 from munit_fast.train.nonfinite import SkipRecord, finite_statistics, nan_if_nonfinite
-from munit_fast.train.optim import FusedAdam, LossScaling, step_async
+from munit_fast.train.optim import FusedAdam, LossScaling, initial_rate, step_async
 from munit_fast.train.step_options import StepOptions
 
 __all__ = ["MUNIT_Trainer", "UNIT_Trainer"]
@@ -69,6 +69,9 @@ class _Trainer(reference.trainers._Trainer):
             raise ValueError(f"amp must be one of {', '.join(AMP)}; got {amp!r}")
         if amp == "fp16":
             self._require("fp16")
+        for update, optimizer in (("dis", self.dis_opt), ("gen", self.gen_opt)):
+            rate = initial_rate(hyperparameters, update)
+            optimizer.param_groups[0].update(lr=rate, initial_lr=rate)
         self.options = StepOptions(hyperparameters, self.algorithm)
         if self.options.named:
             self._require("options", f"{', '.join(self.options.named)}: ")
@@ -106,8 +109,9 @@ class _Trainer(reference.trainers._Trainer):
             noise: as `draw_noise` returns it; None draws it.
 
         Returns:
-            Every loss by its published name, a scalar tensor without a graph or 0.0 for a term that is off. They are
-            the trainer's attributes, too.
+            Every loss by its published name, a scalar tensor without a graph or 0.0 for a term that is off; of optional
+            terms those that are on, with the newest value where only some iterations compute one. They are the
+            trainer's attributes, too.
 
         Raises:
             ValueError: hyperparameters["accumulation"] does not divide the batch, or the trainer is
@@ -121,6 +125,7 @@ class _Trainer(reference.trainers._Trainer):
             x_a, x_b = (x.to(self.device, non_blocking=True) for x in (x_a, x_b))
             losses = self._iterate(x_a, x_b, hyperparameters, noise)
         self.update_average(x_a.shape[0])
+        losses = self.options.terms.with_last(losses, self._processes)
         vars(self).update(losses)
         return losses
 

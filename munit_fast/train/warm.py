@@ -27,6 +27,7 @@ from munit_fast.config import Config
 from munit_fast.kernels import configs, direct
 from munit_fast.ops.backends import automatic
 from munit_fast.train.progress import compilation_progress
+from munit_fast.train.step_options import StepOptions
 from munit_fast.train.trace import TritonLaunch, trace_iteration
 
 _MOST_THREADS = 8  # more wait for one another: Triton's front end is Python
@@ -89,7 +90,10 @@ def compile_kernels(
     name = torch.cuda.get_device_name(device)
     tuned = configs.tuned(device)
     with torch.random.fork_rng(devices=[]), patch.object(configs, "tuned", lambda _: tuned):
-        launches = trace_iteration(hyperparameters, trainer, amp, batch, checkpointing).triton
+        arguments = (hyperparameters, trainer, amp, batch, checkpointing)
+        # Both kinds of iterations: with the terms that not every iteration computes, and without.
+        iterations = {1, StepOptions(hyperparameters, trainer).terms.period(hyperparameters)}
+        launches = [launch for i in sorted(iterations) for launch in trace_iteration(*arguments, i).triton]
     with compilation_progress(console, name) as report:
         done = warm(launches, report, lambda: torch.cuda.set_device(device))
     console.print(Text(f"{name}: {done}"), soft_wrap=True)

@@ -19,7 +19,8 @@ from torch.utils._pytree import tree_leaves, tree_map
 from munit_fast.train import cuda_graph, trainer
 
 REFUSED = "operation not permitted when stream is capturing"
-_SYNCHRONISING = ("_local_scalar_dense", "nonzero", "masked_select", "lift_fresh", "scalar_tensor")
+# Not scalar_tensor: in the backward of torch.where it fills a tensor on its device. `trace` finds those of the host.
+_SYNCHRONISING = ("_local_scalar_dense", "nonzero", "masked_select", "lift_fresh")
 _RANDOM = ("randn", "rand", "randint", "normal_", "uniform_", "bernoulli_", "random_")
 
 

@@ -161,6 +161,46 @@ def test_ranks_in_a_graph_are_one_process(
     assert [(out / f"replays-{rank}").read_text() for rank in (0, 1)] == [said] * 2
 
 
+OPTIONS: dict[str, Any] = {"r1_w": 0.5, "r1_iter": 3, "feature_matching_w": 0.3, "lr_dis": 0.0004}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("trainer", ["MUNIT", "UNIT"])
+def test_optional_terms_are_those_of_one_process(
+    small_config: dict[str, Any], picture_folders: Path, tmp_path: Path, trainer: str
+) -> None:
+    """In two sessions: in the second, R1 is logged before it is computed again. Each rank's batch is in two parts."""
+    values = config(small_config, picture_folders, batch_size=4) | OPTIONS
+    if trainer == "MUNIT":
+        values |= {"mode_seeking_w": 0.01, "diversity_w": 0.2}
+    values["dis"] = values["dis"] | {"gan_type": "hinge"}
+    whole, out = alone(values, tmp_path / "one", trainer), tmp_path / "two"
+    values |= {"batch_size": 1, "accumulation": 2}
+    on_ranks(2, values | {"max_iter": 10}, out, trainer)
+    on_ranks(2, values, out, trainer, "--resume")
+    compare(out, whole)
+    rows = [json.loads(line) for line in (out / "logs/small/losses.jsonl").read_text().splitlines()]
+    penalties = [row.get("loss_dis_r1_a") for row in rows]
+    assert penalties[:2] == [None, None] and None not in penalties[2:] and len(set(penalties[2:])) == 6
+    assert {row["run"]["learning_rate_dis"] / row["run"]["learning_rate"] for row in rows} == {4}
+
+
+@pytest.mark.slow
+def test_optional_terms_in_a_graph_of_two_ranks(
+    small_config: dict[str, Any], picture_folders: Path, tmp_path: Path
+) -> None:
+    """The mean of the last penalty is exchanged outside of the two graphs."""
+    values = config(small_config, picture_folders, batch_size=4) | OPTIONS | {"lr": 2**-13, "lr_dis": 2**-11}
+    with pytest.MonkeyPatch.context() as patched:
+        fake_cuda.install(patched)
+        whole = alone(values, tmp_path / "one", "MUNIT")
+    out = tmp_path / "two"
+    on_ranks(2, values | {"batch_size": 2}, out, "MUNIT", "--graph")
+    compare(out, whole)
+    said = f"{ITERATIONS - 2 * WARM_UP} replays, [0] held"
+    assert [(out / f"replays-{rank}").read_text() for rank in (0, 1)] == [said] * 2
+
+
 # ---- a rank that is lost ----
 
 

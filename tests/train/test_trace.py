@@ -58,6 +58,8 @@ CONFIGURATIONS: list[dict[str, Any]] = [
     {"checkpointing": True},
     {"vgg_w": 1},
     {"dis": {"gan_type": "nsgan"}},
+    {"dis": {"gan_type": "hinge"}},
+    {"mode_seeking_w": 1, "diversity_w": 1, "feature_matching_w": 1},
     {"dis": {"norm": "sn"}},
     {"dis": {"norm": "bn"}},
     {"dis": {"norm": "in"}},
@@ -80,6 +82,17 @@ def test_every_configuration_can_be_captured(configuration: dict[str, Any]) -> N
     if configuration.get("dis", {}).get("norm") not in ("sn", "bn") and "vgg_w" not in configuration:
         assert found.parameter_casts == []
     assert len(found.triton) > 300
+
+
+@pytest.mark.parametrize("amp", ["bf16", "off"])
+def test_an_iteration_with_the_gradient_penalty(amp: str) -> None:
+    """It launches kernels that others do not: warm-ups know of them."""
+    hp = make_config({"gen": {"dim": 8}, "dis": {"dim": 8}, "r1_w": 1, "r1_iter": 5}).hyperparameters()
+    without, penalised, again = (trace_iteration(hp, amp=amp, iteration=i) for i in (1, 5, 6))
+    assert penalised.launches > without.launches == again.launches
+    assert penalised.blocking == [] and penalised.host_bytes == 0 and penalised.parameter_casts == []
+    ceiling = 1300 if amp == "bf16" else 1400
+    assert penalised.launches - without.launches <= ceiling
 
 
 def test_what_keeps_a_graph_from_capturing_is_found(monkeypatch: pytest.MonkeyPatch) -> None:

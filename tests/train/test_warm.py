@@ -136,6 +136,17 @@ def test_what_is_compiled_is_said(gpu: list[Any], terminal: bool) -> None:
     assert tiles == {64}
 
 
+def test_both_kinds_of_iterations_are_compiled(gpu: list[Any]) -> None:
+    """Those with R1, which is float32 beside bf16, and those without; one kind where every iteration is alike."""
+    console = Console(quiet=True)
+    found = []
+    for over in ({}, {"r1_w": 1, "r1_iter": 5}):
+        gpu.clear()
+        warm.compile_kernels(hyperparameters(**over), "MUNIT", "bf16", 1, torch.device("cuda", 1), console)
+        found.append(len(warm.distinct(gpu)))
+    assert found[1] > found[0] > 20
+
+
 def test_what_is_ready_is_said_shortly() -> None:
     assert str(warm.Compiled(66, 0, 0.3)) == "66 kernels ready"
 

@@ -5,7 +5,10 @@ trainer holds of those that are. The updates ask it for their noise and for thei
 """
 
 from munit_fast.train.terms.base import Step, Term, Terms
+from munit_fast.train.terms.feature_matching import FEATURE_MATCHING
+from munit_fast.train.terms.gradient_penalty import R1
+from munit_fast.train.terms.styles import DIVERSITY, MODE_SEEKING
 
-TERMS: tuple[Term, ...] = ()
+TERMS: tuple[Term, ...] = (R1, MODE_SEEKING, DIVERSITY, FEATURE_MATCHING)
 
 __all__ = ["TERMS", "Step", "Term", "Terms"]
