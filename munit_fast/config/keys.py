@@ -21,6 +21,7 @@ from munit_fast.config.values import (
     Section,
     ShownChannels,
     Size,
+    Transformation,
     ValueRange,
     Weight,
     shortened,
@@ -58,6 +59,13 @@ class Config(Section):
         recon_kl_cyc_w: Weight of the KL losses of the cycles (UNIT).
         recon_h_w: In published UNIT files; nothing reads it there either.
         vgg_w: Weight of the perceptual losses, which need models/vgg16.weight.
+        diffaugment: What the discriminators see, real images and translations, is augmented by these transformations:
+            [color, translation, cutout] or some of them; [] is off. Not published.
+        ada_target: Each of these transformations (of all, without `diffaugment`) is applied with a probability that
+            rises while the mean sign of a discriminator's outputs for real images is above this, and falls below;
+            0.6 in the paper; 0 is off. Not published.
+        ada_images: Images of a domain in which that probability can go from 0 to 1. Not published.
+        ada_iter: Iterations from one change of that probability to the next. Not published.
         gen: The generators.
         dis: The discriminators.
         input_dim_a: Channels of the images of domain A.
@@ -128,6 +136,12 @@ class Config(Section):
     recon_kl_cyc_w: Weight = 0
     recon_h_w: Weight = 0
     vgg_w: Weight = 0
+
+    # What the discriminators see.
+    diffaugment: list[Transformation] = Field(default_factory=list, max_length=3)
+    ada_target: Annotated[float, Field(ge=0, lt=1)] = 0
+    ada_images: Count = 500_000
+    ada_iter: Count = 4
 
     gen: GeneratorConfig = GeneratorConfig()
     dis: DiscriminatorConfig = DiscriminatorConfig()

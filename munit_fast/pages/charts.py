@@ -29,6 +29,7 @@ GROUPS = (
         "Mean absolute error, directly or after a round trip (cycrecon).",
     ),
     ("Codes rebuilt", r"loss_gen_recon_[sc]_[ab]", "Style (s) and content (c) read back from translations."),
+    ("Augmentation", r"ada_p_[ab]", "The probability of what the discriminators see (ada_target)."),
     ("Other losses", r".*", ""),
 )
 

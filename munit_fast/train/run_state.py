@@ -53,6 +53,8 @@ def run_state(trainer: Any, iterations: int, notes: Mapping[str, Any] | None = N
     }
     if trainer.average is not None and trainer.average.tensors:
         state["average"] = {"images": trainer.average.images, **trainer.average.states(trainer.generators)}
+    if trainer.options.ada is not None:
+        state["ada"] = trainer.options.ada.state()
     if hasattr(trainer, "s_a"):
         state["styles"] = {"a": trainer.s_a, "b": trainer.s_b}
     state = _on_cpu(state)
@@ -275,6 +277,7 @@ def _apply_state(trainer: Any, state: Mapping[str, Any], source: Path, processes
     if average is not None:
         images = int(average.get("images", images))
     skips = _checked_skips(trainer, state, source)
+    ada = trainer.options.ada.checked(state["ada"]) if trainer.options.ada is not None and "ada" in state else None
     for name, values in networks.items():
         getattr(trainer, name).load_state_dict(values)
     trainer.load_optimizers(optimizers)
@@ -284,6 +287,8 @@ def _apply_state(trainer: Any, state: Mapping[str, Any], source: Path, processes
         trainer.average.load(trainer.generators, average, images)
     if skips is not None:
         trainer.skips.values.copy_(skips)
+    if ada is not None:
+        trainer.options.ada.load(ada)
     trainer.load_scalers(state.get("scalers", {}))
     trainer.iterations = iterations
     return trainer.iterations, dict(state.get("notes", {}))
