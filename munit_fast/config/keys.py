@@ -25,6 +25,7 @@ from munit_fast.config.values import (
     Section,
     ShownChannels,
     Size,
+    Transformation,
     ValueRange,
     Weight,
     shortened,
@@ -74,6 +75,13 @@ class Config(Section):
         diversity_w: Weight of the diversity of two styles' translations (MUNIT). Not published.
         feature_matching_w: Weight of the difference between discriminator features of translations and of real images.
             Not published.
+        diffaugment: What the discriminators see, real images and translations, is augmented by these transformations:
+            [color, translation, cutout] or some of them; [] is off. Not published.
+        ada_target: Each of these transformations (of all, without `diffaugment`) is applied with a probability that
+            rises while the mean sign of a discriminator's outputs for real images is above this, and falls below;
+            0.6 in the paper; 0 is off. Not published.
+        ada_images: Images of a domain in which that probability can go from 0 to 1. Not published.
+        ada_iter: Iterations from one change of that probability to the next. Not published.
         gen: The generators.
         dis: The discriminators.
         input_dim_a: Channels of the images of domain A.
@@ -164,6 +172,12 @@ class Config(Section):
     mode_seeking_w: Weight = 0
     diversity_w: Weight = 0
     feature_matching_w: Weight = 0
+
+    # What the discriminators see.
+    diffaugment: list[Transformation] = Field(default_factory=list, max_length=3)
+    ada_target: Annotated[float, Field(ge=0, lt=1)] = 0
+    ada_images: Count = 500_000
+    ada_iter: Count = 4
 
     gen: GeneratorConfig = GeneratorConfig()
     dis: DiscriminatorConfig = DiscriminatorConfig()

@@ -12,6 +12,7 @@ from munit_fast.utils.text import printable
 
 Activation = Literal["relu", "lrelu", "prelu", "selu", "tanh", "none"]
 Padding = Literal["reflect", "replicate", "zero"]
+Transformation = Literal["color", "translation", "cutout"]
 Count = Annotated[int, Field(ge=1)]
 Flip = Literal["none", "horizontal", "vertical", "both"]
 Fraction = Annotated[float, Field(ge=0, lt=1)]

@@ -36,6 +36,7 @@ GROUPS = (
     ),
     ("Mode seeking", r"loss_gen_mode_seeking_[ab]", "Difference of two styles, by that of their translations."),
     ("Diversity", r"loss_gen_diversity_[ab]", "Minus the difference of the translations in two styles."),
+    ("Augmentation", r"ada_p_[ab]", "The probability of what the discriminators see (ada_target)."),
     ("Other losses", r".*", ""),
 )
 

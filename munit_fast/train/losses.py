@@ -190,16 +190,17 @@ class _FusedObjective(Objective):
     def dis_losses(
         self, nets: Any, x_a: Tensor, x_b: Tensor, codes: Codes | None, noise: Sequence[Tensor], hp: Hyperparameters
     ) -> Losses:
-        noise, of_terms = nets.options.split(self.published_noise["dis"], "dis", noise)
+        noise, of_views, of_terms = nets.options.split(self.published_noise["dis"], "dis", noise)
         with shared_weights():
             with torch.no_grad():
                 codes = self.encode(nets, x_a, x_b) if codes is None else codes
                 x_ab, x_ba = self._translate(nets, x_a, x_b, codes, noise)
             real, fake = {"a": x_a, "b": x_b}, {"a": x_ba, "b": x_ab}
-            seen_real, seen_fake = nets.options.views(real, fake)
+            seen_real, seen_fake = nets.options.views(real, fake, of_views)
             judged = {d: net.judge_both(seen_fake[d], seen_real[d]) for d, net in nets.discriminators.items()}
             losses: Losses = {f"loss_dis_{d}": nets.discriminators[d].dis_loss(*judged[d]) for d in "ab"}
             judged_fake, judged_real = ({d: judged[d][i] for d in "ab"} for i in (0, 1))
+            losses |= nets.options.observe(nets, judged_real)
             step = Step(nets, codes, noise, real, fake, seen_real, seen_fake, judged_real, judged_fake, {})
             losses |= nets.options.terms.losses("dis", step, of_terms, hp, nets.iterations)
         total = hp["gan_w"] * losses["loss_dis_a"] + hp["gan_w"] * losses["loss_dis_b"]
@@ -208,12 +209,12 @@ class _FusedObjective(Objective):
     def gen_losses(
         self, nets: Any, x_a: Tensor, x_b: Tensor, codes: Codes | None, noise: Sequence[Tensor], hp: Hyperparameters
     ) -> Losses:
-        noise, of_terms = nets.options.split(self.published_noise["gen"], "gen", noise)
+        noise, of_views, of_terms = nets.options.split(self.published_noise["gen"], "gen", noise)
         with frozen(nets.dis_a, nets.dis_b), shared_weights():
             codes = self.encode(nets, x_a, x_b) if codes is None else codes
             losses, x_ab, x_ba = self._generate(nets, x_a, x_b, codes, noise, hp["recon_x_cyc_w"] > 0)
             real, fake = {"a": x_a, "b": x_b}, {"a": x_ba, "b": x_ab}
-            seen_real, seen_fake = nets.options.views(real, fake)
+            seen_real, seen_fake = nets.options.views(real, fake, of_views)
             judged = {d: net.judge(seen_fake[d]) for d, net in nets.discriminators.items()}
             losses |= {f"loss_gen_adv_{d}": nets.discriminators[d].gen_loss(judged[d]) for d in "ab"}
             losses |= nets.perceptual_losses(x_a, x_b, x_ab, x_ba)

@@ -55,6 +55,8 @@ def run_state(trainer: Any, iterations: int, notes: Mapping[str, Any] | None = N
         state["average"] = {"images": trainer.average.images, **trainer.average.states(trainer.generators)}
     if last := trainer.options.terms.last:
         state["last_losses"] = dict(last)
+    if trainer.options.ada is not None:
+        state["ada"] = trainer.options.ada.state()
     if hasattr(trainer, "s_a"):
         state["styles"] = {"a": trainer.s_a, "b": trainer.s_b}
     state = _on_cpu(state)
@@ -284,6 +286,7 @@ def _apply_state(trainer: Any, state: Mapping[str, Any], source: Path, processes
     if average is not None:
         images = int(average.get("images", images))
     skips, last = _checked_skips(trainer, state, source), _checked_last_losses(trainer, state, source)
+    ada = trainer.options.ada.checked(state["ada"]) if trainer.options.ada is not None and "ada" in state else None
     for name, values in networks.items():
         getattr(trainer, name).load_state_dict(values)
     trainer.load_optimizers(optimizers)
@@ -293,6 +296,8 @@ def _apply_state(trainer: Any, state: Mapping[str, Any], source: Path, processes
         trainer.average.load(trainer.generators, average, images)
     if skips is not None:
         trainer.skips.values.copy_(skips)
+    if ada is not None:
+        trainer.options.ada.load(ada)
     trainer.load_scalers(state.get("scalers", {}))
     trainer.options.terms.last = last
     trainer.iterations = iterations

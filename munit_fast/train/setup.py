@@ -136,6 +136,8 @@ class RunSetup:
                 start, notes = apply_state(self.trainer, loaded.state, loaded.source, ranks.size)
                 data = loaded.as_bytes() if ranks.size > 1 else b""
                 self._report_changes(notes)
+                if self.trainer.options.ada is not None and "ada" not in loaded.state:
+                    self.console.print(f"{loaded.source.name} knows nothing of ada_target: its probability starts at 0")
                 if notes.get("published"):  # a process killed after the state may not have come to these
                     save_published(self.trainer, self.folder.checkpoints, start)
                 self.console.print(f"resuming after iteration {start}")

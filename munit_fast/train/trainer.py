@@ -161,7 +161,7 @@ class _Trainer(reference.trainers._Trainer):
     ) -> Losses:
         self._skips.begin()
         self._refresh_weights("dis")
-        with finite_statistics(self.dis_a, self.dis_b):
+        with finite_statistics(self.dis_a, self.dis_b), self.options.discriminator_step(self, hp):
             return self._backward_and_step("dis", self.dis_opt, x_a, x_b, codes, hp, noise)
 
     def _generator_step(
@@ -486,6 +486,7 @@ class _Trainer(reference.trainers._Trainer):
         if self.device != device:
             self._scaling.renew(self.device)
         self._skips.to(self.device)
+        self.options.to(self.device)
         if self.average is not None:
             self.average.apply(fn)
         return self

@@ -103,10 +103,11 @@ def checkpoint_inputs() -> st.SearchStrategy[bytes]:
 
 
 def small_trainer() -> MUNIT_Trainer:
-    """A trainer with as few and small tensors as there can be, an average among them."""
+    """A trainer with as few and small tensors as there can be, an average and a controller among them."""
     torch.manual_seed(0)
     dis = {"dim": 2, "n_layer": 1, "num_scales": 1}
-    cfg = make_config({"gen": GENERATOR, "dis": dis, "display_size": 1, "ema_half_life": 2, "r1_w": 1})
+    options = {"ema_half_life": 2, "r1_w": 1, "ada_target": 0.6}
+    cfg = make_config({"gen": GENERATOR, "dis": dis, "display_size": 1} | options)
     trainer = MUNIT_Trainer(cfg.hyperparameters())
     for optimizer in (trainer.gen_opt, trainer.dis_opt):
         for parameter in (p for group in optimizer.param_groups for p in group["params"]):

@@ -79,6 +79,9 @@ def compare(out: Path, whole: Path) -> None:
         assert len(pairs) > 20
         for (name, mine), (_, theirs) in pairs:
             assert float((mine - theirs).norm()) <= 1e-9 * float(theirs.norm()) + 1e-12, name
+    controllers = [state.get("ada", {}) for state in states]
+    assert list(controllers[0]) == list(controllers[1])
+    assert all(torch.equal(controllers[0][name], controllers[1][name]) for name in controllers[0])
 
 
 def flat(value: Any, name: str = "") -> Iterator[tuple[str, torch.Tensor]]:
@@ -143,21 +146,50 @@ def test_unit_on_two_ranks_in_two_parts(small_config: dict[str, Any], picture_fo
     compare(tmp_path / "two", alone(values, tmp_path / "one", "UNIT"))
 
 
+def adaptive(values: dict[str, Any]) -> dict[str, Any]:
+    """A probability that moves every third iteration, one way or the other."""
+    dis = values["dis"] | {"gan_type": "nsgan"}  # whose outputs begin on both sides of the middle
+    return values | {"dis": dis, "ada_target": 0.2, "ada_images": 40, "ada_iter": 3}
+
+
+def check_adaptive(out: Path) -> None:
+    rows = [json.loads(line) for line in (out / "logs/small/losses.jsonl").read_text().splitlines()]
+    assert max(row["ada_p_a"] + row["ada_p_b"] for row in rows) > 0
+    assert bool(find_state(out / "outputs/small/checkpoints").state["ada"]["seen"].any())
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("norm", ["none", "sn"])
+def test_augmentation_on_many_ranks_is_that_of_one_process(
+    small_config: dict[str, Any], picture_folders: Path, tmp_path: Path
+) -> None:
+    """2 ranks, each in two parts, then 4 from the middle of an interval of the controller."""
+    values = adaptive(config(small_config, picture_folders, batch_size=4))
+    whole = alone(values, tmp_path / "one", "MUNIT")
+    out = tmp_path / "changing"
+    on_ranks(2, values | {"batch_size": 1, "accumulation": 2, "max_iter": 10}, out, "MUNIT")
+    check_adaptive(out)
+    on_ranks(4, values | {"batch_size": 1}, out, "MUNIT", "--resume")
+    compare(out, whole)
+    check_adaptive(whole)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("norm", ["none", "sn", "none, adaptive"])
 def test_ranks_in_a_graph_are_one_process(
     small_config: dict[str, Any], picture_folders: Path, tmp_path: Path, norm: str
 ) -> None:
     """The exchange of the gradients is captured and replayed with the rest, here the CPU's."""
+    norm, _, more = norm.partition(", ")
     values = config(small_config, picture_folders, batch_size=4)
     values["dis"] = values["dis"] | {"norm": norm}
+    values = adaptive(values) if more else values
     with pytest.MonkeyPatch.context() as patched:  # in a graph too: its learning rate is a float32 tensor
         fake_cuda.install(patched)
         whole = alone(values, tmp_path / "one", "MUNIT")
     out = tmp_path / "two"
     on_ranks(2, values | {"batch_size": 2}, out, "MUNIT", "--graph")
     compare(out, whole)
-    said = f"{ITERATIONS - WARM_UP} replays, [0] held"
+    said = f"{ITERATIONS - (2 if more else 1) * WARM_UP} replays, [0] held"
     assert [(out / f"replays-{rank}").read_text() for rank in (0, 1)] == [said] * 2
 
 

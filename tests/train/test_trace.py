@@ -69,6 +69,8 @@ CONFIGURATIONS: list[dict[str, Any]] = [
     {"gen": {"pad_type": "replicate"}},
     {"gen": {"activ": "prelu"}},
     {"gen": {"n_res": 0}},
+    {"diffaugment": ["color", "translation", "cutout"]},
+    {"ada_target": 0.6, "ada_iter": 1},
 ]
 
 
