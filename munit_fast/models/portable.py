@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import yaml
 from torch import Tensor, nn
@@ -76,7 +76,9 @@ def write_portable(
 
 def config_text(config: Config) -> str:
     """The configuration of networks as YAML text, without where training images lay."""
-    return yaml.safe_dump(config.model_dump(exclude_none=True, exclude=DATA_KEYS), sort_keys=False)
+    left_out: dict[str, Any] = dict.fromkeys(DATA_KEYS, True)
+    left_out["gen"] = {"weight_norm"}  # worked into the weights
+    return yaml.safe_dump(config.model_dump(exclude_none=True, exclude=left_out), sort_keys=False)
 
 
 def _with_background(config: Config, about: Mapping[str, str]) -> Config:
@@ -123,6 +125,7 @@ def _check_header(path: Path, trainer: str, config: Config, domain: str, state: 
     wanted = {f"gen.{name}": value for name, value in config.gen.model_dump().items()}
     wanted |= {"trainer": trainer, "input channels": getattr(config, f"input_dim_{domain}")}
     found = describe_network(state)
+    found.pop("gen.weight_norm", None)  # worked into the weights, wherever they are from
     if "gen.dim" not in found:
         raise CheckpointError(f"{path}: the tensors {domain}.* are not those of a generator")
     for name, value in found.items():
