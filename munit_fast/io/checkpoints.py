@@ -288,9 +288,9 @@ def _fits(state: Mapping[str, Tensor], net: nn.Module) -> bool:
 def upgrade_state_dict(state_dict: Mapping[str, Tensor], module: nn.Module) -> OrderedDict[str, Tensor]:
     """A state_dict with the keys of a module; one that has them is left as it is.
 
-    Of a network with spectral norms (`gen.weight_norm`), a module without them gets the weights that these compute. Files
-    of PyTorch 0.3 carry running statistics on instance norms (dropped: nothing reads them) and lack the constant buffers of
-    the AdaIN layers (taken from the module). Other differences are left for load_state_dict to report.
+    Of a network with spectral norms (`gen.weight_norm`), a module without them gets the weights that these compute.
+    Files of PyTorch 0.3 carry running statistics on instance norms (dropped: nothing reads them) and lack the constant
+    buffers of the AdaIN layers (taken from the module). Other differences are left for load_state_dict to report.
 
     Args:
         state_dict: The tensors of the file by name.

@@ -15,7 +15,7 @@ from torch.utils.checkpoint import checkpoint
 
 from munit_fast import functional, ops, reference
 from munit_fast.models import step_weights, weights
-from munit_fast.models.weights import in_dtype, planned_weight, prepared_weight, shared_weights, weight_of
+from munit_fast.models.weights import in_dtype, planned_weight, prepared_weight, weight_of
 from munit_fast.ops import formulas
 from munit_fast.ops.backends import IMPLEMENTATIONS
 from munit_fast.ops.conv_plans import DIRECT, ConvShape, Plans, choose

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import yaml
 from torch import Tensor, nn
@@ -76,9 +76,7 @@ def write_portable(
 
 def config_text(config: Config) -> str:
     """The configuration of networks as YAML text, without where training images lay."""
-    left_out: dict[str, Any] = dict.fromkeys(DATA_KEYS, True)
-    left_out["gen"] = {"weight_norm"}  # worked into the weights
-    return yaml.safe_dump(config.model_dump(exclude_none=True, exclude=left_out), sort_keys=False)
+    return yaml.safe_dump(config.model_dump(exclude_none=True, exclude=DATA_KEYS), sort_keys=False)
 
 
 def _with_background(config: Config, about: Mapping[str, str]) -> Config:

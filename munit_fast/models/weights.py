@@ -1,4 +1,4 @@
-"""The weights that the networks compute with, each made once: computed by a weight norm, cast, summed for the phases."""
+"""The weights that the networks compute with, each made once: by a weight norm, cast, summed for the phases."""
 
 from __future__ import annotations
 

@@ -11,7 +11,7 @@ _MOST = 8  # times the channels of the first convolution
 
 
 class DownBlock(nn.Module):
-    """(pool(block(block(x))) + conv1x1(pool(x))) / √2, after the discriminators of StyleGAN2 (Karras et al., CVPR 2020).
+    """(pool(block(block(x))) + conv1×1(pool(x))) / √2, as in StyleGAN2's discriminator (Karras et al., CVPR 2020).
 
     `pool` is the mean of 2×2 pixels; an odd last row or column is left out.
 

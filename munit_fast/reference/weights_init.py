@@ -16,8 +16,8 @@ def weights_init(init_type: str = "gaussian") -> Callable[[nn.Module], None]:
     """A function for `nn.Module.apply` that fills weights by `init_type` and sets biases to 0.
 
     It touches modules whose class name starts with Conv or Linear and that own a `weight`; convolutions of norm "sn"
-    own none, so they keep PyTorch's default. "default" keeps the weights and still zeroes the biases. Of a weight with a
-    weight norm it fills what that is computed from.
+    own none, so they keep PyTorch's default. "default" keeps the weights and still zeroes the biases. Where a weight
+    norm computes the weight, it fills what that is computed from.
 
     Args:
         init_type: one of INITS.
