@@ -276,8 +276,12 @@ class MsImageDis(nn.Module):
     (default) or "spectral", for norm "none", "in" and "ln".
     """
 
+    arch = "multiscale"  # `dis.arch` of the configurations that are for it
+
     def __init__(self, input_dim: int, params: Params) -> None:
         super().__init__()
+        if params.get("arch", self.arch) != self.arch:
+            raise ValueError(f"arch must be {self.arch} for {type(self).__name__}; got {params['arch']!r}")
         if params["gan_type"] not in ("lsgan", "nsgan"):
             raise ValueError(f"gan_type must be one of lsgan, nsgan; got {params['gan_type']!r}")
         if params.get("weight_norm", "none") != "none" and params["norm"] in ("sn", "bn"):

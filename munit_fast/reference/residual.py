@@ -78,6 +78,8 @@ class ResidualDis(MsImageDis):
         ValueError: num_scales is not 1, or norm is "sn".
     """
 
+    arch = "residual"
+
     def __init__(self, input_dim: int, params: Params) -> None:
         if params["num_scales"] != 1:
             raise ValueError(f"num_scales must be 1: arch residual judges the whole image; got {params['num_scales']}")

@@ -24,7 +24,7 @@ CASES: list[tuple[str, str, dict[str, Any]]] = [
     ("VAEGen", "gen", {}),
     ("VAEGen", "gen", {"n_res": 0, "pad_type": "zero"}),
     *(("MsImageDis", "dis", {"norm": norm}) for norm in ("none", "in", "ln")),
-    ("ResidualDis", "dis", {"num_scales": 1}),
+    ("ResidualDis", "dis", {"num_scales": 1, "arch": "residual"}),
 ]
 
 
@@ -111,6 +111,31 @@ def test_evaluation_changes_nothing(kind: str, part: str, over: dict[str, Any]) 
     with torch.no_grad():
         outputs(network, images(2))
     assert all(torch.equal(v, before[k]) for k, v in network.state_dict().items())
+
+
+@pytest.mark.parametrize(("kind", "part", "over"), [case for case in CASES if case[1] == "dis"], ids=str)
+def test_calls_that_share_weights(kind: str, part: str, over: dict[str, Any]) -> None:
+    """One power iteration for those that need a graph, and one for the others."""
+    network, other = made(kind, part, over), made(kind, part, over)
+    other.load_state_dict(network.state_dict())
+    with networks.shared_weights():
+        with torch.no_grad():
+            outputs(network, images(1))
+        first = vectors(network)
+        for seed in (2, 3):
+            outputs(network, images(seed)).square().sum().backward(retain_graph=True)
+        after = vectors(network)
+    wanted = other.eval()
+    wanted.load_state_dict(network.state_dict())
+    for seed in (2, 3):
+        outputs(wanted, images(seed)).square().sum().backward()
+    for times, found in ((1, first), (2, after)):
+        formula = iterated(made(kind, part, over).state_dict(), times)
+        names = [name for name, _ in network.named_buffers() if name.endswith(("_u", "_v"))]
+        for name, vector in zip(names, found, strict=True):
+            assert torch.allclose(vector, formula[f"{name.split(LAYER)[0]} {name[-1]}"], atol=1e-12), (times, name)
+    for (name, p), (_, q) in zip(network.named_parameters(), wanted.named_parameters(), strict=True):
+        assert torch.allclose(p.grad, q.grad, rtol=1e-9, atol=1e-9), name
 
 
 def test_weights_are_computed_in_float32_under_autocast() -> None:
@@ -212,6 +237,8 @@ def test_configurations_that_are_refused(values: dict[str, Any], words: str) -> 
 
 
 def test_networks_that_are_refused() -> None:
+    with pytest.raises(ValueError, match="arch must be multiscale for MsImageDis; got 'residual'"):
+        made("MsImageDis", "dis", {"arch": "residual"})
     with pytest.raises(ValueError, match="weight_norm must be one of none, spectral; got 'batch'"):
         made("AdaINGen", "gen", {"weight_norm": "batch"})
     with pytest.raises(ValueError, match="weight_norm needs norm none, in or ln"):

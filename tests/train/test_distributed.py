@@ -129,14 +129,22 @@ def test_unit_on_two_ranks_in_two_parts(small_config: dict[str, Any], picture_fo
     compare(tmp_path / "two", alone(values, tmp_path / "one", "UNIT"))
 
 
+NETWORKS: list[dict[str, Any]] = [
+    {},
+    {"dis": {"norm": "sn"}},
+    {"gen": {"weight_norm": "spectral"}, "dis": {"weight_norm": "spectral", "arch": "residual", "num_scales": 1}},
+]
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("norm", ["none", "sn"])
+@pytest.mark.parametrize("networks", NETWORKS, ids=str)
 def test_ranks_in_a_graph_are_one_process(
-    small_config: dict[str, Any], picture_folders: Path, tmp_path: Path, norm: str
+    small_config: dict[str, Any], picture_folders: Path, tmp_path: Path, networks: dict[str, Any]
 ) -> None:
     """The exchange of the gradients is captured and replayed with the rest, here the CPU's."""
     values = config(small_config, picture_folders, batch_size=4)
-    values["dis"] = values["dis"] | {"norm": norm}
+    for part, over in networks.items():
+        values[part] = values[part] | over
     with pytest.MonkeyPatch.context() as patched:  # in a graph too: its learning rate is a float32 tensor
         fake_cuda.install(patched)
         whole = alone(values, tmp_path / "one", "MUNIT")

@@ -93,7 +93,7 @@ def test_an_iteration_is_the_published_one_on_these_networks(kind: str, over: di
 @pytest.mark.parametrize("over", [SPECTRAL, BOTH], ids=str)
 @pytest.mark.parametrize("kind", KINDS)
 def test_how_an_iteration_is_computed_changes_nothing(kind: str, over: dict[str, Any]) -> None:
-    """In parts of the batch, with checkpointing, by the plain networks, by the published calls, with pictures between."""
+    """In parts of the batch, with checkpointing, by plain networks, by the published calls, with pictures between."""
     hp = settings(**over)
     whole = trained(kind, hp)
     others = {
@@ -173,7 +173,13 @@ def test_a_resumed_run_is_the_same_to_the_bit(
     small_config: dict[str, Any], picture_folders: Path, tmp_path: Path, kind: str
 ) -> None:
     gen, dis = ({"weight_norm": "spectral", **small_config[part]} for part in ("gen", "dis"))
-    config = small_config | {"gen": gen, "dis": dis | RESIDUAL, "ema_half_life": 10, "snapshot_save_iter": 3}
+    config = small_config | {
+        "trainer": kind,
+        "gen": gen,
+        "dis": dis | RESIDUAL,
+        "ema_half_life": 10,
+        "snapshot_save_iter": 3,
+    }
     runs.run(config | {"max_iter": 6}, picture_folders, tmp_path / "whole", trainer=kind)
     runs.run(config | {"max_iter": 3}, picture_folders, tmp_path / "parts", trainer=kind)
     runs.run(config | {"max_iter": 6}, picture_folders, tmp_path / "parts", trainer=kind, resume=True)
