@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -88,19 +88,19 @@ class StepWeights:
         self.dtype = dtype
         self.unused: dict[str, list[nn.Parameter]] = {}
         self._copies: dict[str, list[_Copy]] = {}
-        self._made: dict[
-            int, tuple[Tensor, Tensor]
-        ] = {}  # by parameter: it, and what is computed of it, with its graph
+        # By parameter: it, and what is computed of it, with its graph.
+        self._made: dict[int, tuple[Tensor, Tensor]] = {}
         for update, its_blocks in blocks.items():
             copies, unused = self._copies.setdefault(update, []), self.unused.setdefault(update, [])
             for block, phases in its_blocks:
-                weight, bias = source_of(block.conv), block.conv.bias
+                conv: Any = block.conv
+                weight, bias = source_of(conv), conv.bias
                 assert isinstance(weight, nn.Parameter) and isinstance(bias, nn.Parameter)
                 is_unused = isinstance(block.norm, _INSTANCE_NORMS) and not phases
                 if is_unused:
                     unused.append(bias)
                 if dtype is not None:
-                    norm = block.conv.parametrizations.weight[0] if is_normed(block.conv) else None
+                    norm = conv.parametrizations.weight[0] if is_normed(conv) else None
                     copies += [_copy(weight, dtype, phases, norm), *([] if is_unused else [_copy(bias, dtype)])]
         self._by_parameter = {id(c.parameter): c for copies in self._copies.values() for c in copies}
 

@@ -50,7 +50,7 @@ def shared_weights() -> Iterator[None]:
 def computed_once(network: nn.Module) -> Iterator[None]:
     """Inside, the weights that a norm computes are those of the beginning, however often they are read.
 
-    Each is computed here once, in its own dtype also under autocast. What checkpointing runs again reads the same.
+    Each is computed here once; not under autocast, which would round. What checkpointing runs again reads the same.
     """
     modules = [] if torch.compiler.is_compiling() else normed_modules(network)
     if not modules:
@@ -76,8 +76,7 @@ def _compute(module: Any) -> Tensor:
     if cache is not None and key in cache:
         found: Tensor = cache[key][1]
         return found
-    with torch.autocast(source.device.type, enabled=False):
-        weight: Tensor = module.weight
+    weight: Tensor = module.weight
     if cache is not None:
         cache[key] = (module, weight)  # held, so that no other module takes its id
     return weight
