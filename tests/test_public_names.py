@@ -162,14 +162,18 @@ def test_modules() -> None:
         assert call().isfinite().all()
 
 
+NETWORKS = (("AdaINGen", "gen"), ("VAEGen", "gen"), ("MsImageDis", "dis"), ("ResidualDis", "dis"))
+
+
 @pytest.mark.parametrize("module", ["networks", "reference"])
 def test_networks(module: str) -> None:
     """The fast networks and the reference's are built from the same arguments, and take each other's weights."""
     made, other = getattr(mf, module), mf.reference if module == "networks" else mf.networks
     config = mf.make_config(SMALL).hyperparameters()
-    for name, part in (("AdaINGen", "gen"), ("VAEGen", "gen"), ("MsImageDis", "dis")):
-        network = getattr(made, name)(3, config[part])
-        getattr(other, name)(3, config[part]).load_state_dict(network.state_dict())
+    for name, part in NETWORKS:
+        section = config[part] | ({"arch": "residual", "num_scales": 1} if name == "ResidualDis" else {})
+        network = getattr(made, name)(3, section)
+        getattr(other, name)(3, section).load_state_dict(network.state_dict())
         result = network(image())
         assert all(t.isfinite().all() for t in (result if isinstance(result, (list, tuple)) else [result]))
     assert made.ContentEncoder(1, 1, 3, 4, "relu", "reflect")(image()).shape == (2, 8, 8, 8)

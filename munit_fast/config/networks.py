@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from bisect import bisect_left
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from munit_fast.config.values import Activation, Count, Padding, Section
 
@@ -21,6 +21,7 @@ class GeneratorConfig(Section):
         n_downsample: Convolutions of stride 2 in the content encoder; sides must be multiples of 2^n_downsample.
         n_res: Residual blocks of the content encoder, and as many of the decoder.
         pad_type: Padding of the convolutions.
+        weight_norm: "spectral": spectral normalization of all convolutions and linear layers. Not published.
     """
 
     dim: Count = 64
@@ -30,19 +31,23 @@ class GeneratorConfig(Section):
     n_downsample: Annotated[int, Field(ge=0, le=8)] = 2
     n_res: Annotated[int, Field(ge=0)] = 4
     pad_type: Padding = "reflect"
+    weight_norm: Literal["none", "spectral"] = "none"
 
 
 class DiscriminatorConfig(Section):
-    """`dis:`, the multi-scale discriminator of each domain.
+    """`dis:`, the discriminator of each domain.
 
     Attributes:
         dim: Channels of the first convolution; doubled by each layer.
-        norm: Normalization after the convolutions, all but the first; "sn" is spectral normalization.
+        norm: Normalization after the convolutions, all but the first; "sn" is spectral normalization as published.
         activ: Activation.
-        n_layer: Convolutions of stride 2 at each scale.
+        n_layer: Convolutions of stride 2 at each scale; of "residual" the blocks, each of which halves the side.
         gan_type: "lsgan" (least squares), "nsgan" (non-saturating, cross-entropy), or "hinge", which is not published.
-        num_scales: Scales; each sees the image at half the size of the one before.
+        num_scales: Scales; each sees the image at half the size of the one before. "residual" has 1.
         pad_type: Padding of the convolutions.
+        arch: "multiscale", or "residual": residual blocks and one score for the whole image. Not published.
+        weight_norm: "spectral": spectral normalization of all convolutions and linear layers, by torch; for the norms
+            "none", "in" and "ln". Not published.
     """
 
     dim: Count = 64
@@ -52,6 +57,26 @@ class DiscriminatorConfig(Section):
     gan_type: Literal["lsgan", "nsgan", "hinge"] = "lsgan"
     num_scales: Annotated[int, Field(ge=1, le=10)] = 3
     pad_type: Padding = "reflect"
+    arch: Literal["multiscale", "residual"] = "multiscale"
+    weight_norm: Literal["none", "spectral"] = "none"
+
+    @model_validator(mode="before")
+    @classmethod
+    def _one_scale(cls, values: Any) -> Any:
+        if isinstance(values, dict) and values.get("arch") == "residual":
+            return {"num_scales": 1} | values
+        return values
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> DiscriminatorConfig:
+        if self.arch == "residual" and self.num_scales != 1:
+            raise ValueError(f"num_scales: {self.num_scales} with arch: residual, which judges the whole image; use 1")
+        if self.norm == "sn" and (self.arch == "residual" or self.weight_norm == "spectral"):
+            other = "arch: residual" if self.arch == "residual" else "weight_norm: spectral"
+            raise ValueError(f"norm: sn with {other}; use norm: none and weight_norm: spectral")
+        if self.norm == "bn" and self.weight_norm == "spectral":
+            raise ValueError("norm: bn with weight_norm: spectral; use norm: none, in or ln")
+        return self
 
 
 def smallest_generator_size(gen: GeneratorConfig) -> int:
@@ -70,6 +95,8 @@ def smallest_discriminator_size(dis: DiscriminatorConfig, batch_size: int = 1) -
 
 
 def _discriminator_takes(side: int, dis: DiscriminatorConfig, batch_size: int) -> bool:
+    if dis.arch == "residual":
+        return bool(side >> dis.n_layer)  # norms see planes that are not halved yet
     needs_planes = dis.norm == "in" or (dis.norm == "bn" and batch_size == 1)
     for _ in range(dis.num_scales):
         s = side

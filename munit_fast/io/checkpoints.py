@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from munit_fast.io.atomic import atomic_path
+from munit_fast.io.weight_norms import ORIGINAL, fold_weight_norms, plain_name
 from munit_fast.utils.text import one_line, printable
 
 _STATISTICS = (".running_mean", ".running_var", ".num_batches_tracked")
@@ -285,10 +286,11 @@ def _fits(state: Mapping[str, Tensor], net: nn.Module) -> bool:
 
 
 def upgrade_state_dict(state_dict: Mapping[str, Tensor], module: nn.Module) -> OrderedDict[str, Tensor]:
-    """A state_dict of PyTorch 0.3 with the keys of today's module; one of today's is left as it is.
+    """A state_dict with the keys of a module; one that has them is left as it is.
 
-    Old files carry running statistics on instance norms (dropped: nothing reads them) and lack the constant buffers of
-    the AdaIN layers (taken from the module). Other differences are left for load_state_dict to report.
+    Of a network with spectral norms (`gen.weight_norm`), a module without them gets the weights that these compute.
+    Files of PyTorch 0.3 carry running statistics on instance norms (dropped: nothing reads them) and lack the constant
+    buffers of the AdaIN layers (taken from the module). Other differences are left for load_state_dict to report.
 
     Args:
         state_dict: The tensors of the file by name.
@@ -298,6 +300,7 @@ def upgrade_state_dict(state_dict: Mapping[str, Tensor], module: nn.Module) -> O
         The tensors by the module's names.
     """
     own = module.state_dict()
+    state_dict = fold_weight_norms(state_dict, own)
     upgraded = OrderedDict((k, v) for k, v in state_dict.items() if k in own or not k.endswith(_STATISTICS))
     for key, value in own.items():
         if key not in upgraded and key.endswith(_STATISTICS) and ".norm." in key:
@@ -359,12 +362,15 @@ def check_fit(path: str | Path, key: str, state: Mapping[str, Tensor], net: nn.M
 
 def describe_network(state: Mapping[str, Tensor]) -> dict[str, Any]:
     """The configuration values that follow from a generator's or discriminator's state_dict; {} if it is neither."""
+    norm = "spectral" if any(k.endswith(ORIGINAL) for k in state) else "none"
+    state = {plain_name(k): value for k, value in state.items()}
     if any(k.startswith("enc_content.") for k in state):
-        return {"trainer": "MUNIT"} | _describe_generator(state, "enc_content.") | _describe_style(state)
+        found = {"trainer": "MUNIT"} | _describe_generator(state, "enc_content.") | _describe_style(state)
+        return found | {"gen.weight_norm": norm}
     if any(k.startswith("enc.") for k in state):
-        return {"trainer": "UNIT"} | _describe_generator(state, "enc.")
+        return {"trainer": "UNIT"} | _describe_generator(state, "enc.") | {"gen.weight_norm": norm}
     if any(k.startswith("cnns.") for k in state):
-        return _describe_discriminator(state)
+        return _describe_discriminator(state) | {"dis.weight_norm": norm}
     return {}
 
 
@@ -398,10 +404,12 @@ def _describe_style(state: Mapping[str, Tensor]) -> dict[str, Any]:
 def _describe_discriminator(state: Mapping[str, Tensor]) -> dict[str, Any]:
     spectral = any(k.endswith("weight_bar") for k in state)
     normed = any(".norm." in k for k in state)
+    residual = any(".skip." in k for k in state)
     return {
+        "dis.arch": "residual" if residual else "multiscale",
         "input channels": _shape(state, "cnns.0.0.conv.weight", 1),
         "dis.dim": _shape(state, "cnns.0.0.conv.weight", 0),
         "dis.num_scales": len(_indices(state, r"cnns\.(\d+)\.")),
-        "dis.n_layer": len(_indices(state, r"cnns\.0\.(\d+)\.")) - 1,
+        "dis.n_layer": len(_indices(state, r"cnns\.0\.(\d+)\.")) - (2 if residual else 1),
         "dis.norm": "sn" if spectral else "one with parameters" if normed else "one without parameters",
     }

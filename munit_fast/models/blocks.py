@@ -6,9 +6,7 @@ the benchmark share them. Tensors are [N, C, H, W], channels_last, in the dtype 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from contextvars import ContextVar
+from collections.abc import Callable
 from typing import Any, NamedTuple, TypeVar
 
 import torch
@@ -16,41 +14,20 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from munit_fast import functional, ops, reference
-from munit_fast.models import step_weights
-from munit_fast.ops import formulas, winograd
+from munit_fast.models import step_weights, weights
+from munit_fast.models.weights import in_dtype, planned_weight, prepared_weight, weight_of
+from munit_fast.ops import formulas
 from munit_fast.ops.backends import IMPLEMENTATIONS
 from munit_fast.ops.conv_plans import DIRECT, ConvShape, Plans, choose
-from munit_fast.ops.epilogue import is_plain_cpu
 from munit_fast.ops.fused_conv import Conv, ConvOutput, EpilogueArgs, convolution, epilogue_conv, residual_block
 from munit_fast.ops.spec import EpilogueSpec
-from munit_fast.ops.upsample_conv import phase_weight
 from munit_fast.reference import layers
+from munit_fast.reference.weight_norms import hold_vectors, source_of
 
 _PAD_MODES = {nn.ReflectionPad2d: "reflect", nn.ReplicationPad2d: "replicate", nn.ZeroPad2d: "zero"}
 _EPS = 1e-5
 
 T = TypeVar("T")
-
-# The convolutions' weights as they are used: cast, and summed for the phases. Kept for the calls of one context only.
-_cache: ContextVar[dict[Any, tuple[Tensor, Any]] | None] = ContextVar("munit_fast_weights", default=None)
-
-
-def _shared() -> dict[Any, tuple[Tensor, Any]] | None:
-    # torch.compile knows no context variables, and puts equal expressions together itself.
-    return None if torch.compiler.is_compiling() else _cache.get()
-
-
-@contextmanager
-def shared_weights() -> Iterator[None]:
-    """Inside, each weight is cast and rearranged once for all the calls; nobody may change a parameter meanwhile."""
-    if torch.compiler.is_compiling():
-        yield
-        return
-    token = _cache.set({})
-    try:
-        yield
-    finally:
-        _cache.reset(token)
 
 
 class Fused(nn.Module):
@@ -61,11 +38,13 @@ class Fused(nn.Module):
         checkpointing: whether the backward computes activations again instead of keeping them.
         float32_images: whether the convolutions that read and write images stay in float32 under autocast: bfloat16 has
             fewer steps than images of more than 8 bits.
+        holds_vectors: whether only whoever trains advances the vectors of spectral norms, and no forward.
     """
 
     impl: str = "auto"
     checkpointing: bool = False
     float32_images: bool = False
+    holds_vectors: bool = False
 
     def set_impl(self, impl: str) -> None:
         """Choose the backend of every fused network inside this module.
@@ -102,6 +81,21 @@ class Fused(nn.Module):
             if isinstance(module, Fused):
                 module.float32_images = on
 
+    def hold_vectors(self) -> None:
+        """Let no forward advance the vectors of spectral norms: `reference.weight_norms.advance_vectors` does.
+
+        So a weight is the same however often, in whatever mode and in how many parts of a batch it is read.
+        """
+        self.holds_vectors = True
+        hold_vectors(self)
+
+    def train(self, mode: bool = True) -> Any:
+        """As torch's."""
+        super().train(mode)
+        if self.holds_vectors:
+            hold_vectors(self)
+        return self
+
     def image_dtype(self, dtype: torch.dtype) -> torch.dtype:
         """The dtype of the convolutions that read and write images, where the others have `dtype`."""
         return torch.float32 if self.float32_images and dtype.itemsize < 4 else dtype
@@ -111,15 +105,11 @@ class Fused(nn.Module):
         if not (self.checkpointing and torch.is_grad_enabled()):
             return stage(*arguments)
 
-        of_step = step_weights.active()
+        of_step, computed = step_weights.active(), weights.computed_weights()
 
         def alone(*arguments: Any) -> T:
-            token = _cache.set(None)  # the weights of another call would not be there the second time
-            try:
-                with step_weights.use(of_step):  # where the backward runs, no context is active
-                    return stage(*arguments)
-            finally:
-                _cache.reset(token)
+            with weights.alone(computed), step_weights.use(of_step):  # where the backward runs, no context is active
+                return stage(*arguments)
 
         return checkpoint(alone, *arguments, use_reentrant=False, preserve_rng_state=False)
 
@@ -145,45 +135,6 @@ def compute_dtype(x: Tensor, dtype: torch.dtype) -> torch.dtype:
     if torch.is_autocast_enabled(kind) and dtype == torch.float32:
         return torch.get_autocast_dtype(kind)
     return dtype
-
-
-def _in_dtype(parameter: Tensor, dtype: torch.dtype) -> Tensor:
-    """A parameter in `dtype`: the copy of a training step, or a cast."""
-    of_step = step_weights.active()
-    copy = None if of_step is None else of_step.get(parameter, dtype)
-    return parameter.to(dtype) if copy is None else copy
-
-
-def _prepared_weight(conv: nn.Conv2d, dtype: torch.dtype, phases: bool = False) -> Tensor:
-    """The weight in `dtype` and channels_last, summed for the four phases if asked; once in `shared_weights`."""
-    of_step = step_weights.active()
-    if of_step is not None and (copy := of_step.get(conv.weight, dtype)) is not None:
-        return copy
-    cache, key = _shared(), (id(conv.weight), dtype, phases, torch.is_grad_enabled(), conv.weight.requires_grad)
-    if cache is not None and key in cache:
-        return cache[key][1]
-    weight = phase_weight(conv.weight) if phases else conv.weight
-    weight = weight.to(dtype=dtype, memory_format=torch.channels_last)
-    if cache is not None:
-        cache[key] = (conv.weight, weight)  # held, so that no other tensor takes its id
-    return weight
-
-
-def _planned_weight(conv: nn.Conv2d, plan: str, phases: bool = False) -> tuple[Tensor, Tensor | None]:
-    """The weight of a convolution with a plan, in the parameter's dtype, and its transform where that is at hand."""
-
-    def weight() -> Tensor:
-        return _prepared_weight(conv, conv.weight.dtype, phases) if phases else conv.weight
-
-    if torch.is_grad_enabled() or not is_plain_cpu(conv.weight):
-        return weight(), None
-    cache, key = _shared(), (id(conv.weight), plan, phases)
-    if cache is not None and key in cache:  # nobody has changed the parameter since it was compared
-        return cache[key][1]
-    found = winograd.kept_weight(conv.weight, plan, phases, weight)
-    if cache is not None and found[1] is not None:
-        cache[key] = (conv.weight, found)
-    return found
 
 
 def padding(block: Any) -> tuple[int, str]:
@@ -261,7 +212,7 @@ class ConvInput(NamedTuple):
 
     def plans(self, conv: nn.Conv2d, kernel: int, stride: int, out_channels: int, pad: int) -> Plans:
         """The plans of a convolution with `pad` pixels of padding."""
-        if self.device.type != "cpu" or self.impl not in ("auto", "cpu") or conv.weight.dtype != torch.float32:
+        if self.device.type != "cpu" or self.impl not in ("auto", "cpu") or source_of(conv).dtype != torch.float32:
             return DIRECT
         n, _, h, w = self.size
         rows, columns = (h + 2 * pad - kernel) // stride + 1, (w + 2 * pad - kernel) // stride + 1
@@ -284,9 +235,9 @@ def conv_args(block: Any, x: ConvInput, padded: bool = False) -> Conv:
     if step_weights.active() is not None:
         unused = None  # whoever makes the step knows its gradient
     if plan is None:
-        bias, weight = None if used is None else _in_dtype(used, x.dtype), _prepared_weight(conv, x.dtype)
+        bias, weight = None if used is None else in_dtype(used, x.dtype), prepared_weight(conv, x.dtype)
         return Conv(weight, bias, conv.stride[0], None, unused, weight_plan=weight_plan)
-    weight, transformed = _planned_weight(conv, plan)
+    weight, transformed = planned_weight(conv, plan)
     pad, mode = (0, "zero") if padded else padding(block)
     return Conv(weight, used, conv.stride[0], None, unused, plan, pad, mode, transformed, weight_plan)
 
@@ -301,11 +252,11 @@ def phase_conv_args(block: Any, x: ConvInput, pad_mode: str) -> Conv:
     """
     conv = block.conv
     plan, weight_plan = _phase_plans(block, x)
-    bias = _in_dtype(conv.bias, x.dtype if plan is None else conv.bias.dtype).repeat(4)
-    border_weight = conv.weight if pad_mode == "reflect" else None
+    bias = in_dtype(conv.bias, x.dtype if plan is None else conv.bias.dtype).repeat(4)
+    border_weight = weight_of(conv) if pad_mode == "reflect" else None
     if plan is None:
-        return Conv(_prepared_weight(conv, x.dtype, phases=True), bias, 1, border_weight, weight_plan=weight_plan)
-    weight, transformed = _planned_weight(conv, plan, phases=True)
+        return Conv(prepared_weight(conv, x.dtype, phases=True), bias, 1, border_weight, weight_plan=weight_plan)
+    weight, transformed = planned_weight(conv, plan, phases=True)
     return Conv(weight, bias, 1, border_weight, None, plan, *_phase_padding(pad_mode), transformed, weight_plan)
 
 

@@ -26,6 +26,7 @@ from munit_fast.models.blocks import (
     padding,
 )
 from munit_fast.models.gan_losses import GAN_LOSSES, sum_of_scales
+from munit_fast.models.weights import computed_once, weight_of
 from munit_fast.ops import formulas
 from munit_fast.reference.networks import Params
 
@@ -46,7 +47,8 @@ class MsImageDis(reference.MsImageDis, Fused):
 
     Args:
         input_dim: Channels C of the images.
-        params: The `dis:` section of a configuration: dim, norm, activ, n_layer, gan_type, num_scales, pad_type.
+        params: The `dis:` section of a configuration: dim, norm, activ, n_layer, gan_type, num_scales, pad_type; not
+            published: weight_norm, for norm "none", "in" and "ln".
         impl: The backend, as in `munit_fast.functional`; "reference": the reference's own forward.
 
     Raises:
@@ -104,7 +106,7 @@ class MsImageDis(reference.MsImageDis, Fused):
             return self._judge_by_reference(x)
         dtype = compute_dtype(x, next(self.parameters()).dtype)
         judged = []
-        with autocast_off(x):
+        with autocast_off(x), computed_once(self):
             x = x.to(dtype).contiguous(memory_format=torch.channels_last)
             for net in self.cnns:
                 judged.append(self._net(net, x))
@@ -131,7 +133,7 @@ class MsImageDis(reference.MsImageDis, Fused):
             check_planes(output.z, "the image")
         y = apply_epilogue(output, epilogue_args(blocks[-1], 0, "zero", self.impl))
         # A matrix product of the pixels: of small maps, forward and backward took 0.03 ms instead of oneDNN's 0.25.
-        maps = F.linear(y.to(last.weight.dtype).permute(0, 2, 3, 1), last.weight.flatten(1), last.bias)
+        maps = F.linear(y.to(last.bias.dtype).permute(0, 2, 3, 1), weight_of(last).flatten(1), last.bias)
         return maps.permute(0, 3, 1, 2), y
 
     def judge_both(self, input_fake: Tensor, input_real: Tensor) -> tuple[Judgement, Judgement]:

@@ -62,7 +62,7 @@ class _Model(nn.Module):
         super().__init__()
         self.config = config if isinstance(config, Config) else make_config(config)
         self.about: dict[str, str] = {}
-        params = self.config.gen.model_dump()
+        params = self.config.gen.model_dump() | {"weight_norm": "none"}  # files are loaded with the norm worked in
         self.gen_a = self._generator(self.config.input_dim_a, params, impl)
         self.gen_b = self._generator(self.config.input_dim_b, params, impl)
         networks.keep_steps(self.gen_a, self.gen_b, self.config.range_a, self.config.range_b)

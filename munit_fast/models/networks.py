@@ -38,9 +38,10 @@ from munit_fast.models.blocks import (
     phase_conv_args,
     phase_input_padding,
     res_blocks,
-    shared_weights,
 )
 from munit_fast.models.discriminators import MsImageDis
+from munit_fast.models.residual import ResidualDis
+from munit_fast.models.weights import computed_once, shared_weights, weight_of
 from munit_fast.ops.fused_conv import convolution, epilogue_conv
 from munit_fast.reference.networks import Params, split_adain_params
 
@@ -51,6 +52,7 @@ __all__ = [
     "Fused",
     "MsImageDis",
     "Params",
+    "ResidualDis",
     "StyleEncoder",
     "VAEGen",
     "shared_weights",
@@ -76,7 +78,7 @@ class _Encoder(Fused):
         if self.uses_reference:
             return super().forward(x)
         first = self.layers[0]
-        dtype = compute_dtype(x, first.conv.weight.dtype)
+        dtype = compute_dtype(x, first.conv.bias.dtype)
         with autocast_off(x):
             return self.of_padded(pad_input(x, *padding(first), self.image_dtype(dtype), self.impl), dtype)
 
@@ -100,15 +102,16 @@ class StyleEncoder(_Encoder, reference.StyleEncoder):
             p: [N, C, H + 6, W + 6], as `AdaINGen.pad_image` returns it.
             dtype: Of the convolutions after the first.
         """
-        return self._recomputed(self._of_padded, p, dtype)
+        with computed_once(self):
+            return self._recomputed(self._of_padded, p, dtype)
 
     def _of_padded(self, p: Tensor, dtype: torch.dtype) -> Tensor:
         *blocks, _, last = self.layers
         output = conv_chain(p, blocks, self.impl, dtype)
         pooled = apply_epilogue(output, epilogue_args(blocks[-1], 0, "zero", self.impl)).mean(
-            (2, 3), dtype=last.weight.dtype
+            (2, 3), dtype=last.bias.dtype
         )
-        return F.linear(pooled, last.weight.flatten(1), last.bias)[:, :, None, None]
+        return F.linear(pooled, weight_of(last).flatten(1), last.bias)[:, :, None, None]
 
 
 class ContentEncoder(_Encoder, reference.ContentEncoder):
@@ -125,10 +128,11 @@ class ContentEncoder(_Encoder, reference.ContentEncoder):
             ValueError: An instance norm would see a plane of 1×1.
         """
         res = self.layers[-1].model
-        if not len(res):
-            return self._recomputed(self._halved, p, dtype, None)[0]
-        h, pad = self._recomputed(self._halved, p, dtype, res[0].model[0])
-        return self._recomputed(res_blocks, h, pad, res, (0, "zero"), self.impl)
+        with computed_once(self):
+            if not len(res):
+                return self._recomputed(self._halved, p, dtype, None)[0]
+            h, pad = self._recomputed(self._halved, p, dtype, res[0].model[0])
+            return self._recomputed(res_blocks, h, pad, res, (0, "zero"), self.impl)
 
     def _halved(self, p: Tensor, dtype: torch.dtype, following: Any) -> tuple[Tensor, int]:
         """What comes before the residual blocks, and its pixels of padding for `following`, the first of them."""
@@ -159,8 +163,8 @@ class Decoder(reference.Decoder, Fused):
         """
         if self.uses_reference:
             return super().forward(x, adain)
-        dtype = compute_dtype(x, self.layers[-1].conv.weight.dtype)
-        with autocast_off(x):
+        dtype = compute_dtype(x, self.layers[-1].conv.bias.dtype)
+        with autocast_off(x), computed_once(self):
             x = x.to(dtype)
             res, entry, after = self._plan(x)
             h = pad_input(x, *entry, dtype, self.impl)
@@ -223,9 +227,9 @@ class Decoder(reference.Decoder, Fused):
         """
         if self.uses_reference or not len(self.layers[0].model):
             return [self(x, style) for style in adain]
-        dtype = compute_dtype(x, self.layers[-1].conv.weight.dtype)
+        dtype = compute_dtype(x, self.layers[-1].conv.bias.dtype)
         images = []
-        with autocast_off(x):
+        with autocast_off(x), computed_once(self):
             x = x.to(dtype)
             res, entry, after = self._plan(x)
             first, second = res[0].model
@@ -279,11 +283,12 @@ class AdaINGen(reference.AdaINGen, Fused):
 
     Args:
         input_dim: Channels C of the images.
-        params: The `gen:` section of a configuration: dim, style_dim, n_downsample, n_res, activ, pad_type, mlp_dim.
+        params: The `gen:` section of a configuration: dim, style_dim, n_downsample, n_res, activ, pad_type, mlp_dim;
+            not published: weight_norm.
         impl: The backend, as in `munit_fast.functional`; "reference": the reference's own forward.
 
     Raises:
-        ValueError: activ, pad_type or impl is unknown.
+        ValueError: activ, pad_type, weight_norm or impl is unknown.
     """
 
     enc_style: StyleEncoder
@@ -314,7 +319,7 @@ class AdaINGen(reference.AdaINGen, Fused):
             return pad_input(images, *padding(first), dtype, self.impl)
 
     def _dtype(self, x: Tensor) -> torch.dtype:
-        return compute_dtype(x, self.enc_content.layers[0].conv.weight.dtype)
+        return compute_dtype(x, self.enc_content.layers[0].conv.bias.dtype)
 
     def encode(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """The content and the style of images (section 3 of the paper).
@@ -410,11 +415,12 @@ class VAEGen(reference.VAEGen, Fused):
 
     Args:
         input_dim: Channels C of the images.
-        params: The `gen:` section of a configuration: dim, n_downsample, n_res, activ, pad_type.
+        params: The `gen:` section of a configuration: dim, n_downsample, n_res, activ, pad_type; not
+            published: weight_norm.
         impl: The backend, as in `munit_fast.functional`; "reference": the reference's own forward.
 
     Raises:
-        ValueError: activ, pad_type or impl is unknown.
+        ValueError: activ, pad_type, weight_norm or impl is unknown.
     """
 
     content_encoder = ContentEncoder

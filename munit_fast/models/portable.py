@@ -128,6 +128,7 @@ def _check_header(path: Path, trainer: str, config: Config, domain: str, state: 
     wanted = {f"gen.{name}": value for name, value in config.gen.model_dump().items()}
     wanted |= {"trainer": trainer, "input channels": getattr(config, f"input_dim_{domain}")}
     found = describe_network(state)
+    found.pop("gen.weight_norm", None)  # worked into the weights, wherever they are from
     if "gen.dim" not in found:
         raise CheckpointError(f"{path}: the tensors {domain}.* are not those of a generator")
     for name, value in found.items():

@@ -21,6 +21,7 @@ from .networks import (
     split_adain_params,
 )
 from .perceptual import Vgg16, perceptual_loss
+from .residual import ResidualDis
 from .trainers import MUNIT_Trainer, UNIT_Trainer
 from .weights_init import weights_init
 
@@ -36,6 +37,7 @@ __all__ = [
     "MUNIT_Trainer",
     "MsImageDis",
     "ResBlock",
+    "ResidualDis",
     "SpectralNorm",
     "StyleEncoder",
     "UNIT_Trainer",

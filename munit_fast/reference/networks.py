@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .layers import AdaptiveInstanceNorm2d, Conv2dBlock, LinearBlock, ResBlock
+from .weight_norms import norm_weights
 
 Params = Mapping[str, Any]
 
@@ -177,7 +178,8 @@ def split_adain_params(params: Tensor, module: nn.Module) -> list[tuple[Tensor, 
 class AdaINGen(nn.Module):
     """MUNIT's auto-encoder of one domain (section 5.1 of the paper).
 
-    Keys of `params`: dim, style_dim, n_downsample, n_res, activ, pad_type, mlp_dim.
+    Keys of `params`: dim, style_dim, n_downsample, n_res, activ, pad_type, mlp_dim; not published: weight_norm, "none"
+    (default) or "spectral".
     """
 
     style_encoder: type[StyleEncoder] = StyleEncoder
@@ -192,6 +194,7 @@ class AdaINGen(nn.Module):
         self.enc_content = self.content_encoder(n_downsample, n_res, input_dim, dim, activ, pad_type)
         self.dec = self.decoder(n_downsample, n_res, self.enc_content.output_dim, input_dim, "adain", activ, pad_type)
         self.mlp = MLP(params["style_dim"], num_adain_params(self.dec), params["mlp_dim"], activ)
+        norm_weights(self, params.get("weight_norm", "none"))
 
     def encode(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """The content and the style of images (section 3 of the paper).
@@ -226,7 +229,8 @@ class AdaINGen(nn.Module):
 class VAEGen(nn.Module):
     """UNIT's auto-encoder of one domain: the code is the mean of a unit-variance Gaussian.
 
-    Keys of `params`: dim, n_downsample, n_res, activ, pad_type.
+    Keys of `params`: dim, n_downsample, n_res, activ, pad_type; not published: weight_norm, "none" (default) or
+    "spectral".
     """
 
     content_encoder: type[ContentEncoder] = ContentEncoder
@@ -238,6 +242,7 @@ class VAEGen(nn.Module):
         activ, pad_type = params["activ"], params["pad_type"]
         self.enc = self.content_encoder(n_downsample, n_res, input_dim, dim, activ, pad_type)
         self.dec = self.decoder(n_downsample, n_res, self.enc.output_dim, input_dim, "in", activ, pad_type)
+        norm_weights(self, params.get("weight_norm", "none"))
 
     def encode(self, images: Tensor, noise: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """The code of images: the mean of a Gaussian of unit variance, and a draw of its noise.
@@ -267,18 +272,27 @@ class VAEGen(nn.Module):
 class MsImageDis(nn.Module):
     """Multi-scale patch discriminator (Wang et al., CVPR 2018) with LSGAN or non-saturating losses.
 
-    Keys of `params`: dim, norm, activ, n_layer, gan_type, num_scales, pad_type.
+    Keys of `params`: dim, norm, activ, n_layer, gan_type, num_scales, pad_type; not published: weight_norm, "none"
+    (default) or "spectral", for norm "none", "in" and "ln".
     """
 
     gan_types: ClassVar[tuple[str, ...]] = ("lsgan", "nsgan")  # published
+    arch: ClassVar[str] = "multiscale"  # `dis.arch` of the configurations that are for it
 
     def __init__(self, input_dim: int, params: Params) -> None:
         super().__init__()
+        if params.get("arch", self.arch) != self.arch:
+            raise ValueError(f"arch must be {self.arch} for {type(self).__name__}; got {params['arch']!r}")
         if params["gan_type"] not in self.gan_types:
             raise ValueError(f"gan_type must be one of {', '.join(self.gan_types)}; got {params['gan_type']!r}")
+        if params.get("weight_norm", "none") != "none" and params["norm"] in ("sn", "bn"):
+            raise ValueError(
+                f"weight_norm needs norm none, in or ln, which leave weights alone; got {params['norm']!r}"
+            )
         self.gan_type: str = params["gan_type"]
         self.downsample = nn.AvgPool2d(3, stride=2, padding=1, count_include_pad=False)
         self.cnns = nn.ModuleList(self._make_net(input_dim, params) for _ in range(params["num_scales"]))
+        norm_weights(self, params.get("weight_norm", "none"))
 
     @staticmethod
     def _make_net(input_dim: int, params: Params) -> nn.Sequential:

@@ -17,6 +17,8 @@ from munit_fast.io.checkpoints import load_snapshot, save_snapshot
 
 from .networks import AdaINGen, MsImageDis, VAEGen
 from .perceptual import Vgg16, perceptual_loss
+from .residual import ResidualDis
+from .weight_norms import settle_vectors
 from .weights_init import weights_init
 
 Hyperparameters = Mapping[str, Any]
@@ -99,6 +101,11 @@ class _Trainer(nn.Module):
     dis_a: MsImageDis
     dis_b: MsImageDis
     discriminator: type[MsImageDis] = MsImageDis
+    residual_discriminator: type[MsImageDis] = ResidualDis  # dis.arch: residual
+
+    def _make_discriminator(self, input_dim: int, params: Mapping[str, Any]) -> MsImageDis:
+        residual = params.get("arch", "multiscale") == "residual"
+        return (self.residual_discriminator if residual else self.discriminator)(input_dim, params)
 
     def _finish_construction(self, hyperparameters: Hyperparameters) -> None:
         self.hyperparameters = hyperparameters
@@ -109,6 +116,7 @@ class _Trainer(nn.Module):
         self.apply(weights_init(hyperparameters["init"]))
         self.dis_a.apply(weights_init("gaussian"))
         self.dis_b.apply(weights_init("gaussian"))
+        settle_vectors(self)
         self.vgg: Vgg16 | None = None
         if hyperparameters.get("vgg_w", 0) > 0:
             folder = Path(hyperparameters.get("vgg_model_path", "."), "models")
@@ -306,8 +314,8 @@ class MUNIT_Trainer(_Trainer):
         hp = hyperparameters
         self.gen_a = self.generator(hp["input_dim_a"], hp["gen"])
         self.gen_b = self.generator(hp["input_dim_b"], hp["gen"])
-        self.dis_a = self.discriminator(hp["input_dim_a"], hp["dis"])
-        self.dis_b = self.discriminator(hp["input_dim_b"], hp["dis"])
+        self.dis_a = self._make_discriminator(hp["input_dim_a"], hp["dis"])
+        self.dis_b = self._make_discriminator(hp["input_dim_b"], hp["dis"])
         self.style_dim: int = hp["gen"]["style_dim"]
         # The styles that `forward` and `sample` show, drawn once so that pictures of a run can be compared.
         display_size = int(hp["display_size"])
@@ -449,8 +457,8 @@ class UNIT_Trainer(_Trainer):
         hp = hyperparameters
         self.gen_a = self.generator(hp["input_dim_a"], hp["gen"])
         self.gen_b = self.generator(hp["input_dim_b"], hp["gen"])
-        self.dis_a = self.discriminator(hp["input_dim_a"], hp["dis"])
-        self.dis_b = self.discriminator(hp["input_dim_b"], hp["dis"])
+        self.dis_a = self._make_discriminator(hp["input_dim_a"], hp["dis"])
+        self.dis_b = self._make_discriminator(hp["input_dim_b"], hp["dis"])
         self._finish_construction(hp)
 
     def dis_losses(self, x_a: Tensor, x_b: Tensor, hyperparameters: Hyperparameters, noise: Noise = None) -> Losses:

@@ -7,14 +7,17 @@ from collections.abc import Callable
 
 from torch import nn
 
+from .weight_norms import source_of
+
 INITS = ("gaussian", "xavier", "kaiming", "orthogonal", "default")
 
 
 def weights_init(init_type: str = "gaussian") -> Callable[[nn.Module], None]:
     """A function for `nn.Module.apply` that fills weights by `init_type` and sets biases to 0.
 
-    It touches modules whose class name starts with Conv or Linear and that own a `weight`; spectrally normalised
-    convolutions own none, so they keep PyTorch's default. "default" keeps the weights and still zeroes the biases.
+    It touches modules whose class name starts with Conv or Linear and that own a `weight`; convolutions of norm "sn"
+    own none, so they keep PyTorch's default. "default" keeps the weights and still zeroes the biases. Where a weight
+    norm computes the weight, it fills what that is computed from.
 
     Args:
         init_type: one of INITS.
@@ -26,10 +29,10 @@ def weights_init(init_type: str = "gaussian") -> Callable[[nn.Module], None]:
         raise ValueError(f"init must be one of {', '.join(INITS)}; got {init_type!r}")
 
     def fill(module: nn.Module) -> None:
-        name = type(module).__name__
+        name = type(module).__name__.removeprefix("Parametrized")
         if not name.startswith(("Conv", "Linear")) or not hasattr(module, "weight"):
             return
-        weight = module.weight
+        weight = source_of(module)
         assert isinstance(weight, nn.Parameter)
         weight = weight.data
         if init_type == "gaussian":

@@ -17,9 +17,19 @@ from munit_fast import reference
 from munit_fast.amp import AMP, Workload, amp_dtype, autocast
 from munit_fast.io.checkpoints import checkpoint_name, load_average, save_atomically
 from munit_fast.models import step_weights
-from munit_fast.models.networks import AdaINGen, Fused, MsImageDis, VAEGen, fused_blocks, keep_steps, shared_weights
+from munit_fast.models.networks import (
+    AdaINGen,
+    Fused,
+    MsImageDis,
+    ResidualDis,
+    VAEGen,
+    fused_blocks,
+    keep_steps,
+    shared_weights,
+)
 from munit_fast.models.step_weights import StepWeights
 from munit_fast.reference.trainers import Hyperparameters, Losses, Noise
+from munit_fast.reference.weight_norms import advance_vectors, is_normed
 from munit_fast.train import cuda_graph
 from munit_fast.train.cuda_graph import CaptureError, StepGraphs
 from munit_fast.train.distributed import broadcast_networks
@@ -55,6 +65,7 @@ class _Trainer(reference.trainers._Trainer):
     dis_opt: FusedAdam
     gen_opt: FusedAdam
     discriminator = MsImageDis
+    residual_discriminator = ResidualDis
     fused_objective: ClassVar[Objective]
     terms_that_may_be_off: ClassVar[tuple[str, ...]]
     algorithm: ClassVar[str]
@@ -89,6 +100,7 @@ class _Trainer(reference.trainers._Trainer):
             assert isinstance(module, Fused)
             module.set_impl(impl)
             module.set_checkpointing(checkpointing)
+            module.hold_vectors()
         keep_steps(self.gen_a, self.gen_b, *(hyperparameters.get(f"range_{d}", "dtype") for d in "ab"))
 
     # ---- a whole iteration ----
@@ -210,6 +222,8 @@ class _Trainer(reference.trainers._Trainer):
             self._step(optimizer)
         else:
             step_async(optimizer, scaler, self._skips, None if gradients is None else gradients.tensors)
+        for network in (self.discriminators if update == "dis" else self.generators).values():
+            advance_vectors(network)  # after the weights have changed, and at no other time
         return parts[0] if count == 1 else mean_losses(parts)
 
     def _with_options(self, update: str, x_a: Tensor, x_b: Tensor, noise: Noise) -> Sequence[Tensor]:
@@ -350,7 +364,8 @@ class _Trainer(reference.trainers._Trainer):
             pairs = {"dis": (self.dis_a, self.dis_b), "gen": (self.gen_a, self.gen_b)}
             blocks = {update: [b for net in pair for b in fused_blocks(net)] for update, pair in pairs.items()}
             if self._on_gpu and not self._weights:
-                self._lay_out([block.conv.weight for of_update in blocks.values() for block, _ in of_update])
+                convs = [block.conv for of_update in blocks.values() for block, _ in of_update]
+                self._lay_out([conv.weight for conv in convs if not is_normed(conv)])
             self._weights[dtype] = StepWeights(blocks, dtype)
         return self._weights[dtype]
 

@@ -69,9 +69,10 @@ class _Recorder(TorchDispatchMode):
         if name in self.refused:
             raise RuntimeError(self.refused[name])
         kwargs = kwargs or {}
-        for argument, value in zip(func._schema.arguments, args):
-            if argument.alias_info is not None and argument.alias_info.is_write:
-                self._keep(value)
+        given = dict(zip((argument.name for argument in func._schema.arguments), args)) | kwargs  # such as out=
+        for argument in func._schema.arguments:
+            if argument.alias_info is not None and argument.alias_info.is_write and argument.name in given:
+                self._keep(given[argument.name])
         held = _held((args, kwargs))
         result = func(*args, **kwargs)
         for t in _tensors(result):

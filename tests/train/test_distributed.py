@@ -173,23 +173,31 @@ def test_augmentation_on_many_ranks_is_that_of_one_process(
     check_adaptive(whole)
 
 
+IN_GRAPHS: list[dict[str, Any]] = [
+    {},
+    {"adaptive": True},
+    {"dis": {"norm": "sn"}},
+    {"gen": {"weight_norm": "spectral"}, "dis": {"weight_norm": "spectral", "arch": "residual", "num_scales": 1}},
+]
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("norm", ["none", "sn", "none, adaptive"])
+@pytest.mark.parametrize("options", IN_GRAPHS, ids=str)
 def test_ranks_in_a_graph_are_one_process(
-    small_config: dict[str, Any], picture_folders: Path, tmp_path: Path, norm: str
+    small_config: dict[str, Any], picture_folders: Path, tmp_path: Path, options: dict[str, Any]
 ) -> None:
     """The exchange of the gradients is captured and replayed with the rest, here the CPU's."""
-    norm, _, more = norm.partition(", ")
     values = config(small_config, picture_folders, batch_size=4)
-    values["dis"] = values["dis"] | {"norm": norm}
-    values = adaptive(values) if more else values
+    values = adaptive(values) if options.get("adaptive") else values
+    for part in {"gen", "dis"} & set(options):
+        values[part] = values[part] | options[part]
     with pytest.MonkeyPatch.context() as patched:  # in a graph too: its learning rate is a float32 tensor
         fake_cuda.install(patched)
         whole = alone(values, tmp_path / "one", "MUNIT")
     out = tmp_path / "two"
     on_ranks(2, values | {"batch_size": 2}, out, "MUNIT", "--graph")
     compare(out, whole)
-    said = f"{ITERATIONS - (2 if more else 1) * WARM_UP} replays, [0] held"
+    said = f"{ITERATIONS - (2 if options.get('adaptive') else 1) * WARM_UP} replays, [0] held"
     assert [(out / f"replays-{rank}").read_text() for rank in (0, 1)] == [said] * 2
 
 
