@@ -20,7 +20,8 @@ _PARTS = 10  # of the run, each with its mean losses
 def write_summary(folder: RunDirectory, iterations: int, about: Mapping[str, Any]) -> dict[str, Any]:
     """Write and return the summary of a run after so many iterations.
 
-    about: "trainer", the algorithm, and "filled", the values that the configuration did not state.
+    about: "trainer", the algorithm, and "filled", the values that the configuration did not state; with evaluations
+    their number, "evaluations", and the "best".
     changed: keys of the configuration that a resumed run took over.
     sessions: from which iteration to which each process trained, when it began, and how it ended; how long is not
     known of one that was killed, and `hours` is without it. losses: means over tenths of the iterations,
