@@ -20,9 +20,10 @@ LAYERS = (
     ("nn",),
     ("models", "accelerate", "doctor"),
     ("export", "pages", "tiles"),
+    ("evaluate",),
     ("train",),
     ("translate",),
-    ("evaluate", "benchmarks"),
+    ("benchmarks",),
     ("app", "demo"),
     ("cli",),
 )

@@ -17,6 +17,7 @@ from torch import Tensor
 
 import munit_fast as mf
 from munit_fast.data import decode_image, list_images, to_model_range
+from munit_fast.evaluate.overfitting import verdicts as of_discriminator
 from munit_fast.io.atomic import atomic_write_bytes
 
 
@@ -40,18 +41,14 @@ def verdicts(config: Path, checkpoint: Path) -> dict[str, list[float]]:
     def translated(name: str) -> Tensor:
         return torch.cat([model.translate(x, direction="a2b", num_styles=1)[:, 0] for x in pictures(name).split(32)])
 
-    @torch.no_grad()
-    def scores(x: Tensor) -> list[float]:
-        scales = zip(*(discriminator(part) for part in x.split(32)))
-        return [round(torch.cat(outputs).mean().item(), 3) for outputs in scales]
-
     torch.manual_seed(0)
-    return {
-        "training pictures": scores(pictures("trainB")),
-        "held-out pictures": scores(pictures("testB")),
-        "translations of training drawings": scores(translated("trainA")),
-        "translations of held-out drawings": scores(translated("testA")),
+    seen = {
+        "training pictures": pictures("trainB"),
+        "held-out pictures": pictures("testB"),
+        "translations of training drawings": translated("trainA"),
+        "translations of held-out drawings": translated("testA"),
     }
+    return {name: [round(mean, 3) for mean in of_discriminator(discriminator, x)] for name, x in seen.items()}
 
 
 if __name__ == "__main__":

@@ -84,6 +84,12 @@ def train(
     patience: Annotated[
         int, typer.Option(min=1, max=256, help="Stop after this many iterations in a row without a finite gradient.")
     ] = 50,
+    patience_evals: Annotated[
+        int | None,
+        typer.Option(
+            "--patience_evals", min=1, help="End early after this many evaluations (eval_iter) without a better one."
+        ),
+    ] = None,
     peer_timeout: Annotated[
         float,
         typer.Option(
@@ -130,6 +136,7 @@ def train(
         save_minutes=save_minutes,
         keep=keep,
         patience=patience,
+        patience_evals=patience_evals,
         peer_timeout=peer_timeout,
         allow_outside=allow_outside,
         wandb=wandb,
@@ -141,7 +148,7 @@ def train(
         raise typer.Exit(1) from None
     if not result.main:
         return
-    how = "finished" if result.finished else "stopped"
+    how = "finished" if result.finished else "finished early" if result.early else "stopped"
     console.print(
         f"{how} after iteration {result.iterations}; checkpoints in {result.folder.checkpoints}",
         markup=False,

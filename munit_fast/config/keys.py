@@ -21,8 +21,10 @@ from munit_fast.config.values import (
     Count,
     Flip,
     Fraction,
+    MetricName,
     Rate,
     Section,
+    Share,
     ShownChannels,
     Size,
     Transformation,
@@ -45,6 +47,14 @@ class Config(Section):
         display_size: Images of each domain that the pictures show.
         snapshot_save_iter: Iterations between checkpoints.
         log_iter: Iterations between lines of the loss history.
+        eval_iter: Iterations between evaluations on test images; 0: there are none. Not published.
+        eval_images: Test images of each domain that they take, evenly spread, and as many training images to compare
+            with. Not published.
+        eval_styles: Random styles in which they translate each image (MUNIT). Not published.
+        eval_metric: The metric whose best checkpoint is kept: one that `munit-fast evaluate` measures, as the mean of
+            the directions ("kid") or of one of them ("kid_a2b"). Not published.
+        eval_share: Of a run's time on a GPU the largest share for evaluations; those beyond it are left out. Not
+            published.
         max_iter: Iterations of the whole training.
         batch_size: Images of each domain in a batch, in each process.
         accumulation: Batches whose mean gradient makes one step. Not published.
@@ -142,6 +152,11 @@ class Config(Section):
     display_size: Count = 16
     snapshot_save_iter: Count = 10000
     log_iter: Count = 10
+    eval_iter: Annotated[int, Field(ge=0)] = 0
+    eval_images: Annotated[int, Field(ge=2)] = 200
+    eval_styles: Count = 4
+    eval_metric: MetricName = "kid"
+    eval_share: Share = 0.1
 
     # Optimisation.
     max_iter: Count = 1_000_000

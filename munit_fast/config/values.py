@@ -75,6 +75,17 @@ def _size(value: Any) -> int | str:
     return size
 
 
+METRICS = ("kid", "l1", "ssim", "line_f1", "diversity", "best_distance", "mean_distance", "coverage", "missed_distance")
+
+
+def _metric(value: Any) -> str:
+    """A metric of both directions, "kid", or of one, "kid_a2b"."""
+    name = str(value)
+    if name.removesuffix("_a2b").removesuffix("_b2a") not in METRICS or name.endswith(("_a2b_b2a", "_b2a_a2b")):
+        raise ValueError(f"use {', '.join(METRICS)}, or one of them with a direction, as kid_a2b; got {shown(value)}")
+    return name
+
+
 def _class_names(value: Any) -> list[str]:
     """Names of classes, of one alone or of a list; labels may be numbers."""
     given = value if isinstance(value, list) else [value]
@@ -88,6 +99,8 @@ def _class_names(value: Any) -> list[str]:
 
 Size = Annotated[int | str, BeforeValidator(_size)]
 ClassNames = Annotated[list[str], BeforeValidator(_class_names)]
+MetricName = Annotated[str, BeforeValidator(_metric)]
+Share = Annotated[float, Field(gt=0, le=1)]
 ValueRange = Annotated[str | list[float], BeforeValidator(_value_range)]
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
@@ -24,6 +24,7 @@ class Files:
         pixel_format: Their channels, value range and background, or the number of channels alone.
         short_side: Length that the short side is resized to; None: not resized.
         crop: (height, width) that is cropped out of the middle.
+        keep: Read them all at once and keep them in memory where they fit.
 
     Raises:
         ImageError: When asked for a picture that cannot be read or is smaller than the crop.
@@ -35,16 +36,21 @@ class Files:
         pixel_format: PixelFormat | int,
         short_side: int | None,
         crop: tuple[int, int],
+        keep: bool = False,
     ) -> None:
         self.source = source if isinstance(source, ImageSource) else FileSource(source, pages="first")
         self.crop = crop
-        self._set = ImageSet(self.source, pixel_format, short_side, cache=False)
+        self._set = ImageSet(self.source, pixel_format, short_side, "auto" if keep else False, lenient=keep)
 
     def __len__(self) -> int:
         return len(self.source)
 
     def __getitem__(self, index: int, /) -> Tensor:
         return centre_crop(self._set, index, self.crop)
+
+    def chosen(self, numbers: Iterable[int]) -> Files:
+        """Some of them, in this order, kept in memory where they fit."""
+        return Files(self.source.chosen(numbers), self._set.format, self._set.short_side, self.crop, keep=True)
 
 
 @dataclass
@@ -132,15 +138,23 @@ def open_test_set(cfg: Config, allow_outside: bool = False) -> TestSet:
         ConfigError: The configuration names no test pictures.
         ImageError: A folder or list is missing or holds no images.
     """
+    test = {d: open_source_of(cfg, "test", d, allow_outside) for d in "ab"}
+    train = {d: open_source_of(cfg, "train", d, allow_outside) for d in "ab" if has_images(cfg, "train", d)}
+    return pair(cfg, test, train)
+
+
+def pair(cfg: Config, test: Mapping[str, ImageSource], train: Mapping[str, ImageSource]) -> TestSet:
+    """What `open_test_set` makes of images by domain, "a" and "b"; `train` may lack some.
+
+    Raises:
+        ImageError: A folder of colourings holds no images.
+    """
     crop = (cfg.crop_image_height, cfg.crop_image_width)
 
     def files(source: ImageSource, domain: str) -> Files:
         return Files(source, pixel_format(cfg, domain), cfg.short_side(domain), crop)
 
-    def opened(split: str, domain: str) -> ImageSource:
-        return open_source_of(cfg, split, domain, allow_outside)
-
-    found = {d: opened("test", d) for d in "ab"}
+    found = dict(test)
     by_name = {d: {stem_of(source.name(i)): i for i in range(len(source))} for d, source in found.items()}
     common = [name for name in by_name["a"] if name in by_name["b"]]
     notes = []
@@ -153,14 +167,13 @@ def open_test_set(cfg: Config, allow_outside: bool = False) -> TestSet:
         notes.append("no test picture of A has the name of one of B: there are no pairs to compare")
     channels = {d: picked for d in "ab" if (picked := measured_channels(cfg, d)) is not None}
     notes += [channels_note(cfg, d, picked) for d, picked in channels.items()]
-    train = {d: files(opened("train", d), d) for d in "ab" if has_images(cfg, "train", d)}
     places = [Path(cfg.data_root, "colourings", name) if cfg.data_root else None for name in common]
     colourings = [
         files(open_source(place, pages="first"), "b") if place and place.is_dir() else None for place in places
     ]
     return TestSet(
         {d: files(found[d], d) for d in "ab"},
-        train,
+        {d: files(source, d) for d, source in train.items()},
         bool(common),
         [several if several and len(several) > 1 else None for several in colourings],
         notes,

@@ -46,7 +46,7 @@ from munit_fast.evaluate.pictures import (
 )
 from munit_fast.io.atomic import atomic_write_bytes
 from munit_fast.models.munit import MUNIT, UNIT
-from munit_fast.translate import random_styles
+from munit_fast.models.styles import random_styles
 from munit_fast.utils.version import __version__
 
 Progress = Callable[[int, int], None]
@@ -118,7 +118,7 @@ def evaluate_model(
     for way in options.directions:
         real = SeenPictures(tests.pictures[way[-1]], tests.channels.get(way[-1]))
         entries += measure(
-            options.named.get(way) or _direction(way, real),
+            options.named.get(way) or direction_of(way, tests),
             counted(_translated(model, tests, way, options)),
             train=SeenPictures(tests.train[way[-1]], tests.channels.get(way[-1])) if way[-1] in tests.train else None,
             real=real,
@@ -294,6 +294,11 @@ def _read_batches(
 
 def _stack(pictures: Pictures, rows: Sequence[int], device: torch.device) -> Tensor:
     return torch.stack([pictures[i] for i in rows]).to(device)
+
+
+def direction_of(way: str, tests: TestSet) -> Direction:
+    """What `evaluate_model` measures of "a2b" or "b2a"."""
+    return _direction(way, SeenPictures(tests.pictures[way[-1]], tests.channels.get(way[-1])))
 
 
 def _direction(way: str, target: Pictures) -> Direction:

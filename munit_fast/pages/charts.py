@@ -48,15 +48,49 @@ RUN_GROUPS = (
     ("Skipped steps", r"skipped_steps", "Steps whose gradient was not finite, so far."),
 )
 
+# Of evaluations on test images.
+METRIC_GROUPS = (
+    ("KID × 10³", r"kid(_[ab]2[ab])?", "Distance of translations from real images. Lower is better."),
+    (
+        "Learned by heart",
+        r"overfitting_[ab]",
+        "What the discriminators say of training images minus of held-out ones. 0 is good.",
+    ),
+    ("L1", r"l1(_[ab]2[ab])?", "Difference to the true translations. Lower is better."),
+    ("SSIM", r"ssim(_[ab]2[ab])?", "Similarity to the true translations. Higher is better."),
+    ("Line F1", r"line_f1(_[ab]2[ab])?", "Agreement with the true lines. Higher is better."),
+    ("Diversity", r"diversity(_[ab]2[ab])?", "Distance among the translations of one image."),
+    ("Distance to the truth", r"(best|mean)_distance(_[ab]2[ab])?", "In features. Lower is better."),
+    ("Coverage", r"coverage(_[ab]2[ab])?", "Share of the known true translations that are met. Higher is better."),
+    (
+        "Distance to every truth",
+        r"missed_distance(_[ab]2[ab])?",
+        "From each known true translation to the nearest one made. Lower is better.",
+    ),
+    ("Other metrics", r".*", ""),
+)
+_MOST_DOTS = 40  # more would hide the line
+
 
 @dataclass(frozen=True)
 class Line:
-    """One curve: its name, its last value as text, and the points of its two polylines as SVG writes them."""
+    """One curve in the coordinates of the viewBox.
+
+    Attributes:
+        label: Its name.
+        last: Its last value as text.
+        raw: The points of the curve, as SVG writes them.
+        smooth: Those of its average.
+        band: The outline of one standard error above and below; "": there is none.
+        dots: A few measured points.
+    """
 
     label: str
     last: str
     raw: str
     smooth: str
+    band: str = ""
+    dots: tuple[tuple[float, float], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -70,22 +104,40 @@ class Chart:
     y_ticks: tuple[tuple[float, str], ...]
 
 
-def charts(losses: Mapping[str, Curve], groups: Sequence[tuple[str, str, str]] = GROUPS) -> list[Chart]:
-    """Group the curves by what they measure, at most four a chart; all-zero curves are left out."""
+def charts(
+    losses: Mapping[str, Curve],
+    groups: Sequence[tuple[str, str, str]] = GROUPS,
+    errors: Mapping[str, Curve] | None = None,
+) -> list[Chart]:
+    """Group the curves by what they measure, at most four a chart; all-zero curves are left out.
+
+    Args:
+        losses: The curves by name.
+        groups: Title, pattern of names and note of each kind of chart.
+        errors: Of measurements their standard errors by name, as far as they are known; they are drawn as points.
+    """
     rest = {name: curve for name, curve in losses.items() if any(value != 0 for _, value in curve)}
     made = []
     for title, pattern, note in groups:
         names = [name for name in rest if re.fullmatch(pattern, name)]
         group = [(name, np.asarray(rest.pop(name), dtype=np.float64)) for name in names]
         for start in range(0, len(group), LINES_PER_CHART):
-            made.append(_chart(title, note, group[start : start + LINES_PER_CHART]))
+            made.append(_chart(title, note, group[start : start + LINES_PER_CHART], errors))
     return made
 
 
-def _chart(title: str, note: str, curves: Sequence[tuple[str, Points]]) -> Chart:
+def _chart(
+    title: str, note: str, curves: Sequence[tuple[str, Points]], errors: Mapping[str, Curve] | None = None
+) -> Chart:
     finite = [points[np.isfinite(points[:, 1])] for _, points in curves]
     smooth = [moving_average(points) for points in finite]
-    x_ticks, y_ticks, last = _axes(finite, smooth)
+    known = {name: dict(curve) for name, curve in (errors or {}).items()}
+    upper = [
+        np.array([(x, y + known.get(name, {}).get(int(x), 0)) for x, y in points], np.float64).reshape(-1, 2)
+        for (name, _), points in zip(curves, finite, strict=True)
+        if name in known
+    ]
+    x_ticks, y_ticks, last = _axes([*finite, *upper], smooth)
     low, high = y_ticks[0], y_ticks[-1]
 
     def across(x: float) -> float:
@@ -100,8 +152,26 @@ def _chart(title: str, note: str, curves: Sequence[tuple[str, Points]]) -> Chart
         # Counted from the end, so that the newest point is always among the kept ones.
         return " ".join(f"{across(x):.1f},{up(y):.1f}" for x, y in points[::-1][::step][::-1])
 
+    def band(name: str, points: Points) -> str:
+        of_name = known.get(name, {})
+        both = [(x, y, of_name[int(x)]) for x, y in points if int(x) in of_name]
+        above, below = ([(x, y + sign * error) for x, y, error in both] for sign in (1, -1))
+        outline = np.asarray([*above, *below[::-1]], dtype=np.float64).reshape(-1, 2)
+        return polyline(outline) if len(both) > 1 else ""
+
+    def dots(points: Points) -> tuple[tuple[float, float], ...]:
+        few = errors is not None and len(points) <= _MOST_DOTS
+        return tuple((across(x), up(y)) for x, y in points) if few else ()
+
     lines = (
-        Line(name.removeprefix("loss_"), last_value(points), polyline(raw), polyline(averaged))
+        Line(
+            name.removeprefix("loss_"),
+            last_value(points),
+            polyline(raw),
+            polyline(averaged),
+            band(name, raw),
+            dots(raw),
+        )
         for (name, points), raw, averaged in zip(curves, finite, smooth, strict=True)
     )
     return Chart(

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path, PurePosixPath
+from typing import Any
 from urllib.parse import quote
 
 from munit_fast.io.atomic import atomic_write_bytes
@@ -27,6 +28,7 @@ class TrainingStatus:
         iterations_per_second: None where it is not known yet.
         seconds_left: None where it is not known.
         stopped: It ended before it was finished.
+        early: It ended since nothing got better any more.
     """
 
     iteration: int
@@ -34,6 +36,7 @@ class TrainingStatus:
     iterations_per_second: float | None = None
     seconds_left: float | None = None
     stopped: bool = False
+    early: bool = False
 
     @property
     def finished(self) -> bool:
@@ -51,6 +54,9 @@ def write_training_page(
     current: Sequence[str] = (),
     refresh_seconds: int | None = None,
     run: Mapping[str, Curve] | None = None,
+    metrics: Mapping[str, Curve] | None = None,
+    metric_errors: Mapping[str, Curve] | None = None,
+    best: Mapping[str, Any] | None = None,
 ) -> Path:
     """Write `folder/index.html` for a running or finished training; the file is replaced as a whole.
 
@@ -64,6 +70,9 @@ def write_training_page(
         current: Grid files of the running iteration.
         refresh_seconds: How often the browser reloads the page until the training is finished.
         run: Points of learning_rate, iterations_per_second, memory_mb, …; the newest values stand at the top.
+        metrics: Points of kid_a2b, overfitting_a, … of evaluations on test images.
+        metric_errors: Their standard errors, of those that have one.
+        best: The best evaluation: "metric", "value", "stderr", "iteration" and "checkpoint", a file name or None.
 
     Returns:
         The page's path.
@@ -84,6 +93,8 @@ def write_training_page(
         current=[_grid(name) for name in current],
         groups=groups,
         charts=charts.charts(losses),
+        metric_charts=charts.charts(metrics or {}, charts.METRIC_GROUPS, metric_errors or {}),
+        best=best,
         run_charts=charts.charts(run or {}, charts.RUN_GROUPS),
         newest={name: curve[-1][1] for name, curve in (run or {}).items() if curve},
         written=datetime.now().astimezone().strftime("%Y-%m-%d %H:%M:%S %Z"),

@@ -16,6 +16,7 @@ from munit_fast.train.run_dir import RunDirectory
 # What may change between two sessions: how much is logged, saved and shown, where the run ends, and test images.
 FREE = {
     *("max_iter", "log_iter", "image_save_iter", "image_display_iter", "snapshot_save_iter", "display_size"),
+    *("eval_iter", "eval_images", "eval_styles", "eval_metric", "eval_share"),
     *("num_workers", "show_channels_a", "show_channels_b", "preset"),
     *(f"data_{kind}_test_{domain}" for kind in ("folder", "list") for domain in "ab"),
 }

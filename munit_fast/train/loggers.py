@@ -51,6 +51,18 @@ class RunLog:
         if self.wandb is not None:
             self.wandb.log({**losses, **run}, iteration)
 
+    def evaluation(self, iteration: int, values: Mapping[str, float]) -> None:
+        """Metrics by name, below "eval/"; the folder has them already.
+
+        Args:
+            iteration: the completed iterations.
+            values: "kid_a2b" and others.
+        """
+        named = {f"eval/{name}": value for name, value in values.items()}
+        self.writer.scalars(named, iteration)
+        if self.wandb is not None:
+            self.wandb.log(named, iteration)
+
     def grids(self, iteration: int, split: str, images: tuple[torch.Tensor, ...]) -> None:
         """Samples of a trainer, as one grid for each direction.
 

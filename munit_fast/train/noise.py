@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import random
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -9,6 +12,25 @@ import torch
 from torch import Tensor
 
 from munit_fast.train.trainer import TrainingNoise
+
+
+@contextmanager
+def undisturbed(device: torch.device) -> Iterator[None]:
+    """What is drawn in the block leaves every random generator of the process as it was: torch's, NumPy's, Python's.
+
+    Args:
+        device: Whose generator is kept beside the CPU's.
+    """
+    cpu, of_numpy, of_python = torch.get_rng_state(), np.random.get_state(), random.getstate()  # noqa: NPY002
+    of_device = torch.cuda.get_rng_state(device) if device.type == "cuda" else None
+    try:
+        yield
+    finally:
+        torch.set_rng_state(cpu)
+        np.random.set_state(of_numpy)  # noqa: NPY002
+        random.setstate(of_python)
+        if of_device is not None:
+            torch.cuda.set_rng_state(of_device, device)
 
 
 def iteration_seed(seed: int, iteration: int, place: int = 0) -> int:

@@ -32,6 +32,7 @@ class TrainOptions:
         save_minutes: between states; the published files follow the configuration.
         keep: states on the disk.
         patience: iterations in a row without a step, after which the run ends.
+        patience_evals: evaluations in a row without a better one, after which the run ends early; None: it does not.
         peer_timeout: seconds after which a silent rank counts as lost.
         double: train in float64, to compare runs.
         allow_outside: list files may name images outside their folder.
@@ -55,6 +56,7 @@ class TrainOptions:
     save_minutes: float = 15.0
     keep: int = KEEP
     patience: int = 50
+    patience_evals: int | None = None
     peer_timeout: float = 300.0
     double: bool = False
     allow_outside: bool = False
@@ -72,6 +74,7 @@ class TrainResult:
         iterations: done in all sessions together.
         seconds: of this session.
         finished: whether max_iter was reached.
+        early: whether the run ended since no evaluation got better (`patience_evals`).
         skipped_steps: steps whose gradient was not finite, in all sessions together.
         main: whether this process wrote the files.
     """
@@ -82,3 +85,4 @@ class TrainResult:
     finished: bool
     skipped_steps: int
     main: bool = True
+    early: bool = False

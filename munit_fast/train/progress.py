@@ -27,6 +27,7 @@ class Speedometer:
 
     def __init__(self) -> None:
         self._marks: list[tuple[float, int]] = []
+        self._pause, self._every = 0.0, 1
 
     def update(self, iteration: int) -> None:
         """Note that `iteration` iterations are done now."""
@@ -34,6 +35,11 @@ class Speedometer:
         self._marks.append((now, iteration))
         while len(self._marks) > 2 and now - self._marks[0][0] > _WINDOW_SECONDS:
             self._marks.pop(0)
+
+    def leave_out(self, seconds: float, every: int) -> None:
+        """Something else took `seconds` just now, and comes again after each `every` iterations."""
+        self._marks = [(moment + seconds, iteration) for moment, iteration in self._marks]
+        self._pause, self._every = seconds, every
 
     @property
     def speed(self) -> float:
@@ -44,8 +50,9 @@ class Speedometer:
         return (i1 - i0) / (t1 - t0) if t1 > t0 else 0.0
 
     def seconds_left(self, iteration: int, max_iter: int) -> float | None:
-        """The seconds that the iterations left will take; None where the speed is not known yet."""
-        return (max_iter - iteration) / self.speed if self.speed > 0 else None
+        """The seconds that the iterations left will take, and what comes between them; None: not known yet."""
+        pauses = max_iter // self._every - iteration // self._every
+        return (max_iter - iteration) / self.speed + pauses * self._pause if self.speed > 0 else None
 
 
 class TrainingProgress:

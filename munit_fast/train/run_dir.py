@@ -45,7 +45,8 @@ class RunDirectory:
 
     Attributes:
         root: <output_path>/outputs/<name>, with `images` and `checkpoints` inside.
-        logs: <output_path>/logs/<name>, with `history` (losses.jsonl) and `events` (events.jsonl) inside.
+        logs: <output_path>/logs/<name>, with `history` (losses.jsonl), `evaluations` (evals.jsonl) and `events`
+            (events.jsonl) inside.
     """
 
     def __init__(self, output_path: Path, name: str) -> None:
@@ -55,6 +56,7 @@ class RunDirectory:
         self.images = self.root / "images"
         self.checkpoints = self.root / "checkpoints"
         self.history = self.logs / "losses.jsonl"
+        self.evaluations = self.logs / "evals.jsonl"
         self.events = self.logs / "events.jsonl"
         self._config, self._given = self.root / "config.yaml", self.root / "config_as_given.yaml"
 
@@ -169,13 +171,21 @@ class RunDirectory:
         """What happened to the run, in order; torn lines are left out."""
         return [event for event in _read_rows(self.events) if "kind" in event]
 
-    def sync_losses(self) -> None:
-        """Have the loss history on the disk, before a state that is to be continued with it."""
-        if self.history.exists():
+    def append_evaluation(self, row: Mapping[str, Any]) -> None:
+        """Add one line to the evaluations; "iteration" is among its keys, and numbers are finite."""
+        _append(self.evaluations, row)
+
+    def read_evaluations(self) -> list[dict[str, Any]]:
+        """The evaluations in order, as `append_evaluation` took them; torn lines are left out."""
+        return [row for row in _read_rows(self.evaluations) if "iteration" in row]
+
+    def sync_histories(self) -> None:
+        """Have losses and evaluations on the disk, before a state that is to be continued with them."""
+        for path in filter(Path.exists, (self.history, self.evaluations)):
             try:
-                sync(self.history)
+                sync(path)
             except OSError as error:
-                raise write_error(self.history, error) from None
+                raise write_error(path, error) from None
 
     def read_losses(self) -> dict[str, list[tuple[int, float]]]:
         """The loss history, {name: [(iteration, value), …]}; a torn last line is left out."""
@@ -187,19 +197,16 @@ class RunDirectory:
 
     def _curves(self, part: Callable[[dict[str, Any]], dict[str, Any]]) -> dict[str, list[tuple[int, float]]]:
         curves: dict[str, list[tuple[int, float]]] = {}
-        for row in self._rows():
+        for row in _read_rows(self.history):
             for name, value in part(row).items():
                 curves.setdefault(name, []).append((int(row["iteration"]), _NOT_FINITE.get(value, value)))
         return curves
 
-    def truncate_losses(self, up_to: int) -> None:
-        """Remove the history after an iteration: a resumed run writes it again."""
-        if self.history.exists():
-            kept = "".join(json.dumps(row) + "\n" for row in self._rows(up_to))
-            atomic_write_bytes(self.history, kept.encode())
-
-    def _rows(self, up_to: int | None = None) -> Iterator[dict[str, Any]]:
-        return (row for row in _read_rows(self.history) if up_to is None or row["iteration"] <= up_to)
+    def truncate_histories(self, up_to: int) -> None:
+        """Remove losses and evaluations after an iteration: a resumed run writes them again."""
+        for path in filter(Path.exists, (self.history, self.evaluations)):
+            kept = "".join(json.dumps(row) + "\n" for row in _read_rows(path) if row["iteration"] <= up_to)
+            atomic_write_bytes(path, kept.encode())
 
 
 def _read_rows(path: Path) -> Iterator[dict[str, Any]]:

@@ -22,7 +22,8 @@ _PARTS = 10  # of the run, each with its mean losses
 def write_summary(folder: RunDirectory, iterations: int, about: Mapping[str, Any]) -> dict[str, Any]:
     """Write and return the summary of a run after so many iterations.
 
-    about: "trainer", the algorithm, and "filled", the values that the configuration did not state.
+    about: "trainer", the algorithm, and "filled", the values that the configuration did not state; with evaluations
+    their number, "evaluations", and the "best".
     initial: the model that the run began from, None for random weights; of several beginnings (a run that was killed
     before it saved begins again) the last. changed: keys of the configuration that a resumed run took over.
     sessions: from which iteration to which each process trained, when it began, and how it ended; how long is not

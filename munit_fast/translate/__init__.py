@@ -5,11 +5,12 @@ time (`pipeline`), shares a set with other processes (`shards`) and remembers wh
 does it for images that are larger than memory.
 """
 
+from munit_fast.models.styles import random_styles
 from munit_fast.translate.files import translate_files
 from munit_fast.translate.options import TranslateOptions, TranslateResult, Translator
 from munit_fast.translate.shards import Shard, add_up
 from munit_fast.translate.slides import translate_slides
-from munit_fast.translate.styles import random_styles, style_path
+from munit_fast.translate.styles import style_path
 
 __all__ = [
     "Shard",

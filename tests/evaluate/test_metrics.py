@@ -136,6 +136,35 @@ def test_kid_is_unbiased_on_small_sets() -> None:
     assert (values < 0).float().mean() > 0.3
 
 
+def test_the_error_of_kid_is_the_jackknife() -> None:
+    """Leave one input out, in all styles at once, then one picture compared with; the two variances add up."""
+    draw = generator(3)
+    styles, real = torch.randn(2, 5, 4, generator=draw), torch.randn(6, 4, generator=draw)
+
+    def mean(styles: Tensor, real: Tensor) -> float:
+        return sum(metrics.kid(style, real) for style in styles) / len(styles)
+
+    def without(i: int, of: Tensor) -> Tensor:
+        return torch.cat([of[:i], of[i + 1 :]])
+
+    variance = 0.0
+    for values in (
+        [mean(torch.stack([without(i, style) for style in styles]), real) for i in range(5)],
+        [mean(styles, without(i, real)) for i in range(6)],
+    ):
+        spread = torch.tensor(values, dtype=torch.float64)
+        variance += float((spread - spread.mean()).square().sum() * (len(values) - 1) / len(values))
+    assert metrics.kid_error(styles, real) == pytest.approx(variance**0.5, rel=1e-9)
+    assert metrics.kid_error(styles[:, :2], real) is None and metrics.kid_error(styles, real[:2]) is None
+
+
+def test_the_error_of_kid_is_how_far_it_spreads() -> None:
+    draws = torch.randn(300, 60, 8, generator=generator(4), dtype=torch.float64)
+    values = torch.tensor([metrics.kid(d[:30], d[30:] + 0.5) for d in draws])
+    errors = [metrics.kid_error(d[None, :30], d[30:] + 0.5) or 0.0 for d in draws]
+    assert sum(errors) / len(errors) == pytest.approx(float(values.std()), rel=0.15)
+
+
 def test_kid_tells_a_shift_from_an_independent_half() -> None:
     g = generator(4)
     real = torch.randn(400, 16, generator=g).relu()

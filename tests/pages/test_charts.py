@@ -48,6 +48,26 @@ def test_more_than_four_curves_take_a_second_chart() -> None:
     assert [len(chart.lines) for chart in made] == [4, 2]
 
 
+def test_measurements_are_points_with_a_band_of_their_error() -> None:
+    curves = {"kid_a2b": [(0, 2.0), (50, 4.0), (100, 3.0)], "kid_b2a": [(50, 1.0)], "l1_a2b": [(50, 0.5), (100, 0.25)]}
+    kid, l1 = charts.charts(curves, charts.METRIC_GROUPS, {"kid_a2b": [(0, 1.0), (100, 0.5)], "kid_b2a": [(50, 1.0)]})
+    assert (kid.title, [line.label for line in kid.lines], l1.title) == ("KID × 10³", ["kid_a2b", "kid_b2a"], "L1")
+    unit = (charts.BOTTOM - charts.TOP) / 4
+
+    def at(x: float, y: float) -> tuple[float, float]:
+        return charts.LEFT + (charts.RIGHT - charts.LEFT) * x / 100, charts.BOTTOM - unit * y
+
+    outline = [at(0, 3), at(100, 3.5), at(100, 2.5), at(0, 1)]  # what has no error is left out
+    np.testing.assert_allclose(points(kid.lines[0].band), outline, atol=0.06)
+    np.testing.assert_allclose(kid.lines[0].dots, [at(0, 2), at(50, 4), at(100, 3)])
+    np.testing.assert_allclose(kid.lines[1].dots, [at(50, 1)])
+    assert not kid.lines[1].band and not l1.lines[0].band
+    (plain,) = charts.charts({"x": [(0, 0.0), (50, 1.0)]})
+    assert not plain.lines[0].band and not plain.lines[0].dots
+    (many,) = charts.charts({"kid": [(i, 1.0) for i in range(100)]}, charts.METRIC_GROUPS, {})
+    assert not many.lines[0].dots
+
+
 def test_points_stand_where_the_axes_say() -> None:
     (chart,) = charts.charts({"x": [(0, 0.0), (50, 1.0), (100, 4.0)]})
     assert [label for _, label in chart.x_ticks] == ["0", "20", "40", "60", "80", "100"]

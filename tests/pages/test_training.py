@@ -60,6 +60,23 @@ def test_what_the_run_does_stands_at_the_top_and_in_charts(tmp_path: Path) -> No
     assert "The run" not in write_training(tmp_path, run={}).texts
 
 
+def test_metrics_and_the_best_checkpoint(tmp_path: Path) -> None:
+    best = {"metric": "kid", "value": 21.53, "stderr": 1.25, "iteration": 4000, "checkpoint": "best_00004000.pt"}
+    metrics = {"kid": [(4000, 21.53), (5000, 30.0)], "overfitting_a": [(4000, 0.1)]}
+    page = write_training(tmp_path, metrics=metrics, metric_errors={"kid": [(4000, 1.0), (5000, 2.0)]}, best=best)
+    assert page.texts[page.texts.index("Best kid") + 1] == "21.5"
+    assert {"Metrics", "KID × 10³", "Learned by heart", "best_00004000.pt"} <= set(page.texts)
+    text = (tmp_path / "index.html").read_text()
+    assert "21.5 ± 1.25 after iteration 4,000, kept as" in text
+    assert text.count("<circle") == 3 and text.count("<polygon") == 1
+    assert "Metrics" not in write_training(tmp_path).texts
+    best |= {"checkpoint": None, "stderr": None}
+    write_training(tmp_path, metrics=metrics, best=best)
+    assert "kept as" not in (tmp_path / "index.html").read_text()
+    early = training.TrainingStatus(5, 10, stopped=True, early=True)
+    assert "Finished early" in write_training(tmp_path, status=early).texts
+
+
 def test_captions_say_direction_and_set(tmp_path: Path) -> None:
     page = write_training(
         tmp_path,

@@ -48,10 +48,10 @@ def test_a_line_torn_by_a_kill_is_cut_and_nothing_else(folder: RunDirectory) -> 
         folder.append_losses(i, {"loss": float(i)})
     whole = folder.history.read_text()
     folder.history.write_text(whole[:-5])
-    folder.truncate_losses(3)
+    folder.truncate_histories(3)
     folder.append_losses(3, {"loss": 3.0})
     assert folder.history.read_text() == whole
-    folder.truncate_losses(1)
+    folder.truncate_histories(1)
     assert folder.read_losses() == {"loss": [(1, 1.0)]}
 
 

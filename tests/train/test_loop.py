@@ -181,6 +181,10 @@ def test_time_left() -> None:
     meter._marks = [(0.0, 0), (2.0, 4)]
     assert meter.speed == 2.0
     assert meter.seconds_left(4, 10) == 3.0
+    meter.leave_out(7.0, 4)  # evaluations, one of which is still to come
+    assert meter.speed == 2.0
+    assert meter.seconds_left(4, 10) == 10.0
+    assert meter._marks == [(7.0, 0), (9.0, 4)]
 
 
 WORKERS = """

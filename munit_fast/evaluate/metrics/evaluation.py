@@ -16,6 +16,7 @@ from munit_fast.evaluate.metrics.features import (
     coverage,
     diversity,
     kid,
+    kid_error,
     mean_of_k,
     missed_distance,
     perceptual_distance,
@@ -230,6 +231,7 @@ class FeatureMetric(_Accumulator):
         # One style draw at a time: the k translations of one input are not independent, which KID's estimator
         # needs.
         values = [kid(style, against) for style in fake.unbind(1)]
+        error = kid_error(fake.transpose(0, 1), against)
         floor = None
         if self.train is not None:
             test = self.values["truth"] or [self.extract(part.to(device)).pooled for part in in_steps(real)]
@@ -244,6 +246,7 @@ class FeatureMetric(_Accumulator):
             name="KID × 10³",
             direction=direction.name,
             value=1e3 * sum(values) / self.k,
+            stderr=None if error is None else 1e3 * error,
             better="lower",
             measured=how
             + ("; floor: the real test pictures in place of the translations" if floor is not None else ""),

@@ -224,6 +224,35 @@ def kid(f_x: Tensor, f_y: Tensor) -> float:
     return float(_mean_off_diagonal(_kernel(x, x)) + _mean_off_diagonal(_kernel(y, y)) - 2 * _kernel(x, y).mean())
 
 
+def kid_error(styles: Tensor, f_y: Tensor) -> float | None:
+    """Standard error of the mean of `kid(styles[i], f_y)` over the style draws i.
+
+    By the jackknife over the inputs, each left out in all styles at once, and over the pictures compared with. It is
+    that of other pictures of the same kind: two models on the same pictures differ by less chance than that.
+
+    Source: Arvesen 1969, "Jackknifing U-statistics" (several samples: the variances of leaving out one of each add up).
+
+    Args:
+        styles: Features [k, n, D] of k translations of each of n inputs.
+        f_y: Features [m, D], as `kid` takes them.
+
+    Returns:
+        The standard error; None where n or m is below 3.
+    """
+    k, n, m = styles.shape[0], styles.shape[1], f_y.shape[0]
+    if min(n, m) < 3:
+        return None
+    y = f_y.detach().double()
+    yy = _kernel(y, y).fill_diagonal_(0)
+    without_x, without_y = y.new_zeros(n), y.new_zeros(m)
+    for x in styles.detach().double():
+        xx, xy = _kernel(x, x).fill_diagonal_(0), _kernel(x, y)
+        without_x += (xx.sum() - 2 * xx.sum(1)) / ((n - 1) * (n - 2)) - 2 * (xy.sum() - xy.sum(1)) / ((n - 1) * m)
+        without_y += (yy.sum() - 2 * yy.sum(1)) / ((m - 1) * (m - 2)) - 2 * (xy.sum() - xy.sum(0)) / (n * (m - 1))
+    variances = [(len(v) - 1) * (v / k).var(correction=0) for v in (without_x, without_y)]
+    return float(sum(variances)) ** 0.5
+
+
 def _kernel(x: Tensor, y: Tensor) -> Tensor:
     return (x @ y.T / x.shape[1] + 1) ** 3
 

@@ -26,7 +26,7 @@ class EvaluationRow:
         measured: How it was measured, a phrase for readers.
         floor: The value that real data reach, the best to hope for.
         ceiling: The value of the input left untranslated, which any translation should beat.
-        stderr: Standard error of the mean over the test inputs.
+        stderr: Standard error over the test inputs; of KID over the real pictures too.
         baselines: Values of simple alternatives, by name.
     """
 
