@@ -14,13 +14,19 @@ PRESETS: dict[Preset, dict[str, Any]] = {
     "improved": {
         "init": "orthogonal",
         "lr_policy": "constant",
-        "dis.norm": "sn",
+        "lr_gen": 0.0001,
+        "lr_dis": 0.0004,
+        "gen.weight_norm": "spectral",
+        "dis.weight_norm": "spectral",
+        "dis.arch": "residual",
+        "dis.gan_type": "hinge",
     },
     # Hundreds of images: networks that learn fast, and augmentation against learning them by heart.
     "small_data": {
         "lr": 0.0004,
         "gen.n_downsample": 1,
         "dis.num_scales": 1,
+        "diffaugment": ["color", "translation", "cutout"],
         "shift_a": 0.1,
         "shift_b": 0.1,
         "scale_a": 0.1,

@@ -15,10 +15,11 @@ ONLY = {
     "MUNIT": ("gen.style_dim", "gen.mlp_dim", "recon_s_w", "recon_c_w", "mode_seeking_w", "diversity_w"),
     "UNIT": ("recon_kl_w", "recon_kl_cyc_w"),
 }
-NOT_PUBLISHED = {"mode_seeking_w", "diversity_w"}  # of these
+# Of these, and of the keys of the networks; what is not published changes nothing where it is left out.
+NOT_PUBLISHED = {"mode_seeking_w", "diversity_w", "gen.weight_norm", "dis.weight_norm", "dis.arch"}
 _READ_BY_NONE = "recon_h_w"  # published UNIT files have it, at 0
 _SECTIONS = ("gen", "dis")
-# The keys of published files that both algorithms need; what is not published changes nothing where it is left out.
+# The keys of published files that both algorithms need.
 _PUBLISHED = {
     *("image_save_iter", "image_display_iter", "display_size", "snapshot_save_iter", "log_iter", "max_iter"),
     *("batch_size", "weight_decay", "beta1", "beta2", "init", "lr", "lr_policy", "step_size", "gamma"),

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 _log = logging.getLogger("munit_fast")
-_MOST_GRAPHS = 4  # of one trainer
+_MOST_GRAPHS = 8  # of one trainer: lazy terms and the controller of ada make four of one size
 WARM_UP = 3  # eager iterations on the capture stream before the capture: they make cuDNN choose and allocate
 
 Result = TypeVar("Result")
