@@ -183,7 +183,7 @@ def test_a_file_may_name_its_preset(config: dict[str, Any], picture_folders: Pat
     text = said(config | {"preset": "improved"}, picture_folders, tmp_path)
     assert "filled by preset improved: " in text and "dis.gan_type hinge" in text
     assert "preset" not in said(config | {"preset": "improved", "max_iter": 3}, picture_folders, tmp_path, resume=True)
-    with pytest.raises(ConfigError, match=r"dis\.norm: sn -> none: a run keeps its networks"):
+    with pytest.raises(ConfigError, match=r"dis\.arch: residual -> multiscale: a run keeps its networks"):
         said(config | {"max_iter": 4}, picture_folders, tmp_path, resume=True)
     text = said(config | {"preset": "published"}, picture_folders, tmp_path / "published")
     assert "filled by preset published: nothing" in text

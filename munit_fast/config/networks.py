@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_left
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
@@ -43,7 +43,8 @@ class DiscriminatorConfig(Section):
         activ: Activation.
         n_layer: Convolutions of stride 2 at each scale; of "residual" the blocks, each of which halves the side.
         gan_type: "lsgan" (least squares), "nsgan" (non-saturating, cross-entropy), or "hinge", which is not published.
-        num_scales: Scales; each sees the image at half the size of the one before. "residual" has 1.
+        num_scales: Scales; each sees the image at half the size of the one before. "residual" has one, and does not
+            read this.
         pad_type: Padding of the convolutions.
         arch: "multiscale", or "residual": residual blocks and one score for the whole image. Not published.
         weight_norm: "spectral": spectral normalization of all convolutions and linear layers, by torch; for the norms
@@ -60,17 +61,8 @@ class DiscriminatorConfig(Section):
     arch: Literal["multiscale", "residual"] = "multiscale"
     weight_norm: Literal["none", "spectral"] = "none"
 
-    @model_validator(mode="before")
-    @classmethod
-    def _one_scale(cls, values: Any) -> Any:
-        if isinstance(values, dict) and values.get("arch") == "residual":
-            return {"num_scales": 1} | values
-        return values
-
     @model_validator(mode="after")
     def _fits_together(self) -> DiscriminatorConfig:
-        if self.arch == "residual" and self.num_scales != 1:
-            raise ValueError(f"num_scales: {self.num_scales} with arch: residual, which judges the whole image; use 1")
         if self.norm == "sn" and (self.arch == "residual" or self.weight_norm == "spectral"):
             other = "arch: residual" if self.arch == "residual" else "weight_norm: spectral"
             raise ValueError(f"norm: sn with {other}; use norm: none and weight_norm: spectral")

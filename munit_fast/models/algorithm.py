@@ -121,9 +121,13 @@ def choose_algorithm(config: Config, asked: str = "auto", otherwise: str = "MUNI
 
 
 def unread_keys(config: Config, algorithm: str) -> list[str]:
-    """The keys that a configuration has and that the algorithm does not read; recon_h_w only where it is not 0."""
+    """The keys that a configuration has and that the algorithm does not read; recon_h_w only where it is not 0.
+
+    A residual discriminator has one scale, whatever `dis.num_scales` says.
+    """
     keys = given(config)
     found = [key for name, of_name in ONLY.items() if name != algorithm for key in of_name if key in keys]
+    found += ["dis.num_scales"] if config.dis.arch == "residual" and "dis.num_scales" in keys else []
     return found + ([_READ_BY_NONE] if keys.get(_READ_BY_NONE) else [])
 
 

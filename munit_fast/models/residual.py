@@ -32,16 +32,15 @@ class ResidualDis(reference.ResidualDis, MsImageDis):
 
     Args:
         input_dim: Channels C of the images.
-        params: The `dis:` section of a configuration: dim, norm, activ, n_layer, gan_type, num_scales (1), pad_type,
-            weight_norm.
+        params: The `dis:` section of a configuration: dim, norm, activ, n_layer, gan_type, pad_type, weight_norm.
         impl: The backend, as in `munit_fast.functional`; "reference": the reference's own forward.
 
     Raises:
-        ValueError: num_scales is not 1, norm is "sn", or a value is unknown.
+        ValueError: norm is "sn", or a value is unknown.
     """
 
     def __init__(self, input_dim: int, params: reference.networks.Params, impl: str = "auto") -> None:
-        MsImageDis.__init__(self, input_dim, params, impl)
+        MsImageDis.__init__(self, input_dim, self.of_one_scale(params), impl)
 
     forward = MsImageDis.forward
 

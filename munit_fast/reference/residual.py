@@ -72,20 +72,24 @@ class ResidualDis(MsImageDis):
     doubles the channels up to 8 · dim, and a `Score`. In the state_dict these are cnns.0.0.conv,
     cnns.0.<i>.model.0.conv, .model.1.conv and .skip.conv for i = 1 … n_layer, and cnns.0.<n_layer + 1>.fc.
 
-    Keys of `params`: dim, norm, activ, n_layer, gan_type, num_scales, pad_type, weight_norm. num_scales is 1.
+    Keys of `params`: dim, norm, activ, n_layer, gan_type, pad_type, weight_norm. There is one scale: num_scales is not
+    read.
 
     Raises:
-        ValueError: num_scales is not 1, or norm is "sn".
+        ValueError: norm is "sn".
     """
 
     arch = "residual"
 
     def __init__(self, input_dim: int, params: Params) -> None:
-        if params["num_scales"] != 1:
-            raise ValueError(f"num_scales must be 1: arch residual judges the whole image; got {params['num_scales']}")
+        super().__init__(input_dim, self.of_one_scale(params))
+
+    @staticmethod
+    def of_one_scale(params: Params) -> Params:
+        """`params` with num_scales 1. Raises ValueError for norm "sn"."""
         if params["norm"] == "sn":
             raise ValueError("norm sn is of arch multiscale; use weight_norm: spectral with norm none, in or ln")
-        super().__init__(input_dim, params)
+        return {**params, "num_scales": 1}
 
     @staticmethod
     def _make_net(input_dim: int, params: Params) -> nn.Sequential:

@@ -66,7 +66,7 @@ def test_train_with_a_preset(call: Any, config: Path, tmp_path: Path) -> None:
     code, text = call(*train, "--preset", "improved", "--override", "max_iter=1", "--override", "init=xavier")
     assert code == 0 and "filled by preset improved: " in text, text
     kept = yaml.safe_load((tmp_path / "outputs/small/config.yaml").read_text())
-    assert kept["preset"] == "improved" and kept["dis"]["norm"] == "sn" and kept["init"] == "xavier"
+    assert kept["preset"] == "improved" and kept["dis"]["arch"] == "residual" and kept["init"] == "xavier"
 
 
 def test_train_resume_and_translate(
