@@ -75,7 +75,10 @@ def _size(value: Any) -> int | str:
     return size
 
 
-METRICS = ("kid", "l1", "ssim", "line_f1", "diversity", "best_distance", "mean_distance", "coverage", "missed_distance")
+METRICS = (
+    *("kid", "l1", "ssim", "line_f1", "diversity", "best_distance", "mean_distance", "coverage", "missed_distance"),
+    *("distinct_hues", "fill"),
+)
 
 
 def _metric(value: Any) -> str:

@@ -193,7 +193,7 @@ def evaluate_folders(
     if real is None:
         raise ValueError("give the real pictures to compare with: --truth FOLDER, --train FOLDER or both")
     factories, missing = external_metrics(options.also, options.device)
-    direction = _direction("", real)
+    direction = _direction("", real, sources)
     if true is None:
         direction = replace(direction, real="training")
     extractor = options.extractor or FeatureExtractor().to(options.device)
@@ -298,16 +298,22 @@ def _stack(pictures: Pictures, rows: Sequence[int], device: torch.device) -> Ten
 
 def direction_of(way: str, tests: TestSet) -> Direction:
     """What `evaluate_model` measures of "a2b" or "b2a"."""
-    return _direction(way, SeenPictures(tests.pictures[way[-1]], tests.channels.get(way[-1])))
+    source, target = (SeenPictures(tests.pictures[d], tests.channels.get(d)) for d in (way[0], way[-1]))
+    return _direction(way, target, source)
 
 
-def _direction(way: str, target: Pictures) -> Direction:
-    """What to measure of a direction: line F1 only where the target's pictures are line drawings."""
-    probes = torch.linspace(0, len(target) - 1, min(len(target), _DRAWINGS_PROBED)).long().tolist()
-    pixels = ("l1", "ssim", *(["line_f1"] if is_drawing(torch.stack([target[i] for i in probes])) else []))
-    if not way:
-        return Direction("translated", "translated", pixels=pixels)
-    return Direction(f"{way[0]}_to_{way[-1]}", f"{way[0].upper()} → {way[-1].upper()}", pixels=pixels)
+def _direction(way: str, target: Pictures, source: Pictures | None) -> Direction:
+    """What to measure of a direction: line F1 of line drawings, and colours only of what was a line drawing."""
+    drawn = _are_drawings(target)
+    pixels = ("l1", "ssim", *(["line_f1"] if drawn else []))
+    colouring = not drawn and source is not None and _are_drawings(source)
+    key, name = (f"{way[0]}_to_{way[-1]}", f"{way[0].upper()} → {way[-1].upper()}") if way else ("translated",) * 2
+    return Direction(key, name, pixels=pixels, colouring=colouring)
+
+
+def _are_drawings(pictures: Pictures) -> bool:
+    probes = torch.linspace(0, len(pictures) - 1, min(len(pictures), _DRAWINGS_PROBED)).long().tolist()
+    return is_drawing(torch.stack([pictures[i] for i in probes]))
 
 
 def _versions() -> dict[str, Any]:

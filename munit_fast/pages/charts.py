@@ -61,6 +61,8 @@ METRIC_GROUPS = (
     ("Line F1", r"line_f1(_[ab]2[ab])?", "Agreement with the true lines. Higher is better."),
     ("Diversity", r"diversity(_[ab]2[ab])?", "Distance among the translations of one image."),
     ("Distance to the truth", r"(best|mean)_distance(_[ab]2[ab])?", "In features. Lower is better."),
+    ("Distinct hues", r"distinct_hues(_[ab]2[ab])?", "Share of coloured drawings with two hues. Higher is better."),
+    ("Fill", r"fill(_[ab]2[ab])?", "Coloured share of large enclosed areas. Higher is better."),
     ("Coverage", r"coverage(_[ab]2[ab])?", "Share of the known true translations that are met. Higher is better."),
     (
         "Distance to every truth",

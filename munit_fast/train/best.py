@@ -8,7 +8,14 @@ from typing import Any
 
 from munit_fast.evaluate import Evaluation
 
-HIGHER = ("ssim", "line_f1", "diversity", "coverage")  # of METRICS, those of which more is better
+HIGHER = (
+    "ssim",
+    "line_f1",
+    "diversity",
+    "coverage",
+    "distinct_hues",
+    "fill",
+)  # of METRICS, those of which more is better
 _WAYS = ("a2b", "b2a")
 
 Curves = dict[str, list[tuple[int, float]]]

@@ -90,9 +90,14 @@ def _open_extractor(options: TrainOptions) -> Extractor:
 def _names(tests: TestSet, styles: int) -> Iterator[str]:
     """The metrics that are measured, of a direction and of both."""
     for way in ("a2b", "b2a"):
-        keys = ["kid", *(["diversity"] if styles > 1 else [])]
+        direction = direction_of(way, tests)
+        keys = [
+            "kid",
+            *(["diversity"] if styles > 1 else []),
+            *(["distinct_hues", "fill"] if direction.colouring else []),
+        ]
         if tests.paired:
-            keys += ["best_distance", "mean_distance", *direction_of(way, tests).pixels]
+            keys += ["best_distance", "mean_distance", *direction.pixels]
             keys += ["coverage", "missed_distance"] if way == "a2b" and any(tests.colourings) else []
         for key in keys:
             yield key
