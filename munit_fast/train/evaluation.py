@@ -16,7 +16,7 @@ from munit_fast.config import Config
 from munit_fast.data import ImageError
 from munit_fast.evaluate import EvaluateOptions, TestSet, evaluate_model
 from munit_fast.evaluate.overfitting import overfitting
-from munit_fast.io.checkpoints import checkpoint_name, found_checkpoints, save_atomically
+from munit_fast.io.checkpoints import checkpoint_name, found_checkpoints, save_atomically, upgrade_state_dict
 from munit_fast.models.munit import MODELS, MUNIT, UNIT
 from munit_fast.train.best import History, scores_of, shown
 from munit_fast.train.distributed import Ranks
@@ -187,8 +187,8 @@ class Evaluations:
     def _measure(self) -> tuple[dict[str, float], dict[str, float]]:
         """Values by name, and the standard errors of those that have one."""
         states = self._states()
-        self._model.gen_a.load_state_dict(states["a"])
-        self._model.gen_b.load_state_dict(states["b"])
+        for network, state in ((self._model.gen_a, states["a"]), (self._model.gen_b, states["b"])):
+            network.load_state_dict(upgrade_state_dict(state, network))  # whose weights have no spectral norm
         found = evaluate_model(self._model, self.tests, self.options, lambda done, total: self._beat())
         values, stderr = scores_of(found)
         for domain, copied in self._discriminators.items():

@@ -96,12 +96,14 @@ def script(monkeypatch: pytest.MonkeyPatch, kids: list[float]) -> None:
         ("UNIT", {"recon_kl_w": 0.01}),
         ("MUNIT", {"dis": {"norm": "sn"}, "ema_half_life": 0}),
         ("MUNIT", {"dis": {"norm": "bn"}, "batch_size": 2, "num_workers": 1}),
+        ("MUNIT", {"gen": {"weight_norm": "spectral"}, "dis": {"weight_norm": "spectral", "arch": "residual"}}),
+        ("MUNIT", {"dis": {"gan_type": "hinge"}, "ada_target": 0.6, "ada_images": 20, "r1_w": 1, "r1_iter": 2}),
     ],
 )
 def test_a_run_is_the_same_to_the_bit(
     config: dict[str, Any], tmp_path: Path, trainer: str, changes: dict[str, Any]
 ) -> None:
-    values = config | changes | {"dis": config["dis"] | changes.get("dis", {})}
+    values = config | changes | {part: config[part] | changes.get(part, {}) for part in ("gen", "dis")}
     run(values, tmp_path / "on", trainer=trainer)
     run(values | {"eval_iter": 0}, tmp_path / "off", trainer=trainer)
     on, off = (load_file(checkpoints(tmp_path / part) / "resume_00000004.pt") for part in ("on", "off"))
