@@ -22,6 +22,7 @@ from munit_fast.models.blocks import (
 from munit_fast.models.discriminators import MsImageDis
 from munit_fast.models.weights import weight_of
 from munit_fast.ops.fused_conv import convolution
+from munit_fast.reference.networks import Params
 
 
 class ResidualDis(reference.ResidualDis, MsImageDis):
@@ -39,7 +40,7 @@ class ResidualDis(reference.ResidualDis, MsImageDis):
         ValueError: norm is "sn", or a value is unknown.
     """
 
-    def __init__(self, input_dim: int, params: reference.networks.Params, impl: str = "auto") -> None:
+    def __init__(self, input_dim: int, params: Params, impl: str = "auto") -> None:
         MsImageDis.__init__(self, input_dim, self.of_one_scale(params), impl)
 
     forward = MsImageDis.forward
