@@ -19,7 +19,7 @@ from munit_fast.config import Config, ConfigError, make_config
 from munit_fast.io.atomic import atomic_directory, atomic_write_bytes, write_error
 from munit_fast.io.checkpoints import CheckpointError
 from munit_fast.models.model_card import LIBRARY, is_own_card, read_metrics, write_card
-from munit_fast.models.portable import DATA_KEYS, Exportable, PortableModel, read_portable, write_portable
+from munit_fast.models.portable import Exportable, PortableModel, config_values, read_portable, write_portable
 from munit_fast.utils.text import one_line, printable, read_bounded
 
 CONFIG, WEIGHTS, CARD = "config.json", "model.safetensors", "README.md"
@@ -94,7 +94,7 @@ def write_folder(
     values = {
         "library_name": LIBRARY,
         "trainer": model.trainer,
-        "config": model.config.model_dump(exclude_none=True, exclude=DATA_KEYS),
+        "config": config_values(model.config),
     }
     config = json.dumps(values, indent=2, ensure_ascii=False) + "\n"
     try:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import yaml
 from torch import Tensor, nn
@@ -75,8 +75,18 @@ def write_portable(
 
 
 def config_text(config: Config) -> str:
-    """The configuration of networks as YAML text, without where training images lay."""
-    return yaml.safe_dump(config.model_dump(exclude_none=True, exclude=DATA_KEYS), sort_keys=False)
+    """The configuration of networks as YAML text, as `config_values`."""
+    return yaml.safe_dump(config_values(config), sort_keys=False)
+
+
+def config_values(config: Config) -> dict[str, Any]:
+    """The configuration that goes with a model's weights, without where training images lay.
+
+    Spectral norms are worked into the weights: the configuration is that of networks without them.
+    """
+    values = config.model_dump(exclude_none=True, exclude={*DATA_KEYS, "preset", "preset_keys"})
+    values["gen"]["weight_norm"] = "none"
+    return values
 
 
 def licence_lines(about: Mapping[str, str]) -> list[str]:
