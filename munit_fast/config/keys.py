@@ -127,7 +127,7 @@ class Config(Section):
             published.
         color_jitter_b: The same for domain B.
         data_root: A folder with trainA, trainB, testA and testB, or archives of these names; or give folders, or
-            folders and lists, one by one.
+            folders and lists, one by one. A folder that is given goes before what is in `data_root`.
         data_class_a: The classes that are domain A, where `data_root` has one folder for each class, or is a labelled
             data set of the Hugging Face Hub. Not published.
         data_class_b: The same for domain B.

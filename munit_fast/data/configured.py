@@ -68,7 +68,10 @@ def open_source_of(
     """
     place = _place(cfg, split, domain)
     pages = pages or cfg.pages
-    listing = None if cfg.data_root is not None else getattr(cfg, f"data_list_{split}_{domain}")
+    key = f"{split}_{domain}"
+    if getattr(cfg, f"data_list_{key}") is not None and not _has_own_place(cfg, split, domain):
+        raise ConfigError(f"data_list_{key}: a list names files in data_folder_{key}; set that, or remove the list")
+    listing = getattr(cfg, f"data_list_{split}_{domain}") if _has_own_place(cfg, split, domain) else None
     if listing is None:
         axis = cfg.slice_axis
         found = open_source(place.spec, pages=pages, classes=place.classes, allow_outside=allow_outside, axis=axis)
@@ -87,7 +90,7 @@ def has_images(cfg: Config, split: str, domain: str) -> bool:
         split: "train" or "test".
         domain: "a" or "b".
     """
-    if cfg.data_root is None:
+    if cfg.data_root is None or _has_own_place(cfg, split, domain):
         return getattr(cfg, f"data_folder_{split}_{domain}") is not None
     place = _place_in_root(cfg, cfg.data_root, split, domain)
     if place is None or not (is_archive(place.spec) and place.classes):
@@ -155,9 +158,14 @@ def _size_notes(cfg: Config) -> list[str]:
     ]
 
 
+def _has_own_place(cfg: Config, split: str, domain: str) -> bool:
+    """Whether a split and domain has a folder of its own, which goes before `data_root`."""
+    return getattr(cfg, f"data_folder_{split}_{domain}") is not None
+
+
 def _place(cfg: Config, split: str, domain: str) -> Place:
     """Where the images of a split and domain are, whether or not they exist. Raises ConfigError, ImageError."""
-    if cfg.data_root is None:
+    if cfg.data_root is None or _has_own_place(cfg, split, domain):
         spec: str | None = getattr(cfg, f"data_folder_{split}_{domain}")
         if spec is None:
             key = f"{split}_{domain}"

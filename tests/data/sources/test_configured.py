@@ -92,6 +92,24 @@ def test_archives_in_data_root(tmp_path: Path) -> None:
     assert images(cfg, "train", "a") == ["other.png"]  # the folder counts
 
 
+def test_a_folder_of_one_set_goes_before_data_root(tmp_path: Path) -> None:
+    for name in ("trainA", "trainB", "testA", "testB"):
+        write_folder(tmp_path / "root" / name, FILES["a"])
+    held = write_folder(tmp_path / "valA", {"held.png": png(0), "other.png": png(1)})
+    cfg = config(data_root=str(tmp_path / "root"), data_folder_test_a=str(held))
+    assert images(cfg, "test", "a") == ["held.png", "other.png"]
+    assert images(cfg, "test", "b") == images(cfg, "train", "a") == sorted(FILES["a"])
+    (tmp_path / "list.txt").write_text("other.png\n")
+    listed = cfg.model_copy(update={"data_list_test_a": str(tmp_path / "list.txt")})
+    assert images(listed, "test", "a") == ["other.png"]
+    gone = config(data_root=str(tmp_path / "root"), data_folder_test_b=str(tmp_path / "gone"))
+    with pytest.raises(ImageError, match="gone"):
+        open_sources(gone)
+    alone = config(data_root=str(tmp_path / "root"), data_list_train_b=str(tmp_path / "list.txt"))
+    with pytest.raises(ConfigError, match=r"data_list_train_b: .*data_folder_train_b"):
+        open_sources(alone)
+
+
 def test_an_archive_as_data_root(tmp_path: Path) -> None:
     files = {f"set/{name}/{file}": data for name in ("trainA", "trainB", "testB") for file, data in FILES["a"].items()}
     for path in (write_zip(tmp_path / "set.zip", files), write_tar(tmp_path / "set.tar", files)):
