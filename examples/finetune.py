@@ -56,7 +56,7 @@ def config(data: Path, iterations: int) -> Config:
             "data_root": str(data),
             "max_iter": iterations,
             "lr": 0.0002,
-            "step_size": max(1, iterations // 2),
+            "step_size": 1000,
             "image_display_iter": 250,
             "image_save_iter": 1000,
             "snapshot_save_iter": 1000,

@@ -158,12 +158,15 @@ def pair(cfg: Config, test: Mapping[str, ImageSource], train: Mapping[str, Image
     by_name = {d: {stem_of(source.name(i)): i for i in range(len(source))} for d, source in found.items()}
     common = [name for name in by_name["a"] if name in by_name["b"]]
     notes = []
-    if common:
+    if len(common) == 1 and min(len(source) for source in found.values()) > 1:  # by chance, more likely than not
+        notes.append(f"{common[0]} is the only name in both domains: the test pictures are not taken for pairs")
+        common = []
+    elif common:
         every = (set(map(source.name, range(len(source)))) for source in found.values())  # a list may repeat names
         left = sum(map(len, every)) - 2 * len(common)
         notes += [f"{left} test pictures without a partner of the same name are left out"] if left else []
         found = {d: found[d].chosen(by_name[d][name] for name in common) for d in "ab"}
-    else:
+    if not common and not notes:
         notes.append("no test picture of A has the name of one of B: there are no pairs to compare")
     channels = {d: picked for d in "ab" if (picked := measured_channels(cfg, d)) is not None}
     notes += [channels_note(cfg, d, picked) for d, picked in channels.items()]

@@ -107,7 +107,7 @@ def load_file(path: str | Path) -> Any:
     except Exception as error:  # a third-party file can make the unpickler raise almost anything
         if (failure := _failure_of_machine(error) or _failure_to_read(path)) is not None:
             raise CheckpointReadError(f"{path}: cannot be read: {failure}") from None
-        reason = str(error).strip().split("\n")[0]
+        reason = str(error).strip().split("\n")[0] or "it is empty or damaged"
         if "Unsupported" in str(error) or "weights_only" in str(error).lower():
             reason = "it holds Python objects, which could run code; only tensors are loaded: save its state_dict alone"
         raise CheckpointError(f"{path}: not a checkpoint that can be loaded safely ({reason})") from None

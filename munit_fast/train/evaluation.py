@@ -8,7 +8,6 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import torch
 from rich.console import Console
 from rich.text import Text
 
@@ -19,7 +18,7 @@ from munit_fast.evaluate.overfitting import overfitting
 from munit_fast.io.checkpoints import checkpoint_name, found_checkpoints, save_atomically, upgrade_state_dict
 from munit_fast.models.munit import MODELS, MUNIT, UNIT
 from munit_fast.train.best import History, scores_of, shown
-from munit_fast.train.distributed import Ranks
+from munit_fast.train.distributed import LostPeerError, PeerError, Ranks
 from munit_fast.train.events import EventLog
 from munit_fast.train.measured import Measured
 from munit_fast.train.noise import undisturbed
@@ -169,7 +168,9 @@ class Evaluations:
                 row = self.history.row(done, *self._measure())
         except _Abandoned:
             return None
-        except (ImageError, ValueError, torch.OutOfMemoryError) as error:
+        except (PeerError, LostPeerError):
+            raise
+        except (ImageError, ValueError, MemoryError, RuntimeError) as error:  # RuntimeError: out of memory, too
             reason = str(error).partition("\n")[0]
             self.events.log("evaluation", f"iteration {done}: not evaluated: {reason}", iteration=done)
             return None

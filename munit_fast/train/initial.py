@@ -35,7 +35,7 @@ _GENERATORS, _DISCRIMINATORS = ("gen_a", "gen_b"), ("dis_a", "dis_b")
 _CHECKPOINTS = (SUFFIX, ".pt", ".pth", ".ckpt", ".bin")
 _BESIDE = re.compile(r"[a-z]+_(\d{8,})\.pt")  # gen_########.pt: its discriminators are in dis_########.pt
 _SHOWN = 3  # tensors that a line names
-_MISSING = "not there, so with random weights"
+_MISSING = "not there, or of another architecture, so with random weights"
 
 
 @dataclass(frozen=True)
@@ -222,7 +222,9 @@ def _take(trainer: Any, states: Mapping[str, Mapping[str, Any]]) -> dict[str, Fi
             if of != trainer.algorithm:
                 raise CheckpointError(f"holds networks of {of}, and this run trains {trainer.algorithm}")
             fits[name], loaded[name] = _compare(name, network, upgrade_state_dict(state, network))
-    if not any(value.dim() == 4 for name in _GENERATORS for value in loaded.get(name, {}).values()):
+            if name in _DISCRIMINATORS and not _has_convolution(loaded[name]):
+                del fits[name], loaded[name]  # of another architecture: one bias of it would be no beginning
+    if not any(_has_convolution(loaded.get(name, {})) for name in _GENERATORS):
         for name in _GENERATORS:
             if name in loaded:
                 check_fit("no convolution of it fits", name, states[name], getattr(trainer, name))
@@ -236,6 +238,10 @@ def _take(trainer: Any, states: Mapping[str, Mapping[str, Any]]) -> dict[str, Fi
         average = {domain: network.state_dict() for domain, network in trainer.generators.items()}
         trainer.average.load(trainer.generators, average, images=0)  # which warms up, as it follows another task
     return fits
+
+
+def _has_convolution(values: Mapping[str, Tensor]) -> bool:
+    return any(value.dim() == 4 for value in values.values())
 
 
 def _compare(name: str, network: nn.Module, state: Mapping[str, Tensor]) -> tuple[Fit, dict[str, Tensor]]:

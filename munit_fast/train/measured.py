@@ -70,7 +70,10 @@ def open_measured(cfg: Config, options: TrainOptions, sources: Sources, algorith
     styles = cfg.eval_styles if algorithm == "MUNIT" else 1
     names = list(dict.fromkeys(_names(tests, styles)))
     if cfg.eval_metric not in names:
-        raise ConfigError(f"eval_metric: {cfg.eval_metric} is not measured with these images; use {', '.join(names)}")
+        raise ConfigError(
+            f"eval_metric: {cfg.eval_metric} is not measured here, by {algorithm} with these images and "
+            f"{styles} {'style' if styles == 1 else 'styles'} of each; use {', '.join(names)}"
+        )
     listed = [
         [files.source.name(i) for i in range(len(files))] for files in (*tests.pictures.values(), *tests.train.values())
     ]

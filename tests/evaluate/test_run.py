@@ -211,6 +211,10 @@ def test_unpaired_test_sets_and_unit(small_config: dict[str, Any], drawings: Pat
     found = evaluate_model(UNIT(cfg).eval(), tests, EvaluateOptions(**OPTIONS))
     assert set(rows(found)) == {"a_to_b.kid_e3", "b_to_a.kid_e3"}  # no pairs, one output
     assert "no pairs" in found.about["notes"][0]
+    first = min((drawings / "testB").iterdir())
+    first.rename(first.with_name("0.png"))
+    tests = open_test_set(cfg)  # a pair by chance
+    assert not tests.paired and len(tests.pictures["a"]) == 5 and "0 is the only name" in tests.notes[0]
     for path in sorted((drawings / "testB").iterdir())[1:]:
         path.unlink()
     with pytest.raises(ImageError, match=r"^1 .*at least 2"):

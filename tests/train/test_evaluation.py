@@ -32,6 +32,7 @@ from munit_fast.evaluate.overfitting import overfitting
 from munit_fast.io.checkpoints import load_file
 from munit_fast.train import TrainOptions, TrainResult, loop, measured, train
 from munit_fast.train.best import History, scores_of
+from munit_fast.train.distributed import LostPeerError
 from munit_fast.train.evaluation import Evaluations
 
 pytest.importorskip("skimage")
@@ -404,7 +405,13 @@ def test_refusals_come_first(
     assert "eval_iter: there are no test images of domain B" in refused(config, out)
 
 
-@pytest.mark.parametrize("error", [ImageError("gone.png: gone"), ValueError("NaN"), torch.OutOfMemoryError("full")])
+NO_MEMORY = RuntimeError("[enforce fail at alloc_cpu.cpp:1] DefaultCPUAllocator: can't allocate memory")
+
+
+@pytest.mark.parametrize(
+    "error",
+    [ImageError("gone.png: gone"), ValueError("NaN"), torch.OutOfMemoryError("full"), MemoryError("none"), NO_MEMORY],
+)
 def test_a_failed_evaluation_does_not_end_the_run(
     config: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
 ) -> None:
@@ -421,6 +428,15 @@ def test_a_failed_evaluation_does_not_end_the_run(
     events = [json.loads(line) for line in (tmp_path / "logs/small/events.jsonl").read_text().splitlines()]
     [said] = [event["message"] for event in events if event["kind"] == "evaluation"]
     assert str(error) in said and "iteration 2" in said
+
+
+def test_a_lost_rank_ends_the_run(config: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def lost(self: Evaluations) -> Any:
+        raise LostPeerError("rank 1 is gone")
+
+    monkeypatch.setattr(Evaluations, "_measure", lost)
+    with pytest.raises(LostPeerError):
+        run(config, tmp_path)
 
 
 def test_weights_that_are_not_finite_are_survived(

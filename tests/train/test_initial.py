@@ -188,6 +188,16 @@ def test_a_model_of_fewer_channels_and_more_blocks(small_config: dict[str, Any],
 # ---- refusals
 
 
+def test_discriminators_of_another_architecture_are_left(small_config: dict[str, Any], other: Path) -> None:
+    values = small_config | {"dis": small_config["dis"] | {"arch": "residual"}}
+    trainer = MUNIT_Trainer(mf.make_config(values).hyperparameters())
+    before = {name: value.clone() for name, value in trainer.dis_a.state_dict().items()}
+    found = begin_from(trainer, other)
+    assert set(found.fits) == {"gen_a", "gen_b"}
+    assert any(line.startswith("discriminators a and b: not there, or of another") for line in found.lines)
+    assert all(torch.equal(value, before[name]) for name, value in trainer.dis_a.state_dict().items())
+
+
 def test_the_other_algorithm_is_refused(small_config: dict[str, Any], other: Path) -> None:
     trainer = new_trainer(small_config, kind=UNIT_Trainer)
     with pytest.raises(CheckpointError, match=r"networks of MUNIT, and this run trains UNIT"):
