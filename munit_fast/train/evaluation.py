@@ -76,6 +76,8 @@ class Evaluations:
         for note in measured.unreadable:
             events.log_data(f"{note}; another image takes its place in evaluations")
         self.tests: TestSet = measured.tests
+        for note in self.tests.notes:
+            console.print(Text(f"evaluations: {note}"), soft_wrap=True)
         self.history = History(folder.read_evaluations(), cfg.eval_metric, measured.digest)
         self.options = EvaluateOptions(
             num_style=cfg.eval_styles, amp=amp, also=(), device=trainer.device, extractor=measured.extractor
