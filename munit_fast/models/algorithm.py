@@ -157,7 +157,8 @@ def left_values(config: Config) -> dict[str, Any]:
 
     It is `lr` where that was given in place of `lr_gen` and `lr_dis`.
     """
-    values, left = flat(config.model_dump(mode="json")), {}
+    values = flat(config.model_dump(mode="json"))
+    left: dict[str, Any] = {}
     for key, value in (PRESETS[config.preset] if config.preset else {}).items():
         if key not in (config.preset_keys or ()):
             key = "lr" if key in RATES and values[key] is None else key
