@@ -167,20 +167,18 @@ def left_values(config: Config) -> dict[str, Any]:
 
 
 def complete_values(config: Config, algorithm: str) -> dict[str, Any]:
-    """Every value that the algorithm reads, by whole keys and as plain values, with `trainer` first."""
+    """Every value that the algorithm reads, by whole keys and as plain values, with `trainer` first.
+
+    It has `preset_keys` without a preset too: so it is known as complete, and no preset fills it.
+    """
     unread = {key for name, of_name in ONLY.items() if name != algorithm for key in of_name} | {_READ_BY_NONE}
-    values = flat(config.model_dump(mode="json"))
+    values = flat(config.model_dump(mode="json")) | {"preset_keys": config.preset_keys or []}
     return {"trainer": algorithm} | {
         key: value for key, value in values.items() if key not in unread and key != "trainer"
     }
 
 
 def complete_text(config: Config, algorithm: str) -> str:
-    """`complete_values` as YAML text that `load_config` reads; keys without a value are left out.
-
-    It has `preset_keys` without a preset too: so it is known as complete, and no preset fills it.
-    """
-    values = complete_values(config, algorithm)
-    values["preset_keys"] = config.preset_keys or []
-    values = {key: value for key, value in values.items() if value is not None}
+    """`complete_values` as YAML text that `load_config` reads; keys without a value are left out."""
+    values = {key: value for key, value in complete_values(config, algorithm).items() if value is not None}
     return yaml.safe_dump(nested(values), sort_keys=False, allow_unicode=True)
