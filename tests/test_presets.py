@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from pathlib import Path
 from typing import Any, get_args
 
@@ -16,9 +17,21 @@ from munit_fast.cli.options import PresetName
 from munit_fast.config import PRESETS, Config, parse_config
 from munit_fast.config.presets import Preset
 from munit_fast.io.checkpoints import load_file
-from munit_fast.models.algorithm import ONLY, complete_text, complete_values, flat, nested, preset_values, with_values
+from munit_fast.models.algorithm import (
+    ONLY,
+    complete_text,
+    complete_values,
+    filled_values,
+    flat,
+    left_values,
+    nested,
+    preset_values,
+    unread_keys,
+    with_values,
+)
 from munit_fast.train import TrainOptions, train
-from munit_fast.train.changes import override
+from munit_fast.train.changes import Change, override
+from munit_fast.train.optim import initial_rate
 
 NAMES = list(PRESETS)
 
@@ -81,7 +94,6 @@ def test_a_preset_beside_a_text_goes_before_the_one_inside() -> None:
     assert (
         found.preset == "small_data" and found.lr == 0.02 and found.gen.n_downsample == 1 and found.dis.norm == "none"
     )
-    assert parse_config("preset: improved\npreset_keys: []", preset="small_data").lr == PRESETS["small_data"]["lr"]
     assert parse_config(text) == make_config({"preset": "improved", "lr": 0.02})
 
 
@@ -105,6 +117,67 @@ def test_a_complete_text_means_the_same_when_presets_have_changed(
     for found in (parse_config(text), make_config(nested(complete))):
         assert complete_values(found, algorithm) == complete and found.preset == "small_data"
         assert found.gen.style_dim == 8
+
+
+def test_a_complete_text_takes_no_other_preset() -> None:
+    for name in (None, "small_data"):
+        text = complete_text(make_config({"preset": name}), "MUNIT")
+        assert parse_config(text).preset == name and "preset_keys" in yaml.safe_load(text)
+        with pytest.raises(
+            ConfigError, match=r"^c\.yaml: this file is the complete .*config_as_given\.yaml$"
+        ) as caught:
+            parse_config(text, "c.yaml", preset="improved")
+        assert ("without a preset" if name is None else "with preset 'small_data'") in str(caught.value)
+    assert parse_config(text, preset="small_data") == parse_config(text)
+
+
+def rates_of(config: Config) -> tuple[float, float]:
+    hyperparameters = config.hyperparameters()
+    return initial_rate(hyperparameters, "gen"), initial_rate(hyperparameters, "dis")
+
+
+def test_a_given_lr_is_the_rate_of_both() -> None:
+    improved = make_config({"preset": "improved"})
+    assert rates_of(improved) == (0.0001, 0.0004)
+    given = make_config({"preset": "improved", "lr": 5e-5})
+    assert rates_of(given) == (5e-5, 5e-5) and not {"lr_gen", "lr_dis"} & set(given.preset_keys or ())
+    overridden, named = override(improved, ["lr=5e-5"])
+    assert overridden.model_dump(exclude={"preset_keys"}) == given.model_dump(exclude={"preset_keys"})
+    assert overridden.preset_keys == given.preset_keys and named == {"lr", "lr_gen", "lr_dis"}
+    # A rate that was given stays.
+    assert rates_of(make_config({"preset": "improved", "lr": 5e-5, "lr_dis": 2e-5})) == (5e-5, 2e-5)
+    assert rates_of(override(improved, ["lr=5e-5", "lr_gen=1e-5"])[0]) == (1e-5, 5e-5)
+    assert rates_of(override(make_config({"preset": "improved", "lr_gen": 1e-5}), ["lr=5e-5"])[0]) == (1e-5, 5e-5)
+
+
+def test_keys_that_nothing_reads() -> None:
+    assert unread_keys(make_config({"lr": 1e-5, "lr_gen": 1e-5, "lr_dis": 1e-5}), "MUNIT") == ["lr"]
+    for read in ({"lr": 1e-5, "lr_gen": 1e-5}, {"lr_gen": 1e-5, "lr_dis": 1e-5}, {"preset": "improved"}):
+        assert "lr" not in unread_keys(make_config(read), "MUNIT")
+    assert "lr" not in unread_keys(parse_config(complete_text(make_config({"preset": "improved"}), "MUNIT")), "MUNIT")
+    filled = filled_values(make_config({}), "MUNIT")
+    assert set(filled) - set(filled_values(make_config({"dis": {"arch": "residual"}}), "MUNIT")) == {"dis.num_scales"}
+    assert set(filled) - set(filled_values(make_config({"lr_gen": 1e-5, "lr_dis": 1e-5}), "MUNIT")) == {"lr"}
+
+
+def test_what_a_preset_leaves() -> None:
+    given = {"preset": "improved", "init": "kaiming", "lr": 5e-5, "dis": {"arch": "residual", "gan_type": "lsgan"}}
+    assert left_values(make_config(given)) == {"init": "kaiming", "lr": 5e-5, "dis.gan_type": "lsgan"}
+    assert left_values(make_config({"preset": "improved"})) == left_values(make_config({"init": "kaiming"})) == {}
+
+
+def test_problems_name_what_the_preset_gave() -> None:
+    with pytest.raises(
+        ConfigError, match=r"dis: norm: sn with arch: residual; .* \(preset improved gives dis\.arch\)$"
+    ):
+        make_config({"preset": "improved", "dis": {"norm": "sn"}})
+    for alone in ({"dis": {"norm": "sn", "arch": "residual"}}, {"preset": "improved", "lr": -1}):
+        with pytest.raises(ConfigError) as caught:
+            make_config(alone)
+        assert "gives" not in str(caught.value)
+    with pytest.raises(ConfigError, match=r"crop_image_height: 8 .*use at least 16, or fewer layers$") as caught:
+        make_config({"crop_image_height": 8, "new_size": 300, "dis": {"arch": "residual"}})
+    assert "scales" not in str(caught.value)
 
 
 # -- runs
@@ -187,3 +260,88 @@ def test_a_file_may_name_its_preset(config: dict[str, Any], picture_folders: Pat
         said(config | {"max_iter": 4}, picture_folders, tmp_path, resume=True)
     text = said(config | {"preset": "published"}, picture_folders, tmp_path / "published")
     assert "filled by preset published: nothing" in text
+
+
+def test_a_run_says_what_its_preset_left(config: dict[str, Any], picture_folders: Path, tmp_path: Path) -> None:
+    text = said(config | {"init": "kaiming"}, picture_folders, tmp_path, "improved", overrides=["lr=5e-5"])
+    [line] = [line for line in text.splitlines() if "not filled by" in line]
+    assert line.startswith("given by the file or --override, so not filled by improved: init kaiming, ")
+    assert "lr 5e-05" in line and "lr_gen" not in text and "dis.num_scales" not in text
+    state = load_file(checkpoints(tmp_path) / "resume_00000002.pt")
+    assert {state["optimizers"][name]["param_groups"][0]["initial_lr"] for name in ("gen", "dis")} == {5e-5}
+
+
+@pytest.mark.parametrize("again", ["improved", None])
+def test_an_override_of_lr_changes_both_rates_of_a_resumed_run(
+    again: str | None, config: dict[str, Any], picture_folders: Path, tmp_path: Path
+) -> None:
+    said(config, picture_folders, tmp_path, "improved")
+    path = tmp_path / "outputs/small/config.yaml"
+    assert rates_of(load_config(path)) == (0.0001, 0.0004)
+    changed = {"resume": True, "overrides": ["lr=5e-5"]}
+    text = said(config | {"max_iter": 3}, picture_folders, tmp_path, again, **changed)
+    assert "changed: lr_dis: 0.0004 -> null" in text and "the learning rate after iteration 2 is 5e-05" in text
+    said(config | {"max_iter": 4}, picture_folders, tmp_path, again, resume=True)
+    kept = load_config(path)
+    assert rates_of(kept) == (5e-5, 5e-5) and not {"lr", "lr_gen", "lr_dis"} & set(kept.preset_keys or ())
+
+
+def test_an_override_is_no_longer_of_the_preset(config: dict[str, Any], picture_folders: Path, tmp_path: Path) -> None:
+    path = tmp_path / "outputs/small/config.yaml"
+    said(config, picture_folders, tmp_path, "small_data")
+    # The second has the value of the preset: only its name tells.
+    for number, (preset, override_) in enumerate([(None, "scale_a=0.2"), ("small_data", "shift_a=0.1"), (None, "")]):
+        overrides = [override_] if override_ else []
+        config["max_iter"] = 3 + number
+        said(config, picture_folders, tmp_path, preset, resume=True, overrides=overrides)
+        gone = {"scale_a"} if number == 0 else {"scale_a", "shift_a"}
+        assert set(load_config(path).preset_keys or ()) == set(PRESETS["small_data"]) - gone - set(config)
+
+
+def test_a_key_of_the_preset_that_the_file_comes_to_give(
+    config: dict[str, Any], picture_folders: Path, tmp_path: Path
+) -> None:
+    """Though the value be the default, which the file had before without saying so."""
+    said(config, picture_folders, tmp_path, "small_data")
+    edited = config | {"max_iter": 3, "scale_a": 0, "diffaugment": []}
+    with pytest.raises(ConfigError) as caught:
+        said(edited, picture_folders, tmp_path, resume=True)
+    assert {line.partition(":")[0] for line in str(caught.value).splitlines()} == {"scale_a", "diffaugment"}
+    assert "give --override scale_a=0 to change it" in str(caught.value)
+    said(edited, picture_folders, tmp_path, resume=True, overrides=["scale_a=0", "diffaugment=[]"])
+    assert load_config(tmp_path / "outputs/small/config.yaml").scale_a == 0
+
+
+@pytest.mark.parametrize(
+    ("value", "typed"),
+    [
+        (["color", "translation", "cutout"], "'diffaugment=[color, translation, cutout]'"),
+        ([], "'diffaugment=[]'"),
+        (None, "diffaugment=null"),
+        ("null", """'diffaugment='"'"'null'"'"''"""),
+        ("a b", "'diffaugment=a b'"),
+        (5e-5, "diffaugment=5e-05"),
+    ],
+)
+def test_a_refusal_can_be_pasted(value: Any, typed: str) -> None:
+    assert f"give --override {typed} to change it" in Change("diffaugment", 0, value).refusal()
+    [assignment] = shlex.split(typed)
+    read = yaml.safe_load(assignment.partition("=")[2])
+    assert (float(read) if isinstance(value, float) else read) == value
+
+
+@pytest.mark.parametrize(
+    ("value", "words"),
+    [
+        ("color", r"use a list: \[color\]; got 'color'"),
+        ("colour", r"use a list: \[color, translation, cutout\] or some of them; got 'colour'"),
+        (["color", "cutout", "color"], "color is in the list more than once"),
+        (["color"] * 4, "color is in the list more than once"),
+        (["colour"], "'color', 'translation' or 'cutout'"),
+        (3, "valid list"),
+    ],
+)
+def test_transformations_are_a_list(value: Any, words: str) -> None:
+    with pytest.raises(ConfigError, match=rf"^configuration: diffaugment[^\n]*{words}[^\n]*$"):
+        make_config({"diffaugment": value})
+    assert make_config({"diffaugment": None, "preset": "small_data"}).diffaugment == []

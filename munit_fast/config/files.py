@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ def load_config(path: str | Path, preset: str | None = None) -> Config:
 
     Args:
         path: A YAML file with the published keys; what is left out has its default.
-        preset: Instead of the one that the file names.
+        preset: Instead of the one that the file names; a complete configuration takes no other one.
 
     Returns:
         The configuration.
@@ -56,7 +57,7 @@ def parse_config(text: str, source: str = "configuration", preset: str | None = 
     Args:
         text: The YAML text.
         source: Where it is from, for error messages.
-        preset: Instead of the one that the text names.
+        preset: Instead of the one that the text names; a complete configuration takes no other one.
 
     Raises:
         ConfigError: As `load_config`.
@@ -72,7 +73,14 @@ def parse_config(text: str, source: str = "configuration", preset: str | None = 
     if not isinstance(values, dict):
         raise ConfigError(f"{source}: a configuration is a list of `key: value` lines; found {type(values).__name__}")
     if preset is not None:
-        values = {key: value for key, value in values.items() if key != "preset_keys"} | {"preset": preset}
+        before = values.get("preset")
+        if values.get("preset_keys") is not None and before != preset:
+            found = "without a preset" if before is None else f"with preset {shown(before)}"
+            raise ConfigError(
+                f"{source}: this file is the complete configuration of a run {found}, which preset {preset} cannot "
+                "fill; give --override for single keys, or the run's config_as_given.yaml"
+            )
+        values = {**values, "preset": preset}
     return make_config(values, source=source)
 
 
@@ -112,10 +120,11 @@ def make_config(values: dict[str, Any], source: str = "configuration") -> Config
             would work.
     """
     try:
-        return Config.model_validate(filled(values))
+        values = dict(filled(values))
+        return Config.model_validate(values)
     except ValidationError as error:
         problems = error.errors()
-        lines = [f"{source}: {_explain(problem)}" for problem in problems[:MAX_PROBLEMS]]
+        lines = [f"{source}: {_explain(problem)}{_by_preset(problem, values)}" for problem in problems[:MAX_PROBLEMS]]
         if len(problems) > MAX_PROBLEMS:
             lines.append(f"{source}: and {len(problems) - MAX_PROBLEMS} more problems")
         raise ConfigError("\n".join(lines)) from None
@@ -131,6 +140,23 @@ def _explain(problem: Any) -> str:
         return f"{key}: {reason}" if key else reason  # without a key: from _sizes, which names the keys itself
     message = problem["msg"][0].lower() + problem["msg"][1:]
     return f"{key}: {message}; got {shown(problem['input'])}"
+
+
+def _by_preset(problem: Any, values: dict[str, Any]) -> str:
+    """Which of the keys that a problem names are the preset's, so that they are not looked for in the file."""
+    preset, keys = values.get("preset"), values.get("preset_keys")
+    if problem["type"] != "value_error" or not isinstance(preset, str) or not isinstance(keys, list):
+        return ""
+    section = "".join(f"{part}." for part in problem["loc"][:1])
+    reason = str(problem["ctx"]["error"]).partition("; use ")[0]
+    named = [
+        key
+        for key in keys
+        if isinstance(key, str)
+        and key.startswith(section)
+        and re.search(rf"(?<![\w.]){re.escape(key.removeprefix(section))}\b", reason)
+    ]
+    return f" (preset {printed(preset)} gives {', '.join(named)})" if named else ""
 
 
 def _nearest(location: list[str]) -> str:

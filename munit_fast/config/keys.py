@@ -27,7 +27,7 @@ from munit_fast.config.values import (
     Share,
     ShownChannels,
     Size,
-    Transformation,
+    Transformations,
     ValueRange,
     Weight,
     shortened,
@@ -86,7 +86,7 @@ class Config(Section):
         feature_matching_w: Weight of the difference between discriminator features of translations and of real images.
             Not published.
         diffaugment: What the discriminators see, real images and translations, is augmented by these transformations:
-            [color, translation, cutout] or some of them; [] is off. Not published.
+            [color, translation, cutout] or some of them; [] is off, and so is null. Not published.
         ada_target: Each of these transformations (of all, without `diffaugment`) is applied with a probability that
             rises while the mean sign of a discriminator's outputs for real images is above this, and falls below;
             0.6 in the paper; 0 is off. Not published.
@@ -189,7 +189,7 @@ class Config(Section):
     feature_matching_w: Weight = 0
 
     # What the discriminators see.
-    diffaugment: list[Transformation] = Field(default_factory=list, max_length=3)
+    diffaugment: Transformations = Field(default_factory=list)
     ada_target: Annotated[float, Field(ge=0, lt=1)] = 0
     ada_images: Count = 500_000
     ada_iter: Count = 4
@@ -294,11 +294,12 @@ def _size_problems(cfg: Config) -> list[str]:
         if cfg.vgg_w > 0:
             smallest = max(smallest, 32)  # VGG16 halves the side four times, and its features are normed
         if size < smallest:
-            problems.append(
-                f"{key}: {size} is too small for gen.n_downsample = {cfg.gen.n_downsample}, dis.n_layer = "
-                f"{cfg.dis.n_layer} and dis.num_scales = {cfg.dis.num_scales}; use at least {smallest}, or fewer "
-                "layers or scales"
-            )
+            sizes, fewer = f"gen.n_downsample = {cfg.gen.n_downsample}", "layers or scales"
+            if cfg.dis.arch == "residual":  # which has one scale
+                sizes, fewer = f"{sizes} and dis.n_layer = {cfg.dis.n_layer}", "layers"
+            else:
+                sizes += f", dis.n_layer = {cfg.dis.n_layer} and dis.num_scales = {cfg.dis.num_scales}"
+            problems.append(f"{key}: {size} is too small for {sizes}; use at least {smallest}, or fewer {fewer}")
     for domain in ("a", "b"):
         shown, channels = getattr(cfg, f"show_channels_{domain}"), getattr(cfg, f"input_dim_{domain}")
         if shown is not None and max(shown) >= channels:

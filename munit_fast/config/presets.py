@@ -34,12 +34,16 @@ PRESETS: dict[Preset, dict[str, Any]] = {
     },
 }
 
+# The rates of a part of the networks, which replace `lr`.
+RATES = ("lr_gen", "lr_dis")
+
 
 def filled(values: Mapping[str, Any]) -> Mapping[str, Any]:
     """A mapping of keys with those that its preset gives and it does not.
 
     What is filled is named under "preset_keys". A mapping that has this key was filled before, and stays as it is: a
-    complete configuration means the same when presets have changed.
+    complete configuration means the same when presets have changed. Where `lr` is given, it is the rate of both: the
+    preset fills neither `lr_gen` nor `lr_dis`, which would replace it.
 
     Args:
         values: The keys and plain values of a configuration. An unknown preset is left to the check of the values.
@@ -54,7 +58,7 @@ def filled(values: Mapping[str, Any]) -> Mapping[str, Any]:
     for key, value in PRESETS[preset].items():
         section, _, name = key.rpartition(".")
         inside = made if not section else made.get(section, {})
-        if not isinstance(inside, Mapping) or name in inside:
+        if not isinstance(inside, Mapping) or name in inside or (key in RATES and "lr" in values):
             continue
         keys.append(key)
         if section:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 import re
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from munit_fast.utils.text import printable
 
@@ -100,6 +100,23 @@ def _class_names(value: Any) -> list[str]:
     return names
 
 
+def _transformations(value: Any) -> Any:
+    """A list of transformations, where it is given as one, or none."""
+    if isinstance(value, str):
+        names = f"[{value}]" if value in get_args(Transformation) else "[color, translation, cutout] or some of them"
+        raise ValueError(f"use a list: {names}; got {shown(value)}")
+    return [] if value is None else value
+
+
+def _different(names: list[Transformation]) -> list[Transformation]:
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise ValueError(f"{', '.join(twice)} is in the list more than once; name each transformation once")
+    return names
+
+
+Transformations = Annotated[
+    list[Transformation], Field(max_length=100), BeforeValidator(_transformations), AfterValidator(_different)
+]
 Size = Annotated[int | str, BeforeValidator(_size)]
 ClassNames = Annotated[list[str], BeforeValidator(_class_names)]
 MetricName = Annotated[str, BeforeValidator(_metric)]

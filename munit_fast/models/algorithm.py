@@ -7,7 +7,8 @@ from typing import Any
 
 import yaml
 
-from munit_fast.config import Config, ConfigError, make_config
+from munit_fast.config import PRESETS, Config, ConfigError, make_config
+from munit_fast.config.presets import RATES
 
 ALGORITHMS = ("MUNIT", "UNIT")
 # What only one of the two reads. A published file has all keys of its algorithm, and none of the other's.
@@ -123,11 +124,14 @@ def choose_algorithm(config: Config, asked: str = "auto", otherwise: str = "MUNI
 def unread_keys(config: Config, algorithm: str) -> list[str]:
     """The keys that a configuration has and that the algorithm does not read; recon_h_w only where it is not 0.
 
-    A residual discriminator has one scale, whatever `dis.num_scales` says.
+    A residual discriminator has one scale, whatever `dis.num_scales` says; and `lr` is the rate of nothing where
+    `lr_gen` and `lr_dis` are given.
     """
     keys = given(config)
+    stated = {key for key in ("lr", *RATES) if keys.get(key) is not None and key not in (config.preset_keys or ())}
     found = [key for name, of_name in ONLY.items() if name != algorithm for key in of_name if key in keys]
     found += ["dis.num_scales"] if config.dis.arch == "residual" and "dis.num_scales" in keys else []
+    found += ["lr"] if len(stated) == 3 else []
     return found + ([_READ_BY_NONE] if keys.get(_READ_BY_NONE) else [])
 
 
@@ -136,6 +140,8 @@ def filled_values(config: Config, algorithm: str) -> dict[str, Any]:
     keys = given(config)
     needed = {key for key in complete_values(config, algorithm) if "." in key} | _PUBLISHED | {*ONLY[algorithm]}
     needed -= NOT_PUBLISHED
+    needed -= {"dis.num_scales"} if config.dis.arch == "residual" else set()
+    needed -= {"lr"} if config.lr_gen is not None and config.lr_dis is not None else set()
     values = complete_values(config, algorithm).items()
     return {key: value for key, value in values if key in needed and key not in keys}
 
@@ -146,10 +152,27 @@ def preset_values(config: Config) -> dict[str, Any]:
     return {key: values[key] for key in config.preset_keys or () if key in values}
 
 
-def complete_values(config: Config, algorithm: str) -> dict[str, Any]:
-    """Every value that the algorithm reads, by whole keys and as plain values, with `trainer` first."""
-    unread = {key for name, of_name in ONLY.items() if name != algorithm for key in of_name} | {_READ_BY_NONE}
+def left_values(config: Config) -> dict[str, Any]:
+    """The values, by whole keys, that the configuration has in place of others of its preset, since they were given.
+
+    It is `lr` where that was given in place of `lr_gen` and `lr_dis`.
+    """
     values = flat(config.model_dump(mode="json"))
+    left: dict[str, Any] = {}
+    for key, value in (PRESETS[config.preset] if config.preset else {}).items():
+        if key not in (config.preset_keys or ()):
+            key = "lr" if key in RATES and values[key] is None else key
+            left |= {key: values[key]} if values[key] != value else {}
+    return left
+
+
+def complete_values(config: Config, algorithm: str) -> dict[str, Any]:
+    """Every value that the algorithm reads, by whole keys and as plain values, with `trainer` first.
+
+    It has `preset_keys` without a preset too: so it is known as complete, and no preset fills it.
+    """
+    unread = {key for name, of_name in ONLY.items() if name != algorithm for key in of_name} | {_READ_BY_NONE}
+    values = flat(config.model_dump(mode="json")) | {"preset_keys": config.preset_keys or []}
     return {"trainer": algorithm} | {
         key: value for key, value in values.items() if key not in unread and key != "trainer"
     }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -10,7 +11,8 @@ from typing import Any
 import yaml
 
 from munit_fast.config import MAX_BYTES, Config, ConfigError
-from munit_fast.models.algorithm import choose_algorithm, complete_values, flat, with_values
+from munit_fast.config.presets import RATES
+from munit_fast.models.algorithm import choose_algorithm, complete_values, flat, given, with_values
 from munit_fast.train.run_dir import RunDirectory
 
 # What may change between two sessions: how much is logged, saved and shown, where the run ends, and test images.
@@ -38,7 +40,8 @@ class Change:
 
     def refusal(self, reason: str = "") -> str:
         """The line for a change that was not asked for."""
-        return f"{self}{reason}: give --override {self.key}={_shown(self.new)} to change it, or put the old value back"
+        assignment = shlex.quote(f"{self.key}={_shown(self.new)}")
+        return f"{self}{reason}: give --override {assignment} to change it, or put the old value back"
 
 
 @dataclass
@@ -113,14 +116,14 @@ class RunConfig:
 
 
 def override(config: Config, assignments: Sequence[str]) -> tuple[Config, set[str]]:
-    """Change values of a configuration.
+    """Change values of a configuration. `lr` changes both rates: it takes away an lr_gen and lr_dis of the preset.
 
     Args:
         config: The configuration.
         assignments: "KEY=VALUE", where KEY may be gen.KEY or dis.KEY, and VALUE is YAML.
 
     Returns:
-        The configuration, and the keys that were named.
+        The configuration, and the keys that were named, with those that `lr` took away.
 
     Raises:
         ConfigError: There is no such key, or the value is impossible.
@@ -141,6 +144,8 @@ def override(config: Config, assignments: Sequence[str]) -> tuple[Config, set[st
             values[key] = yaml.safe_load(text)
         except (yaml.YAMLError, RecursionError, ValueError, OverflowError, TypeError, AttributeError):
             raise ConfigError(f"--override {assignment[:100]}: the value is not valid YAML") from None
+    if "lr" in values:
+        values = dict.fromkeys(set(RATES).intersection(config.preset_keys or ())) | values
     return (with_values(config, values, "--override") if values else config), set(values)
 
 
@@ -189,9 +194,13 @@ def follow(config: Config, overrides: Sequence[str], decided: bytes) -> RunConfi
 
 
 def _compare(found: RunConfig, old: Config, file_before: Config | None) -> None:
-    algorithm, overridden = found.algorithm, found.overridden
+    algorithm, overridden, of_preset = found.algorithm, found.overridden, set(old.preset_keys or ())
     now, before = complete_values(found.config, algorithm), complete_values(old, old.trainer or algorithm)
     said_before = {} if file_before is None else flat(file_before.model_dump(mode="json"))
+    if "lr" in overridden:  # as in `override`, where this session's configuration does not name the preset
+        overridden |= {key for key in of_preset.intersection(RATES) if now[key] is None}
+    # What the preset gave and the file now gives is edited, though the value be the default that it had without.
+    edited = of_preset.intersection(given(found.config)).difference(found.config.preset_keys or ())
     refused = []
     for key, value in now.items():
         # A key of the other algorithm only is not there, and one that this version has not known has its default.
@@ -199,9 +208,9 @@ def _compare(found: RunConfig, old: Config, file_before: Config | None) -> None:
         if value == was or key == "preset_keys":  # which say where values are from, and change none
             continue
         change = Change(key, was, value)
-        if key not in overridden and key in said_before and said_before[key] == value:
+        if key not in overridden | edited and key in said_before and said_before[key] == value:
             found.kept[key] = was
-            told = "preset" in found.kept and key in (old.preset_keys or ())
+            told = "preset" in found.kept and key in of_preset
             if value != "auto" and not told:
                 found.notes.append(f"{key}: {_shown(was)} is kept, as this run was told; the file has {_shown(value)}")
         elif _of_networks(key):
@@ -214,8 +223,8 @@ def _compare(found: RunConfig, old: Config, file_before: Config | None) -> None:
             refused.append(change.refusal())
     if refused:
         raise ConfigError("\n".join(refused))
-    if found.kept.get("preset"):
-        found.kept["preset_keys"] = old.preset_keys
+    if old.preset and old.preset_keys is not None and found.kept.get("preset", found.config.preset) == old.preset:
+        found.kept["preset_keys"] = [key for key in old.preset_keys if key not in overridden]
     if found.kept:
         found.config = with_values(found.config, found.kept)
 
@@ -257,4 +266,7 @@ def _shown(value: Any) -> str:
         return "null"
     if isinstance(value, float):
         return f"{value:g}" if float(f"{value:g}") == value else repr(value)
-    return value if isinstance(value, str) else json.dumps(value)
+    if isinstance(value, (str, list)):
+        text = yaml.safe_dump(value, default_flow_style=True, allow_unicode=True, width=10**9)
+        return text.removesuffix("...\n").strip()
+    return json.dumps(value)

@@ -16,7 +16,7 @@ from rich.text import Text
 from munit_fast.amp import Workload, amp_dtype, resolve
 from munit_fast.data import ImageSet
 from munit_fast.data.configured import Sources
-from munit_fast.models.algorithm import filled_values, preset_values, stated_algorithm, unread_keys
+from munit_fast.models.algorithm import filled_values, left_values, preset_values, stated_algorithm, unread_keys
 from munit_fast.train import warm
 from munit_fast.train.changes import RunConfig
 from munit_fast.train.distributed import Ranks
@@ -210,6 +210,9 @@ class RunSetup:
             lines.append(f"{decided.algorithm} does not read {', '.join(unread)}")
         if decided.config.preset and not resumed:
             lines.append(f"filled by preset {decided.config.preset}: {_listed(preset_values(decided.config))}")
+            if left := left_values(decided.config):
+                which = f"given by the file or --override, so not filled by {decided.config.preset}"
+                lines.append(f"{which}: {_listed(left)}")
         if (filled := self.about["filled"]) and not resumed:
             lines.append(f"not in the configuration, so as by default: {_listed(filled)}")
         for line in lines:
