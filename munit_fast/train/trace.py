@@ -537,8 +537,8 @@ def show(trace: Trace, console: Console, top: int = 20, kinds: Sequence[Kind] = 
         console.print(f"keeps a CUDA graph from capturing it: {what} ({count} times)", markup=False)
     if not trace.blocking:
         console.print("Nothing keeps a CUDA graph from capturing it.")
-    for kind in kinds:
-        _show_kind(kind, trace, console)
+    for each in kinds:
+        _show_kind(each, trace, console)
     casts = len(trace.parameter_casts)
     console.print(f"{casts} times a parameter is cast by itself." if casts else "No parameter is cast by itself.")
     console.print(
