@@ -186,13 +186,13 @@ def trace(
     """Count what a training iteration launches on an NVIDIA GPU, and what it moves; needs Triton, but no GPU."""
     from munit_fast.config import Config, load_config
     from munit_fast.models.algorithm import choose_algorithm
-    from munit_fast.train.trace import as_json, show, trace_iteration
+    from munit_fast.train.trace import as_json, show, trace_kinds
 
     cfg = Config() if config is None else load_config(config)
     precision = "bf16" if amp is Amp.auto else amp.value
     algorithm = choose_algorithm(cfg, trainer.value)
-    found = trace_iteration(cfg.hyperparameters(), algorithm, precision, batch, checkpointing)
+    found, kinds = trace_kinds(cfg.hyperparameters(), algorithm, precision, batch, checkpointing)
     if json:
-        typer.echo(as_json(found))
+        typer.echo(as_json(found, kinds))
     else:
-        show(found, Console(), top)
+        show(found, Console(), top, kinds)

@@ -33,6 +33,15 @@ from munit_fast.reference.networks import Params
 __all__ = ["Judgement", "MsImageDis"]
 
 
+def check_gan_type(gan_type: str, impl: str) -> None:
+    """Raise ValueError where a backend does not have an adversarial loss."""
+    if impl == "reference" and gan_type not in reference.MsImageDis.gan_types:
+        raise ValueError(
+            f"dis.gan_type: {gan_type}: impl='reference' has {' and '.join(reference.MsImageDis.gan_types)} "
+            "only; use another impl"
+        )
+
+
 class Judgement(NamedTuple):
     """What a discriminator says of images, for each of its scales, finest first."""
 
@@ -65,11 +74,7 @@ class MsImageDis(reference.MsImageDis, Fused):
 
     def set_impl(self, impl: str) -> None:
         """As `Fused.set_impl`; with "reference" gan_type must be one that the reference has."""
-        if impl == "reference" and self.gan_type not in reference.MsImageDis.gan_types:
-            raise ValueError(
-                f"dis.gan_type: {self.gan_type}: impl='reference' has {' and '.join(reference.MsImageDis.gan_types)} "
-                "only; use another impl"
-            )
+        check_gan_type(self.gan_type, impl)
         super().set_impl(impl)
 
     @property

@@ -8,7 +8,7 @@ Adversarial Networks with Limited Data", NeurIPS 2020) applies each with a proba
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -61,6 +61,34 @@ def augment(x: Tensor, uniform: Tensor, transformations: Collection[str], p: Ten
         cut = rows[:, :, None] & columns[:, None, :] & (on[:, 4] > 0)[:, None, None]
         wide = wide.masked_fill(cut[:, None], 0)
     return wide.to(dtype)
+
+
+class Views(Mapping[str, Tensor]):
+    """Images as they are seen, by domain; each is computed when it is asked for, and once.
+
+    Args:
+        images: By domain.
+        see: see(domain, x) is what a discriminator sees of images x in the place of the domain's, differentiable to x:
+            the same images give the same. Without it images are seen as they are.
+    """
+
+    def __init__(
+        self, images: Mapping[str, Tensor], see: Callable[[str, Tensor], Tensor] = lambda domain, x: x
+    ) -> None:
+        self.see = see
+        self._images = images
+        self._seen: dict[str, Tensor] = {}
+
+    def __getitem__(self, domain: str) -> Tensor:
+        if domain not in self._seen:
+            self._seen[domain] = self.see(domain, self._images[domain])
+        return self._seen[domain]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._images)
+
+    def __len__(self) -> int:
+        return len(self._images)
 
 
 def _shift(uniform: Tensor, side: int) -> Tensor:

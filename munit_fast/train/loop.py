@@ -31,7 +31,7 @@ from munit_fast.train.options import TrainOptions, TrainResult
 from munit_fast.train.progress import TrainingProgress
 from munit_fast.train.run_dir import RunDirectory, RunDirectoryError, RunStatus
 from munit_fast.train.run_state import save_published, save_state
-from munit_fast.train.setup import RunSetup
+from munit_fast.train.setup import TRAINERS, RunSetup
 from munit_fast.train.signals import StopRequest
 from munit_fast.train.summary import BEGIN, END, write_summary
 from munit_fast.utils.cudnn import tuned_convolutions
@@ -88,6 +88,8 @@ def train(
         measured = None
         with ranks.main_first():
             if ranks.main:  # what is refused before leaves no folders
+                asked = (options.impl, options.amp, ranks.size)
+                TRAINERS[decided.algorithm].check(decided.config.hyperparameters(), *asked)
                 sources = open_sources(decided.config, options.allow_outside)
                 measured = open_measured(sources.config, options, sources, decided.algorithm)
                 held.enter_context(folder.open(options.resume))

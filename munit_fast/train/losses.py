@@ -91,6 +91,11 @@ class Objective(ABC):
 
     unsupported: ClassVar[Mapping[str, str]] = {}  # feature -> why a trainer with this objective does without
 
+    def require(self, feature: str, prefix: str = "") -> None:
+        """Raise ValueError, its text after `prefix`, where a trainer with this objective does without a feature."""
+        if (reason := self.unsupported.get(feature)) is not None:
+            raise ValueError(prefix + reason)
+
     def encode(self, nets: Any, x_a: Tensor, x_b: Tensor) -> Codes | None:
         """What both updates need of images, with its graph; None: nothing is shared.
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
@@ -11,8 +12,9 @@ from torch import Tensor
 
 from munit_fast.models.discriminators import Judgement
 from munit_fast.reference.trainers import Hyperparameters, Losses
-from munit_fast.train.augment import TRANSFORMATIONS, UNIFORMS, AdaptiveProbability, augment
+from munit_fast.train.augment import TRANSFORMATIONS, UNIFORMS, AdaptiveProbability, Views, augment
 from munit_fast.train.terms import TERMS, Terms
+from munit_fast.train.terms.base import is_due
 
 Images = Mapping[str, Tensor]  # by domain, "a" and "b", [N, C, H, W]
 _OTHER = {"a": "b", "b": "a"}
@@ -24,25 +26,6 @@ class UpdateNoise(NamedTuple):
     published: list[Tensor]
     views: list[Tensor]  # of the augmentation: for A and for B [N, 2, UNIFORMS], of each image and of its translation
     terms: list[Tensor]
-
-
-class _Views(Mapping[str, Tensor]):
-    """Images as they are seen, by domain; each is computed when it is asked for, and once."""
-
-    def __init__(self, images: Images, see: Callable[[str, Tensor], Tensor]) -> None:
-        self._images, self._see = images, see
-        self._seen: dict[str, Tensor] = {}
-
-    def __getitem__(self, domain: str) -> Tensor:
-        if domain not in self._seen:
-            self._seen[domain] = self._see(domain, self._images[domain])
-        return self._seen[domain]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._images)
-
-    def __len__(self) -> int:
-        return len(self._images)
 
 
 class StepOptions:
@@ -125,7 +108,7 @@ class StepOptions:
 
     # ---- what the discriminators see ----
 
-    def views(self, real: Images, fake: Images, noise: Sequence[Tensor]) -> tuple[Images, Images]:
+    def views(self, real: Images, fake: Images, noise: Sequence[Tensor]) -> tuple[Views, Views]:
         """What the discriminators see of real images and of translations; what nobody asks for is not computed.
 
         Args:
@@ -134,15 +117,15 @@ class StepOptions:
             noise: `UpdateNoise.views`.
         """
         if not self.augmentation:
-            return real, fake
+            return Views(real), Views(fake)
         uniform = dict(zip("ab", noise, strict=True))
 
         def see(domain: str, x: Tensor, rows: Tensor) -> Tensor:
             return augment(x, rows, self.augmentation, None if self.ada is None else self.ada.of(domain))
 
         return (
-            _Views(real, lambda domain, x: see(domain, x, uniform[domain][:, 0])),
-            _Views(fake, lambda domain, x: see(domain, x, uniform[_OTHER[domain]][:, 1])),
+            Views(real, lambda domain, x: see(domain, x, uniform[domain][:, 0])),
+            Views(fake, lambda domain, x: see(domain, x, uniform[_OTHER[domain]][:, 1])),
         )
 
     def observe(self, nets: Any, real: Mapping[str, Judgement]) -> Losses:
@@ -168,11 +151,25 @@ class StepOptions:
         self.ada.end(nets._processes, due, float(hp["ada_target"]), int(hp.get("ada_images", 500_000)))
 
     def _ada_due(self, hp: Hyperparameters, iteration: int) -> bool:
-        return self.ada is not None and iteration % int(hp.get("ada_iter", 4)) == 0
+        return self.ada is not None and is_due(iteration, self._ada_interval(hp))
+
+    @staticmethod
+    def _ada_interval(hp: Hyperparameters) -> int:
+        return int(hp.get("ada_iter", 4))
 
     def due(self, hp: Hyperparameters, iteration: int) -> tuple[str, ...]:
         """What an iteration computes that others do not; equal for iterations that one CUDA graph serves."""
         return (*(["ada_target"] if self._ada_due(hp, iteration) else []), *self.terms.due(hp, iteration))
+
+    def kinds(self, hp: Hyperparameters) -> dict[int, tuple[str, ...]]:
+        """The first iteration of each kind, 1 among them, and what it computes that others do not, as `due`."""
+        intervals = {term.iterations(hp) for term in self.terms.found}
+        if self.ada is not None:
+            intervals.add(self._ada_interval(hp))
+        first = {1}  # the least common multiples of some of the intervals: what is due together is so there first
+        for interval in intervals:
+            first |= {math.lcm(i, interval) for i in first}
+        return {i: self.due(hp, i) for i in sorted(first)}
 
     def to(self, device: torch.device) -> None:
         """Move to `device`."""

@@ -35,6 +35,7 @@ from munit_fast.ops import backends
 from munit_fast.ops.backends import registry
 from munit_fast.reference.perceptual import Vgg16
 from munit_fast.train import trainer as trainers
+from munit_fast.train.step_options import StepOptions
 from munit_fast.train.trainer import MUNIT_Trainer, UNIT_Trainer
 
 _META = torch.device("meta")
@@ -448,9 +449,58 @@ def trace_iteration(
     return trace
 
 
-def as_json(trace: Trace) -> str:
-    """A trace as JSON: its sums, and the launches of each operator and kernel."""
-    content = {
+class Kind(NamedTuple):
+    """A kind of iteration that computes more than the others do.
+
+    Attributes:
+        every: its first iteration, and the iterations from one to the next, which may be of a kind that computes more.
+        computes: the keys of what it computes that others do not.
+        trace: of such an iteration.
+    """
+
+    every: int
+    computes: tuple[str, ...]
+    trace: Trace
+
+
+def trace_kinds(
+    hyperparameters: Mapping[str, Any],
+    trainer: str = "MUNIT",
+    amp: str = "bf16",
+    batch: int | None = None,
+    checkpointing: bool = False,
+) -> tuple[Trace, list[Kind]]:
+    """What each kind of iteration launches, where `r1_iter` or `ada_iter` makes several.
+
+    Args:
+        hyperparameters: as of `trace_iteration`.
+        trainer: likewise.
+        amp: likewise.
+        batch: likewise.
+        checkpointing: likewise.
+
+    Returns:
+        The trace of an iteration that computes nothing but what all do, and the kinds that compute more.
+
+    Raises:
+        ValueError: as of `trace_iteration`.
+        RuntimeError: likewise.
+    """
+    common, *others = [
+        (i, due, trace_iteration(hyperparameters, trainer, amp, batch, checkpointing, i))
+        for i, due in StepOptions(hyperparameters, trainer).kinds(hyperparameters).items()
+    ]
+    return common[2], [Kind(i, tuple(key for key in due if key not in common[1]), found) for i, due, found in others]
+
+
+def as_json(trace: Trace, kinds: Sequence[Kind] = ()) -> str:
+    """A trace as JSON: its sums, the launches of each operator and kernel, and the same of each further kind."""
+    others = [{"every": kind.every, "computes": kind.computes, **_content(kind.trace)} for kind in kinds]
+    return json.dumps(_content(trace) | {"kinds_of_iterations": others}, indent=1)
+
+
+def _content(trace: Trace) -> dict[str, Any]:
+    return {
         "launches": trace.launches,
         "kinds": {
             kind: dict(zip(("launches", "bytes_read", "bytes_written"), sums)) for kind, sums in trace.by_kind().items()
@@ -461,15 +511,15 @@ def as_json(trace: Trace) -> str:
         "noise_bytes": trace.noise_bytes,
         "blocking": trace.blocking,
     }
-    return json.dumps(content, indent=1)
 
 
-def show(trace: Trace, console: Console, top: int = 20) -> None:
+def show(trace: Trace, console: Console, top: int = 20, kinds: Sequence[Kind] = ()) -> None:
     """Print a trace.
 
     Args:
         trace: of an iteration.
         console: where.
+        kinds: further kinds of iterations, of which the difference is printed.
         top: how many operators and kernels are listed, those with the most launches.
     """
     table = Table("kind", *(Column(name, justify="right") for name in ("launches", "MB read", "MB written")))
@@ -483,15 +533,32 @@ def show(trace: Trace, console: Console, top: int = 20) -> None:
         for (kind, name), launches in trace.by_name().most_common(top):
             names.add_row(name, kind, f"{launches:,}")
         console.print(names)
-    for count, what in Counter(trace.blocking).items():
+    for what, count in Counter(trace.blocking).items():
         console.print(f"keeps a CUDA graph from capturing it: {what} ({count} times)", markup=False)
     if not trace.blocking:
         console.print("Nothing keeps a CUDA graph from capturing it.")
+    for each in kinds:
+        _show_kind(each, trace, console)
     casts = len(trace.parameter_casts)
     console.print(f"{casts} times a parameter is cast by itself." if casts else "No parameter is cast by itself.")
     console.print(
         f"{trace.host_bytes + trace.noise_bytes:,} bytes are made on the host, {trace.noise_bytes:,} of noise."
     )
+
+
+def _show_kind(kind: Kind, common: Trace, console: Console) -> None:
+    traces = (kind.trace, common)
+    read, written = (of_kind - usual for of_kind, usual in zip(*([sum(c) for c in _byte_columns(t)] for t in traces)))
+    line = (
+        f"iterations {kind.every}, {2 * kind.every}, … ({', '.join(kind.computes)}) launch "
+        f"{kind.trace.launches - common.launches:,} more: {kind.trace.launches:,}; they read {read / 1e6:,.0f} MB more "
+        f"and write {written / 1e6:,.0f} MB more"
+    )
+    if kind.trace.blocking and not common.blocking:
+        line += f"; no CUDA graph can capture them: {', '.join(dict.fromkeys(kind.trace.blocking))}"
+    if casts := len(kind.trace.parameter_casts) - len(common.parameter_casts):
+        line += f"; they cast parameters by themselves {casts} times more"
+    console.print(line, markup=False, soft_wrap=True)
 
 
 def _byte_columns(trace: Trace) -> tuple[list[int], list[int]]:

@@ -17,6 +17,7 @@ from munit_fast import reference
 from munit_fast.amp import AMP, Workload, amp_dtype, autocast
 from munit_fast.io.checkpoints import checkpoint_name, load_average, save_atomically
 from munit_fast.models import step_weights
+from munit_fast.models.discriminators import check_gan_type
 from munit_fast.models.networks import (
     AdaINGen,
     Fused,
@@ -75,17 +76,11 @@ class _Trainer(reference.trainers._Trainer):
     ) -> None:
         super().__init__(hyperparameters)
         self.impl, self.amp = impl, amp
-        self.objective = ReferenceObjective() if impl == "reference" else self.fused_objective
-        if amp not in AMP:
-            raise ValueError(f"amp must be one of {', '.join(AMP)}; got {amp!r}")
-        if amp == "fp16":
-            self._require("fp16")
+        self.objective = self._objective(impl)
+        self.options = self._checked_options(hyperparameters, impl, amp)
         for update, optimizer in (("dis", self.dis_opt), ("gen", self.gen_opt)):
             rate = initial_rate(hyperparameters, update)
             optimizer.param_groups[0].update(lr=rate, initial_lr=rate)
-        self.options = StepOptions(hyperparameters, self.algorithm)
-        if self.options.named:
-            self._require("options", f"{', '.join(self.options.named)}: ")
         half_life = float(hyperparameters.get("ema_half_life", 0))
         self.average = GeneratorAverage(half_life) if half_life else None
         self._scaling = LossScaling()
@@ -102,6 +97,44 @@ class _Trainer(reference.trainers._Trainer):
             module.set_checkpointing(checkpointing)
             module.hold_vectors()
         keep_steps(self.gen_a, self.gen_b, *(hyperparameters.get(f"range_{d}", "dtype") for d in "ab"))
+
+    # ---- what is refused ----
+
+    @classmethod
+    def check(cls, hyperparameters: Hyperparameters, impl: str = "auto", amp: str = "off", processes: int = 1) -> None:
+        """Refuse, before any network is made, what a training would.
+
+        Args:
+            hyperparameters: the published configuration keys.
+            impl: the backend.
+            amp: as the trainer takes it.
+            processes: that share a batch.
+
+        Raises:
+            ValueError: the trainer or the backend does not have what is asked for.
+        """
+        check_gan_type(hyperparameters["dis"]["gan_type"], impl)
+        cls._checked_options(hyperparameters, impl, amp)
+        if hyperparameters.get("accumulation", 1) != 1:
+            cls._objective(impl).require("accumulation")
+        if processes > 1:
+            cls._objective(impl).require("distribute")
+
+    @classmethod
+    def _objective(cls, impl: str) -> Objective:
+        return ReferenceObjective() if impl == "reference" else cls.fused_objective
+
+    @classmethod
+    def _checked_options(cls, hp: Hyperparameters, impl: str, amp: str) -> StepOptions:
+        """The options of the updates, where the backend has them, and the precision."""
+        if amp not in AMP:
+            raise ValueError(f"amp must be one of {', '.join(AMP)}; got {amp!r}")
+        if amp == "fp16":
+            cls._objective(impl).require("fp16")
+        options = StepOptions(hp, cls.algorithm)
+        if options.named:
+            cls._objective(impl).require("options", f"{', '.join(options.named)}: ")
+        return options
 
     # ---- a whole iteration ----
 
@@ -198,7 +231,7 @@ class _Trainer(reference.trainers._Trainer):
         """The gradient of loss_<update>_total, its mean over the parts of the batch, and one step if it is finite."""
         count = hp.get("accumulation", 1)
         if count != 1:
-            self._require("accumulation")
+            self.objective.require("accumulation")
         weights, gradients = self._step_weights(), self._flat_gradients(update)
         if weights is None or gradients is None:
             optimizer.zero_grad()
@@ -452,13 +485,9 @@ class _Trainer(reference.trainers._Trainer):
             RuntimeError: there is no process group.
             ValueError: the trainer is impl="reference", which trains in one process.
         """
-        self._require("distribute")
+        self.objective.require("distribute")
         broadcast_networks(self.dis_a, self.dis_b, self.gen_a, self.gen_b)
         self._processes = torch.distributed.get_world_size()
-
-    def _require(self, feature: str, prefix: str = "") -> None:
-        if (reason := self.objective.unsupported.get(feature)) is not None:
-            raise ValueError(prefix + reason)
 
     def _adam(self, modules: Iterable[nn.Module]) -> FusedAdam:
         return FusedAdam(super()._adam(modules).param_groups)

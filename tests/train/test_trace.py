@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -176,9 +177,30 @@ def test_what_a_kernel_writes_is_read_off_its_source() -> None:
 def test_the_command(capsys: pytest.CaptureFixture[str]) -> None:
     app(["trace", "--json", "--batch", "2", "--amp", "off"], standalone_mode=False)
     found = json.loads(capsys.readouterr().out)
+    assert found["kinds_of_iterations"] == []
     assert found["launches"] == sum(kind["launches"] for kind in found["kinds"].values()) > 1000
     app(["trace", "--top", "3"], standalone_mode=False)
     assert "epilogue_fwd_kernel" in capsys.readouterr().out
+
+
+def test_the_command_shows_each_kind_of_iteration(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    """What R1 and the move of ADA's probability add is that of the iterations that compute them."""
+    small = {"gen": {"dim": 8}, "dis": {"dim": 8}, "r1_w": 1, "r1_iter": 6, "ada_target": 0.6, "ada_iter": 4}
+    path = tmp_path / "c.yaml"
+    path.write_text(json.dumps(small))
+    hp = make_config(small).hyperparameters()
+    launches = {i: trace_iteration(hp, iteration=i).launches for i in (1, 4, 6, 12)}
+    assert launches[1] < launches[4] < launches[6] < launches[12]
+    app(["trace", "--config", str(path), "--trainer", "MUNIT", "--json"], standalone_mode=False)
+    found = json.loads(capsys.readouterr().out)
+    assert found["launches"] == launches[1]
+    kinds = [(kind["every"], kind["computes"], kind["launches"]) for kind in found["kinds_of_iterations"]]
+    computes = {4: ["ada_target"], 6: ["r1_w"], 12: ["ada_target", "r1_w"]}
+    assert kinds == [(i, keys, launches[i]) for i, keys in computes.items()]
+    app(["trace", "--config", str(path), "--trainer", "MUNIT", "--top", "0"], standalone_mode=False)
+    shown = capsys.readouterr().out
+    more = launches[6] - launches[1]
+    assert f"iterations 6, 12, … (r1_w) launch {more:,} more: {launches[6]:,};" in shown
 
 
 def test_bad_arguments_and_a_missing_triton(monkeypatch: pytest.MonkeyPatch) -> None:

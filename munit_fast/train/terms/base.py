@@ -13,6 +13,7 @@ from torch import Tensor
 
 from munit_fast.models.discriminators import Judgement
 from munit_fast.reference.trainers import Hyperparameters, Losses
+from munit_fast.train.augment import Views
 
 Update = Literal["dis", "gen"]
 
@@ -25,8 +26,8 @@ class Step(NamedTuple):
     noise: Sequence[Tensor]  # of the published update
     real: Mapping[str, Tensor]  # the images [N, C, H, W], as they are
     fake: Mapping[str, Tensor]  # the translations into the domain; without a graph in the discriminator update
-    seen_real: Mapping[str, Tensor]  # the images as the discriminator of the domain sees them: augmented, if at all
-    seen_fake: Mapping[str, Tensor]
+    seen_real: Views  # the images as the discriminator of the domain sees them: augmented, if at all
+    seen_fake: Views
     judged_real: Mapping[str, Judgement]  # what it says of them; {} in the generator update, which asks for fakes only
     judged_fake: Mapping[str, Judgement]
     kept: dict[Any, Any]  # what terms of this update compute for one another; empty at first
@@ -34,6 +35,14 @@ class Step(NamedTuple):
 
 def _no_noise(nets: Any, x_a: Tensor, x_b: Tensor, generator: torch.Generator | None) -> list[Tensor]:
     return []
+
+
+def is_due(iteration: int, interval: int) -> bool:
+    """Whether what is done every `interval` iterations is done in this one; the first is 1.
+
+    A loop that never counts, and so stays at 0, gets what every iteration does and nothing else.
+    """
+    return iteration % interval == 0 and (iteration > 0 or interval == 1)
 
 
 @dataclass(frozen=True)
@@ -70,7 +79,7 @@ class Term:
 
     def due(self, hp: Hyperparameters, iteration: int) -> bool:
         """Whether the term is computed in this iteration; the first is 1."""
-        return iteration % self.iterations(hp) == 0
+        return is_due(iteration, self.iterations(hp))
 
     def weight(self, hp: Hyperparameters) -> float:
         """The factor of the term in an iteration that computes it."""

@@ -13,8 +13,10 @@ from munit_fast.train.terms.base import Step, Term
 def r1_penalty(step: Step, domain: str, noise: Sequence[Tensor]) -> Tensor:
     """R1 (Mescheder, Geiger & Nowozin, "Which Training Methods for GANs do actually Converge?", ICML 2018, eq. 9).
 
-    1/2 · E‖∇D(x)‖² over the real images x as the discriminator sees them, where D is the sum of its outputs over scales
-    and places. In float32 at least, also under autocast: a square of a gradient has twice its exponent.
+    1/2 · E‖∇D(T(x))‖² over the real images x, where D is the sum of the discriminator's outputs over scales and places
+    and T is the augmentation of this update, if any: the gradient is that of the images as they are, through T (Karras
+    et al., "Training Generative Adversarial Networks with Limited Data", NeurIPS 2020). In float32 at least, also under
+    autocast: a square of a gradient has twice its exponent.
 
     Args:
         step: What the discriminator update has computed.
@@ -24,10 +26,10 @@ def r1_penalty(step: Step, domain: str, noise: Sequence[Tensor]) -> Tensor:
     Returns:
         A scalar.
     """
-    seen = step.seen_real[domain]
-    with torch.autocast(seen.device.type, enabled=False):
-        x = seen.detach().to(torch.promote_types(seen.dtype, torch.float32)).requires_grad_()
-        outputs = step.nets.discriminators[domain].judge(x).outputs
+    real = step.real[domain]
+    with torch.autocast(real.device.type, enabled=False):
+        x = real.detach().to(torch.promote_types(real.dtype, torch.float32)).requires_grad_()
+        outputs = step.nets.discriminators[domain].judge(step.seen_real.see(domain, x)).outputs
         total = torch.stack([output.sum() for output in outputs]).sum()
         (gradient,) = torch.autograd.grad(total, x, create_graph=True)
         return gradient.square().sum((1, 2, 3)).mean() / 2

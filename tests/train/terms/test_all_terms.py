@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import pytest
 import torch
 
 from helpers import fake_cuda
-from helpers.runs import checkpoints, equal, run
+from helpers.runs import checkpoints, equal, resume, run, save
 from helpers.trainers import hyperparameters, parameters
 from munit_fast.io.checkpoints import CheckpointError, load_file
 from munit_fast.train import trainer as trainers
@@ -86,6 +87,101 @@ def test_checkpointing_changes_nothing(kind: str) -> None:
         found.append([update(trainer, i, 2, torch.float64) for i in range(2)])
     for mine, theirs in zip(*found):
         assert mine == pytest.approx(theirs, rel=1e-11)
+
+
+SEEN = {"diffaugment": ["color", "translation", "cutout"]}
+ADAPTED = {"ada_target": 0.6, "ada_iter": 2, "ada_images": 20}
+SPECTRAL = {"weight_norm": "spectral"}
+COMBINED: dict[str, tuple[str, dict[str, Any]]] = {
+    "spectral": ("MUNIT_Trainer", SEEN | {"dis": SPECTRAL, "gen": SPECTRAL}),
+    "residual": ("MUNIT_Trainer", ADAPTED | {"dis": {"arch": "residual"}}),
+    "residual and spectral": ("MUNIT_Trainer", SEEN | ADAPTED | {"dis": SPECTRAL | {"arch": "residual"}}),
+    "UNIT": ("UNIT_Trainer", SEEN | ADAPTED | {"dis": SPECTRAL | {"arch": "residual"}, "gen": SPECTRAL}),
+}
+
+
+def combined(name: str, accumulation: int = 1, dtype: torch.dtype = torch.float64, **options: Any) -> Any:
+    """A trainer with R1, feature matching, a moving average and the hinge, and with what the name says."""
+    kind, over = COMBINED[name]
+    values = BOTH | {"ema_half_life": 10, "accumulation": accumulation} | over
+    hp = hyperparameters(**values | {"dis": BOTH["dis"] | over["dis"], "gen": {}})
+    hp["gen"] = hyperparameters()["gen"] | over.get("gen", {})
+    torch.manual_seed(0)
+    return getattr(trainers, kind)(hp, **options).to(dtype)
+
+
+def whole_state(trainer: Any) -> dict[str, Any]:
+    """All that training changes and that iterations read."""
+    return {key: value for key, value in run_state(trainer, int(trainer.iterations)).items() if key != "notes"}
+
+
+def differences(mine: Any, theirs: Any) -> list[float]:
+    """|mine - theirs| / |theirs| of each tensor of floating point in two states; all else is the same."""
+    if isinstance(theirs, torch.Tensor) and theirs.is_floating_point():
+        assert mine.shape == theirs.shape and mine.dtype == theirs.dtype
+        return [float((mine - theirs).norm() / theirs.norm().clamp(min=1e-6))]
+    if isinstance(theirs, dict):
+        assert list(mine) == list(theirs)
+        return [d for key in theirs for d in differences(mine[key], theirs[key])]
+    if isinstance(theirs, (list, tuple)):
+        assert len(mine) == len(theirs)
+        return [d for pair in zip(mine, theirs) for d in differences(*pair)]
+    assert torch.equal(mine, theirs) if isinstance(theirs, torch.Tensor) else mine == theirs
+    return []
+
+
+@pytest.mark.parametrize("name", COMBINED)
+def test_combined_options_are_the_same_in_parts_and_checkpointed(name: str) -> None:
+    whole, *others = [combined(name), combined(name, accumulation=2), combined(name, checkpointing=True)]
+    for i in range(2):
+        wanted = update(whole, i, 2, torch.float64)
+        for other in others:
+            assert update(other, i, 2, torch.float64) == pytest.approx(wanted, rel=1e-8, abs=1e-9)
+    assert {"loss_dis_r1_a", "loss_gen_feature_matching_b"} <= set(wanted)
+    assert whole.options.ada is None or bool((whole.options.ada.p > 0).any())
+    for other in others:
+        assert float((parameters(other) - parameters(whole)).norm() / parameters(whole).norm()) < 1e-9
+        averages = [t.average.states(t.generators) for t in (other, whole)]
+        assert max(differences(*averages)) < 1e-6
+        if whole.options.ada is not None:
+            assert set(differences(other.options.ada.state(), whole.options.ada.state())) == {0}
+
+
+@pytest.mark.parametrize("name", COMBINED)
+def test_combined_options_go_on_from_a_state_to_the_bit(name: str, tmp_path: Path) -> None:
+    whole, other = (combined(name, dtype=torch.float32) for _ in range(2))
+    for i in range(3):
+        update(whole, i)
+    save(whole, tmp_path, 3)
+    assert resume(other, tmp_path)[0] == 3
+    for i in range(3, 6):
+        assert update(other, i) == update(whole, i)
+    assert equal(whole_state(other), whole_state(whole))
+
+
+@pytest.mark.parametrize(
+    ("asked", "named"),
+    [
+        ({"dis": {"gan_type": "hinge"}}, "dis.gan_type: hinge"),
+        ({"r1_w": 1, "feature_matching_w": 1}, "r1_w, feature_matching_w: impl='reference'"),
+        ({"diffaugment": ["color"]}, "diffaugment: impl='reference'"),
+        ({"accumulation": 2}, "accumulation needs the fast trainers"),
+        ({"amp": "fp16"}, "amp='fp16'"),
+        ({"mode_seeking_w": 1, "impl": "auto", "trainer": "UNIT"}, "mode_seeking_w: only MUNIT"),
+    ],
+    ids=str,
+)
+def test_what_is_refused_leaves_no_folders(
+    small_config: dict[str, Any], picture_folders: Path, tmp_path: Path, asked: dict[str, Any], named: str
+) -> None:
+    options = {key: asked[key] for key in ("amp", "impl", "trainer") if key in asked}
+    config = small_config | {key: value for key, value in asked.items() if key not in options}
+    config["dis"] = small_config["dis"] | asked.get("dis", {})
+    if "trainer" in asked:
+        config["recon_kl_w"] = 0.01
+    with pytest.raises(ValueError, match=re.escape(named)):
+        run(config, picture_folders, tmp_path / "out", **{"impl": "reference"} | options)
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize("kind", KINDS)

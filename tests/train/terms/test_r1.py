@@ -86,6 +86,68 @@ def test_value_and_gradient_are_plain_autograds(kind: str, dis: dict[str, Any]) 
     assert float(trainer.loss_dis_total) == pytest.approx(total, rel=1e-8)
 
 
+def seen_plainly(image: Tensor, uniform: Tensor) -> Tensor:
+    """DiffAugment of one image [1, C, H, W] by its formulas: color, then translation, then cutout."""
+    (height, width), u = image.shape[2:], uniform.double()
+    x = image + (u[0] - 0.5)
+    gray = x.mean(1, keepdim=True)
+    x = gray + (x - gray) * (2 * u[1])
+    x = x.mean() + (x - x.mean()) * (u[2] + 0.5)
+    most = [int(side / 8 + 0.5) for side in (height, width)]
+    down, right = (int(u[3 + i] * (2 * m + 1)) - m for i, m in enumerate(most))
+    padded = torch.nn.functional.pad(x, (most[1], most[1], most[0], most[0]))
+    x = padded[:, :, most[0] - down :, most[1] - right :][:, :, :height, :width]
+    keep = torch.ones(height, width, dtype=torch.float64)
+    top, left = (int(u[5 + i] * (side + 1)) - side // 4 for i, side in enumerate((height, width)))
+    keep[max(top, 0) : top + height // 2, max(left, 0) : left + width // 2] = 0
+    return x * keep
+
+
+@pytest.mark.parametrize("parts", [1, 2])
+def test_with_augmentation_it_is_of_the_images_as_they_are(parts: int) -> None:
+    """Through the augmentation that the discriminators' losses have, in its value and in its gradient."""
+    trainer = trained_for(r1_w=0.7, r1_iter=1, gan_w=0, diffaugment=["color", "translation", "cutout"])
+    hp, images = trainer.hyperparameters | {"accumulation": parts}, batch()
+    noise = trainer.draw_noise(*images, torch.Generator().manual_seed(4))[0]
+    networks: dict[str, Any] = {d: reference.MsImageDis(3, hp["dis"]).double() for d in "ab"}
+    for d, net in networks.items():
+        net.load_state_dict(trainer.discriminators[d].state_dict())
+    trainer.dis_update(*images, hp, noise)
+    for d, x, uniform in zip("ab", images, noise[2:4]):
+        theirs = networks[d]
+        mine = torch.cat([p.grad.flatten() for p in trainer.discriminators[d].parameters()])
+        penalties = []
+        for image, u in zip(x, uniform[:, 0]):
+            image = image[None].requires_grad_()
+            score: Any = sum(output.sum() for output in theirs(seen_plainly(image, u)))
+            (gradient,) = torch.autograd.grad(score, image, create_graph=True)
+            penalties.append(0.5 * gradient.square().sum())
+        wanted: Any = sum(penalties) / len(penalties)
+        assert float(getattr(trainer, f"loss_dis_r1_{d}")) == pytest.approx(float(wanted.detach()), rel=1e-9)
+        found = torch.autograd.grad(wanted, list(theirs.parameters()), allow_unused=True, materialize_grads=True)
+        of_them = 0.7 * torch.cat([g.flatten() for g in found])
+        assert float((mine - of_them).norm()) <= 1e-9 * float(of_them.norm())
+
+
+@pytest.mark.parametrize("interval", [1, 3])
+def test_a_loop_that_counts_no_iterations(interval: int) -> None:
+    """It stays at 0: only what every iteration computes is computed."""
+    trainer = trained_for(r1_w=1, r1_iter=interval, ada_target=0.6, ada_iter=interval)
+    trainer.dis_update(*batch(), trainer.hyperparameters)
+    assert trainer.iterations == 0 and hasattr(trainer, "loss_dis_r1_a") == (interval == 1)
+    assert bool((trainer.options.ada.p != 0).any() or (trainer.options.ada.seen == 0).all()) == (interval == 1)
+
+
+def test_the_kinds_of_iterations() -> None:
+    hp = hyperparameters(r1_w=1, r1_iter=6, ada_target=0.6, ada_iter=4)
+    options = trainers.MUNIT_Trainer(hp).options
+    kinds = {1: (), 4: ("ada_target",), 6: ("r1_w",), 12: ("ada_target", "r1_w")}
+    assert options.kinds(hp) == kinds and {options.due(hp, i) for i in range(1, 13)} == set(kinds.values())
+    assert options.kinds(hp | {"r1_iter": 1, "ada_iter": 2}) == {1: ("r1_w",), 2: ("ada_target", "r1_w")}
+    plain = trainers.MUNIT_Trainer(hyperparameters())
+    assert plain.options.kinds(plain.hyperparameters) == {1: ()}
+
+
 @pytest.mark.parametrize("norm", ["none", "in", "ln"])
 def test_its_gradient_is_that_of_differences(norm: str) -> None:
     """gradcheck through the double backward of the fused discriminator."""
