@@ -186,7 +186,8 @@ def trace(
     """Count what a training iteration launches on an NVIDIA GPU, and what it moves; needs Triton, but no GPU."""
     from munit_fast.config import Config, load_config
     from munit_fast.models.algorithm import choose_algorithm
-    from munit_fast.train.trace import as_json, show, trace_kinds
+    from munit_fast.train.trace import trace_kinds
+    from munit_fast.train.trace_report import as_json, show
 
     cfg = Config() if config is None else load_config(config)
     precision = "bf16" if amp is Amp.auto else amp.value

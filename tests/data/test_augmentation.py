@@ -16,6 +16,7 @@ import torch
 from PIL import Image
 
 from helpers.runs import run
+from helpers.source_files import write_images
 from munit_fast.config import ConfigError, make_config
 from munit_fast.data import Augmentation, ImageError, ImageSet, UnpairedBatches, display_images, to_model_range
 from munit_fast.data.configured import augmentation
@@ -201,24 +202,10 @@ def test_a_flat_image_stays_flat_and_in_range() -> None:
 # -- what decides
 
 
-def write(folder: Path, count: int, height: int = 12, width: int = 14) -> list[Path]:
-    """Red tells the image, green the row, blue the column."""
-    folder.mkdir(parents=True, exist_ok=True)
-    pixels = np.zeros((height, width, 3), np.uint8)
-    pixels[:, :, 1] = np.arange(height)[:, None] * 10
-    pixels[:, :, 2] = np.arange(width)[None] * 10
-    paths = []
-    for i in range(count):
-        pixels[:, :, 0] = i
-        paths.append(folder / f"{i:03}.png")
-        Image.fromarray(pixels).save(paths[-1])
-    return paths
-
-
 @pytest.fixture(scope="module")
 def sets(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[Path], list[Path]]:
     root = tmp_path_factory.mktemp("augmentation")
-    return write(root / "a", 7), write(root / "b", 10)
+    return write_images(root / "a", 7), write_images(root / "b", 10)
 
 
 def take(sets: tuple[list[Path], list[Path]], count: int, cache: bool = True, **options: Any) -> list[Batch]:
@@ -296,7 +283,7 @@ def test_random_generators_are_left_alone(sets: tuple[list[Path], list[Path]]) -
 
 
 def test_an_image_too_small_is_refused_as_ever(tmp_path: Path) -> None:
-    image_set = ImageSet(write(tmp_path, 1))
+    image_set = ImageSet(write_images(tmp_path, 1))
     with pytest.raises(ImageError, match=r"000\.png: 14x12 pixels .*crop of 9x13; lower crop_image_width"):
         train_crop(image_set, 0, (13, 9), key(0), EVERYTHING)
 

@@ -13,6 +13,7 @@ import pytest
 import torch
 from PIL import Image
 
+from helpers.source_files import write_images
 from munit_fast.data import (
     FileSource,
     ImageError,
@@ -26,20 +27,6 @@ from munit_fast.data import (
 from munit_fast.data.datasets import centre_crop, shuffled, train_crop
 
 Batch = tuple[torch.Tensor, torch.Tensor]
-
-
-def write_images(folder: Path, count: int, height: int = 12, width: int = 14) -> list[Path]:
-    """Noise images; red tells the image, green the row, blue the column."""
-    folder.mkdir(parents=True, exist_ok=True)
-    pixels = np.zeros((height, width, 3), np.uint8)
-    pixels[:, :, 1] = np.arange(height)[:, None] * 10
-    pixels[:, :, 2] = np.arange(width)[None] * 10
-    paths = []
-    for i in range(count):
-        pixels[:, :, 0] = i
-        paths.append(folder / f"{i:03}.png")
-        Image.fromarray(pixels).save(paths[-1])
-    return paths
 
 
 @pytest.fixture(scope="module")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import colorsys
 
-import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -110,4 +109,3 @@ def test_without_lines_or_areas_there_are_no_rows() -> None:
     metric.update(Batch(torch.zeros(1, 2, 3, SIDE, SIDE)))
     metric.update(Batch(torch.zeros(1, 2, 3, SIDE, SIDE), torch.ones(1, 1, SIDE, SIDE)))
     assert list(metric.compute(TO_COLOUR, ())) == []
-    assert np.ndim(metric.fill[""]) == 1

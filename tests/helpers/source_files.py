@@ -82,3 +82,17 @@ def written(kind: str, path: Path, files: Mapping[str, bytes]) -> str:
     shutil.rmtree(path, ignore_errors=True)
     dataset({name: files[name] for name in sorted(files)}).save_to_disk(path)
     return str(path)
+
+
+def write_images(folder: Path, count: int, height: int = 12, width: int = 14) -> list[Path]:
+    """Images of which red tells the image, green the row, blue the column."""
+    folder.mkdir(parents=True, exist_ok=True)
+    pixels = np.zeros((height, width, 3), np.uint8)
+    pixels[:, :, 1] = np.arange(height)[:, None] * 10
+    pixels[:, :, 2] = np.arange(width)[None] * 10
+    paths = []
+    for i in range(count):
+        pixels[:, :, 0] = i
+        paths.append(folder / f"{i:03}.png")
+        Image.fromarray(pixels).save(paths[-1])
+    return paths

@@ -18,3 +18,14 @@ def hyperparameters(**over: Any) -> dict[str, Any]:
 
 def parameters(trainer: Any) -> Tensor:
     return torch.cat([p.detach().double().cpu().flatten() for p in trainer.parameters()])
+
+
+def check_generator_gradients(trainer: Any, plain: Any) -> None:
+    """The generators have the gradients of those of `plain`, to 1e-9, and the discriminators have none."""
+    for name in ("gen_a", "gen_b"):
+        mine, theirs = (
+            torch.cat([torch.zeros_like(p).flatten() if p.grad is None else p.grad.flatten() for p in net.parameters()])
+            for net in (getattr(trainer, name), getattr(plain, name))
+        )
+        assert float(theirs.norm()) > 0 and float((mine - theirs).norm()) <= 1e-9 * float(theirs.norm())
+    assert all(p.grad is None for net in trainer.discriminators.values() for p in net.parameters())
