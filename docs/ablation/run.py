@@ -31,7 +31,7 @@ from munit_fast.train import TrainOptions, train
 from munit_fast.utils.version import __version__
 
 HERE = Path(__file__).parent
-# The bundled model's configuration at fewer iterations; the learning rate falls half way.
+# The demonstration's networks; the learning rate falls half way.
 BASE: dict[str, Any] = {
     "batch_size": 4,
     "lr": 0.0004,
@@ -39,7 +39,7 @@ BASE: dict[str, Any] = {
     "gamma": 0.5,
     "recon_x_cyc_w": 0,
     "ema_half_life": 5000,
-    "gen": {"dim": 24, "mlp_dim": 64, "style_dim": 8, "n_downsample": 1, "n_res": 4},
+    "gen": {"dim": 16, "mlp_dim": 64, "style_dim": 8, "n_downsample": 1, "n_res": 4},
     "dis": {"dim": 64, "n_layer": 3, "num_scales": 1},
     "new_size": 64,
     "crop_image_height": 64,
@@ -51,20 +51,20 @@ BASE: dict[str, Any] = {
 # Each option alone, with the values of its paper where there are some. The keys are those of the configuration.
 OPTIONS: dict[str, dict[str, Any]] = {
     "base": {},
+    "DiffAugment": {"diffaugment": ["color", "translation", "cutout"]},
+    "DiffAugment, translation and cutout": {"diffaugment": ["translation", "cutout"]},
+    "shift and scale": {"shift_a": 0.1, "shift_b": 0.1, "scale_a": 0.1, "scale_b": 0.1},
+    "mode seeking": {"mode_seeking_w": 0.1},
     "hinge": {"dis.gan_type": "hinge"},
     "two rates": {"lr_gen": 0.0002, "lr_dis": 0.0008},
     "spectral norm, discriminators": {"dis.weight_norm": "spectral"},
     "spectral norm, both": {"dis.weight_norm": "spectral", "gen.weight_norm": "spectral"},
     "R1": {"r1_w": 1.0},
-    "mode seeking": {"mode_seeking_w": 0.1},
     "diversity": {"diversity_w": 0.5},
     "feature matching": {"feature_matching_w": 1.0},
     "residual discriminator": {"dis.arch": "residual", "dis.n_layer": 4},
-    "DiffAugment": {"diffaugment": ["color", "translation", "cutout"]},
-    "DiffAugment, translation and cutout": {"diffaugment": ["translation", "cutout"]},
     "adaptive augmentation": {"ada_target": 0.6, "ada_images": 10000},
     "no flips": {"flip_a": "none", "flip_b": "none"},
-    "shift and scale": {"shift_a": 0.1, "shift_b": 0.1, "scale_a": 0.1, "scale_b": 0.1},
     "colour jitter": {"color_jitter_b": 0.2},
 }
 SPLITS = (("train", "train"), ("test", "val"))  # of the configuration -> of the data set
