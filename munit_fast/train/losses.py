@@ -163,12 +163,6 @@ class ReferenceObjective(Objective):
         return losses
 
 
-def with_terms(total: Tensor, losses: Losses, update: str) -> Tensor:
-    """The published total of an update and the sum of its optional terms."""
-    found: Tensor = total + losses.pop(f"loss_{update}_terms") if f"loss_{update}_terms" in losses else total
-    return found
-
-
 class _FusedObjective(Objective):
     """What MUNIT's and UNIT's objective over the fused networks share."""
 
@@ -207,9 +201,9 @@ class _FusedObjective(Objective):
             judged_fake, judged_real = ({d: judged[d][i] for d in "ab"} for i in (0, 1))
             losses |= nets.options.observe(nets, judged_real)
             step = Step(nets, codes, noise, real, fake, seen_real, seen_fake, judged_real, judged_fake, {})
-            losses |= nets.options.terms.losses("dis", step, of_terms, hp, nets.iterations)
+            terms, optional = nets.options.terms.losses("dis", step, of_terms, hp, nets.iterations)
         total = hp["gan_w"] * losses["loss_dis_a"] + hp["gan_w"] * losses["loss_dis_b"]
-        return losses | {"loss_dis_total": with_terms(total, losses, "dis")}
+        return losses | terms | {"loss_dis_total": total if optional is None else total + optional}
 
     def gen_losses(
         self, nets: Any, x_a: Tensor, x_b: Tensor, codes: Codes | None, noise: Sequence[Tensor], hp: Hyperparameters
@@ -224,8 +218,9 @@ class _FusedObjective(Objective):
             losses |= {f"loss_gen_adv_{d}": nets.discriminators[d].gen_loss(judged[d]) for d in "ab"}
             losses |= nets.perceptual_losses(x_a, x_b, x_ab, x_ba)
             step = Step(nets, codes, noise, real, fake, seen_real, seen_fake, {}, judged, {})
-            losses |= nets.options.terms.losses("gen", step, of_terms, hp, nets.iterations)
-        return losses | {"loss_gen_total": with_terms(self._total(losses, hp), losses, "gen")}
+            terms, optional = nets.options.terms.losses("gen", step, of_terms, hp, nets.iterations)
+        total = self._total(losses, hp)
+        return losses | terms | {"loss_gen_total": total if optional is None else total + optional}
 
 
 class MUNITObjective(_FusedObjective):

@@ -133,8 +133,10 @@ class Terms:
         """The random tensors of an update's terms, one after the other."""
         return [noise for draw in self._drawn(update) for noise in draw(nets, x_a, x_b, generator)]
 
-    def losses(self, update: str, step: Step, noise: Sequence[Tensor], hp: Hyperparameters, iteration: int) -> Losses:
-        """The terms that this iteration computes by their names; loss_<update>_terms is their weighted sum.
+    def losses(
+        self, update: str, step: Step, noise: Sequence[Tensor], hp: Hyperparameters, iteration: int
+    ) -> tuple[Losses, Tensor | None]:
+        """The terms that this iteration computes, by their names, and their weighted sum.
 
         Args:
             update: "dis" or "gen".
@@ -144,20 +146,21 @@ class Terms:
             iteration: Its number; the first is 1.
 
         Returns:
-            {} where there is none.
+            {} and None where there is none.
         """
         own: dict[Any, Sequence[Tensor]] = {}
         for draw, count in self._drawn(update).items():
             own[draw], noise = noise[:count], noise[count:]
         losses: Losses = {}
-        total: Any = 0.0
+        total: Tensor | None = None
         for term in self.of(update):
             if not term.due(hp, iteration):
                 continue
             for domain, name in zip("ab", term.loss_names()):
                 losses[name] = term.compute(step, domain, own[term.draw])
-                total = total + term.weight(hp) * losses[name]
-        return losses | {f"loss_{update}_terms": total} if losses else {}
+                weighted = term.weight(hp) * losses[name]
+                total = weighted if total is None else total + weighted
+        return losses, total
 
     def with_last(self, losses: Losses, processes: int) -> Losses:
         """The losses of an iteration, and the newest ones of the terms that it did not compute.
