@@ -109,7 +109,7 @@ pretrained: $(STAMP) datasets/openmoji-64
 # The numbers and pictures of the README and of the model's card.
 pretrained-card: $(STAMP) datasets/openmoji-64
 	$(BIN)/munit-fast demo --minutes 0 --output_path demo-pretrained
-	cp demo-pretrained/pretrained.png $(RESULTS)/grid.png
+	cp demo-pretrained/$(PRETRAINED).png $(RESULTS)/grid.png
 	$(BIN)/munit-fast evaluate --config configs/$(PRETRAINED).yaml --checkpoint $(BUNDLED) --num_style 6 --also none --amp off \
 		--json $(RESULTS)/metrics.json
 	$(BIN)/python docs/pretrained/reference_points.py datasets/openmoji-64 --json $(RESULTS)/reference_points.json

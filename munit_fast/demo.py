@@ -1,4 +1,4 @@
-"""The demonstration: what the bundled pretrained model does, then a small MUNIT trained here, on one page."""
+"""The demonstration: what the bundled pretrained models do, then a small MUNIT trained here, on one page."""
 
 from __future__ import annotations
 
@@ -27,6 +27,7 @@ from munit_fast.evaluate import (
     write_json,
 )
 from munit_fast.evaluate.metrics.evaluation import TO_COLOUR, TO_LINES
+from munit_fast.models import pretrained
 from munit_fast.models.munit import MUNIT
 from munit_fast.pages.demo import (
     DemoReport,
@@ -44,7 +45,6 @@ from munit_fast.train.trainer import MUNIT_Trainer
 from munit_fast.translate import style_path
 from munit_fast.utils.cudnn import tuned_convolutions
 
-PRETRAINED = "openmoji-lines2color"
 STYLES = 6
 SHOWN_DRAWINGS = 14
 
@@ -55,7 +55,7 @@ class DemoOptions:
 
     Attributes:
         folder: Where drawings, run, numbers and page are put.
-        minutes: Training time; 0: only the pretrained model is shown.
+        minutes: Training time; 0: only the pretrained models are shown.
         size: Side of the drawings that are trained on, in pixels.
         dim: Channels of the generators' first layer.
         device: Where everything runs.
@@ -118,7 +118,7 @@ def demo_config(options: DemoOptions, data_root: Path, max_iter: int) -> Config:
 def run_demo(options: DemoOptions, console: Console) -> Path:
     """Run the whole demonstration.
 
-    pretrained.html is written as soon as the pretrained model has translated, index.html with both after the training.
+    pretrained.html is written as soon as the pretrained models have translated, index.html with both after the training.
 
     Returns:
         The path of the page that shows the most.
@@ -136,9 +136,11 @@ def run_demo(options: DemoOptions, console: Console) -> Path:
 
 def _run_demo(options: DemoOptions, console: Console) -> Path:
     first = options.folder / "pretrained.html"
-    console.print(f"[bold]1/5[/] The pretrained {PRETRAINED} on drawings that it never saw …")
-    pretrained = _show_pretrained(options, console)
-    write_demo_page(first, data=_report([pretrained]))
+    shown = []
+    for name in pretrained.names():
+        console.print(f"[bold]1/5[/] The pretrained {name} on drawings that it never saw …")
+        shown.append(_show_pretrained(name, options, console))
+    write_demo_page(first, data=_report(shown))
     if not options.iterations and not options.minutes:
         return first
     console.print(f"     shown in {first}, until index.html has the model trained here too", soft_wrap=True)
@@ -168,7 +170,7 @@ def _run_demo(options: DemoOptions, console: Console) -> Path:
     )
     _write_grid(trained, options.folder / "grid.png")
     report = replace(
-        _report([pretrained, trained]),
+        _report([*shown, trained]),
         made=_how_made(cfg, options, result),
         losses=result.folder.read_losses(),
         metrics=evaluation.entries,
@@ -184,17 +186,17 @@ def _prepare(options: DemoOptions, size: int, console: Console) -> Path:
     return data_root
 
 
-def _show_pretrained(options: DemoOptions, console: Console) -> Showcase:
-    model = MUNIT.from_pretrained(PRETRAINED, options.impl).to(options.device)
+def _show_pretrained(name: str, options: DemoOptions, console: Console) -> Showcase:
+    model = MUNIT.from_pretrained(name, options.impl).to(options.device)
     size = model.config.short_side("a") or model.config.crop_image_height
     data_root = _prepare(options, size, console)
     tests = open_test_set(make_config(model.config.model_dump() | {"data_root": str(data_root)}))
     found = replace(
         _showcase(model, tests, options),
-        title=f"Pretrained: {PRETRAINED}",
+        title=f"Pretrained: {name}",
         note=f"Comes with munit-fast; {size} px. {model.about.get('training', '')}".rstrip(),
     )
-    _write_grid(found, options.folder / "pretrained.png")
+    _write_grid(found, options.folder / f"{name}.png")
     return found
 
 

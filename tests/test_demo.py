@@ -29,7 +29,7 @@ def test_demonstration(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert page == tmp_path / "index.html"
     assert text.count("data:image/") > demo.SHOWN_DRAWINGS * (demo.STYLES + 2)  # of two models
     assert 0 < text.index("Pretrained: openmoji-lines2color") < text.index("Trained here")
-    assert Image.open(tmp_path / "pretrained.png").size[0] == (demo.STYLES + 2) * 66 + 2
+    assert Image.open(tmp_path / "openmoji-lines2color.png").size[0] == (demo.STYLES + 2) * 66 + 2
     assert "http://" not in text.replace("http://www.w3.org", "")  # self-contained
     assert "OpenMoji" in text
     entries = {row["key"]: row for row in json.loads((tmp_path / "metrics.json").read_text())["entries"]}
@@ -54,7 +54,7 @@ def test_only_the_pretrained_model(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     text = page.read_text()
     assert "Pretrained: openmoji-lines2color" in text
     assert "Trained here" not in text and "How it was made" not in text
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["openmoji-64", "pretrained.html", "pretrained.png"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["openmoji-64", "openmoji-lines2color.png", "pretrained.html"]
 
 
 def test_the_speed_is_that_of_the_graph_that_will_train(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
