@@ -33,12 +33,12 @@ from munit_fast.utils.version import __version__
 HERE = Path(__file__).parent
 # The demonstration's networks; the learning rate falls half way.
 BASE: dict[str, Any] = {
-    "batch_size": 4,
-    "lr": 0.0004,
+    "batch_size": 2,
+    "lr": 0.0007,
     "lr_policy": "step",
     "gamma": 0.5,
     "recon_x_cyc_w": 0,
-    "ema_half_life": 5000,
+    "ema_half_life": 1000,
     "gen": {"dim": 16, "mlp_dim": 64, "style_dim": 8, "n_downsample": 1, "n_res": 4},
     "dis": {"dim": 64, "n_layer": 3, "num_scales": 1},
     "new_size": 64,
@@ -56,7 +56,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "shift and scale": {"shift_a": 0.1, "shift_b": 0.1, "scale_a": 0.1, "scale_b": 0.1},
     "mode seeking": {"mode_seeking_w": 0.1},
     "hinge": {"dis.gan_type": "hinge"},
-    "two rates": {"lr_gen": 0.0002, "lr_dis": 0.0008},
+    "two rates": {"lr_gen": 0.0004, "lr_dis": 0.0014},
     "spectral norm, discriminators": {"dis.weight_norm": "spectral"},
     "spectral norm, both": {"dis.weight_norm": "spectral", "gen.weight_norm": "spectral"},
     "R1": {"r1_w": 1.0},
@@ -115,6 +115,7 @@ def run(name: str, option: Mapping[str, Any], data: Path, seed: int, iterations:
         "version": __version__,
         "torch": torch.__version__,
         "metrics": {key: row.value for key, row in rows.items()},
+        "errors": {key: row.stderr for key, row in rows.items() if row.stderr is not None},
         "ceilings": {key: row.ceiling for key, row in rows.items() if row.ceiling is not None},
     }
 
