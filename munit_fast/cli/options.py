@@ -55,6 +55,14 @@ ImplOption = Annotated[
     Impl,
     typer.Option("--impl", help="Backend: the fastest here (auto), a given one, or the plain networks (reference)."),
 ]
+OverrideOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--override",
+        metavar="KEY=VALUE",
+        help="Change a key of the configuration, of a resumed run too; may be given repeatedly.",
+    ),
+]
 AllowOutsideOption = Annotated[
     bool, typer.Option("--allow_outside", help="Let list files name images outside their folder.")
 ]

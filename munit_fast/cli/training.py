@@ -15,6 +15,7 @@ from munit_fast.cli.options import (
     DeviceOption,
     Impl,
     ImplOption,
+    OverrideOption,
     PresetName,
     TrainerName,
     TrainerOption,
@@ -105,12 +106,7 @@ def train(
         PresetName | None,
         typer.Option(help="A set of values for the keys that the configuration does not give; see its key preset."),
     ] = None,
-    override: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="KEY=VALUE", help="Change a key of the configuration, with --resume too; may be given repeatedly."
-        ),
-    ] = None,
+    override: OverrideOption = None,
 ) -> None:
     """Train. Ctrl-C or SIGTERM saves and stops; --resume continues. torchrun -m munit_fast train: on many devices."""
     from munit_fast.config import parse_config, read_config

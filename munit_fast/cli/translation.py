@@ -27,6 +27,7 @@ from munit_fast.cli.options import (
     DeviceOption,
     Impl,
     ImplOption,
+    OverrideOption,
     TrainerName,
     TrainerOption,
     find_device,
@@ -379,6 +380,7 @@ def evaluate(
     amp: AmpOption = Amp.auto,
     impl: ImplOption = Impl.auto,
     allow_outside: AllowOutsideOption = False,
+    override: OverrideOption = None,
 ) -> None:
     """Evaluate a checkpoint on the test pictures of its configuration, or a folder of translations."""
     from rich.progress import Progress
@@ -393,7 +395,10 @@ def evaluate(
         show,
         write_json,
     )
+    from munit_fast.train.changes import override as overridden
 
+    if override and config is None:
+        raise ValueError("--override changes keys of --config: give both")
     names = {"auto": None, "none": ()}.get(also, [name.strip() for name in also.split(",")])
     directions = ("a2b", "b2a") if direction is Directions.both else (direction.value,)
     options = EvaluateOptions(
@@ -402,7 +407,7 @@ def evaluate(
     if translated is not None:
         if checkpoint:
             raise ValueError("give --translated, or --checkpoint, not both")
-        cfg = None if config is None else load_config(config)
+        cfg = None if config is None else overridden(load_config(config), override or ())[0]
         evaluation = evaluate_folders(
             translated, options, truth=truth, source=input, train=train_folder, size=size, config=cfg
         )
@@ -411,7 +416,7 @@ def evaluate(
             raise ValueError("give --config and --checkpoint, or --translated")
         if truth or input or train_folder or size:
             raise ValueError("--truth, --input, --train and --size go with --translated; the configuration has its own")
-        cfg = with_measured_ranges(load_config(config), checkpoint[0])
+        cfg, _ = overridden(with_measured_ranges(load_config(config), checkpoint[0]), override or ())
         tests = open_test_set(cfg, allow_outside)
         console = new_console()
         model = load_run(cfg, checkpoint, trainer=trainer, impl=impl, ema=True, console=console)
@@ -422,6 +427,8 @@ def evaluate(
                 model, tests, options, lambda done, total: bar.update(task, completed=done, total=total)
             )
         evaluation.about.update(config=str(config), checkpoint=" and ".join(map(str, checkpoint)))
+        if override:
+            evaluation.about.update(override=", ".join(override))
     if json is not None and str(json) != "-":
         write_json(evaluation, json)
     if str(json) == "-":

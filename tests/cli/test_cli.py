@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import resource
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -209,6 +210,17 @@ def test_evaluate(
     assert {"a_to_b.kid_e3", "a_to_b.ssim"} <= {row["key"] for row in found["entries"]}
     assert set(found["missing"]) == {"fid", "kid", "is", "cis", "lpips"}
     assert found["about"]["checkpoint"] == str(trained)
+    few = tmp_path / "few"
+    few.mkdir()
+    for name in ("0.png", "1.png"):
+        shutil.copy(picture_folders / "testB" / name, few)
+    other = [word for d in "ab" for word in ("--override", f"data_folder_test_{d}={few}")]
+    code, text = call("evaluate", *model, "--also", "none", *other, "--json", tmp_path / "other.json")
+    assert code == 0, text
+    found = json.loads((tmp_path / "other.json").read_text())
+    assert found["test_images"] == 2 and str(few) in found["about"]["override"]
+    assert "--config" in error_line(call("evaluate", "--translated", few, *other))
+    assert "nothing.here" in error_line(call("evaluate", *model, "--override", "nothing.here=1"))
     assert "torch-fidelity" in error_line(call("evaluate", *model, "--also", "fid"))
     assert "--checkpoint" in error_line(call("evaluate", "--config", config))
     assert "--translated" in error_line(call("evaluate", *model, "--translated", picture_folders))
