@@ -34,13 +34,16 @@ GPU_PYTHON ?= python3
 CONSTRAINTS := requirements/constraints.txt
 LOCK := requirements/dev.lock
 
+# make pretrained PRETRAINED=openmoji-lines2color-128: the other one.
 PRETRAINED := openmoji-lines2color
 BUNDLED := munit_fast/models/pretrained/$(PRETRAINED).safetensors
-RESULTS := docs/pretrained
+DRAWINGS := datasets/openmoji-$(if $(filter %-128,$(PRETRAINED)),128,64)
+RESULTS := docs/pretrained/$(PRETRAINED)
+SKETCHES := docs/pretrained/sketches
 PAD := docs/_static/browser
 # The page, and what decides how the model is exported.
 PAD_SOURCES := $(filter-out docs/browser/measure%,$(wildcard docs/browser/*.*)) docs/browser/.npmrc \
-	$(wildcard docs/pretrained/sketches/*.png) $(BUNDLED) munit_fast/ops/upsample_conv.py \
+	$(wildcard $(SKETCHES)/*.png) munit_fast/models/pretrained/openmoji-lines2color.safetensors munit_fast/ops/upsample_conv.py \
 	$(wildcard $(addprefix munit_fast/,config/*.py export/*.py models/*.py reference/*.py))
 
 .PHONY: demo test docs check types bench pretrained pretrained-card wheel gpu-check gpu-tune gpu-wheels fuzz lock audit clean
@@ -97,7 +100,11 @@ bench: $(STAMP)
 datasets/openmoji-64: | $(STAMP)
 	$(BIN)/munit-fast prepare openmoji $@ --size 64
 
-pretrained: $(STAMP) datasets/openmoji-64
+datasets/openmoji-128: | $(STAMP)
+	$(BIN)/munit-fast prepare openmoji $@ --size 128 --validation 0.1
+
+pretrained: $(STAMP) $(DRAWINGS)
+	mkdir -p $(RESULTS)
 	$(BIN)/munit-fast train --config configs/$(PRETRAINED).yaml --output_path pretraining --auto_resume
 	$(BIN)/munit-fast export --config configs/$(PRETRAINED).yaml --output $(BUNDLED) \
 		--checkpoint $$(ls pretraining/outputs/$(PRETRAINED)/checkpoints/gen_*.pt | tail -1) \
@@ -107,13 +114,13 @@ pretrained: $(STAMP) datasets/openmoji-64
 	$(MAKE) pretrained-card
 
 # The numbers and pictures of the README and of the model's card.
-pretrained-card: $(STAMP) datasets/openmoji-64
+pretrained-card: $(STAMP) $(DRAWINGS)
 	$(BIN)/munit-fast demo --minutes 0 --output_path demo-pretrained
 	cp demo-pretrained/$(PRETRAINED).png $(RESULTS)/grid.png
 	$(BIN)/munit-fast evaluate --config configs/$(PRETRAINED).yaml --checkpoint $(BUNDLED) --num_style 6 --also none --amp off \
-		--json $(RESULTS)/metrics.json
-	$(BIN)/python docs/pretrained/reference_points.py datasets/openmoji-64 --json $(RESULTS)/reference_points.json
-	$(BIN)/munit-fast translate --pretrained $(PRETRAINED) --input $(RESULTS)/sketches --output_folder demo-pretrained/sketches \
+		--override data_folder_test_a=$(DRAWINGS)/testA --override data_folder_test_b=$(DRAWINGS)/testB --json $(RESULTS)/metrics.json
+	$(BIN)/python docs/pretrained/reference_points.py $(DRAWINGS) --json $(RESULTS)/reference_points.json
+	$(BIN)/munit-fast translate --pretrained $(PRETRAINED) --input $(SKETCHES) --output_folder demo-pretrained/sketches \
 		--num_style 6 --synchronized --amp off --grid $(RESULTS)/sketches.png
 
 # Without a network and without .venv: with the python3 that has torch.

@@ -118,7 +118,7 @@ def demo_config(options: DemoOptions, data_root: Path, max_iter: int) -> Config:
 def run_demo(options: DemoOptions, console: Console) -> Path:
     """Run the whole demonstration.
 
-    pretrained.html is written as soon as the pretrained models have translated, index.html with both after the training.
+    pretrained.html is written when the pretrained models have translated, index.html with all after the training.
 
     Returns:
         The path of the page that shows the most.

@@ -26,7 +26,7 @@ from munit_fast.models.munit import from_pretrained
 from munit_fast.models.portable import write_portable
 
 ROOT = Path(__file__).resolve().parents[2]
-METRICS = ROOT / "docs" / "pretrained" / "metrics.json"
+METRICS = ROOT / "docs" / "pretrained" / "openmoji-lines2color" / "metrics.json"
 SMALL: dict[str, Any] = {
     "gen": {"dim": 4, "mlp_dim": 8, "style_dim": 3, "n_res": 1, "n_downsample": 1},
     "dis": {"dim": 4, "n_layer": 2, "num_scales": 2},
