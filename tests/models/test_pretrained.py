@@ -149,3 +149,26 @@ def test_verdicts_need_the_discriminators(small_config: dict[str, Any], tmp_path
     verdicts = runpy.run_path(str(DOCS / "memorisation.py"))["verdicts"]
     with pytest.raises(SystemExit, match=r"model\.safetensors.*gen_########\.pt"):
         verdicts(tmp_path / "small.yaml", tmp_path / "model.safetensors")
+
+
+def test_ablation_has_the_error_over_seeds_or_of_the_only_one() -> None:
+    table = runpy.run_path(str(DOCS.parent / "generate.py"))["ablation_table"]
+    colours = {"kid_e3": 40.0, "diversity": 0.2, "distinct_hues": 0.1, "fill": 0.7}
+    metrics = {f"lines_to_colour.{key}": value for key, value in colours.items()}
+    metrics |= {"colour_to_lines.l1": 0.04, "colour_to_lines.line_f1": 0.97}
+    row = {
+        "option": "base",
+        "iterations": 2000,
+        "seconds": 300,
+        "metrics": metrics,
+        "errors": dict.fromkeys(metrics, 0.02) | {"lines_to_colour.kid_e3": 3.0},
+        "ceilings": {"lines_to_colour.kid_e3": 100.0, "colour_to_lines.l1": 0.08},
+    }
+    others = [
+        row | {"option": "R1", "metrics": metrics | {"lines_to_colour.kid_e3": kid}} for kid in (30.0, 36.0, 42.0)
+    ]
+    lines = table([row, *others]).splitlines()[2:]
+    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+    assert cells[0][:7] == ["base", "1", "2,000", "5.0", "40.0 ± 3.0", "40%", "0.500 ± 0.250"]
+    assert cells[1][:6] == ["R1", "3", "2,000", "5.0", "36.0 ± 3.5", "36%"]  # 6 / √3
+    assert len({len(row) for row in cells}) == 1
