@@ -4,8 +4,8 @@
     python docs/generate.py --check    # fail where one is stale, and change nothing
 
 README's rows, docs/benchmarks and the table in docs/export.md come from benchmarks/results, docs/scaling.md from
-docs/scaling.json, and the tables of metrics in the model card, docs/demo.md and docs/training.md from the JSON files
-named in the comments before them.
+docs/scaling.json, the tables of docs/ablation.md from docs/ablation/results.jsonl, and the tables of metrics in the
+model cards, docs/demo.md and docs/training.md from the JSON files named in the comments before them.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from statistics import mean, stdev
 from tempfile import TemporaryDirectory
 from typing import Any
 
@@ -25,9 +26,11 @@ from munit_fast.benchmarks.tables import exported
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS, README, BENCHMARKS = ROOT / "benchmarks" / "results", ROOT / "README.md", ROOT / "docs" / "benchmarks"
-CARD = ROOT / "munit_fast" / "models" / "pretrained" / "openmoji-lines2color.md"
+CARDS = sorted((ROOT / "munit_fast" / "models" / "pretrained").glob("*.md"))
+ABLATION = ROOT / "docs" / "ablation" / "results.jsonl"
 TABLE = re.compile(r"<!-- table( with errors)? of (\S+) (.+?) -->\n(.*?)\n<!-- end of table -->", re.DOTALL)
 EXPORTED = re.compile(r"(<!-- rows of exported files -->\n).*?(\n<!-- end of rows -->)", re.DOTALL)
+ABLATED = re.compile(r"(<!-- runs of the ablation by (\w+) -->\n).*?(\n<!-- end of runs -->)", re.DOTALL)
 COPY = "copy the input"
 
 
@@ -66,6 +69,44 @@ def _line(row: dict[str, Any], values: list[str]) -> str:
     return f"| {' | '.join([name, *values, *bounds, baselines])} |"
 
 
+def ablation_table(rows: list[dict[str, Any]]) -> str:
+    """A row for each option: the mean of its seeds with its standard error, or one run with that over the drawings."""
+    lines = [
+        "| option | seeds | iterations | minutes | KID × 10³ ↓ | of the untranslated | L1 of copying ↓ | line F1 ↑ "
+        "| diversity ↑ | two hues ↑ | fill ↑ |",
+        "|---" * 11 + "|",
+    ]
+    for option in dict.fromkeys(row["option"] for row in rows):
+        runs = [row for row in rows if row["option"] == option]
+        kid, lines_l1 = "lines_to_colour.kid_e3", "colour_to_lines.l1"
+        share = mean(run["metrics"][kid] / run["ceilings"][kid] for run in runs)
+        copied = _ablated(runs, lines_l1, ".3f", runs[0]["ceilings"][lines_l1])
+        cells = [
+            option,
+            str(len(runs)),
+            f"{mean(run['iterations'] for run in runs):,.0f}",
+            f"{mean(run['seconds'] for run in runs) / 60:.1f}",
+            _ablated(runs, kid, ".1f"),
+            f"{share:.0%}",
+            copied,
+            _ablated(runs, "colour_to_lines.line_f1", ".3f"),
+            *(_ablated(runs, f"lines_to_colour.{key}", ".3f") for key in ("diversity", "distinct_hues", "fill")),
+        ]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def _ablated(runs: list[dict[str, Any]], key: str, form: str, unit: float = 1) -> str:
+    values = [run["metrics"][key] / unit for run in runs]
+    error = stdev(values) / len(values) ** 0.5 if len(values) > 1 else runs[0]["errors"][key] / unit
+    return f"{mean(values):{form}} ± {error:{form}}"
+
+
+def _ablation(by: str) -> str:
+    rows = [json.loads(line) for line in ABLATION.read_text().splitlines()]
+    return ablation_table([row for row in rows if (row["minutes"] is not None) == (by == "time")])
+
+
 def _with_tables(page: Path) -> str:
     def table(found: re.Match[str]) -> str:
         columns = [[ROOT / "docs" / name for name in group.split(",")] for group in found[2].split(";")]
@@ -75,7 +116,10 @@ def _with_tables(page: Path) -> str:
     def rows(found: re.Match[str]) -> str:
         return f"{found[1]}\n{exported(load(RESULTS))}\n{found[2]}"
 
-    return EXPORTED.sub(rows, TABLE.sub(table, page.read_text()))
+    def runs(found: re.Match[str]) -> str:
+        return f"{found[1]}\n{_ablation(found[2])}\n{found[3]}"
+
+    return ABLATED.sub(runs, EXPORTED.sub(rows, TABLE.sub(table, page.read_text())))
 
 
 def stale() -> list[Path]:
@@ -96,7 +140,7 @@ def stale() -> list[Path]:
 
 
 def _pages_with_tables() -> list[Path]:
-    return [CARD, *(ROOT / "docs" / f"{name}.md" for name in ("demo", "export", "training"))]
+    return [*CARDS, *(ROOT / "docs" / f"{name}.md" for name in ("ablation", "demo", "export", "training"))]
 
 
 def write() -> None:
