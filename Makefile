@@ -34,7 +34,7 @@ GPU_PYTHON ?= python3
 CONSTRAINTS := requirements/constraints.txt
 LOCK := requirements/dev.lock
 
-# make pretrained PRETRAINED=openmoji-lines2color-128: the other one.
+# make pretrained PRETRAINED=openmoji-lines2color-128: one for 128 px.
 PRETRAINED := openmoji-lines2color
 BUNDLED := munit_fast/models/pretrained/$(PRETRAINED).safetensors
 DRAWINGS := datasets/openmoji-$(if $(filter %-128,$(PRETRAINED)),128,64)

@@ -30,7 +30,7 @@ CARDS = sorted((ROOT / "munit_fast" / "models" / "pretrained").glob("*.md"))
 ABLATION = ROOT / "docs" / "ablation" / "results.jsonl"
 TABLE = re.compile(r"<!-- table( with errors)? of (\S+) (.+?) -->\n(.*?)\n<!-- end of table -->", re.DOTALL)
 EXPORTED = re.compile(r"(<!-- rows of exported files -->\n).*?(\n<!-- end of rows -->)", re.DOTALL)
-ABLATED = re.compile(r"(<!-- runs of the ablation by (\w+) -->\n).*?(\n<!-- end of runs -->)", re.DOTALL)
+ABLATED = re.compile(r"(<!-- runs of the ablation by (iterations|time) -->\n).*?(\n<!-- end of runs -->)", re.DOTALL)
 COPY = "copy the input"
 
 

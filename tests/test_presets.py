@@ -25,12 +25,13 @@ from munit_fast.models.algorithm import (
     flat,
     left_values,
     nested,
+    override,
     preset_values,
     unread_keys,
     with_values,
 )
 from munit_fast.train import TrainOptions, train
-from munit_fast.train.changes import Change, override
+from munit_fast.train.changes import Change
 from munit_fast.train.optim import initial_rate
 
 NAMES = list(PRESETS)

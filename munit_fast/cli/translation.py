@@ -395,7 +395,7 @@ def evaluate(
         show,
         write_json,
     )
-    from munit_fast.train.changes import override as overridden
+    from munit_fast.models.algorithm import override as overridden
 
     if override and config is None:
         raise ValueError("--override changes keys of --config: give both")

@@ -1,13 +1,13 @@
-"""Which algorithm a configuration is for, and which of its keys that algorithm reads."""
+"""Which algorithm a configuration is for, which of its keys that algorithm reads, and how single keys are changed."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import yaml
 
-from munit_fast.config import PRESETS, Config, ConfigError, make_config
+from munit_fast.config import MAX_BYTES, PRESETS, Config, ConfigError, make_config
 from munit_fast.config.presets import RATES
 
 ALGORITHMS = ("MUNIT", "UNIT")
@@ -182,3 +182,37 @@ def complete_text(config: Config, algorithm: str) -> str:
     """`complete_values` as YAML text that `load_config` reads; keys without a value are left out."""
     values = {key: value for key, value in complete_values(config, algorithm).items() if value is not None}
     return yaml.safe_dump(nested(values), sort_keys=False, allow_unicode=True)
+
+
+def override(config: Config, assignments: Sequence[str]) -> tuple[Config, set[str]]:
+    """Change values of a configuration. `lr` changes both rates: it takes away an lr_gen and lr_dis of the preset.
+
+    Args:
+        config: The configuration.
+        assignments: "KEY=VALUE", where KEY may be gen.KEY or dis.KEY, and VALUE is YAML.
+
+    Returns:
+        The configuration, and the keys that were named, with those that `lr` took away.
+
+    Raises:
+        ConfigError: There is no such key, or the value is impossible.
+    """
+    values: dict[str, Any] = {}
+    for assignment in assignments:
+        key, equals, text = assignment.partition("=")
+        key = key.strip()
+        if not equals or not key or len(text) > MAX_BYTES:
+            raise ConfigError(f"--override {assignment[:100]}: write KEY=VALUE, as in --override lr=5e-5")
+        if key in ("preset", "preset_keys"):
+            raise ConfigError(
+                f"--override {assignment[:100]}: give --preset NAME, which fills what the file leaves out"
+            )
+        if key in ("gen", "dis") or ("." in key and key.partition(".")[0] not in ("gen", "dis")):
+            raise ConfigError(f"--override {assignment[:100]}: KEY is a key, gen.KEY or dis.KEY")
+        try:
+            values[key] = yaml.safe_load(text)
+        except (yaml.YAMLError, RecursionError, ValueError, OverflowError, TypeError, AttributeError):
+            raise ConfigError(f"--override {assignment[:100]}: the value is not valid YAML") from None
+    if "lr" in values:
+        values = dict.fromkeys(set(RATES).intersection(config.preset_keys or ())) | values
+    return (with_values(config, values, "--override") if values else config), set(values)

@@ -10,9 +10,9 @@ from typing import Any
 
 import yaml
 
-from munit_fast.config import MAX_BYTES, Config, ConfigError
+from munit_fast.config import Config, ConfigError
 from munit_fast.config.presets import RATES
-from munit_fast.models.algorithm import choose_algorithm, complete_values, flat, given, with_values
+from munit_fast.models.algorithm import choose_algorithm, complete_values, flat, given, override, with_values
 from munit_fast.train.run_dir import RunDirectory
 
 # What may change between two sessions: how much is logged, saved and shown, where the run ends, and test images.
@@ -113,40 +113,6 @@ class RunConfig:
     def as_bytes(self) -> bytes:
         """What the other processes of a job need beside their own configuration."""
         return json.dumps([self.algorithm, self.kept]).encode()
-
-
-def override(config: Config, assignments: Sequence[str]) -> tuple[Config, set[str]]:
-    """Change values of a configuration. `lr` changes both rates: it takes away an lr_gen and lr_dis of the preset.
-
-    Args:
-        config: The configuration.
-        assignments: "KEY=VALUE", where KEY may be gen.KEY or dis.KEY, and VALUE is YAML.
-
-    Returns:
-        The configuration, and the keys that were named, with those that `lr` took away.
-
-    Raises:
-        ConfigError: There is no such key, or the value is impossible.
-    """
-    values: dict[str, Any] = {}
-    for assignment in assignments:
-        key, equals, text = assignment.partition("=")
-        key = key.strip()
-        if not equals or not key or len(text) > MAX_BYTES:
-            raise ConfigError(f"--override {assignment[:100]}: write KEY=VALUE, as in --override lr=5e-5")
-        if key in ("preset", "preset_keys"):
-            raise ConfigError(
-                f"--override {assignment[:100]}: give --preset NAME, which fills what the file leaves out"
-            )
-        if key in ("gen", "dis") or ("." in key and key.partition(".")[0] not in ("gen", "dis")):
-            raise ConfigError(f"--override {assignment[:100]}: KEY is a key, gen.KEY or dis.KEY")
-        try:
-            values[key] = yaml.safe_load(text)
-        except (yaml.YAMLError, RecursionError, ValueError, OverflowError, TypeError, AttributeError):
-            raise ConfigError(f"--override {assignment[:100]}: the value is not valid YAML") from None
-    if "lr" in values:
-        values = dict.fromkeys(set(RATES).intersection(config.preset_keys or ())) | values
-    return (with_values(config, values, "--override") if values else config), set(values)
 
 
 def configure(config: Config, asked: str, overrides: Sequence[str], folder: RunDirectory, resume: bool) -> RunConfig:

@@ -27,6 +27,7 @@ from munit_fast.models.munit import MUNIT
 
 httpx = pytest.importorskip("httpx")
 ROOT = Path(__file__).parents[2]
+GRID = ROOT / "docs" / "pretrained" / "openmoji-lines2color" / "grid.png"
 OPTIONS = ["a2b", False, 2, 5]  # direction, size, styles, seed
 # Events by their number on the page.
 DRAW, TAKE = 0, 1
@@ -197,7 +198,7 @@ def test_a_full_folder_takes_no_more_files(model: MUNIT) -> None:
 
 
 def test_a_full_folder_stops_computations(model: MUNIT) -> None:
-    picture = (ROOT / "docs/pretrained/openmoji-lines2color/grid.png").read_bytes()
+    picture = GRID.read_bytes()
     with serve(model, limits=Limits(folder_bytes=len(picture) + 500_000)) as address:
         client = httpx.Client(base_url=address, timeout=60, trust_env=False)
         file = {"path": uploaded(client, picture), "meta": {"_type": "gradio.FileData"}}
@@ -222,7 +223,7 @@ def test_the_size_of_the_folder_is_counted_between_walks(tmp_path: Path, monkeyp
 
 
 def test_seeds_end_where_the_last_style_has_one(client: Any) -> None:
-    picture = (ROOT / "docs/pretrained/openmoji-lines2color/grid.png").read_bytes()
+    picture = GRID.read_bytes()
     file = {"path": uploaded(client, picture), "meta": {"_type": "gradio.FileData"}}
     for given, used in ((2**32 - 1, 2**32 - 2), (2**40, 2**32 - 2), (-5, 0), (7, 7)):
         ended = outcome(client, TAKE, [None, file, "a2b", False, 2, given])
@@ -249,7 +250,7 @@ def test_uploaded_names_stay_in_the_folder(client: Any) -> None:
 
 FOREIGN = [
     "/etc/passwd",
-    str(ROOT / "docs/pretrained/openmoji-lines2color/grid.png"),
+    str(GRID),
     "{folder}/../x.png",
     "https://example.com/a.png",
 ]
@@ -381,7 +382,7 @@ def test_the_command_serves_asks_nobody_and_leaves_nothing(tmp_path: Path, endin
     try:
         address = _address(process, tmp_path / "log")
         client = httpx.Client(base_url=address, timeout=60, trust_env=False)
-        picture = (ROOT / "docs/pretrained/openmoji-lines2color/grid.png").read_bytes()
+        picture = GRID.read_bytes()
         file = {"path": uploaded(client, picture), "meta": {"_type": "gradio.FileData"}}
         ended = outcome(client, TAKE, [None, file, *OPTIONS])
         assert ended["success"] and not ended["shown"]

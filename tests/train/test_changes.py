@@ -16,7 +16,8 @@ from helpers.runs import checkpoints, equal, events, run
 from munit_fast import ConfigError, load_config, make_config
 from munit_fast.config import Config
 from munit_fast.io.checkpoints import load_file
-from munit_fast.train.changes import BATCH, FREE, TRAINING_IMAGES, Change, RunConfig, override
+from munit_fast.models.algorithm import override
+from munit_fast.train.changes import BATCH, FREE, TRAINING_IMAGES, Change, RunConfig
 from munit_fast.train.run_dir import RunDirectory
 
 
